@@ -1,0 +1,197 @@
+namespace Ctkd.Fs
+
+open System
+open System.Globalization
+
+/// The scales of a chart: which numbers an axis shows, and how it writes them.
+[<RequireQualifiedAccess>]
+module internal Axis =
+    type Axis = { Low: float; High: float; Ticks: (float * string) list }
+
+    let private exponent (value: float) : int = int (floor (log10 value + 1e-9))
+
+    /// Mantissa 1, 2 or 5 and decimal exponent of the smallest round step that is no less than the raw one.
+    let private roundStep (raw: float) : float * int =
+        let power = exponent raw
+
+        match raw / Math.Pow(10.0, float power) with
+        | ratio when ratio <= 1.000001 -> 1.0, power
+        | ratio when ratio <= 2.000001 -> 2.0, power
+        | ratio when ratio <= 5.000001 -> 5.0, power
+        | _ -> 1.0, power + 1
+
+    // Dividing by a power of ten gives 0.3, where multiplying by 0.1 gives 0.30000000000000004.
+    let private scaled (value: float) (power: int) : float =
+        if power >= 0 then
+            value * Math.Pow(10.0, float power)
+        else
+            value / Math.Pow(10.0, float -power)
+
+    let private ticksOf (mantissa: float, power: int) (low: float, high: float) : float list =
+        let step = scaled mantissa power
+        // The slack keeps 0.3 / 0.1 = 2.9999999999999996 from opening one more interval.
+        let first, last = floor (low / step + 1e-9), ceil (high / step - 1e-9)
+        [ for k in first .. max (first + 1.0) last -> scaled (k * mantissa) power ]
+
+    /// Round numbers at equal steps, about as many intervals as asked, the outermost enclosing the range.
+    let ticks (count: int) (low: float, high: float) : float list =
+        ticksOf (roundStep ((high - low) / float (max 1 count))) (low, high)
+
+    let private format (largest: float) (step: float) : float -> string =
+        let power = if largest >= 1e7 || step < 0.99e-5 then exponent largest else 0
+
+        let pattern = sprintf "N%d" (max 0 (power - exponent step))
+        let suffix = if power = 0 then "" else sprintf "e%d" power
+
+        fun value ->
+            let digits = (scaled value -power).ToString(pattern, CultureInfo.InvariantCulture)
+
+            if value = 0.0 then "0" else (digits + suffix).Replace('-', '\u2212')
+
+    let private labelled (values: float list) : (float * string) list =
+        let write = format (values |> List.map abs |> List.max) (values[1] - values[0])
+        values |> List.map (fun value -> value, write value)
+
+    // A range without extent has no scale, and one near the last bit of its numbers has no labels.
+    let private widen (low: float, high: float) : float * float =
+        let size = max (abs low) (abs high)
+
+        if high - low > max (1e-9 * size) 1e-90 then low, high
+        elif size < 1e-80 then -1.0, 1.0
+        else low - 0.1 * size, high + 0.1 * size
+
+    /// An axis over all the values, from tick to tick.
+    let around (count: int) (values: float list) : Axis =
+        let low, high = widen (List.min values, List.max values)
+        let whole = values |> List.forall (fun value -> value = Math.Round value)
+        let raw = (high - low) / float (max 1 count)
+        let ticks = ticksOf (roundStep (if whole then max 1.0 raw else raw)) (low, high)
+
+        {
+            Low = min low (List.head ticks)
+            High = max high (List.last ticks)
+            Ticks = labelled ticks
+        }
+
+    /// An axis that ends with the data: a last tick beyond them would leave a gap on the right.
+    let along (count: int) (values: float list) : Axis =
+        let axis = around count values
+        let high = List.max values
+        let inside = axis.Ticks |> List.filter (fun (value, _) -> value <= high)
+
+        if inside.Length < 3 then axis else { axis with High = high; Ticks = inside }
+
+    /// Whether a range can carry an axis: finite, rising, and wide enough for its numbers.
+    let usable (low: float, high: float) : bool =
+        low < high && max (abs low) (abs high) <= 1e100 && widen (low, high) = (low, high)
+
+    /// An axis over exactly this range, with the ticks that fall inside.
+    let exactly (count: int) (low: float, high: float) : Axis =
+        let slack = 1e-9 * (high - low)
+
+        let inside (value: float, _: string) = value >= low - slack && value <= high + slack
+
+        {
+            Low = low
+            High = high
+            Ticks = ticks count (low, high) |> labelled |> List.filter inside
+        }
+
+    /// Where a value lies on the axis, from 0 to 1.
+    let share (axis: Axis) (value: float) : float =
+        (value - axis.Low) / (axis.High - axis.Low) |> max 0.0 |> min 1.0
+
+/// From the points of a curve to the few that are worth drawing.
+[<RequireQualifiedAccess>]
+module internal Polyline =
+    /// Whether both coordinates can be drawn.
+    let plottable (x: float, y: float) : bool = abs x <= 1e100 && abs y <= 1e100
+
+    /// The unbroken stretches of a curve.
+    let runs (points: (float * float) list) : (float * float) list list =
+        let grow point (current, complete) =
+            if plottable point then point :: current, complete else [], current :: complete
+
+        let first, others = List.foldBack grow points ([], [])
+        first :: others |> List.filter (List.isEmpty >> not)
+
+    /// The pieces of a stretch that lie between two heights.
+    let clip (low: float, high: float) (run: (float * float) list) : (float * float) list list =
+        let bound (x0: float, y0: float) (x1: float, y1: float) (x, y) =
+            let limit = y |> max low |> min high
+
+            if limit = y then x, y else x0 + (x1 - x0) * ((limit - y0) / (y1 - y0)), limit
+
+        let join pieces ((_, y0) as a, ((_, y1) as b)) =
+            if max y0 y1 < low || min y0 y1 > high then
+                pieces
+            else
+                match pieces, bound a b a, bound a b b with
+                | (last :: _ as piece) :: rest, start, stop when last = start -> (stop :: piece) :: rest
+                | _, start, stop -> [ stop; start ] :: pieces
+
+        match run with
+        | [ _, y ] -> if y >= low && y <= high then [ run ] else []
+        | _ -> List.pairwise run |> List.fold join [] |> List.map List.rev
+
+    /// First, lowest, highest and last point of each pixel column: what the eye sees of thousands of points.
+    let decimate (points: (float * float) list) : (float * float) list =
+        let column (x: float, _: float) = floor x
+
+        let grow point columns =
+            match columns with
+            | (next :: _ as group) :: rest when column next = column point -> (point :: group) :: rest
+            | _ -> [ point ] :: columns
+
+        let thin group =
+            let numbered = List.indexed group
+            let height (_, (_, y: float)) = y
+
+            [ List.head numbered; List.minBy height numbered; List.maxBy height numbered; List.last numbered ]
+            |> List.distinct
+            |> List.sortBy fst
+            |> List.map snd
+
+        List.foldBack grow points [] |> List.collect thin
+
+/// How charts look, as CSS.
+[<RequireQualifiedAccess>]
+module internal ChartStyle =
+    // The palette of Okabe and Ito without black and yellow; on dark ground the two blues are lighter.
+    let private onLight = [ "#0072b2"; "#d55e00"; "#009e73"; "#cc79a7"; "#e69f00"; "#56b4e9" ]
+    let private onDark = [ "#3d95e0"; "#e8702a"; "#1cb88a"; "#d98bb8"; "#e6a51a"; "#a3dbff" ]
+
+    let private colours (palette: string list) : string =
+        palette
+        |> List.mapi (fun i colour -> sprintf ".ctkd-chart .k%d{stroke:%s;fill:%s}" i colour colour)
+        |> String.concat "\n"
+
+    let private shared =
+        """
+.ctkd-chart{font:12px "Segoe UI","Helvetica Neue",Helvetica,Arial,sans-serif;
+font-variant-numeric:tabular-nums}
+.ctkd-chart text{fill:currentColor}
+.ctkd-chart .heading{font-size:13px;font-weight:600}
+.ctkd-chart .tick{font-size:11px;opacity:.75}
+.ctkd-chart .muted{opacity:.75}
+.ctkd-chart .plot{fill:none}
+.ctkd-chart .grid{stroke:currentColor;stroke-opacity:.14}
+.ctkd-chart .axis{stroke:currentColor;stroke-opacity:.6}
+.ctkd-chart .line,.ctkd-chart path.line{fill:none;stroke-width:1.8;stroke-linejoin:round}
+.ctkd-chart path.dense{stroke-width:1}
+.ctkd-chart .d1{stroke-dasharray:7 3}
+.ctkd-chart .d2{stroke-dasharray:2 2.5}
+.ctkd-chart .d3{stroke-dasharray:8 2.5 2 2.5}
+"""
+
+    /// Rules for charts on white.
+    let light: string = colours onLight + shared
+
+    /// Rules for light and dark; text and axes take the colour of their surroundings.
+    let adaptive: string =
+        light + "@media screen and (prefers-color-scheme:dark){\n" + colours onDark + "\n}\n"
+
+    /// The classes of the curve with this name: six colours, then the same ones dashed.
+    let classes (order: string list) (name: string) : string =
+        let index = order |> List.tryFindIndex ((=) name) |> Option.defaultValue 0
+        sprintf "k%d d%d" (index % 6) (index / 6 % 4)

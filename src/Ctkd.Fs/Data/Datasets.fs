@@ -1,0 +1,27 @@
+namespace Ctkd.Fs
+
+/// The data sets by name.
+[<RequireQualifiedAccess>]
+module Datasets =
+    let private fromFolder (load: string -> Result<Splits, Error>) (name: string) (dir: string option) =
+        match dir with
+        | Some folder -> load folder
+        | None ->
+            let next = "give the folder with --data-dir DIR (for 'file': the folder or safetensors file)"
+            Error(Error.create Usage $"the data set '{name}' is not part of the library" "" next)
+
+    let private loaders: (string * (string option -> Result<Splits, Error>)) list = [
+        "digits", (fun _ -> Ok(Digits.load ()))
+        "cifar10", fromFolder Cifar.load10 "cifar10"
+        "cifar100", fromFolder Cifar.load100 "cifar100"
+        "file", fromFolder OwnSet.load "file"
+    ]
+
+    /// All names: the embedded digits, CIFAR-10 and CIFAR-100 from a folder, and a set of one's own.
+    let names: string list = List.map fst loaders
+
+    /// The data set of a name; `dir` is the folder with its files, which `digits` does not need.
+    let load (name: string) (dir: string option) : Result<Splits, Error> =
+        match List.tryFind (fun (known, _) -> known = name) loaders with
+        | Some(_, load) -> load dir
+        | None -> Error(Error.unknown "data set" names name)

@@ -1,0 +1,130 @@
+namespace Ctkd.Fs
+
+/// Images of one size with their labels, as bytes: `Images` is [count, channels, height, width], row-major.
+type ImageSet = {
+    Name: string
+    Classes: int
+    Channels: int
+    Height: int
+    Width: int
+    Images: byte[]
+    Labels: int[]
+}
+
+/// A data set: what to train on and what to test on, how pixels are normalised (mean and standard deviation
+/// of each channel, for pixels from 0 to 1), how far the augmentation shifts, whether it flips, whom to cite.
+type Splits = {
+    Train: ImageSet
+    Test: ImageSet
+    Mean: float list
+    Std: float list
+    Pad: int
+    Flip: bool
+    Citation: string
+}
+
+[<RequireQualifiedAccess>]
+module ImageSet =
+    /// The number of images.
+    let count (set: ImageSet) : int = set.Labels.Length
+
+    /// The number of bytes of one image.
+    let imageSize (set: ImageSet) : int = set.Channels * set.Height * set.Width
+
+    /// The first mistake of a set, if it has one.
+    let private mistake (set: ImageSet) : string option =
+        let needed = int64 (count set) * int64 set.Channels * int64 set.Height * int64 set.Width
+        let outside = set.Labels |> Array.tryFindIndex (fun label -> label < 0 || label >= set.Classes)
+
+        if count set = 0 then
+            Some "it holds no images"
+        elif set.Classes < 2 then
+            Some $"it has {set.Classes} classes, at least 2 are needed"
+        elif List.min [ set.Channels; set.Height; set.Width ] < 1 then
+            Some $"its images have the size {set.Channels} x {set.Height} x {set.Width}"
+        elif int64 set.Images.Length <> needed then
+            Some $"{count set} images need {needed} bytes, it has {set.Images.Length}"
+        else
+            outside
+            |> Option.map (fun i ->
+                $"the label of record {i} (from 0) is {set.Labels[i]}, allowed are 0 to {set.Classes - 1}"
+            )
+
+    /// The set itself when its sizes agree and its labels are in range; `where` is the path for messages.
+    let create (where: string) (set: ImageSet) : Result<ImageSet, Error> =
+        match mistake set with
+        | None -> Ok set
+        | Some reason ->
+            let what = $"the set '{set.Name}' cannot be used: {reason}"
+
+            Error(
+                Error.create
+                    Damaged
+                    what
+                    where
+                    "check that this is the right file, or fetch or write it again"
+            )
+
+    /// The images at the given indices, in that order.
+    let select (indices: int[]) (set: ImageSet) : ImageSet =
+        let size = imageSize set
+        let images = Array.zeroCreate<byte>(indices.Length * size)
+
+        indices
+        |> Array.iteri (fun i index -> System.Array.Copy(set.Images, index * size, images, i * size, size))
+
+        {
+            set with
+                Images = images
+                Labels = indices |> Array.map (fun index -> set.Labels[index])
+        }
+
+    /// The first `number` images of each class, or all of a class that has fewer, in the order of the set.
+    let firstPerClass (number: int) (set: ImageSet) : ImageSet =
+        if number < 1 then
+            invalidArg (nameof number) $"the number of images a class must be > 0, got {number}."
+
+        let indices =
+            set.Labels
+            |> Array.indexed
+            |> Array.groupBy snd
+            |> Array.collect (snd >> Array.truncate number)
+            |> Array.map fst
+
+        select (Array.sort indices) set
+
+    /// The same images with three channels: grey is repeated, three stay; `None` for other counts.
+    let toThreeChannels (set: ImageSet) : ImageSet option =
+        let plane = set.Height * set.Width
+
+        match set.Channels with
+        | 3 -> Some set
+        | 1 ->
+            let images =
+                Array.init (3 * set.Images.Length) (fun i -> set.Images[i / (3 * plane) * plane + i % plane])
+
+            Some { set with Channels = 3; Images = images }
+        | _ -> None
+
+    /// Mean and standard deviation of each channel over all pixels, for pixels from 0 to 1.
+    let statistics (set: ImageSet) : (float * float) list =
+        let plane = set.Height * set.Width
+
+        let channel c =
+            let counts = Array.zeroCreate<int64> 256
+
+            for image in 0 .. count set - 1 do
+                let start = (image * set.Channels + c) * plane
+
+                for pixel in start .. start + plane - 1 do
+                    counts[int set.Images[pixel]] <- counts[int set.Images[pixel]] + 1L
+
+            let total = float (Array.sum counts)
+
+            let average power =
+                Seq.sum (Seq.mapi (fun v n -> float n * (float v / 255.0) ** power) counts) / total
+
+            let mean = average 1.0
+            mean, sqrt (max 0.0 (average 2.0 - mean * mean))
+
+        List.init set.Channels channel

@@ -1,0 +1,87 @@
+namespace Ctkd.Fs
+
+open System
+
+/// The arrays of bytes that numpy puts into pickles, of every numpy version and Python 2 or 3.
+[<RequireQualifiedAccess>]
+module Numpy =
+    let private arrayKind = "numpy.ndarray"
+    let private typeKind = "numpy.dtype"
+
+    let private inert (kind: string) (arguments: PickleValue list) : PickleValue =
+        PickleValue.Object { Kind = kind; Arguments = arguments; State = PickleValue.Nothing }
+
+    let private notCalled (_: PickleValue list) : Result<PickleValue, string> =
+        Error "it may not be called here"
+
+    let private reconstruct (arguments: PickleValue list) : Result<PickleValue, string> =
+        match arguments with
+        | PickleValue.Global name :: _ when name = arrayKind -> Ok(inert arrayKind arguments)
+        | _ -> Error "it may make nothing but an array"
+
+    // Python 3 writes bytes for the protocols 0 to 2 as their Latin-1 text and a call of this function: the
+    // text itself stands for them, since `PickleValue.bytes` reads it so. Nothing is copied: many calls on
+    // one long text take no memory.
+    let private encode (arguments: PickleValue list) : Result<PickleValue, string> =
+        match arguments with
+        | [ PickleValue.Text _ as text; encoding ] when PickleValue.text encoding = Some "latin1" -> Ok text
+        | _ -> Error "it may encode nothing but Latin-1"
+
+    /// The globals that a pickle with numpy arrays needs, for `Pickle.parse`.
+    let allowed: Map<string, PickleConstructor> =
+        Map [
+            "numpy.core.multiarray._reconstruct", reconstruct
+            "numpy._core.multiarray._reconstruct", reconstruct
+            arrayKind, notCalled
+            typeKind, (inert typeKind >> Ok)
+            "_codecs.encode", encode
+        ]
+
+    let private extents (value: PickleValue) : int list option =
+        let extent item =
+            match item with
+            | PickleValue.Whole size when size >= 0L && size <= int64 Int32.MaxValue -> Some(int size)
+            | _ -> None
+
+        match value with
+        | PickleValue.Tuple items when List.forall (extent >> Option.isSome) items ->
+            Some(List.choose extent items)
+        | _ -> None
+
+    let private isByteType (value: PickleValue) : bool =
+        match value with
+        | PickleValue.Object { Kind = kind; Arguments = name :: _ } when kind = typeKind ->
+            List.contains (PickleValue.text name) [ Some "u1"; Some "|u1" ]
+        | _ -> false
+
+    /// Whether the array is stored column by column.
+    let private isFortran (value: PickleValue) : bool =
+        match value with
+        | PickleValue.Truth yes -> yes
+        | PickleValue.Whole number -> number <> 0L
+        | _ -> false
+
+    let private transposed (rows: int) (columns: int) (bytes: ReadOnlyMemory<byte>) : ReadOnlyMemory<byte> =
+        let source = bytes.ToArray()
+        ReadOnlyMemory(Array.init source.Length (fun i -> source[i % columns * rows + i / columns]))
+
+    let private rowMajor (rows: int) (columns: int) (order: PickleValue) (bytes: ReadOnlyMemory<byte>) =
+        if isFortran order then transposed rows columns bytes else bytes
+
+    let private matrixOfState (state: PickleValue) : Result<int * int * ReadOnlyMemory<byte>, string> =
+        match state with
+        | PickleValue.Tuple [ _; shape; dtype; order; data ] ->
+            match extents shape, isByteType dtype, PickleValue.bytes data with
+            | Some [ rows; columns ], true, Some bytes when int64 rows * int64 columns = int64 bytes.Length ->
+                Ok(rows, columns, rowMajor rows columns order bytes)
+            | Some [ rows; columns ], true, Some bytes ->
+                Error $"an array of {rows} x {columns} bytes has {bytes.Length}"
+            | Some [ _; _ ], false, _ -> Error "an array has another element type than uint8"
+            | _ -> Error "an array is no matrix of bytes"
+        | _ -> Error "an array has no contents"
+
+    /// Rows, columns and row-major bytes of a matrix of bytes.
+    let byteMatrix (value: PickleValue) : Result<int * int * ReadOnlyMemory<byte>, string> =
+        match value with
+        | PickleValue.Object o when o.Kind = arrayKind -> matrixOfState o.State
+        | _ -> Error "it is no numpy array"

@@ -1,0 +1,215 @@
+namespace Ctkd.Fs
+
+open System
+open System.Buffers.Binary
+open System.Globalization
+open System.IO
+
+/// Anyone's own set, without code: safetensors files with `images` (U8, [N, C, H, W]) and `labels` (I64, I32
+/// or U8, [N]). Either a folder with train.safetensors and test.safetensors, or one file, which may hold
+/// test_images and test_labels too; without them every tenth image is held out for the test. Metadata may
+/// give `classes`, `mean` and `std` (numbers separated by commas, for pixels 0 to 1), `pad`, `flip`, `citation`.
+[<RequireQualifiedAccess>]
+module OwnSet =
+    let private help =
+        "write images as U8 [N, C, H, W] with 1 or 3 channels and labels as I64, I32 or U8 [N]; "
+        + "metadata may give classes, mean, std, pad and flip"
+
+    let private wrong (path: string) (reason: string) : Error =
+        let what = $"'{Path.GetFileName path}' is no set of images: {Files.printable reason}"
+        Error.create Damaged what path help
+
+    let private shapeText (tensor: StoredTensor) : string =
+        let extents = tensor.Shape |> List.map string |> String.concat ", "
+        $"{tensor.DType} [{extents}]"
+
+    // ---- metadata
+
+    let private value (name: string) (file: SafetensorsFile) : string option =
+        file.Metadata |> List.tryFind (fun (key, _) -> key = name) |> Option.map snd
+
+    /// A metadata value, read by `read`; an absent one is `None`, one that cannot be read an error.
+    let private parsed
+        (path: string)
+        (expected: string)
+        (read: string -> bool * 'T)
+        (name: string)
+        (file: SafetensorsFile)
+        : Result<'T option, Error> =
+        match value name file |> Option.map (fun text -> text, read text) with
+        | None -> Ok None
+        | Some(_, (true, result)) -> Ok(Some result)
+        | Some(text, _) -> Error(wrong path $"its metadata '{name}' is '{text}', expected is {expected}")
+
+    let private whole (text: string) : bool * int =
+        Int32.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture)
+
+    let private numbers (accept: float -> bool) (text: string) : bool * float list =
+        let number (part: string) = Double.TryParse(part, NumberStyles.Float, CultureInfo.InvariantCulture)
+        let parts = text.Trim([| '['; ']'; ' ' |]).Split ',' |> Array.map number |> List.ofArray
+        let values = List.map snd parts
+        List.forall fst parts && List.contains parts.Length [ 1; 3 ] && List.forall accept values, values
+
+    // ---- images and labels
+
+    let private tensor (path: string) (file: SafetensorsFile) (name: string) : Result<StoredTensor, Error> =
+        match file.Tensors |> List.tryFind (fun tensor -> tensor.Name = name) with
+        | Some tensor -> Ok tensor
+        | None ->
+            let names = file.Tensors |> List.truncate 8 |> List.map _.Name |> String.concat ", "
+            Error(wrong path $"it has no tensor '{name}', only: {names}")
+
+    let private labelValues (path: string) (tensor: StoredTensor) : Result<int64[], Error> =
+        let at size i = tensor.Bytes.Slice(i * size, size)
+
+        match tensor.DType, tensor.Shape with
+        | "U8", [ _ ] -> Ok(tensor.Bytes.ToArray() |> Array.map int64)
+        | "I32", [ n ] ->
+            Ok(Array.init (int n) (fun i -> int64 (BinaryPrimitives.ReadInt32LittleEndian (at 4 i).Span)))
+        | "I64", [ n ] ->
+            Ok(Array.init (int n) (fun i -> BinaryPrimitives.ReadInt64LittleEndian (at 8 i).Span))
+        | _ -> Error(wrong path $"'{tensor.Name}' is {shapeText tensor}, expected is I64, I32 or U8 [N]")
+
+    let private narrow (label: int64) : int = if label >= 0L && label < 1_000_000L then int label else -1
+
+    /// Images and labels as they stand in the file; `Classes` is one more than the highest label.
+    let private assemble (path: string) (images: StoredTensor) (labels: int64[]) : Result<ImageSet, Error> =
+        match images.DType, images.Shape with
+        | "U8", [ n; c; h; w ] when n = labels.LongLength && List.max [ c; h; w ] <= 65536L ->
+            Ok {
+                Name = string (Path.GetFileName path)
+                Classes = 1 + (Array.append [| 0L |] labels |> Array.max |> narrow)
+                Channels = int c
+                Height = int h
+                Width = int w
+                Images = images.Bytes.ToArray()
+                Labels = Array.map narrow labels
+            }
+        | "U8", n :: _ when n <> labels.LongLength ->
+            Error(wrong path $"it has {n} images and {labels.Length} labels")
+        | _ -> Error(wrong path $"'{images.Name}' is {shapeText images}, expected is U8 [N, C, H, W]")
+
+    let private colour (path: string) (set: ImageSet) : Result<ImageSet, Error> =
+        match ImageSet.toThreeChannels set with
+        | _ when set.Channels = 1 && set.Images.Length > Array.MaxLength / 3 ->
+            Error(wrong path "its grey images take more than 2 GB with three channels")
+        | Some colour -> Ok colour
+        | None -> Error(wrong path $"its images have {set.Channels} channels, expected are 1 or 3")
+
+    let private images (path: string) (file: SafetensorsFile) (prefix: string) : Result<ImageSet, Error> =
+        tensor path file (prefix + "labels")
+        |> Result.bind (labelValues path)
+        |> Result.bind (fun labels ->
+            tensor path file (prefix + "images") |> Result.bind (fun images -> assemble path images labels)
+        )
+        |> Result.bind (colour path)
+
+    // ---- splits
+
+    /// Every tenth image, or the last of fewer than ten, becomes the test set.
+    let private holdOut (set: ImageSet) : ImageSet * ImageSet =
+        let last = ImageSet.count set - 1
+        let isTest i = i % 10 = 9 || (last < 9 && i = last)
+        let test, train = Array.partition isTest [| 0..last |]
+        ImageSet.select train set, ImageSet.select test set
+
+    let private pair (path: string) (file: SafetensorsFile) : Result<ImageSet * ImageSet, Error> =
+        images path file ""
+        |> Result.bind (fun set ->
+            if file.Tensors |> List.exists (fun tensor -> tensor.Name.StartsWith "test_") then
+                images path file "test_" |> Result.map (fun test -> set, test)
+            else
+                Ok(holdOut set)
+        )
+
+    let private statistics (path: string) (set: ImageSet) : Result<float list * float list, Error> =
+        let means, stds = List.unzip (ImageSet.statistics set)
+
+        if List.forall (fun std -> std > 0.0) stds then
+            Ok(means, stds)
+        else
+            Error(wrong path "all pixels of a channel are equal, so they cannot be normalised: give std")
+
+    let private three (values: float list) : float list =
+        if values.Length = 1 then List.replicate 3 values.Head else values
+
+    let private normalisation (path: string) (file: SafetensorsFile) (train: ImageSet) =
+        let mean = parsed path "1 or 3 finite numbers" (numbers Double.IsFinite) "mean" file
+        let isScale x = Double.IsFinite x && x > 0.0
+        let std = parsed path "1 or 3 finite numbers > 0" (numbers isScale) "std" file
+
+        match mean, std with
+        | Error error, _
+        | _, Error error -> Error error
+        | Ok(Some mean), Ok(Some std) -> Ok(three mean, three std)
+        | Ok mean, Ok std ->
+            statistics path train
+            |> Result.map (fun (m, s) -> three (defaultArg mean m), three (defaultArg std s))
+
+    let private checkPair (path: string) (classes: int option) (train: ImageSet, test: ImageSet) =
+        let classes = defaultArg classes train.Classes
+        let sized set = { set with Classes = classes }
+
+        if (train.Height, train.Width) <> (test.Height, test.Width) then
+            let sizes =
+                $"{train.Height} x {train.Width} in training and {test.Height} x {test.Width} in the test"
+
+            Error(wrong path $"its images are {sizes}")
+        else
+            ImageSet.create path (sized train)
+            |> Result.bind (fun train ->
+                ImageSet.create path { sized test with Name = $"{test.Name} (test)" }
+                |> Result.map (fun test -> train, test)
+            )
+
+    let private splits
+        (path: string)
+        (file: SafetensorsFile)
+        (train: ImageSet, test: ImageSet)
+        : Result<Splits, Error> =
+        let pad = parsed path "a whole number" whole "pad" file
+        let flip = parsed path "true or false" Boolean.TryParse "flip" file
+
+        match normalisation path file train, pad, flip with
+        | Error error, _, _
+        | _, Error error, _
+        | _, _, Error error -> Error error
+        | Ok(mean, std), Ok pad, Ok flip ->
+            Ok {
+                Train = train
+                Test = test
+                Mean = mean
+                Std = std
+                Pad = defaultArg pad (min train.Height train.Width / 8)
+                Flip = defaultArg flip false
+                Citation = defaultArg (value "citation" file) ""
+            }
+
+    let private build (path: string) (file: SafetensorsFile) (sets: Result<ImageSet * ImageSet, Error>) =
+        parsed path "a whole number" whole "classes" file
+        |> Result.bind (fun classes -> sets |> Result.bind (checkPair path classes))
+        |> Result.bind (splits path file)
+
+    let private loadFile (path: string) : Result<Splits, Error> =
+        Safetensors.read path |> Result.bind (fun file -> build path file (pair path file))
+
+    let private loadFolder (folder: string) : Result<Splits, Error> =
+        let train, test = Path.Combine(folder, "train.safetensors"), Path.Combine(folder, "test.safetensors")
+
+        Safetensors.read train
+        |> Result.bind (fun file ->
+            let both =
+                images train file ""
+                |> Result.bind (fun first ->
+                    Safetensors.read test
+                    |> Result.bind (fun second -> images test second "")
+                    |> Result.map (fun second -> first, second)
+                )
+
+            build train file both
+        )
+
+    /// The set in a folder or a file. The augmentation shifts by an eighth of the image and does not flip,
+    /// unless the metadata says otherwise.
+    let load (path: string) : Result<Splits, Error> =
+        if Directory.Exists path then loadFolder path else loadFile path

@@ -1,0 +1,52 @@
+namespace Ctkd.Fs
+
+/// The losses as formulas over logits: natural logarithms, values in nats. Reduction is the caller's unless said.
+[<RequireQualifiedAccess>]
+module Loss =
+
+    let private sameShape (a: Tensor) (b: Tensor) : unit =
+        let shapeA, shapeB = Tensor.shape a, Tensor.shape b
+
+        if shapeA <> shapeB || shapeA.Length <> 2 then
+            let text (shape: int64[]) = System.String.Join(", ", shape)
+
+            invalidArg
+                "student"
+                $"teacher and student logits must both be [batch, classes], got [{text shapeA}] and [{text shapeB}]."
+
+    /// <summary>
+    /// Kullback-Leibler divergence of the softmaxes, one value for each instance:
+    /// <c>sum_c p_c (log p_c - log q_c)</c>, <c>p = softmax(teacher)</c>, <c>q = softmax(student)</c>.
+    /// </summary>
+    /// <param name="teacher">Teacher logits, already softened, shape [batch, classes].</param>
+    /// <param name="student">Student logits, already softened, shape [batch, classes].</param>
+    /// <returns>Divergence in nats, >= 0, shape [batch].</returns>
+    /// <exception cref="T:System.ArgumentException">The shapes differ or are not [batch, classes].</exception>
+    let kl (teacher: Tensor) (student: Tensor) : Tensor =
+        sameShape teacher student
+        let logP = Tensor.logSoftmax -1 teacher
+        let logQ = Tensor.logSoftmax -1 student
+        Tensor.sumOver -1 (Tensor.exp logP * (logP - logQ))
+
+    /// z / T for one temperature (shape []) or one for each instance (shape [batch]).
+    let soften (temperature: Tensor) (logits: Tensor) : Tensor =
+        if Tensor.rank temperature = 0 then
+            logits / temperature
+        else
+            logits / Tensor.unsqueeze 1 temperature
+
+    /// <summary>
+    /// Vanilla knowledge distillation, one value for each instance:
+    /// <c>T^2 KL(softmax(teacher / T) || softmax(student / T))</c>.
+    /// </summary>
+    /// <param name="temperature">T, unitless, > 0, shape [] or [batch].</param>
+    /// <param name="teacher">Teacher logits, shape [batch, classes].</param>
+    /// <param name="student">Student logits, shape [batch, classes].</param>
+    /// <returns>Loss in nats, shape [batch]. Gradients flow into both logits and into T.</returns>
+    /// <exception cref="T:System.ArgumentException">The shapes differ or are not [batch, classes].</exception>
+    /// <remarks>Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2: T^2 keeps gradients on one scale.</remarks>
+    let kd (temperature: Tensor) (teacher: Tensor) (student: Tensor) : Tensor =
+        temperature * temperature * kl (soften temperature teacher) (soften temperature student)
+
+    /// Cross entropy with integer labels [batch], mean over the instances.
+    let crossEntropy (labels: Tensor) (logits: Tensor) : Tensor = Tensor.crossEntropy labels logits

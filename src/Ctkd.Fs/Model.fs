@@ -1,0 +1,106 @@
+namespace Ctkd.Fs
+
+/// What a model says about a batch.
+[<ReferenceEquality>]
+type Outputs =
+    { /// The maps of the tapped layers, from the stem on: [N, C, H, W] each.
+      Features: Tensor list
+      /// The input of the classifier: [N, D].
+      Pooled: Tensor
+      /// Unnormalised log-probabilities: [N, classes].
+      Logits: Tensor }
+
+/// A network for images as a value: no module objects, no hidden fields. Its weights are a `Tree` beside it.
+[<NoComparison>]
+type Model =
+    { Name: string
+      Classes: int
+      /// From images [N, 3, H, W] to the pooled features [N, D].
+      Body: Layer
+      /// The last layer, known by its role: what SRRL and linear probes need of a teacher.
+      Classifier: Dense
+      /// How the family's convolutions start.
+      Convolutions: Initial }
+
+/// The functions over models.
+[<RequireQualifiedAccess>]
+module Model =
+
+    /// Every tensor of the model's state_dict, in PyTorch's order.
+    let declarations (model: Model) : Declaration list =
+        Layer.declarations model.Convolutions (Sequence [ model.Body; Linear model.Classifier ])
+
+    /// Number of trained numbers.
+    let parameterCount (model: Model) : int64 =
+        model
+        |> declarations
+        |> List.filter _.Trained
+        |> List.sumBy (fun d -> d.Shape |> List.fold (fun n size -> n * int64 size) 1L)
+
+    /// Names of the trained tensors.
+    let trainedNames (model: Model) : Set<string> =
+        model |> declarations |> List.filter _.Trained |> List.map _.Name |> Set.ofList
+
+    /// The smallest image that the model's strides fit.
+    let smallestInput (model: Model) : int = Layer.totalStride model.Body
+
+    /// Refuses images that are smaller than the model's strides.
+    let checkInput (height: int) (width: int) (model: Model) : Result<unit, Error> =
+        let smallest = smallestInput model
+
+        if min height width >= smallest then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Usage
+                    $"model {model.Name} cannot see images of {height} x {width}"
+                    "its strides halve an image until nothing is left"
+                    $"use images of at least {smallest} x {smallest}, or a model with fewer strides"
+            )
+
+    /// Logits and features of a batch of images. In training mode batch normalisation uses the batch's statistics, updates
+    /// the running ones in place and counts the batch.
+    let forward (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
+        let taps = ResizeArray<Tensor>()
+        let pooled = Layer.forward weights training taps model.Body images
+        let logits = Layer.forward weights training taps (Linear model.Classifier) pooled
+
+        { Features = List.ofSeq taps
+          Pooled = pooled
+          Logits = logits }
+
+    /// The batch counters of a model's normalisations: they are advanced together, in one call a step.
+    let counters (weights: Tree) : Tensor[] =
+        weights
+        |> Tree.filter (fun name -> name.EndsWith(".num_batches_tracked", System.StringComparison.Ordinal))
+        |> Tree.leaves
+
+/// Fresh values for declared tensors.
+[<RequireQualifiedAccess>]
+module Initialise =
+    let private values (rng: Rng) (declaration: Declaration) : float[] =
+        let count = List.fold (*) 1 declaration.Shape
+        let rng = Rng.split declaration.Name rng
+
+        match declaration.Initial with
+        | Fill value -> Array.create count value
+        | KaimingNormalFanOut ->
+            let fanOut = declaration.Shape.Head * List.fold (*) 1 (List.skip 2 declaration.Shape)
+            let deviation = sqrt (2.0 / float fanOut)
+            Rng.normals count rng |> Array.map (fun x -> x * deviation)
+        | UniformFanIn fanIn -> Rng.uniforms (1.0 / sqrt (float fanIn)) count rng
+
+    /// The type in which a tensor is kept: counters are integers.
+    let dtypeOf (dtype: DType) (name: string) : DType =
+        if name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal) then DType.Int64 else dtype
+
+    /// Values for every declaration, each from its own key: adding a layer does not change the others.
+    let tree (dtype: DType) (device: Device) (rng: Rng) (declarations: Declaration list) : Tree =
+        declarations
+        |> List.map (fun d ->
+            let make () =
+                Tensor.ofFloats (dtypeOf dtype d.Name) d.Shape (values rng d) |> Tensor.toDevice device
+
+            d.Name, Tensor.scope make)
+        |> Tree.ofSeq

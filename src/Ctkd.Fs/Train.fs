@@ -1,0 +1,349 @@
+namespace Ctkd.Fs
+
+open System
+
+/// How numbers are kept and computed during a run; the formulas do not know.
+type Precision =
+    /// float64 throughout: for reference numbers.
+    | F64
+    /// float32 throughout.
+    | F32
+    /// float32 weights; convolutions and products in bfloat16.
+    | Bf16
+
+/// The teacher's part in a course.
+[<NoComparison; NoEquality>]
+type Teaching =
+    { Model: Model
+      /// Frozen; runs in evaluation mode, without gradient.
+      Weights: Tree
+      Policy: Policy
+      /// Weighted distillation losses.
+      Distillers: (Schedule * Distiller) list }
+
+/// Everything about a training run that does not change while it runs.
+[<NoComparison; NoEquality>]
+type Course =
+    { Student: Model
+      /// None: the student learns from labels alone.
+      Teaching: Teaching option
+      /// Weight of the cross entropy with the labels.
+      CrossEntropy: Schedule
+      LearningRate: Schedule
+      Sgd: Sgd
+      /// Whether weight decay pulls the temperature's parameters too, as published.
+      DecayTemperature: bool
+      Epochs: int
+      Batch: int
+      Seed: int
+      /// Random crop after padding by so many pixels.
+      Pad: int
+      /// Random mirroring.
+      Flip: bool
+      Precision: Precision
+      /// Memory format of images and weights: channels innermost.
+      ChannelsLast: bool
+      Device: Device }
+
+/// The best evaluation so far.
+type Best = { Epoch: int; Top1: float }
+
+/// Everything that changes while a course runs, and nothing else: what a checkpoint holds.
+/// A state is consumed by its step, which updates tensors in place: using it again raises.
+[<NoComparison; NoEquality>]
+type TrainState =
+    { /// The student's state_dict.
+      Student: Tree
+      /// Parameters of the temperature policy.
+      Temperature: Tree
+      /// Connectors of the distillers.
+      Connectors: Tree
+      /// Velocities of all trained tensors.
+      Velocity: Tree
+      /// Metrics of the epoch so far.
+      Tally: Tally
+      /// The epoch that is being run, from 1.
+      Epoch: int
+      /// Batches done in it.
+      Step: int
+      Best: Best
+      /// All states of a chain share the counter; only the newest has its number.
+      Lease: int64 ref * int64 }
+
+/// The numbers of an epoch that schedules set, as 0-d tensors on the device.
+[<NoComparison; NoEquality>]
+type EpochDials =
+    { Rate: Tensor
+      CrossEntropy: Tensor
+      Distillers: Tensor list
+      Policy: Dials }
+
+/// The losses of a batch.
+[<NoComparison; NoEquality>]
+type Losses =
+    { /// Unweighted, by name, in the order of the course.
+      Terms: (string * Tensor) list
+      /// The weighted sum that is descended.
+      Total: Tensor
+      Student: Outputs
+      T: Tensor option }
+
+/// The training loop: a functional interface over tensors that are updated in place.
+[<RequireQualifiedAccess>]
+module Train =
+
+    /// Element type of weights.
+    let dtype (course: Course) : DType =
+        match course.Precision with
+        | F64 -> DType.Float64
+        | F32
+        | Bf16 -> DType.Float32
+
+    /// Names of the loss terms, the total last.
+    let termNames (course: Course) : string list =
+        let taught = course.Teaching |> Option.map _.Distillers |> Option.defaultValue []
+        [ "ce" ] @ List.map (fun (_, distiller: Distiller) -> distiller.Name) taught @ [ "loss" ]
+
+    /// Weights in the run's memory format.
+    let format (course: Course) (weights: Tree) : Tree =
+        weights
+        |> Tree.map (fun _ w ->
+            if course.ChannelsLast && Tensor.rank w = 4 then
+                Tensor.channelsLast w
+            else
+                w)
+
+    let private precisely (course: Course) (body: unit -> 'T) : 'T =
+        match course.Precision with
+        | F64
+        | F32 -> body ()
+        | Bf16 -> Autograd.bf16 course.Device body
+
+    /// A forward pass in the course's precision and memory format; logits come back in the weights' type.
+    let forward (course: Course) (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
+        let images = if course.ChannelsLast then Tensor.channelsLast images else images
+        let outputs: Outputs = precisely course (fun () -> Model.forward model training weights images)
+        let exact = Tensor.toType (dtype course)
+
+        { outputs with
+            Logits = exact outputs.Logits
+            Pooled = exact outputs.Pooled }
+
+    // ---- state -----------------------------------------------------------------------------------------------------
+
+    /// The trained tensors under their paths, the temperature's last.
+    let private trained (course: Course) (student: Tree) (connectors: Tree) (temperature: Tree) : Tree =
+        let names = Model.trainedNames course.Student
+
+        Tree.concat
+            [ student |> Tree.filter names.Contains |> Tree.prefixed "student/"
+              connectors |> Tree.prefixed "connectors/"
+              temperature |> Tree.prefixed "temperature/" ]
+
+    /// A state from its parts; trained tensors become leaves.
+    let private assemble
+        (course: Course)
+        (student: Tree)
+        (connectors: Tree)
+        (temperature: Tree)
+        (velocity: Tree)
+        (tally: Tally)
+        (epoch: int, step: int, best: Best)
+        : TrainState =
+
+        for leaf in trained course student connectors temperature |> Tree.leaves do
+            leaf.RequiresGrad <- true
+
+        { Student = student
+          Temperature = temperature
+          Connectors = connectors
+          Velocity = velocity
+          Tally = tally
+          Epoch = epoch
+          Step = step
+          Best = best
+          Lease = ref 0L, 0L }
+
+    /// A fresh state: every tensor from its own random key under the course's seed.
+    let start (course: Course) : TrainState =
+        let rng = Rng.ofSeed course.Seed |> Rng.split "initialisation"
+        let fresh purpose = Initialise.tree (dtype course) course.Device (Rng.split purpose rng)
+        let student = fresh "student" (Model.declarations course.Student) |> format course
+
+        let temperature, connectors =
+            match course.Teaching with
+            | None -> Tree.empty, Tree.empty
+            | Some teaching ->
+                fresh "temperature" (teaching.Policy.Declares course.Student.Classes),
+                teaching.Distillers
+                |> List.collect (fun (_, distiller) -> distiller.Declares teaching.Model course.Student)
+                |> fresh "connectors"
+
+        let velocity = Sgd.start (trained course student connectors temperature)
+        let tally = Tally.start course.Device (termNames course).Length
+        assemble course student connectors temperature velocity tally (1, 0, { Epoch = 0; Top1 = 0.0 })
+
+    /// All tensors of a state under their paths.
+    let toTree (state: TrainState) : Tree =
+        Tree.concat
+            [ Tree.prefixed "student/" state.Student
+              Tree.prefixed "connectors/" state.Connectors
+              Tree.prefixed "temperature/" state.Temperature
+              Tree.prefixed "velocity/" state.Velocity
+              Tree.prefixed "tally/" (Tally.toTree state.Tally) ]
+
+    /// The state that `toTree` wrote, in the run's memory format.
+    let ofTree (course: Course) (epoch: int) (step: int) (best: Best) (tree: Tree) : TrainState =
+        let part prefix = Tree.under prefix tree |> format course
+
+        assemble
+            course
+            (part "student/")
+            (part "connectors/")
+            (part "temperature/")
+            (part "velocity/")
+            (Tally.ofTree (Tree.under "tally/" tree))
+            (epoch, step, best)
+
+    // ---- one step -----------------------------------------------------------------------------------------------------
+
+    /// The dials of an epoch.
+    let dials (course: Course) (epoch: int) : EpochDials =
+        let dial schedule = Tensor.scalar (dtype course) course.Device (Schedule.at epoch schedule)
+        let zero = Schedule.constant 0.0
+
+        { Rate = dial course.LearningRate
+          CrossEntropy = dial course.CrossEntropy
+          Distillers = course.Teaching |> Option.map _.Distillers |> Option.defaultValue [] |> List.map (fst >> dial)
+          Policy =
+            { Strength = course.Teaching |> Option.map _.Policy.Strength |> Option.defaultValue zero |> dial
+              Scheduled = course.Teaching |> Option.map _.Policy.Scheduled |> Option.defaultValue zero |> dial } }
+
+    /// The losses of a batch: L = gamma CE + sum_i alpha_i distiller_i, with the policy's softening.
+    let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : Losses =
+        let student = forward course course.Student true state.Student batch.Images
+        let ce = "ce", Loss.crossEntropy batch.Labels student.Logits
+
+        let taught, t =
+            match course.Teaching with
+            | None -> [], None
+            | Some teaching ->
+                let teacher =
+                    Autograd.noGrad (fun () -> forward course teaching.Model false teaching.Weights batch.Images)
+
+                let lesson =
+                    { Teacher = teacher
+                      Student = student
+                      Softened = teaching.Policy.Soften state.Temperature dials.Policy teacher.Logits student.Logits
+                      Labels = batch.Labels }
+
+                [ for _, distiller in teaching.Distillers -> distiller.Name, distiller.Loss state.Connectors lesson ],
+                Some lesson.Softened.T
+
+        let terms = ce :: taught
+        let weights = dials.CrossEntropy :: dials.Distillers
+
+        { Terms = terms
+          Total = List.map2 (fun weight (_, loss) -> weight * loss) weights terms |> List.reduce Tensor.add
+          Student = student
+          T = t }
+
+    /// The min-max update: one forward, one backward, one optimiser step. The student descends the loss; a learned
+    /// temperature, behind its gradient reversal, climbs it in the same step. Consumes the state.
+    let step (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : TrainState =
+        let counter, number = state.Lease
+
+        if counter.Value <> number then
+            invalidOp "this training state was consumed by a later step: go on with the state that the step returned"
+
+        counter.Value <- number + 1L
+
+        Tensor.scoped (fun () ->
+            let losses = losses course dials state batch
+            let leaves = trained course state.Student state.Connectors state.Temperature |> Tree.leaves
+            let gradients = Autograd.gradients losses.Total leaves
+            let velocities = Tree.leaves state.Velocity
+
+            let update sgd (part: Tensor[] -> Tensor[]) =
+                Sgd.step sgd dials.Rate (part gradients) (part velocities) (part leaves)
+
+            let ordinary = leaves.Length - Tree.count state.Temperature
+
+            if course.DecayTemperature || ordinary = leaves.Length then
+                update course.Sgd id
+            else
+                update course.Sgd (Array.take ordinary)
+                update { course.Sgd with WeightDecay = 0.0 } (Array.skip ordinary)
+
+            match Model.counters state.Student with
+            | [||] -> ()
+            | counters -> Tensor.foreachAddIntInto 1 counters
+
+            Tally.add
+                state.Step
+                losses.Student.Logits
+                batch.Labels
+                losses.T
+                (List.map snd losses.Terms @ [ losses.Total ])
+                state.Tally)
+
+        { state with
+            Step = state.Step + 1
+            Lease = counter, number + 1L }
+
+    // ---- epochs ---------------------------------------------------------------------------------------------------------
+
+    /// Batches of an epoch; the last may be shorter.
+    let stepsPerEpoch (course: Course) (set: DeviceSet) : int =
+        (Augment.count set + course.Batch - 1) / course.Batch
+
+    /// How an epoch ended.
+    [<NoComparison; NoEquality>]
+    type EpochEnd =
+        /// All batches are done.
+        | Complete of TrainState
+        /// Asked to stop between two batches.
+        | Stopped of TrainState
+        /// A term was not finite in a step (from 1).
+        | Broke of step: int * term: string
+
+    /// Runs the rest of the state's epoch. `pause` is asked after each batch with the state and the number of batches of the
+    /// epoch, and answers whether to stop; every `readEvery` batches, and at the end, the loss is looked at.
+    let epoch
+        (course: Course)
+        (readEvery: int)
+        (pause: TrainState -> int -> bool)
+        (set: DeviceSet)
+        (state: TrainState)
+        : EpochEnd =
+
+        Tensor.scoped (fun () ->
+            let rng = Rng.ofSeed course.Seed |> Rng.split "augmentation"
+            let plan = Augment.plan rng state.Epoch course.Pad course.Flip set
+            let dials = dials course state.Epoch
+            let total = Augment.count set
+            let steps = stepsPerEpoch course set
+
+            let broken (state: TrainState) =
+                Tally.broken state.Tally
+                |> Option.map (fun (step, term) -> Broke(step + 1, List.item term (termNames course)))
+
+            let rec go (state: TrainState) =
+                let reading = state.Step % readEvery = 0 || state.Step = steps
+
+                match (if reading then broken state else None) with
+                | Some ending -> ending
+                | None when state.Step = steps -> Complete state
+                | None ->
+                    let next =
+                        Tensor.scoped (fun () ->
+                            let start = state.Step * course.Batch
+                            let stop = min total (start + course.Batch)
+                            step course dials state (Augment.batch course.Pad plan start stop set))
+
+                    if pause next steps && next.Step < steps then
+                        broken next |> Option.defaultValue (Stopped next)
+                    else
+                        go next
+
+            go state)
