@@ -34,14 +34,14 @@ type Policy =
       Soften: Tree -> Dials -> Tensor -> Tensor -> Softening }
 
 /// The range of a learned temperature: T = Start + Scale sigmoid(.), so T lies in (Start, Start + Scale).
-type Range = { Start: float; Scale: float }
+type TemperatureRange = { Start: float; Scale: float }
 
 /// The temperature policies: fixed, scheduled, and CTKD's two learned ones.
 [<RequireQualifiedAccess>]
 module Temperature =
 
     /// CTKD's published range: T in (1, 21). Its code calls the scale "t_end".
-    let published: Range = { Start = 1.0; Scale = 20.0 }
+    let published: TemperatureRange = { Start = 1.0; Scale = 20.0 }
 
     /// One T (shape [] or [batch]) for both sides: z_t / T, z_s / T, weight T^2.
     let private shared (teacher: Tensor) (student: Tensor) (t: Tensor) : Softening =
@@ -67,7 +67,7 @@ module Temperature =
             Name = "fixed" }
 
     /// T = Start + Scale sigmoid(reverse(x, lambda)): what minimises the loss below the reversal maximises it in x.
-    let private adversarial (range: Range) (strength: Tensor) (x: Tensor) : Tensor =
+    let private adversarial (range: TemperatureRange) (strength: Tensor) (x: Tensor) : Tensor =
         x
         |> Autograd.reverse strength
         |> Tensor.sigmoid
@@ -83,7 +83,7 @@ module Temperature =
 
     /// CTKD with one T for all: a scalar theta, trained to make the lesson harder as the curriculum's lambda grows.
     /// theta starts at 1, so that T starts at 15.6212 in the published range (arXiv:2211.16231, section 3).
-    let ctkdGlobal (range: Range) (curriculum: Schedule) : Policy =
+    let ctkdGlobal (range: TemperatureRange) (curriculum: Schedule) : Policy =
         let theta =
             { Name = "theta"
               Shape = []
@@ -95,7 +95,7 @@ module Temperature =
 
     /// CTKD with one T for each instance: two linear layers (the published 1 x 1 convolutions) over [z_t ; z_s].
     /// Their inputs are detached: the reversal reaches the two layers, never the student.
-    let ctkdInstance (range: Range) (hidden: int) (curriculum: Schedule) : Policy =
+    let ctkdInstance (range: TemperatureRange) (hidden: int) (curriculum: Schedule) : Policy =
         let layers (classes: int) =
             Layer.dense "hidden" (2 * classes) hidden, Layer.dense "output" hidden 1
 

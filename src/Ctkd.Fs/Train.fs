@@ -113,6 +113,15 @@ module Train =
             else
                 w)
 
+    /// The course with its teacher's weights in the run's memory format.
+    let formatTeacher (course: Course) : Course =
+        let formatted (teaching: Teaching) =
+            { teaching with
+                Weights = format course teaching.Weights }
+
+        { course with
+            Teaching = Option.map formatted course.Teaching }
+
     let private precisely (course: Course) (body: unit -> 'T) : 'T =
         match course.Precision with
         | F64
@@ -164,25 +173,6 @@ module Train =
           Best = best
           Lease = ref 0L, 0L }
 
-    /// A fresh state: every tensor from its own random key under the course's seed.
-    let start (course: Course) : TrainState =
-        let rng = Rng.ofSeed course.Seed |> Rng.split "initialisation"
-        let fresh purpose = Initialise.tree (dtype course) course.Device (Rng.split purpose rng)
-        let student = fresh "student" (Model.declarations course.Student) |> format course
-
-        let temperature, connectors =
-            match course.Teaching with
-            | None -> Tree.empty, Tree.empty
-            | Some teaching ->
-                fresh "temperature" (teaching.Policy.Declares course.Student.Classes),
-                teaching.Distillers
-                |> List.collect (fun (_, distiller) -> distiller.Declares teaching.Model course.Student)
-                |> fresh "connectors"
-
-        let velocity = Sgd.start (trained course student connectors temperature)
-        let tally = Tally.start course.Device (termNames course).Length
-        assemble course student connectors temperature velocity tally (1, 0, { Epoch = 0; Top1 = 0.0 })
-
     /// All tensors of a state under their paths.
     let toTree (state: TrainState) : Tree =
         Tree.concat
@@ -191,6 +181,26 @@ module Train =
               Tree.prefixed "temperature/" state.Temperature
               Tree.prefixed "velocity/" state.Velocity
               Tree.prefixed "tally/" (Tally.toTree state.Tally) ]
+
+    /// A fresh state: every tensor from its own random key under the course's seed.
+    let start (course: Course) : TrainState =
+        Tensor.scopeWith (toTree >> Tree.leaves >> Seq.ofArray) (fun () ->
+            let rng = Rng.ofSeed course.Seed |> Rng.split "initialisation"
+            let fresh purpose = Initialise.tree (dtype course) course.Device (Rng.split purpose rng)
+            let student = fresh "student" (Model.declarations course.Student) |> format course
+
+            let temperature, connectors =
+                match course.Teaching with
+                | None -> Tree.empty, Tree.empty
+                | Some teaching ->
+                    fresh "temperature" (teaching.Policy.Declares course.Student.Classes),
+                    teaching.Distillers
+                    |> List.collect (fun (_, distiller) -> distiller.Declares teaching.Model course.Student)
+                    |> fresh "connectors"
+
+            let velocity = Sgd.start (trained course student connectors temperature)
+            let tally = Tally.start course.Device (termNames course).Length
+            assemble course student connectors temperature velocity tally (1, 0, { Epoch = 0; Top1 = 0.0 }))
 
     /// The state that `toTree` wrote, in the run's memory format.
     let ofTree (course: Course) (epoch: int) (step: int) (best: Best) (tree: Tree) : TrainState =
@@ -296,6 +306,15 @@ module Train =
     /// Batches of an epoch; the last may be shorter.
     let stepsPerEpoch (course: Course) (set: DeviceSet) : int =
         (Augment.count set + course.Batch - 1) / course.Batch
+
+    /// The state at the beginning of the next epoch, with nothing seen.
+    let nextEpoch (best: Best) (state: TrainState) : TrainState =
+        Tally.clear state.Tally
+
+        { state with
+            Epoch = state.Epoch + 1
+            Step = 0
+            Best = best }
 
     /// How an epoch ended.
     [<NoComparison; NoEquality>]

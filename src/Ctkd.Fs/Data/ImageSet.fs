@@ -39,7 +39,7 @@ module ImageSet =
         if count set = 0 then
             Some "it holds no images"
         elif set.Classes < 2 then
-            Some $"it has {set.Classes} classes, at least 2 are needed"
+            Some $"its number of classes is {set.Classes}, at least 2 are needed"
         elif List.min [ set.Channels; set.Height; set.Width ] < 1 then
             Some $"its images have the size {set.Channels} x {set.Height} x {set.Width}"
         elif int64 set.Images.Length <> needed then

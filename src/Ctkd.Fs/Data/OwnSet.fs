@@ -8,7 +8,7 @@ open System.IO
 /// Anyone's own set, without code: safetensors files with `images` (U8, [N, C, H, W]) and `labels` (I64, I32
 /// or U8, [N]). Either a folder with train.safetensors and test.safetensors, or one file, which may hold
 /// test_images and test_labels too; without them every tenth image is held out for the test. Metadata may
-/// give `classes`, `mean` and `std` (numbers separated by commas, for pixels 0 to 1), `pad`, `flip`, `citation`.
+/// give `classes`, `mean` and `std` (1 or 3 numbers with commas, pixels 0 to 1), `pad`, `flip`, `citation`.
 [<RequireQualifiedAccess>]
 module OwnSet =
     let private help =
@@ -113,13 +113,39 @@ module OwnSet =
         let test, train = Array.partition isTest [| 0..last |]
         ImageSet.select train set, ImageSet.select test set
 
+    let private classes (path: string) (file: SafetensorsFile) : Result<int option, Error> =
+        parsed path "a whole number" whole "classes" file
+
+    /// The images of a file whose names begin with `prefix`, valid for the number of classes if it is given.
+    let private valid (path: string) (classes: int option) (file: SafetensorsFile) (prefix: string) =
+        images path file prefix
+        |> Result.bind (fun set -> ImageSet.create path { set with Classes = defaultArg classes set.Classes })
+
+    let private hasTest (file: SafetensorsFile) : bool =
+        file.Tensors
+        |> List.exists (fun tensor -> tensor.Name.StartsWith("test_", StringComparison.Ordinal))
+
+    /// Training and test images of one file.
     let private pair (path: string) (file: SafetensorsFile) : Result<ImageSet * ImageSet, Error> =
-        images path file ""
-        |> Result.bind (fun set ->
-            if file.Tensors |> List.exists (fun tensor -> tensor.Name.StartsWith "test_") then
-                images path file "test_" |> Result.map (fun test -> set, test)
+        classes path file
+        |> Result.bind (fun classes -> valid path classes file "")
+        |> Result.bind (fun train ->
+            if hasTest file then
+                valid path (Some train.Classes) file "test_" |> Result.map (fun test -> train, test)
+            elif ImageSet.count train = 1 then
+                Error(wrong path "it has one image, which cannot both train and test")
             else
-                Ok(holdOut set)
+                Ok(holdOut train)
+        )
+
+    /// Training images of the first file, test images of the second.
+    let private pairOfFiles (path: string) (file: SafetensorsFile) (test: string) =
+        classes path file
+        |> Result.bind (fun classes -> valid path classes file "")
+        |> Result.bind (fun train ->
+            Safetensors.read test
+            |> Result.bind (fun file -> valid test (Some train.Classes) file "")
+            |> Result.map (fun test -> train, test)
         )
 
     let private statistics (path: string) (set: ImageSet) : Result<float list * float list, Error> =
@@ -146,22 +172,6 @@ module OwnSet =
             statistics path train
             |> Result.map (fun (m, s) -> three (defaultArg mean m), three (defaultArg std s))
 
-    let private checkPair (path: string) (classes: int option) (train: ImageSet, test: ImageSet) =
-        let classes = defaultArg classes train.Classes
-        let sized set = { set with Classes = classes }
-
-        if (train.Height, train.Width) <> (test.Height, test.Width) then
-            let sizes =
-                $"{train.Height} x {train.Width} in training and {test.Height} x {test.Width} in the test"
-
-            Error(wrong path $"its images are {sizes}")
-        else
-            ImageSet.create path (sized train)
-            |> Result.bind (fun train ->
-                ImageSet.create path { sized test with Name = $"{test.Name} (test)" }
-                |> Result.map (fun test -> train, test)
-            )
-
     let private splits
         (path: string)
         (file: SafetensorsFile)
@@ -185,29 +195,22 @@ module OwnSet =
                 Citation = defaultArg (value "citation" file) ""
             }
 
-    let private build (path: string) (file: SafetensorsFile) (sets: Result<ImageSet * ImageSet, Error>) =
-        parsed path "a whole number" whole "classes" file
-        |> Result.bind (fun classes -> sets |> Result.bind (checkPair path classes))
-        |> Result.bind (splits path file)
+    /// The splits of training and test images, with the metadata of the training file.
+    let private build (path: string) (file: SafetensorsFile) (train: ImageSet, test: ImageSet) =
+        if (train.Height, train.Width) = (test.Height, test.Width) then
+            splits path file (train, { test with Name = $"{test.Name} (test)" })
+        else
+            let size (set: ImageSet) = $"{set.Height} x {set.Width}"
+            Error(wrong path $"its images are {size train} in training and {size test} in the test")
 
     let private loadFile (path: string) : Result<Splits, Error> =
-        Safetensors.read path |> Result.bind (fun file -> build path file (pair path file))
+        Safetensors.read path |> Result.bind (fun file -> pair path file |> Result.bind (build path file))
 
     let private loadFolder (folder: string) : Result<Splits, Error> =
         let train, test = Path.Combine(folder, "train.safetensors"), Path.Combine(folder, "test.safetensors")
 
         Safetensors.read train
-        |> Result.bind (fun file ->
-            let both =
-                images train file ""
-                |> Result.bind (fun first ->
-                    Safetensors.read test
-                    |> Result.bind (fun second -> images test second "")
-                    |> Result.map (fun second -> first, second)
-                )
-
-            build train file both
-        )
+        |> Result.bind (fun file -> pairOfFiles train file test |> Result.bind (build train file))
 
     /// The set in a folder or a file. The augmentation shifts by an eighth of the image and does not flip,
     /// unless the metadata says otherwise.

@@ -1,0 +1,96 @@
+namespace Ctkd.Fs
+
+open System
+
+/// What a checkpoint says about itself, beside the tensors.
+type CheckpointInfo =
+    { Settings: Settings
+      Classes: int
+      Height: int
+      Width: int
+      /// The epoch that goes on when the checkpoint is resumed, and the batches done in it.
+      Epoch: int
+      Step: int
+      Best: Best
+      /// The latest test accuracy in percent; 0 before the first evaluation.
+      Top1: float
+      /// Lines of the metrics file that belong to the state.
+      MetricLines: int
+      /// SHA-256 of the teacher's weights as they are used; empty without one.
+      TeacherHash: string }
+
+/// A checkpoint that was read and whose seal was verified.
+[<ReferenceEquality>]
+type Checkpoint =
+    { Path: string
+      Info: CheckpointInfo
+      Tensors: StoredTensor list }
+
+/// The whole training state as one sealed safetensors file.
+[<RequireQualifiedAccess>]
+module Checkpoint =
+    /// Number of the format; a file with a larger one was written by a later version.
+    let format = 1
+
+    /// Writes a state: to a temporary name, flushed to disk, then renamed over the old file.
+    let write (path: string) (info: CheckpointInfo) (state: TrainState) : Result<unit, Error> =
+        { Metadata = [ "format", string format; "kind", "ctkd-checkpoint"; "state", Json.write info ]
+          Tensors = Train.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x) }
+        |> Safetensors.writeSealed path
+
+    let private entry (path: string) (key: string) (file: SafetensorsFile) : Result<string, Error> =
+        match List.tryFind (fun (name, _) -> name = key) file.Metadata with
+        | Some(_, value) -> Ok value
+        | None ->
+            Result.Error(
+                Error.create Damaged $"this is not a checkpoint of ctkd: its metadata lacks '{key}'" path
+                    "give a checkpoint that ctkd wrote (last.safetensors or best.safetensors of a run)"
+            )
+
+    let private checkFormat (path: string) (text: string) : Result<unit, Error> =
+        match Int32.TryParse text with
+        | true, number when number = format -> Ok()
+        | true, number when number > format ->
+            Result.Error(
+                Error.create Mismatch $"the checkpoint has format {number}, this version reads up to {format}" path
+                    "use the version of ctkd that wrote it, or a later one"
+            )
+        | _ -> Result.Error(Error.create Damaged $"the checkpoint's format '{text}' is not a known number" path "write it again")
+
+    /// Reads a checkpoint; its seal is verified before anything is used.
+    let read (path: string) : Result<Checkpoint, Error> =
+        Safetensors.readSealed path
+        |> Result.bind (fun file ->
+            entry path "format" file
+            |> Result.bind (checkFormat path)
+            |> Result.bind (fun () -> entry path "state" file)
+            |> Result.bind (Json.read<CheckpointInfo> path)
+            |> Result.bind (fun info ->
+                Settings.validate info.Settings
+                |> Result.map (fun _ ->
+                    { Path = path
+                      Info = info
+                      Tensors = file.Tensors })))
+
+    /// The state of a course, or how the checkpoint's tensors differ from what the course needs.
+    let restore (course: Course) (checkpoint: Checkpoint) : Result<TrainState, Error> =
+        Tensor.scopeWith
+            (function
+                | Ok state -> Train.toTree state |> Tree.leaves |> Seq.ofArray
+                | Result.Error _ -> Seq.empty)
+            (fun () ->
+                let expected = Train.start course |> Train.toTree |> Weights.expectedOf
+                let info = checkpoint.Info
+
+                checkpoint.Tensors
+                |> Weights.fit $"a run of {course.Student.Name}" checkpoint.Path course.Device expected
+                |> Result.map (Train.ofTree course info.Epoch info.Step info.Best))
+
+    /// The student's state_dict of a checkpoint for a model.
+    let student (model: Model) (dtype: DType) (device: Device) (checkpoint: Checkpoint) : Result<Tree, Error> =
+        let prefix = "student/"
+
+        checkpoint.Tensors
+        |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
+        |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
+        |> Weights.fit $"model {model.Name}" checkpoint.Path device (Weights.expected dtype (Model.declarations model))

@@ -1,0 +1,342 @@
+namespace Ctkd.Fs
+
+open System
+open System.Diagnostics
+open System.IO
+open FsToolkit.ErrorHandling
+
+/// What a run tells the outside while it runs. Nothing in it changes the run, but `Stop`.
+[<NoComparison; NoEquality>]
+type Hooks =
+    { /// A sentence for the user: what was loaded, a warning.
+      Say: string -> unit
+      /// Epoch, batches done, batches of the epoch.
+      OnBatch: int -> int -> int -> unit
+      OnEpoch: EpochMetrics -> unit
+      /// Asked between batches: whether to write a checkpoint and stop.
+      Stop: unit -> bool }
+
+/// How a run ended.
+type Ending =
+    | Finished
+    | Interrupted
+
+/// What a run leaves behind.
+type Summary =
+    { Ending: Ending
+      Settings: Settings
+      Best: Best
+      Teacher: Accuracy option
+      Epochs: EpochMetrics list
+      Folder: string
+      /// The checkpoint to resume or to deploy from.
+      Checkpoint: string }
+
+/// Hooks that do nothing.
+[<RequireQualifiedAccess>]
+module Hooks =
+    /// Silent and never stopping.
+    let none: Hooks =
+        { Say = ignore
+          OnBatch = fun _ _ _ -> ()
+          OnEpoch = ignore
+          Stop = fun () -> false }
+
+/// A trained model from a file: its weights and what the file says of it.
+[<NoComparison; NoEquality>]
+type Trained =
+    { Model: Model
+      Weights: Tree
+      Info: CheckpointInfo }
+
+/// Runs in folders: from settings to checkpoints, metrics and a report.
+[<RequireQualifiedAccess>]
+module Run =
+
+    /// Batches between two looks at the loss, and images of an evaluation batch.
+    let private readEvery, private evaluationBatch = 50, 250
+
+    // ---- loading ------------------------------------------------------------------------------------------------------
+
+    /// The data set of the settings, with their normalisation and number of images a class.
+    let loadData (s: Settings) : Result<Splits, Error> =
+        Datasets.load s.Data (if s.DataDir = "" then None else Some s.DataDir)
+        |> Result.bind (fun data ->
+            let channels = data.Train.Channels
+
+            if not s.Mean.IsEmpty && s.Mean.Length <> channels then
+                Result.Error(
+                    Error.create Usage $"mean and std have {s.Mean.Length} numbers, the images {channels} channels" ""
+                        "give one number a channel, such as --mean 0.5071 0.4867 0.4408"
+                )
+            else
+                Ok
+                    { data with
+                        Train = (if s.PerClass = 0 then data.Train else ImageSet.firstPerClass s.PerClass data.Train)
+                        Mean = (if s.Mean.IsEmpty then data.Mean else s.Mean)
+                        Std = (if s.Std.IsEmpty then data.Std else s.Std) })
+
+    /// The trained student of a checkpoint. `expected` is the model that the user named, if any.
+    let loadTrained (device: Device) (expected: string option) (path: string) : Result<Trained, Error> =
+        result {
+            let! file = RunDirectory.checkpointOf path
+            let! checkpoint = Checkpoint.read file
+            let name = checkpoint.Info.Settings.Student
+
+            do!
+                match expected with
+                | Some other when other <> name ->
+                    Result.Error(
+                        Error.create
+                            Mismatch
+                            $"the weights are those of {name}, not of {other}"
+                            file
+                            $"name the model {name}, or give the weights of {other}"
+                    )
+                | _ -> Ok()
+
+            let! model = Zoo.find name checkpoint.Info.Classes
+            let! weights = Checkpoint.student model DType.Float32 device checkpoint
+
+            return
+                { Model = model
+                  Weights = weights
+                  Info = checkpoint.Info }
+        }
+
+    /// SHA-256 over the names and bytes of a model's weights.
+    let private fingerprint (weights: Tree) : string =
+        use hash = Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
+
+        for name, x in Tree.toList weights do
+            hash.AppendData(Text.Encoding.UTF8.GetBytes name)
+            hash.AppendData(Tensor.toBytes x)
+
+        Convert.ToHexStringLower(hash.GetHashAndReset())
+
+    /// Accuracy of a model as the course would run it.
+    let private evaluate (course: Course) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
+        set |> Evaluate.accuracy evaluationBatch (fun images -> (Train.forward course model false weights images).Logits)
+
+    /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
+    let private teacherWarning (settings: Settings) (trained: Trained) (accuracy: Accuracy) : string option =
+        let chance = 100.0 / float trained.Model.Classes
+        let recorded = trained.Info.Top1
+
+        if accuracy.Top1 < 2.0 * chance then
+            Some $"the teacher is near chance ({chance:F1} %%): check --mean and --std, the data set and the weights"
+        elif trained.Info.Settings.Data = settings.Data && accuracy.Top1 < recorded - 2.0 then
+            Some $"the teacher had {recorded:F2} %% when it was trained: check --mean and --std and the data set"
+        else
+            None
+
+    // ---- running --------------------------------------------------------------------------------------------------------
+
+    /// Everything that a run needs, loaded and checked.
+    [<NoComparison; NoEquality>]
+    type private Prepared =
+        { Settings: Settings
+          Course: Course
+          Train: DeviceSet
+          Test: DeviceSet
+          Teacher: Accuracy option
+          TeacherHash: string
+          Height: int
+          Width: int }
+
+    let private checkBatch (s: Settings) (data: Splits) : Result<unit, Error> =
+        let images = ImageSet.count data.Train
+
+        if s.Batch <= images then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Usage
+                    $"batch is {s.Batch}, but there are only {images} training images"
+                    ""
+                    $"use --batch {images} or less"
+            )
+
+    let private checkClasses (data: Splits) (trained: Trained) : Result<unit, Error> =
+        if trained.Model.Classes = data.Train.Classes then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Mismatch
+                    $"the teacher knows {trained.Model.Classes} classes, the data set has {data.Train.Classes}"
+                    ""
+                    "use a teacher that was trained on this data set"
+            )
+
+    /// The teacher that the settings name, checked against the data.
+    let private loadTeacher (s: Settings) (data: Splits) (device: Device) : Result<Trained option, Error> =
+        if s.Teacher = "" then
+            Ok None
+        else
+            result {
+                let! trained = loadTrained device (Some s.Teacher) s.TeacherWeights
+                do! Model.checkInput data.Train.Height data.Train.Width trained.Model
+                do! checkClasses data trained
+                return Some trained
+            }
+
+    /// The teacher's accuracy, said aloud with a warning where it looks wrong.
+    let private judge (hooks: Hooks) (s: Settings) (course: Course) (test: DeviceSet) (teacher: Trained) : Accuracy =
+        let accuracy = evaluate course teacher.Model teacher.Weights test
+        hooks.Say $"teacher {s.Teacher}: {accuracy.Top1:F2} %% top-1 on {accuracy.Images} test images"
+        teacherWarning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+        accuracy
+
+    let private prepare (hooks: Hooks) (settings: Settings) : Result<Prepared, Error> =
+        result {
+            let! s = Settings.validate settings
+            let! device = Engine.device s.Device
+            let! data = loadData s
+            do! checkBatch s data
+            let! student = Zoo.find s.Student data.Train.Classes
+            do! Model.checkInput data.Train.Height data.Train.Width student
+            let! teacher = loadTeacher s data device
+            let taught = teacher |> Option.map (fun trained -> trained.Model, trained.Weights)
+            let course = Settings.course s student taught data device |> Train.formatTeacher
+            let upload = Augment.upload (Train.dtype course) device data.Mean data.Std
+            let test = upload data.Test
+
+            return
+                { Settings = s
+                  Course = course
+                  Train = upload data.Train
+                  Test = test
+                  Teacher = teacher |> Option.map (judge hooks s course test)
+                  TeacherHash = teacher |> Option.map (fun t -> fingerprint t.Weights) |> Option.defaultValue ""
+                  Height = data.Train.Height
+                  Width = data.Train.Width }
+        }
+
+    let private info (run: Prepared) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo =
+        { Settings = run.Settings
+          Classes = run.Course.Student.Classes
+          Height = run.Height
+          Width = run.Width
+          Epoch = state.Epoch
+          Step = state.Step
+          Best = state.Best
+          Top1 = top1
+          MetricLines = lines
+          TeacherHash = run.TeacherHash }
+
+    let private diverged (folder: RunDirectory) (epoch: int) (step: int) (term: string) : Error =
+        let good =
+            if File.Exists folder.Last then
+                $"the last good checkpoint is {folder.Last}; "
+            else
+                "no checkpoint was written yet; "
+
+        Error.create Diverged $"the term '{term}' was not finite in epoch {epoch}, step {step}: the run was stopped" folder.Path
+            (good + "try a smaller --lr, or --precision f32")
+
+    /// Epochs from a state to the end, a stop or a failure. Every epoch leaves a line of metrics and a checkpoint.
+    let private go (hooks: Hooks) (folder: RunDirectory) (run: Prepared) (state: TrainState) (done': EpochMetrics list) =
+        let course = run.Course
+        let top1 (lines: EpochMetrics list) = lines |> List.tryLast |> Option.map _.Top1 |> Option.defaultValue 0.0
+        let save path state lines = Checkpoint.write path (info run state (top1 lines) (List.length lines)) state
+
+        let summary ending (state: TrainState) lines =
+            { Ending = ending
+              Settings = run.Settings
+              Best = state.Best
+              Teacher = run.Teacher
+              Epochs = lines
+              Folder = folder.Path
+              Checkpoint = folder.Last }
+
+        let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
+            result {
+                let test = evaluate course course.Student state.Student run.Test
+                let metrics = Metrics.ofEpoch course state firstStep test seconds
+                let better = test.Top1 > state.Best.Top1
+                let best = if better then { Epoch = state.Epoch; Top1 = test.Top1 } else state.Best
+                let next = Train.nextEpoch best state
+                let lines = lines @ [ metrics ]
+                do! Metrics.append folder.Metrics metrics
+                do! save folder.Last next lines
+                do! if better then save folder.Best next lines else Ok()
+                hooks.OnEpoch metrics
+                return next, lines
+            }
+
+        let rec epochs (state: TrainState) (lines: EpochMetrics list) : Result<Summary, Error> =
+            if state.Epoch > course.Epochs then
+                Ok(summary Finished state lines)
+            elif hooks.Stop() then
+                Ok(summary Interrupted state lines)
+            else
+                let watch = Stopwatch.StartNew()
+
+                let pause (state: TrainState) (steps: int) =
+                    hooks.OnBatch state.Epoch state.Step steps
+                    hooks.Stop()
+
+                match Train.epoch course readEvery pause run.Train state with
+                | Train.Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
+                | Train.Stopped state ->
+                    save folder.Last state lines |> Result.map (fun () -> summary Interrupted state lines)
+                | Train.Complete ended ->
+                    complete watch.Elapsed.TotalSeconds state.Step ended lines |> Result.bind (fun (next, lines) -> epochs next lines)
+
+        epochs state done'
+
+    /// Releases the folder whatever happens; problems with files on the way become errors of the run.
+    let private holding (folder: RunDirectory) (body: unit -> Result<Summary, Error>) : Result<Summary, Error> =
+        use _ = folder
+
+        try
+            body ()
+        with CtkdException error ->
+            Result.Error error
+
+    /// Starts a run in a new folder.
+    let start (hooks: Hooks) (out: string) (settings: Settings) : Result<Summary, Error> =
+        Tensor.scoped (fun () ->
+            result {
+                let! run = prepare hooks settings
+                let! folder = RunDirectory.create out
+                let text = Json.writeIndented run.Settings + "\n" |> Text.Encoding.UTF8.GetBytes
+
+                return!
+                    holding folder (fun () ->
+                        Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
+                        |> Result.bind (fun () -> go hooks folder run (Train.start run.Course) []))
+            })
+
+    let private checkTeacher (run: Prepared) (checkpoint: Checkpoint) : Result<unit, Error> =
+        if run.TeacherHash = checkpoint.Info.TeacherHash then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Mismatch
+                    "the teacher's weights are not those that the run began with"
+                    run.Settings.TeacherWeights
+                    "put the original file back, or start a new run"
+            )
+
+    /// Goes on from a checkpoint, in the folder where it lies: bit for bit what the uninterrupted run would have done.
+    let resume (hooks: Hooks) (path: string) : Result<Summary, Error> =
+        Tensor.scoped (fun () ->
+            result {
+                let! file = RunDirectory.checkpointOf path
+                let! folder = RunDirectory.reopen (string (Path.GetDirectoryName(Path.GetFullPath file)))
+
+                return!
+                    holding folder (fun () ->
+                        result {
+                            let! checkpoint = Checkpoint.read file
+                            let! run = prepare hooks checkpoint.Info.Settings
+                            do! checkTeacher run checkpoint
+                            let! state = Checkpoint.restore run.Course checkpoint
+                            let! lines = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
+                            return! go hooks folder run state lines
+                        })
+            })

@@ -1,0 +1,85 @@
+namespace Ctkd.Fs
+
+open System
+open System.IO
+
+/// The folder of a run, held by one process.
+[<ReferenceEquality>]
+type RunDirectory =
+    { Path: string
+      Lock: IDisposable }
+
+    /// The latest checkpoint.
+    member run.Last: string = Path.Combine(run.Path, "last.safetensors")
+
+    /// The checkpoint of the best test accuracy.
+    member run.Best: string = Path.Combine(run.Path, "best.safetensors")
+
+    /// One JSON object an epoch.
+    member run.Metrics: string = Path.Combine(run.Path, "metrics.jsonl")
+
+    /// The settings, for people and tools; the checkpoints carry their own.
+    member run.Settings: string = Path.Combine(run.Path, "settings.json")
+
+    /// The report, written at the end.
+    member run.Report: string = Path.Combine(run.Path, "report.html")
+
+    interface IDisposable with
+        member run.Dispose() = run.Lock.Dispose()
+
+/// Opening run folders.
+[<RequireQualifiedAccess>]
+module RunDirectory =
+
+    let private unwritable (path: string) (problem: string) : Error =
+        Error.create Unwritable $"the run's folder cannot be used: {problem}" path "give a folder that you may write to with --out"
+
+    let private lock (path: string) : Result<RunDirectory, Error> =
+        let file = Path.Combine(path, ".lock")
+
+        try
+            Directory.CreateDirectory path |> ignore
+            let stream = new FileStream(file, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None)
+            Ok { Path = path; Lock = stream }
+        with
+        | :? UnauthorizedAccessException as problem -> Result.Error(unwritable path problem.Message)
+        | :? IOException as problem ->
+            if File.Exists file then
+                Result.Error(
+                    Error.create Unwritable "another process is using this run's folder" path
+                        "wait for it to end, or give another folder with --out"
+                )
+            else
+                Result.Error(unwritable path problem.Message)
+
+    /// A folder for a new run: made when absent, refused when it holds a run already.
+    let create (path: string) : Result<RunDirectory, Error> =
+        lock (Path.GetFullPath path)
+        |> Result.bind (fun run ->
+            if File.Exists run.Last || File.Exists run.Metrics then
+                run.Lock.Dispose()
+
+                Result.Error(
+                    Error.create Usage "this folder already holds a run" run.Path
+                        "go on with it by --resume, or give another folder with --out"
+                )
+            else
+                Ok run)
+
+    /// The folder of an existing run.
+    let reopen (path: string) : Result<RunDirectory, Error> = lock (Path.GetFullPath path)
+
+    /// The checkpoint that `--resume` means: a file, or the latest one of a folder.
+    let checkpointOf (path: string) : Result<string, Error> =
+        if File.Exists path then
+            Ok path
+        else
+            let last = Path.Combine(path, "last.safetensors")
+
+            if File.Exists last then
+                Ok last
+            else
+                Result.Error(
+                    Error.create Missing "there is no checkpoint to resume" path
+                        "give the folder of a run (it holds last.safetensors) or a checkpoint file"
+                )
