@@ -1,6 +1,92 @@
 module Ctkd.Fs.App.Program
 
+open System
+open System.Reflection
+open Argu
+open Ctkd.Fs
+
+let private version () : string =
+    Assembly.GetExecutingAssembly().GetName().Version
+    |> Option.ofObj
+    |> Option.map (fun v -> v.ToString 3)
+    |> Option.defaultValue "unknown"
+
+let private bench (args: ParseResults<BenchArgs>) : int =
+    let channelsLast, json = args.Contains Channels_Last, args.Contains BenchArgs.Json
+
+    if args.Contains Serve then
+        Bench.serve channelsLast
+    else
+        let compare = not (args.Contains No_Torch)
+        Bench.run compare (args.GetResult(Pairs, 15)) (args.GetResult(Steps, 4)) channelsLast json
+
+let private run (command: CtkdArgs) : int =
+    match command with
+    | Quickstart args -> Quickstart.command args
+    | Teach args -> Commands.teach args
+    | Distill args -> Commands.distill args
+    | Eval args -> Commands.eval args
+    | Models args -> Commands.models args
+    | Doctor args -> Doctor.command args
+    | Bench args -> bench args
+    | Version ->
+        printfn "ctkd %s" (version ())
+        ExitCode.ok
+
+/// The flags of a command, or the commands where there is no such command.
+let private known (command: string) : string * string list =
+    let names (cases: ArgumentCaseInfo list) = cases |> List.collect (fun case -> case.CommandLineNames.Value)
+
+    match command with
+    | "teach"
+    | "distill" -> "flag", names (ArgumentParser.Create<TrainArgs>().GetArgumentCases())
+    | "eval" -> "flag", names (ArgumentParser.Create<EvalArgs>().GetArgumentCases())
+    | "quickstart" -> "flag", names (ArgumentParser.Create<QuickstartArgs>().GetArgumentCases())
+    | "bench" -> "flag", names (ArgumentParser.Create<BenchArgs>().GetArgumentCases())
+    | "models" -> "flag", names (ArgumentParser.Create<ModelsArgs>().GetArgumentCases())
+    | "doctor" -> "flag", names (ArgumentParser.Create<DoctorArgs>().GetArgumentCases())
+    | _ -> "command", names (ArgumentParser.Create<CtkdArgs>().GetArgumentCases())
+
+/// Argu's complaint without its page of usage, with the nearest names and where the rest stands.
+let private complaint (arguments: string[]) (message: string) : Error =
+    let first = (message.Split '\n')[0]
+    let command = Array.tryHead arguments |> Option.defaultValue ""
+    let kind, names = known command
+    let help = if kind = "flag" then $"ctkd {command} --help" else "ctkd --help"
+    let quoted = Text.RegularExpressions.Regex.Match(first, "unrecognized argument: '([^']*)'")
+
+    if quoted.Success then
+        let unknown = Error.unknown kind names quoted.Groups[1].Value
+
+        { unknown with
+            Next = unknown.Next + $" (all of them: {help})" }
+    else
+        Error.create ErrorKind.Usage (first.Replace("ERROR: ", "")) "" $"see: {help}"
+
 [<EntryPoint>]
-let main (args: string[]) : int =
-    printfn "ctkd %s" (String.concat " " args)
-    0
+let main (arguments: string[]) : int =
+    let parser =
+        ArgumentParser.Create<CtkdArgs>(
+            programName = "ctkd",
+            helpTextMessage =
+                "ctkd: knowledge distillation with dynamic temperatures.\n\n\
+                 Start with: ctkd quickstart\n\
+                 Exit codes: 0 done, 1 failed or diverged, 2 wrong usage, 130 and 143 interrupted."
+        )
+
+    try
+        match parser.ParseCommandLine(arguments, raiseOnUsage = true).GetAllResults() with
+        | [ command ] -> run command
+        | _ ->
+            eprintfn "%s" (parser.PrintUsage())
+            ExitCode.usage
+    with
+    | :? ArguParseException as problem when problem.ErrorCode = ErrorCode.HelpText ->
+        printfn "%s" problem.Message
+        ExitCode.ok
+    | :? ArguParseException as problem ->
+        eprintfn "error: %O" (complaint arguments problem.Message)
+        ExitCode.usage
+    | CtkdException error ->
+        eprintfn "error: %O" error
+        ExitCode.failed

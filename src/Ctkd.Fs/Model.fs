@@ -59,8 +59,8 @@ module Model =
                     $"use images of at least {smallest} x {smallest}, or a model with fewer strides"
             )
 
-    /// Logits and features of a batch of images. In training mode batch normalisation uses the batch's statistics, updates
-    /// the running ones in place and counts the batch.
+    /// Logits and features of a batch of images. In training mode batch normalisation uses the batch's statistics and
+    /// updates the running ones in place; the training step advances the batch counters (`counters`).
     let forward (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
         let taps = ResizeArray<Tensor>()
         let pooled = Layer.forward weights training taps model.Body images

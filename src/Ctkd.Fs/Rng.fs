@@ -27,7 +27,7 @@ module Rng =
 
     /// An independent generator for one number, such as an epoch.
     let at (index: int) (rng: Rng) : Rng =
-        { Key = mix (rng.Key + mix (uint64 index)) }
+        { Key = mix (mix rng.Key + uint64 index) }
 
     /// 64 random bits.
     let bits (index: int) (rng: Rng) : uint64 = mix (rng.Key + uint64 index)

@@ -118,6 +118,28 @@ module Run =
     let private evaluate (course: Course) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
         set |> Evaluate.accuracy evaluationBatch (fun images -> (Train.forward course model false weights images).Logits)
 
+    /// Accuracy of a trained model on the test images that the settings name, in their precision.
+    let evaluateOn (device: Device) (s: Settings) (trained: Trained) : Result<Accuracy, Error> =
+        Tensor.scoped (fun () ->
+            result {
+                let! data = loadData s
+                do! Model.checkInput data.Test.Height data.Test.Width trained.Model
+
+                if trained.Model.Classes <> data.Test.Classes then
+                    return!
+                        Result.Error(
+                            Error.create
+                                Mismatch
+                                $"the model knows {trained.Model.Classes} classes, the data set has {data.Test.Classes}"
+                                s.Data
+                                "name the data set that the weights were trained on with --data"
+                        )
+                else
+                    let course = Settings.course s trained.Model None data device
+                    let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
+                    return evaluate course trained.Model (Train.format course trained.Weights) set
+            })
+
     /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
     let private teacherWarning (settings: Settings) (trained: Trained) (accuracy: Accuracy) : string option =
         let chance = 100.0 / float trained.Model.Classes

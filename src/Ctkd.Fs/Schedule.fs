@@ -6,6 +6,7 @@ open System
 ///
 /// The tick is the 1-based epoch. `at 0` is the start value; an epoch equal to a milestone is not yet decayed.
 /// Every schedule is total: before the start and beyond the end it keeps its nearest value.
+[<RequireQualifiedAccess>]
 type Schedule =
     private
     | Constant of value: float
@@ -20,14 +21,14 @@ type Schedule =
         let progress (epochs: int) = float (Math.Clamp(epoch, 0, epochs)) / float epochs
 
         match schedule with
-        | Constant value -> value
-        | MultiStep(start, factor, milestones) ->
+        | Schedule.Constant value -> value
+        | Schedule.MultiStep(start, factor, milestones) ->
             start * Math.Pow(factor, milestones |> List.filter (fun m -> epoch > m) |> List.length |> float)
-        | Step(start, factor, every) -> start * Math.Pow(factor, float (max 0 (epoch - 1) / every))
-        | Linear(start, stop, epochs) -> start + (stop - start) * progress epochs
-        | Cosine(start, stop, epochs) ->
+        | Schedule.Step(start, factor, every) -> start * Math.Pow(factor, float ((max 1 epoch - 1) / every))
+        | Schedule.Linear(start, stop, epochs) -> start + (stop - start) * progress epochs
+        | Schedule.Cosine(start, stop, epochs) ->
             start + (stop - start) * (1.0 - Math.Cos(Math.PI * progress epochs)) / 2.0
-        | Joined(first, epochs, next) -> if epoch <= epochs then first.At epoch else next.At(epoch - epochs)
+        | Schedule.Joined(first, epochs, next) -> if epoch <= epochs then first.At epoch else next.At(epoch - epochs)
 
 /// Making schedules and asking them.
 [<RequireQualifiedAccess>]
@@ -43,7 +44,7 @@ module Schedule =
     /// The same value in every epoch.
     let constant (value: float) : Schedule =
         finite (nameof value) value
-        Constant value
+        Schedule.Constant value
 
     /// `start`, multiplied by `factor` after each of the milestones (epochs, rising).
     let multiStep (start: float) (factor: float) (milestones: int list) : Schedule =
@@ -53,33 +54,33 @@ module Schedule =
         if List.sort milestones <> milestones || List.exists (fun m -> m < 1) milestones then
             invalidArg (nameof milestones) $"milestones must be epochs from 1 on in rising order, got %A{milestones}."
 
-        MultiStep(start, factor, milestones)
+        Schedule.MultiStep(start, factor, milestones)
 
     /// `start`, multiplied by `factor` after every so many epochs.
     let step (start: float) (factor: float) (every: int) : Schedule =
         finite (nameof start) start
         finite (nameof factor) factor
         positive (nameof every) every
-        Step(start, factor, every)
+        Schedule.Step(start, factor, every)
 
     /// From `start` at epoch 0 to `stop` at the given epoch, in a straight line.
     let linear (start: float) (stop: float) (epochs: int) : Schedule =
         finite (nameof start) start
         finite (nameof stop) stop
         positive (nameof epochs) epochs
-        Linear(start, stop, epochs)
+        Schedule.Linear(start, stop, epochs)
 
     /// From `start` at epoch 0 to `stop` at the given epoch, along half a cosine: slow, fast, slow.
     let cosine (start: float) (stop: float) (epochs: int) : Schedule =
         finite (nameof start) start
         finite (nameof stop) stop
         positive (nameof epochs) epochs
-        Cosine(start, stop, epochs)
+        Schedule.Cosine(start, stop, epochs)
 
     /// The first schedule for so many epochs, then the next, which counts from 1 again.
     let joined (first: Schedule) (epochs: int) (next: Schedule) : Schedule =
         positive (nameof epochs) epochs
-        Joined(first, epochs, next)
+        Schedule.Joined(first, epochs, next)
 
     /// CTKD's curriculum: the strength lambda of the adversary from 0 to 1 over the first epochs (10 on CIFAR-100):
     /// lambda(e) = (1 - cos(pi min(e, E) / E)) / 2 (arXiv:2211.16231, eq. 7).

@@ -1,0 +1,205 @@
+namespace Ctkd.Fs.App
+
+open Argu
+open Ctkd.Fs
+
+/// What the flags say when they are not given: help is written from the same values that the program uses.
+module private Default =
+    let s = Settings.defaults
+    let list (values: string seq) = String.concat ", " values
+    let policies = list Settings.policies
+    let models = list Zoo.names
+
+open Default
+
+/// The flags of `teach` and `distill`.
+[<HelpFlags("--help", "-h", "help")>]
+type TrainArgs =
+    | [<Unique>] Model of NAME: string
+    | [<Unique>] Student of NAME: string
+    | [<Unique>] Teacher of NAME: string
+    | [<Unique>] Weights of FILE: string
+    | [<Unique>] Data of NAME: string
+    | [<Unique>] Data_Dir of DIR: string
+    | [<Unique>] Mean of NUMBER: float list
+    | [<Unique>] Std of NUMBER: float list
+    | [<Unique>] Per_Class of COUNT: int
+    | [<Unique>] Out of DIR: string
+    | [<Unique>] Resume of PATH: string
+    | [<Unique>] Epochs of COUNT: int
+    | [<Unique>] Batch of COUNT: int
+    | [<Unique>] Lr of RATE: float
+    | [<Unique>] Milestones of EPOCH: int list
+    | [<Unique>] Decay of FACTOR: float
+    | [<Unique>] Momentum of SHARE: float
+    | [<Unique>] Weight_Decay of WEIGHT: float
+    | [<Unique>] Nesterov
+    | [<Unique>] Policy of NAME: string
+    | [<Unique>] T of NUMBER: float
+    | [<Unique>] T_Stop of NUMBER: float
+    | [<Unique>] T_Start of NUMBER: float
+    | [<Unique>] T_Scale of NUMBER: float
+    | [<Unique>] Hidden of WIDTH: int
+    | [<Unique>] Curriculum_Start of LAMBDA: float
+    | [<Unique>] Curriculum_Stop of LAMBDA: float
+    | [<Unique>] Curriculum_Epochs of COUNT: int
+    | [<Unique>] No_Temperature_Decay
+    | [<Unique>] Ce of WEIGHT: float
+    | [<Unique>] Kd of WEIGHT: float
+    | [<Unique>] Precision of NAME: string
+    | [<Unique>] Contiguous
+    | [<Unique>] Device of NAME: string
+    | [<Unique>] Seed of NUMBER: int
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Model _ -> $"teach: the model to train [{s.Student}]: {models}"
+            | Student _ -> $"distill: the model to train [{s.Student}]"
+            | Teacher _ -> "distill: the teacher's model [the one its weights name]"
+            | Weights _ -> "distill: the teacher's weights, a checkpoint file or a run's folder; needed"
+            | Data _ -> $"data set [{s.Data}]: {list Datasets.names}"
+            | Data_Dir _ -> "folder (or file) of the data set; digits need none"
+            | Mean _ -> "mean of each channel, pixels from 0 to 1 [the data set's]"
+            | Std _ -> "standard deviation of each channel [the data set's]"
+            | Per_Class _ -> "train on the first COUNT images of each class only, 0 for all [0]"
+            | Out _ -> "folder of the run [runs/COMMAND-MODEL-SEED]"
+            | Resume _ -> "go on with a run: its folder or one of its checkpoints; settings come from there"
+            | Epochs _ -> $"passes over the training images [{s.Epochs} for digits, 240 for others]"
+            | Batch _ -> $"images a step [{s.Batch}]"
+            | Lr _ -> $"learning rate [{s.LearningRate}]"
+            | Milestones _ -> "epochs after which the learning rate is multiplied by --decay [5/8, 6/8, 7/8 of all]"
+            | Decay _ -> $"factor at a milestone [{s.Decay}]"
+            | Momentum _ -> $"momentum of the optimiser, in [0, 1) [{s.Momentum}]"
+            | Weight_Decay _ -> $"weight decay [{s.WeightDecay}]"
+            | Nesterov -> "Nesterov's momentum [no]"
+            | Policy _ -> $"distill: temperature policy [{s.Policy}]: {policies}"
+            | T _ -> $"distill: temperature of fixed, start of linear and cosine [{s.T}]"
+            | T_Stop _ -> $"distill: end of linear and cosine [{s.TStop}]"
+            | T_Start _ -> $"distill: a learned T lies in (T-START, T-START + T-SCALE) [{s.TStart}]"
+            | T_Scale _ -> $"distill: see --t-start [{s.TScale}]"
+            | Hidden _ -> $"distill: hidden width of ctkd-instance [{s.Hidden}]"
+            | Curriculum_Start _ -> $"distill: lambda at epoch 0 [{s.CurriculumStart}]"
+            | Curriculum_Stop _ -> $"distill: lambda at the end of the curriculum [{s.CurriculumStop}]"
+            | Curriculum_Epochs _ -> $"distill: length of the curriculum [{s.CurriculumEpochs}]"
+            | No_Temperature_Decay -> "distill: leave the temperature's parameters out of weight decay [they decay, as published]"
+            | Ce _ -> $"distill: weight of the cross entropy with the labels [{s.CrossEntropy}]"
+            | Kd _ -> $"distill: weight of the distillation loss [{s.Kd}]"
+            | Precision _ -> $"{list Settings.precisions} [{s.Precision}]"
+            | Contiguous -> "keep images with their channels outermost: slower on most processors [channels innermost]"
+            | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
+            | Seed _ -> $"seed of everything random [{s.Seed}]"
+            | Json -> "the result as one JSON object on the standard output, everything else on the standard error"
+
+/// The flags of `eval`.
+[<HelpFlags("--help", "-h", "help")>]
+type EvalArgs =
+    | [<Unique>] Weights of FILE: string
+    | [<Unique>] Model of NAME: string
+    | [<Unique>] Data of NAME: string
+    | [<Unique>] Data_Dir of DIR: string
+    | [<Unique>] Mean of NUMBER: float list
+    | [<Unique>] Std of NUMBER: float list
+    | [<Unique>] Batch of COUNT: int
+    | [<Unique>] Precision of NAME: string
+    | [<Unique>] Device of NAME: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Weights _ -> "checkpoint file or run's folder; needed"
+            | Model _ -> "model of the weights [the one they name]"
+            | Data _ -> "data set whose test images are classified [the one the weights were trained on]"
+            | Data_Dir _ -> "folder (or file) of the data set [as trained]"
+            | Mean _ -> "mean of each channel [as trained]"
+            | Std _ -> "standard deviation of each channel [as trained]"
+            | Batch _ -> "images a forward pass [250]"
+            | Precision _ -> $"{list Settings.precisions} [{s.Precision}]"
+            | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
+            | Json -> "the result as one JSON object"
+
+/// The flags of `quickstart`.
+[<HelpFlags("--help", "-h", "help")>]
+type QuickstartArgs =
+    | [<Unique>] Out of DIR: string
+    | [<Unique>] Seed of NUMBER: int
+    | [<Unique>] Precision of NAME: string
+    | [<Unique>] Device of NAME: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Out _ -> "folder of the runs [runs/quickstart, or the next free number; an interrupted one goes on]"
+            | Seed _ -> $"seed of everything random [{s.Seed}]"
+            | Precision _ -> $"{list Settings.precisions} [{s.Precision}]"
+            | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
+            | Json -> "the result as one JSON object"
+
+/// The flags of `models`.
+[<HelpFlags("--help", "-h", "help")>]
+type ModelsArgs =
+    | [<Unique>] Classes of COUNT: int
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Classes _ -> "number of classes [100]"
+            | Json -> "the table as JSON"
+
+/// The flags of `doctor`.
+[<HelpFlags("--help", "-h", "help")>]
+type DoctorArgs =
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Json -> "the findings as JSON"
+
+/// The flags of `bench`.
+[<HelpFlags("--help", "-h", "help")>]
+type BenchArgs =
+    | [<Unique>] Pairs of COUNT: int
+    | [<Unique>] Steps of COUNT: int
+    | [<Unique>] Channels_Last
+    | [<Unique>] No_Torch
+    | [<Hidden>] Serve
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Pairs _ -> "alternating pairs of measurements [15]"
+            | Steps _ -> "training steps a measurement [4]"
+            | Channels_Last -> "both sides with the channels innermost [outermost, as published]"
+            | No_Torch -> "measure this program alone"
+            | Serve -> "internal"
+            | Json -> "the result as one JSON object"
+
+/// The commands.
+[<CliPrefix(CliPrefix.None); HelpFlags("--help", "-h", "help")>]
+type CtkdArgs =
+    | [<SubCommand>] Quickstart of ParseResults<QuickstartArgs>
+    | [<SubCommand>] Teach of ParseResults<TrainArgs>
+    | [<SubCommand>] Distill of ParseResults<TrainArgs>
+    | [<SubCommand>] Eval of ParseResults<EvalArgs>
+    | [<SubCommand>] Models of ParseResults<ModelsArgs>
+    | [<SubCommand>] Doctor of ParseResults<DoctorArgs>
+    | [<SubCommand>] Bench of ParseResults<BenchArgs>
+    | [<SubCommand>] Version
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Quickstart _ -> "train a teacher on handwritten digits and distil students from it: the tour, under 3 minutes"
+            | Teach _ -> "train a model from labels alone"
+            | Distill _ -> "train a student from a teacher, with a fixed or a dynamic temperature"
+            | Eval _ -> "classify a test set with trained weights"
+            | Models _ -> "list the models"
+            | Doctor _ -> "what the engine is, what is missing and the command that mends it"
+            | Bench _ -> "time the training step beside PyTorch's"
+            | Version -> "print the version"

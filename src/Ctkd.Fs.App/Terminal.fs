@@ -1,0 +1,147 @@
+namespace Ctkd.Fs.App
+
+open System
+open System.Globalization
+open System.Runtime.InteropServices
+open System.Threading
+open Spectre.Console
+open Ctkd.Fs
+
+/// Exit codes of the command.
+module ExitCode =
+    let ok = 0
+    let failed = 1
+    let usage = 2
+
+/// Ctrl-C and SIGTERM ask for a stop between two steps; asked twice, the process ends at once.
+module Signals =
+    let mutable private received = 0
+
+    let private register (signal: PosixSignal) (exitCode: int) : IDisposable =
+        PosixSignalRegistration.Create(
+            signal,
+            fun context ->
+                context.Cancel <- true
+
+                if Interlocked.CompareExchange(&received, exitCode, 0) <> 0 then
+                    exit exitCode
+        )
+
+    /// Listens until disposed.
+    let listen () : IDisposable =
+        let registrations = [ register PosixSignal.SIGINT 130; register PosixSignal.SIGTERM 143 ]
+
+        { new IDisposable with
+            member _.Dispose() = registrations |> List.iter _.Dispose() }
+
+    /// Whether a stop was asked for.
+    let stop () : bool = Volatile.Read &received <> 0
+
+    /// 130 or 143 after a signal, else 0.
+    let exitCode () : int = Volatile.Read &received
+
+/// Text, tables and progress: on a terminal in colour with a live bar, elsewhere as plain lines.
+/// With `json` people's text goes to the standard error, so that the standard output holds JSON only.
+type Terminal(json: bool) =
+    let redirected = if json then Console.IsErrorRedirected else Console.IsOutputRedirected
+    let plain = redirected || Environment.GetEnvironmentVariable "NO_COLOR" |> String.IsNullOrEmpty |> not
+    let writer = if json then Console.Error else Console.Out
+
+    let console =
+        AnsiConsole.Create(
+            AnsiConsoleSettings(
+                Ansi = (if plain then AnsiSupport.No else AnsiSupport.Detect),
+                ColorSystem = (if plain then ColorSystemSupport.NoColors else ColorSystemSupport.Detect),
+                Interactive = (if plain then InteractionSupport.No else InteractionSupport.Detect),
+                Out = AnsiConsoleOutput writer
+            )
+        )
+
+    let digits (count: int) (value: float) : string = value.ToString($"F{count}", CultureInfo.InvariantCulture)
+
+    /// A line of text.
+    member _.Say(text: string) : unit =
+        if plain then
+            writer.WriteLine text
+        else
+            let text = Markup.Escape text
+
+            let colour =
+                if text.StartsWith("warning", StringComparison.Ordinal) then "yellow" else "default"
+
+            console.MarkupLine $"[{colour}]{text}[/]"
+
+    /// A table; columns of numbers are right-aligned.
+    member this.Table(table: Table) : unit =
+        let isNumber (cell: string) = cell = "-" || cell <> "" && Char.IsAsciiDigit cell[0]
+        let numeric = List.init table.Header.Length (fun i -> table.Rows |> List.forall (List.item i >> isNumber))
+
+        if plain then
+            let rows = table.Header :: table.Rows
+            let widths = rows |> List.transpose |> List.map (List.map String.length >> List.max)
+            let padded i (cell: string) = if numeric[i] then cell.PadLeft widths[i] else cell.PadRight widths[i]
+
+            for row in rows do
+                (row |> List.mapi padded |> String.concat "  ").TrimEnd() |> this.Say
+        else
+            let drawn = Spectre.Console.Table().RoundedBorder()
+
+            for i, header in List.indexed table.Header do
+                let column = TableColumn(Markup.Escape header)
+                drawn.AddColumn(if numeric[i] then column.RightAligned() else column) |> ignore
+
+            for row in table.Rows do
+                drawn.AddRow(row |> List.map Markup.Escape |> Array.ofList) |> ignore
+
+            console.Write drawn
+
+    /// The line that an epoch leaves.
+    member private this.EpochLine (title: string) (epochs: int) (m: EpochMetrics) : string =
+        [ Some title
+          Some $"epoch {m.Epoch}/{epochs}"
+          Some("loss " + digits 4 m.Loss)
+          m.T |> Option.map (fun t -> "T " + digits 2 t)
+          m.Lambda |> Option.map (fun lambda -> "lambda " + digits 3 lambda)
+          Some("top-1 " + digits 2 m.Top1 + " %")
+          Some(digits 0 m.ImagesPerSecond + " images/s") ]
+        |> List.choose id
+        |> String.concat "  "
+
+    /// Runs the body with hooks that show its progress over so many epochs.
+    member this.Progress (title: string) (epochs: int) (body: Hooks -> 'T) : 'T =
+        let hooks =
+            { Hooks.none with
+                Say = this.Say
+                Stop = Signals.stop }
+
+        if plain || not console.Profile.Capabilities.Interactive then
+            body
+                { hooks with
+                    OnEpoch = fun m -> this.EpochLine title epochs m |> this.Say }
+        else
+            let progress = console.Progress(AutoClear = true, HideCompleted = false)
+
+            let columns: ProgressColumn[] =
+                [| TaskDescriptionColumn(); ProgressBarColumn(); PercentageColumn(); RemainingTimeColumn() |]
+
+            progress
+                .Columns(columns)
+                .Start(fun context ->
+                    let task = context.AddTask(Markup.Escape title, true, float epochs)
+
+                    body
+                        { hooks with
+                            OnBatch = fun epoch step steps -> task.Value <- float (epoch - 1) + float step / float steps
+                            OnEpoch =
+                                fun m ->
+                                    task.Description <- Markup.Escape(this.EpochLine title epochs m) })
+
+    /// An error, on the standard error; answers its exit code.
+    member _.Fail(error: Error) : int =
+        eprintfn "error: %O" error
+        if error.Kind = ErrorKind.Usage then ExitCode.usage else ExitCode.failed
+
+    /// A value as one line of JSON, when JSON was asked for.
+    member _.Json(value: 'T) : unit =
+        if json then
+            Console.Out.WriteLine(Ctkd.Fs.Json.write value)

@@ -1,0 +1,304 @@
+module Ctkd.Fs.Tests.CifarTests
+
+open System
+open System.IO
+open System.Text
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Folders
+open Xunit
+
+let private imageSize = 3 * 32 * 32
+
+let private write (folder: string) (name: string) (bytes: byte[]) : unit =
+    Directory.CreateDirectory folder |> ignore
+    File.WriteAllBytes(Path.Combine(folder, name), bytes)
+
+/// The bytes of image number `i` of a made-up file; every byte depends on the image and the place.
+let private image (seed: int) (i: int) : byte[] =
+    Array.init imageSize (fun k -> byte (seed * 31 + i * 7 + k * 13 + k / 1024))
+
+let private images (seed: int) (labels: int list) : byte[] list = List.mapi (fun i _ -> image seed i) labels
+
+// ---- the four layouts
+
+let private binary10 (seed: int) (labels: int list) : byte[] =
+    List.map2 (fun label image -> Array.append [| byte label |] image) labels (images seed labels)
+    |> Array.concat
+
+let private binary100 (seed: int) (labels: int list) : byte[] =
+    List.map2
+        (fun label image -> Array.append [| byte (label / 5); byte label |] image)
+        labels
+        (images seed labels)
+    |> Array.concat
+
+let private latin (text: string) : byte[] = Encoding.Latin1.GetBytes text
+let private int32 (value: int) : byte[] = Array.append "J"B (BitConverter.GetBytes value)
+
+/// A file as Python 2 pickled it in protocol 2: a dictionary with labels and a matrix of bytes.
+let private python (field: string) (seed: int) (labels: int list) : byte[] =
+    let data = Array.concat (images seed labels)
+
+    Array.concat [
+        latin "\x80\002}q\001(U\011batch_labelq\002U\021training batch 1 of 1"
+        latin $"U{char field.Length}{field}](" |> Array.append (latin "q\003")
+        Array.concat (labels |> List.map int32)
+        latin "eU\004datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\000\x85U\001b\x87R(K\001"
+        int32 labels.Length
+        int32 imageSize
+        latin "\x86cnumpy\ndtype\nU\002u1K\000K\001\x87R"
+        latin "(K\003U\001|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\000tb\x89"
+        Array.append "T"B (BitConverter.GetBytes data.Length)
+        data
+        latin "tbu."
+    ]
+
+let private batches: int list list = [ for i in 0..4 -> [ i; i + 1; i + 2 ] ]
+let private test10 = [ 9; 0 ]
+let private train100 = [ 0; 99; 17; 5 ]
+let private test100 = [ 42 ]
+
+let private writeBinary10 (folder: string) : unit =
+    batches |> List.iteri (fun i labels -> write folder $"data_batch_{i + 1}.bin" (binary10 i labels))
+
+    write folder "test_batch.bin" (binary10 9 test10)
+
+let private writePython10 (folder: string) : unit =
+    batches
+    |> List.iteri (fun i labels -> write folder $"data_batch_{i + 1}" (python "labels" i labels))
+
+    write folder "test_batch" (python "labels" 9 test10)
+
+let private writeBinary100 (folder: string) : unit =
+    write folder "train.bin" (binary100 1 train100)
+    write folder "test.bin" (binary100 2 test100)
+
+let private writePython100 (folder: string) : unit =
+    write folder "train" (python "fine_labels" 1 train100)
+    write folder "test" (python "fine_labels" 2 test100)
+
+let private isTen (splits: Splits) : unit =
+    Assert.Equal<int>(List.concat batches, splits.Train.Labels)
+    Assert.Equal<byte>(Array.concat (batches |> List.mapi images |> List.concat), splits.Train.Images)
+    Assert.Equal<int>(test10, splits.Test.Labels)
+    Assert.Equal<byte>(Array.concat (images 9 test10), splits.Test.Images)
+
+    Assert.Equal(
+        (10, 3, 32, 32),
+        (splits.Train.Classes, splits.Train.Channels, splits.Train.Height, splits.Test.Width)
+    )
+
+    Assert.Equal<float>([ 0.4914; 0.4822; 0.4465 ], splits.Mean)
+    Assert.Equal<float>([ 0.2470; 0.2435; 0.2616 ], splits.Std)
+
+let private isHundred (splits: Splits) : unit =
+    Assert.Equal<int>(train100, splits.Train.Labels)
+    Assert.Equal<byte>(Array.concat (images 1 train100), splits.Train.Images)
+    Assert.Equal<int>(test100, splits.Test.Labels)
+    Assert.Equal<byte>(Array.concat (images 2 test100), splits.Test.Images)
+    Assert.Equal((100, 4, true), (splits.Train.Classes, splits.Pad, splits.Flip))
+    Assert.Equal<float>([ 0.5071; 0.4867; 0.4408 ], splits.Mean)
+    Assert.Equal<float>([ 0.2675; 0.2565; 0.2761 ], splits.Std)
+
+[<Theory>]
+[<InlineData("")>]
+[<InlineData("cifar-10-batches-bin")>]
+let ``CIFAR-10 is read from the binary files`` (place: string) =
+    inFolder (fun folder ->
+        writeBinary10 (Path.Combine(folder, place))
+        Cifar.load10 folder |> Error.orRaise |> isTen
+    )
+
+[<Theory>]
+[<InlineData("")>]
+[<InlineData("cifar-10-batches-py")>]
+let ``CIFAR-10 is read from the Python files`` (place: string) =
+    inFolder (fun folder ->
+        writePython10 (Path.Combine(folder, place))
+        Cifar.load10 folder |> Error.orRaise |> isTen
+    )
+
+[<Theory>]
+[<InlineData("")>]
+[<InlineData("cifar-100-binary")>]
+let ``CIFAR-100 is read from the binary files`` (place: string) =
+    inFolder (fun folder ->
+        writeBinary100 (Path.Combine(folder, place))
+        Cifar.load100 folder |> Error.orRaise |> isHundred
+    )
+
+[<Theory>]
+[<InlineData("")>]
+[<InlineData("cifar-100-python")>]
+let ``CIFAR-100 is read from the Python files`` (place: string) =
+    inFolder (fun folder ->
+        writePython100 (Path.Combine(folder, place))
+        Cifar.load100 folder |> Error.orRaise |> isHundred
+    )
+
+[<Fact>]
+let ``a complete layout is preferred to a part of another`` () =
+    inFolder (fun folder ->
+        writePython100 (Path.Combine(folder, "cifar-100-python"))
+        write folder "train.bin" [| 1uy |]
+        Cifar.load100 folder |> Error.orRaise |> isHundred
+    )
+
+// ---- mistakes
+
+/// Checks that an error names the place and what to fetch.
+let private names (kind: ErrorKind) (where: string) (parts: string list) (error: Error) : unit =
+    Assert.Equal((kind, where), (error.Kind, error.Where))
+    parts |> List.iter (fun part -> Assert.Contains(part, error.What))
+    Assert.Contains("https://www.cs.toronto.edu/~kriz/cifar.html", error.Next)
+
+[<Fact>]
+let ``an absent set names where it is published, and the size and MD5 to expect`` () =
+    inFolder (fun folder ->
+        let error = errorOf (Cifar.load100 folder)
+        names Missing folder [ "CIFAR-100"; "none of its files" ] error
+
+        Assert.Contains(
+            "cifar-100-python.tar.gz (169001437 bytes, MD5 eb9058c3a382ffc7106e4002c42a8d85)",
+            error.Next
+        )
+
+        Assert.Contains(
+            "cifar-100-binary.tar.gz (168513733 bytes, MD5 03b5dce01913d631647c71ecec9e9cb8)",
+            error.Next
+        )
+
+        let none = Path.Combine(folder, "none")
+        let absent = errorOf (Cifar.load10 none)
+        names Missing none [ "CIFAR-10"; "does not exist" ] absent
+
+        Assert.Contains(
+            "cifar-10-python.tar.gz (170498071 bytes, MD5 c58f30108f718f92721af3b95e74349a)",
+            absent.Next
+        )
+
+        Assert.Contains(
+            "cifar-10-binary.tar.gz (170052171 bytes, MD5 c32a1d4ab5d03f1284b67883e8d87530)",
+            absent.Next
+        )
+    )
+
+[<Fact>]
+let ``a missing file of a set is named`` () =
+    inFolder (fun folder ->
+        writeBinary10 folder
+        let path = Path.Combine(folder, "data_batch_4.bin")
+        File.Delete path
+        names Missing path [ "not complete"; "data_batch_4.bin" ] (errorOf (Cifar.load10 folder))
+        writePython100 folder
+        let test = Path.Combine(folder, "test")
+        File.Delete test
+        names Missing test [ "not complete"; "'test'" ] (errorOf (Cifar.load100 folder))
+    )
+
+[<Fact>]
+let ``a truncated binary file says the size found and expected`` () =
+    inFolder (fun folder ->
+        writeBinary100 folder
+        let path = Path.Combine(folder, "train.bin")
+        File.WriteAllBytes(path, (File.ReadAllBytes path)[.. 4 * 3074 - 2])
+
+        let parts = [
+            "'train.bin'"
+            "12295 bytes"
+            "3 records and 3073 bytes over"
+            "records of 3074 bytes"
+        ]
+
+        names Damaged path parts (errorOf (Cifar.load100 folder))
+        File.WriteAllBytes(path, [||])
+        Assert.Contains("empty", (errorOf (Cifar.load100 folder)).What)
+    )
+
+[<Fact>]
+let ``records of the other set are not taken for its own`` () =
+    inFolder (fun folder ->
+        write folder "train.bin" (binary10 1 [ 1; 2; 3 ])
+        write folder "test.bin" (binary100 2 test100)
+
+        names
+            Damaged
+            (Path.Combine(folder, "train.bin"))
+            [ "9219 bytes"; "3074" ]
+            (errorOf (Cifar.load100 folder))
+    )
+
+[<Fact>]
+let ``a label out of range is named with its record`` () =
+    inFolder (fun folder ->
+        writeBinary100 folder
+        let train = Path.Combine(folder, "train.bin")
+        let bytes = File.ReadAllBytes train
+        bytes[2 * 3074 + 1] <- 100uy
+        File.WriteAllBytes(train, bytes)
+        names Damaged train [ "record 2 (from 0) is 100"; "0 to 99" ] (errorOf (Cifar.load100 folder))
+        bytes[3074] <- 20uy
+        File.WriteAllBytes(train, bytes)
+        names Damaged train [ "coarse label of record 1 (from 0) is 20" ] (errorOf (Cifar.load100 folder))
+        writePython10 folder
+        write folder "data_batch_2" (python "labels" 1 [ 1; 10; 3 ])
+        let batch = Path.Combine(folder, "data_batch_2")
+        names Damaged batch [ "record 1 (from 0) is 10"; "0 to 9" ] (errorOf (Cifar.load10 folder))
+        write folder "data_batch_2" (python "labels" 1 [ 1; 2; -3 ])
+        names Damaged batch [ "label of record 2" ] (errorOf (Cifar.load10 folder))
+    )
+
+[<Fact>]
+let ``a truncated, hostile or other Python file is an error that says what to fetch`` () =
+    inFolder (fun folder ->
+        writePython100 folder
+        let path = Path.Combine(folder, "train")
+        let good = File.ReadAllBytes path
+
+        let refused (bytes: byte[]) (parts: string list) =
+            File.WriteAllBytes(path, bytes)
+            names Damaged path parts (errorOf (Cifar.load100 folder))
+
+        refused good[..5000] [ "truncated" ]
+        refused (latin "cos\nsystem\n(S'ls'\ntR.") [ "os.system" ]
+        refused (latin "}.") [ "'data'" ]
+        refused (python "labels" 1 train100) [ "'fine_labels'" ]
+
+        refused
+            (python "fine_labels" 1 train100 |> Array.map (fun b -> if b = byte 'J' then byte 'G' else b))
+            []
+
+        refused (latin "]q\001h\001a.") [ "'data'" ]
+    )
+
+[<Fact>]
+let ``as many labels as images are needed`` () =
+    inFolder (fun folder ->
+        writePython100 folder
+        let good = python "fine_labels" 1 [ 1; 2 ]
+        let place = (Encoding.Latin1.GetString good).IndexOf("J\002\000\000\000e", StringComparison.Ordinal)
+        let shorter = Array.append good[.. place - 1] good[place + 5 ..]
+        write folder "train" shorter
+
+        names
+            Damaged
+            (Path.Combine(folder, "train"))
+            [ "2 images and 1 labels" ]
+            (errorOf (Cifar.load100 folder))
+    )
+
+[<Fact>]
+let ``random files never throw`` () =
+    inFolder (fun folder ->
+        let random = Random 1
+
+        for length in [ 0; 1; 7; 100; 3074; 6148; 10_000 ] do
+            for name in [ "train.bin"; "train" ] do
+                for other in [ "train.bin"; "train" ] do
+                    File.Delete(Path.Combine(folder, other))
+
+                let bytes = Array.zeroCreate<byte> length
+                random.NextBytes bytes
+                write folder name bytes
+                Assert.Contains(Path.Combine(folder, name), (errorOf (Cifar.load100 folder)).Where)
+    )

@@ -1,0 +1,132 @@
+module Ctkd.Fs.Tests.ReportTests
+
+open System
+open System.Globalization
+open System.Threading
+open System.Xml.Linq
+open Ctkd.Fs
+open FsCheck
+open Xunit
+
+let private elements (name: string) (html: string) : XElement list =
+    (XDocument.Parse html).Descendants()
+    |> Seq.filter (fun element -> element.Name.LocalName = name)
+    |> List.ofSeq
+
+let private attribute (name: string) (element: XElement) : string =
+    match element.Attribute(XName.Get name) with
+    | null -> ""
+    | found -> found.Value
+
+let private texts (name: string) (html: string) : string list = elements name html |> List.map _.Value
+
+let private pageOf (blocks: Section list) : string =
+    Report.html { Title = "CTKD"; Subtitle = "one run"; Sections = [ "Result", blocks ] }
+
+let private chartOf (names: string list) : Chart =
+    let curve name : Series = { Name = name; Points = [ 1.0, 2.5; 2.0, 3.5 ] }
+    { Chart.defaults with Title = "Accuracy"; Series = List.map curve names }
+
+let private tableOf (header: string list) (rows: string list list) : Section =
+    Section.Table { Caption = "Accuracy"; Header = header; Rows = rows }
+
+/// Every kind of block, holding the given text wherever text goes.
+let private everywhere (text: string) : Section list = [
+    Section.Text text
+    Section.Charts [ { chartOf [ text ] with Title = text; XLabel = text; YLabel = text } ]
+    Section.Table { Caption = text; Header = [ text; text ]; Rows = [ [ text; text ]; [] ] }
+    Section.Facts [ text, text ]
+    Section.Headline [ text, text ]
+]
+
+[<Fact>]
+let ``a report is well-formed XML whatever its texts`` () =
+    Check.QuickThrowOnFailure(fun (characters: char list) ->
+        let text = "\u0000<\uD800&" + String(Array.ofList characters)
+        let report = { Title = text; Subtitle = text; Sections = [ text, everywhere text; "", [] ] }
+        (elements "html" (Report.html report)).Length = 1
+    )
+
+[<Fact>]
+let ``no text of a report becomes markup`` () =
+    let html = pageOf (everywhere "<script src='https://example.org/x.js'>&</script>")
+    Assert.Empty(elements "script" html)
+    Assert.DoesNotContain("<script", html)
+
+[<Fact>]
+let ``a report needs nothing from elsewhere`` () =
+    let html = pageOf (everywhere "plain")
+    let links = [ "script"; "link"; "img"; "iframe"; "image"; "use"; "a" ]
+    Assert.All(links, fun name -> Assert.Empty(elements name html))
+    Assert.All([ "url("; "@import"; "@font-face"; "src=" ], fun part -> Assert.DoesNotContain(part, html))
+
+    Assert.Contains(
+        "default-src 'none'",
+        elements "meta" html |> List.map (attribute "content") |> String.concat "\n"
+    )
+
+[<Fact>]
+let ``a report is an HTML page in light, dark and print`` () =
+    let html = pageOf []
+    Assert.StartsWith("<!DOCTYPE html>\n<html", html)
+    Assert.Contains("prefers-color-scheme:dark", html)
+    Assert.Contains("@media print", html)
+    Assert.Contains("width=device-width", html)
+    Assert.Equal<string list>([ "CTKD" ], texts "title" html)
+    Assert.Equal<string list>([ "CTKD" ], texts "h1" html)
+    Assert.Equal<string list>([ "Result" ], texts "h2" html)
+
+[<Fact>]
+let ``an empty line starts a paragraph`` () =
+    let html = pageOf [ Section.Text "one\nline\r\n\r\ntwo" ]
+    Assert.Equal<string list>([ "one run"; "one\nline"; "two" ], texts "p" html)
+
+[<Fact>]
+let ``columns of numbers are set flush right`` () =
+    let rows = [
+        [ "KD"; "4.0"; "72.61 ± 0.17"; "-1.2e-4"; "438 s"; "1 of 3" ]
+        [ "CE"; "–"; "69.06 ± 0.2"; "3"; "" ]
+    ]
+
+    let html = pageOf [ tableOf [ "Method"; "T"; "Top-1"; "Gap"; "Time"; "Note" ] rows ]
+    let expected = [ ""; "number"; "number"; "number"; "number"; "" ]
+    let classes name = elements name html |> List.map (attribute "class")
+    Assert.Equal<string list>(expected, classes "th")
+    Assert.Equal<string list>(expected @ expected, classes "td")
+
+[<Fact>]
+let ``every row has as many cells as the header`` () =
+    Check.QuickThrowOnFailure(fun (header: int list) (rows: int list list) ->
+        let cells = List.map string
+        let html = pageOf [ tableOf (cells header) (List.map cells rows) ]
+        (elements "td" html).Length = header.Length * rows.Length
+    )
+
+[<Fact>]
+let ``facts and headline keep names and values in order`` () =
+    let facts = [ "Teacher", "resnet56"; "Student", "resnet20" ]
+
+    for html in [ pageOf [ Section.Facts facts ]; pageOf [ Section.Headline facts ] ] do
+        Assert.Equal<(string * string) list>(facts, List.zip (texts "dt" html) (texts "dd" html))
+
+[<Fact>]
+let ``a run has one colour on the whole page`` () =
+    let charts = [ chartOf [ "CE"; "KD"; "CTKD" ]; chartOf [ "CTKD" ]; chartOf [ "else" ] ]
+    let html = pageOf [ Section.Charts charts ]
+    let styles = elements "path" html |> List.map (attribute "class")
+    Assert.Equal(5, styles.Length)
+    Assert.Equal(styles[2], styles[3])
+    Assert.Equal(styles[0], styles[4])
+    Assert.Equal(3, styles |> List.distinct |> List.length)
+
+[<Fact>]
+let ``a report does not depend on the culture`` () =
+    let before = Thread.CurrentThread.CurrentCulture
+    let expected = pageOf (everywhere "text")
+
+    try
+        for culture in [ "de-DE"; "sv-SE"; "tr-TR" ] do
+            Thread.CurrentThread.CurrentCulture <- CultureInfo.GetCultureInfo culture
+            Assert.Equal(expected, pageOf (everywhere "text"))
+    finally
+        Thread.CurrentThread.CurrentCulture <- before

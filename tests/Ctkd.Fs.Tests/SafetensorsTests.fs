@@ -1,0 +1,249 @@
+module Ctkd.Fs.Tests.SafetensorsTests
+
+open System
+open System.Buffers.Binary
+open System.Text
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Folders
+open FsCheck
+open FsCheck.FSharp
+open Xunit
+
+let private check (property: Property) : unit =
+    Check.One(Config.QuickThrowOnFailure.WithMaxTest 200, property)
+
+let private tensor (name: string) (dtype: string) (shape: int64 list) (bytes: byte[]) : StoredTensor = {
+    Name = name
+    DType = dtype
+    Shape = shape
+    Bytes = ReadOnlyMemory bytes
+}
+
+let private small: SafetensorsFile = {
+    Metadata = [ "format", "1"; "state", """{"epoch": 3, "name": "é"}""" ]
+    Tensors = [
+        tensor "weight" "F32" [ 2L; 3L ] (Array.init 24 byte)
+        tensor "steps" "I64" [] (Array.create 8 7uy)
+        tensor "none" "BOOL" [ 0L; 4L ] [||]
+    ]
+}
+
+/// A file as comparable values.
+let private plain (file: SafetensorsFile) =
+    file.Metadata, file.Tensors |> List.map (fun t -> t.Name, t.DType, t.Shape, t.Bytes.ToArray())
+
+/// A file made by hand: the length of the header, the header, the data.
+let private byHand (header: string) (data: byte[]) : byte[] =
+    let text = Encoding.UTF8.GetBytes header
+    let length = Array.zeroCreate<byte> 8
+    BinaryPrimitives.WriteUInt64LittleEndian(Span length, uint64 text.Length)
+    Array.concat [ length; text; data ]
+
+let private itemSizes =
+    Map [
+        "F64", 8
+        "F32", 4
+        "BF16", 2
+        "F16", 2
+        "I64", 8
+        "I32", 4
+        "I16", 2
+        "I8", 1
+        "U8", 1
+        "BOOL", 1
+    ]
+
+let private textGen: Gen<string> =
+    let characters = List.ofSeq "abcXYZ019._-/ \"\\\n\té漢<+&" |> List.map string
+    Gen.elements ("😀" :: characters) |> Gen.listOf |> Gen.map (String.concat "")
+
+let private tensorGen: Gen<StoredTensor> =
+    gen {
+        let! name = textGen
+        let! dtype = Gen.elements (List.ofSeq itemSizes.Keys)
+        let! rank = Gen.choose (0, 3)
+        let! shape = Gen.listOfLength rank (Gen.choose (0, 4))
+        let! bytes = Gen.arrayOfLength (List.fold (*) itemSizes[dtype] shape) (Gen.choose (0, 255))
+        return tensor name dtype (List.map int64 shape) (Array.map byte bytes)
+    }
+
+let private fileGen: Gen<SafetensorsFile> =
+    gen {
+        let! metadata = Gen.listOf (Gen.zip textGen textGen)
+        let! tensors = Gen.listOf tensorGen
+
+        return {
+            Metadata = List.distinctBy fst metadata
+            Tensors = List.distinctBy _.Name tensors
+        }
+    }
+
+[<Fact>]
+let ``a file comes back from its bytes as it was, in its order`` () =
+    let isKept encode parse file =
+        match parse "here" (encode file) with
+        | Ok back -> plain back = plain file
+        | Error _ -> false
+
+    let kept file =
+        isKept Safetensors.encode Safetensors.parse file
+        && isKept Safetensors.encodeSealed Safetensors.parseSealed file
+
+    check (Prop.forAll (Arb.fromGen fileGen) kept)
+
+[<Fact>]
+let ``the bytes are those of the standard, the header aligned to eight`` () =
+    let file = {
+        Metadata = [ "a", "b" ]
+        Tensors = [ tensor "x" "U8" [ 3L ] [| 1uy; 2uy; 3uy |] ]
+    }
+
+    let header = """{"__metadata__":{"a":"b"},"x":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"""
+    let padded = header.PadRight((header.Length + 7) / 8 * 8)
+    Assert.Equal<byte>(byHand padded [| 1uy; 2uy; 3uy |], Safetensors.encode file)
+
+[<Fact>]
+let ``a file of another writer is read in the order of its data`` () =
+    let header =
+        """{"b":{"shape":[2],"dtype":"I16","data_offsets":[1,5]},"""
+        + """"a":{"dtype":"I8","shape":[],"data_offsets":[0,1]}} """
+
+    let file = Safetensors.parse "here" (byHand header [| 9uy; 1uy; 2uy; 3uy; 4uy |]) |> Error.orRaise
+    Assert.Equal<string>([ "a"; "b" ], file.Tensors |> List.map _.Name)
+    Assert.Equal<byte>([| 1uy; 2uy; 3uy; 4uy |], file.Tensors[1].Bytes.ToArray())
+
+[<Theory>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}""", "more than its header")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[5],"data_offsets":[0,5]}}""", "truncated")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[3],"data_offsets":[1,4]}}""", "gap")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,3]}}""", "needs 4 bytes")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}""", "not at 0")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}}""", "two offsets")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[-4],"data_offsets":[0,4]}}""", "negative")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}}""", "64-bit")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":"4","data_offsets":[0,4]}}""", "arrays")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":["4"],"data_offsets":[0,4]}}""", "numbers")>]
+[<InlineData("""{"a":{"dtype":"Q7","shape":[4],"data_offsets":[0,4]}}""", "'Q7'")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4]}}""", "must hold")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"x":1}}""", "must hold")>]
+[<InlineData("""{"a":4}""", "object")>]
+[<InlineData("""{"__metadata__":{"a":4}}""", "text")>]
+[<InlineData("""{"__metadata__":[]}""", "object")>]
+[<InlineData("""{"__metadata__":{"a":"\ud800"}}""", "")>]
+[<InlineData("""{"__metadata__":{"\ud800":"a"}}""", "")>]
+[<InlineData("""{"__metadata__":{"a":"1","a":"2"}}""", "JSON")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,4]}}""", "overflows")>]
+[<InlineData("""{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}""", "JSON")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{}}""", "JSON")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[[[[[[4]]]]]],"data_offsets":[0,4]}}""", "JSON")>]
+[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},}""", "JSON")>]
+[<InlineData("""[]""", "begin with {")>]
+[<InlineData(""" {}""", "begin with {")>]
+let ``a header that is not right is refused with its reason`` (header: string, reason: string) =
+    let error = errorOf (Safetensors.parse "folder/x.safetensors" (byHand header (Array.zeroCreate 4)))
+    Assert.Equal(Damaged, error.Kind)
+    Assert.Contains("x.safetensors", error.What)
+    Assert.Contains(reason, error.What)
+
+[<Fact>]
+let ``tensors that share bytes are refused`` () =
+    let entry name = $"\"{name}\":{{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}"
+    let header = "{" + entry "a" + "," + entry "b" + "}"
+    let error = errorOf (Safetensors.parse "x" (byHand header (Array.zeroCreate 4)))
+    Assert.Contains("overlap", error.What)
+
+[<Fact>]
+let ``bad UTF-8, a huge header length and deep nesting are refused`` () =
+    let refused (bytes: byte[]) = Assert.Equal(Damaged, (errorOf (Safetensors.parse "x" bytes)).Kind)
+    let metadata = byHand """{"__metadata__":{"a":"?"}}""" [||]
+    refused (metadata |> Array.map (fun b -> if b = byte '?' then 0xFFuy else b))
+    refused (Array.append (Array.create 8 0xFFuy) "{}"B)
+    refused (Array.append [| 0uy; 0uy; 0uy; 0uy; 0uy; 0uy; 0uy; 0x80uy |] "{}"B)
+    refused (byHand (String.replicate 100_000 "{\"a\":") [||])
+    refused (byHand (String('[', 100_000)) [||])
+
+[<Fact>]
+let ``every single changed byte of a sealed file is an error, never an exception`` () =
+    let good = Safetensors.encodeSealed small
+
+    let changes = [
+        yield! [ for bit in 0..7 -> (fun b -> b ^^^ (1uy <<< bit)) ]
+        (fun b -> ~~~b)
+        (fun b -> b + 1uy)
+    ]
+
+    for i in 0 .. good.Length - 1 do
+        for change in changes do
+            let bad = Array.copy good
+            bad[i] <- change good[i]
+            Assert.Equal(Damaged, (errorOf (Safetensors.parseSealed "x" bad)).Kind)
+
+[<Fact>]
+let ``every shortened or lengthened file is an error`` () =
+    let plainBytes, sealedBytes = Safetensors.encode small, Safetensors.encodeSealed small
+
+    for length in 0 .. plainBytes.Length - 1 do
+        Assert.Equal(Damaged, (errorOf (Safetensors.parse "x" plainBytes[.. length - 1])).Kind)
+
+    for length in 0 .. sealedBytes.Length - 1 do
+        Assert.Equal(Damaged, (errorOf (Safetensors.parseSealed "x" sealedBytes[.. length - 1])).Kind)
+
+    Assert.Equal(Damaged, (errorOf (Safetensors.parse "x" (Array.append plainBytes [| 0uy |]))).Kind)
+
+[<Fact>]
+let ``random bytes, also behind a true header length, never throw`` () =
+    let answers (bytes: byte[]) =
+        Safetensors.parse "x" bytes |> ignore
+        Safetensors.parseSealed "x" bytes |> ignore
+        let framed = byHand (Encoding.Latin1.GetString bytes) [||]
+        Safetensors.parse "x" framed |> ignore
+        true
+
+    check (Prop.forAll (ArbMap.defaults |> ArbMap.arbitrary<byte[]>) answers)
+
+[<Fact>]
+let ``changed text in a header never throws`` () =
+    let good = Safetensors.encode small
+    let alphabet = Array.append "{}[]\",:0-9eE.\\u null"B [| 0xFFuy; 0uy |]
+
+    let changed (places: (int * int) list) =
+        let bad = Array.copy good
+
+        places
+        |> List.iter (fun (i, c) -> bad[8 + abs i % (good.Length - 8)] <- alphabet[abs c % alphabet.Length])
+
+        Safetensors.parse "x" bad |> ignore
+        true
+
+    check (Prop.forAll (ArbMap.defaults |> ArbMap.arbitrary<(int * int) list>) changed)
+
+[<Fact>]
+let ``a plain file is not accepted as a sealed one, and a sealed one hides its seal`` () =
+    Assert.Contains("checksum", (errorOf (Safetensors.parseSealed "x" (Safetensors.encode small))).What)
+    let back = Safetensors.encodeSealed small |> Safetensors.parseSealed "x" |> Error.orRaise
+    Assert.DoesNotContain("sha256", List.map fst back.Metadata)
+    let again = Safetensors.encodeSealed back
+    Assert.Equal<byte>(Safetensors.encodeSealed small, again)
+
+[<Fact>]
+let ``the seal is the SHA-256 of the file with zeros in its place`` () =
+    let bytes = Safetensors.encodeSealed small
+    let text = Encoding.Latin1.GetString bytes
+    let start = text.IndexOf("\"sha256\":\"", StringComparison.Ordinal) + 10
+    let blank = text.Substring(0, start) + String('0', 64) + text.Substring(start + 64)
+    let hash = Security.Cryptography.SHA256.HashData(Encoding.Latin1.GetBytes blank)
+    Assert.Equal(Convert.ToHexString(hash).ToLowerInvariant(), text.Substring(start, 64))
+
+[<Fact>]
+let ``a value that no file can hold is a mistake of the program`` () =
+    let bad = [
+        { small with Tensors = [ tensor "a" "F32" [ 2L ] [| 1uy |] ] }
+        { small with Tensors = [ tensor "a" "F31" [ 1L ] [| 1uy |] ] }
+        { small with Tensors = [ tensor "__metadata__" "U8" [ 1L ] [| 1uy |] ] }
+        { small with Tensors = List.replicate 2 (tensor "a" "U8" [ 1L ] [| 1uy |]) }
+        { small with Metadata = [ "a", "1"; "a", "2" ] }
+        { small with Metadata = [ "a", string (char 0xD800) ] }
+    ]
+
+    for file in bad do
+        Assert.ThrowsAny<ArgumentException>(fun () -> Safetensors.encode file |> ignore) |> ignore
