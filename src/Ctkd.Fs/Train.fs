@@ -80,7 +80,7 @@ type EpochDials =
 
 /// The losses of a batch.
 [<NoComparison; NoEquality>]
-type Losses =
+type BatchLosses =
     { /// Unweighted, by name, in the order of the course.
       Terms: (string * Tensor) list
       /// The weighted sum that is descended.
@@ -230,7 +230,7 @@ module Train =
               Scheduled = course.Teaching |> Option.map _.Policy.Scheduled |> Option.defaultValue zero |> dial } }
 
     /// The losses of a batch: L = gamma CE + sum_i alpha_i distiller_i, with the policy's softening.
-    let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : Losses =
+    let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : BatchLosses =
         let student = forward course course.Student true state.Student batch.Images
         let ce = "ce", Loss.crossEntropy batch.Labels student.Logits
 
