@@ -40,7 +40,7 @@ module Commands =
 
         let outcome =
             try
-                body ()
+                Engine.guarded body
             with CtkdException error ->
                 Result.Error error
 

@@ -57,6 +57,15 @@ module Checkpoint =
             )
         | _ -> Result.Error(Error.create Damaged $"the checkpoint's format '{text}' is not a known number" path "write it again")
 
+    /// Refuses numbers that no run has.
+    let private plausible (path: string) (info: CheckpointInfo) : Result<CheckpointInfo, Error> =
+        let counts = [ info.Epoch - 1; info.Step; info.MetricLines; info.Classes - 2; info.Height - 1; info.Width - 1 ]
+
+        if List.forall (fun n -> n >= 0) counts && List.forall Double.IsFinite [ info.Top1; info.Best.Top1 ] then
+            Ok info
+        else
+            Result.Error(Error.create Damaged "the checkpoint's state holds numbers that no run has" path "write it again")
+
     /// Reads a checkpoint; its seal is verified before anything is used.
     let read (path: string) : Result<Checkpoint, Error> =
         Safetensors.readSealed path
@@ -65,6 +74,7 @@ module Checkpoint =
             |> Result.bind (checkFormat path)
             |> Result.bind (fun () -> entry path "state" file)
             |> Result.bind (Json.read<CheckpointInfo> path)
+            |> Result.bind (plausible path)
             |> Result.bind (fun info ->
                 Settings.validate info.Settings
                 |> Result.map (fun _ ->

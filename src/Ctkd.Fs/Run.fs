@@ -114,9 +114,9 @@ module Run =
 
         Convert.ToHexStringLower(hash.GetHashAndReset())
 
-    /// Accuracy of a model as the course would run it.
-    let private evaluate (course: Course) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
-        set |> Evaluate.accuracy evaluationBatch (fun images -> (Train.forward course model false weights images).Logits)
+    /// Accuracy of a model as the course would run it, in batches of the given size.
+    let private evaluate (batch: int) (course: Course) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
+        set |> Evaluate.accuracy batch (fun images -> (Train.forward course model false weights images).Logits)
 
     /// Accuracy of a trained model on the test images that the settings name, in their precision.
     let evaluateOn (device: Device) (s: Settings) (trained: Trained) : Result<Accuracy, Error> =
@@ -137,7 +137,7 @@ module Run =
                 else
                     let course = Settings.course s trained.Model None data device
                     let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
-                    return evaluate course trained.Model (Train.format course trained.Weights) set
+                    return evaluate s.Batch course trained.Model (Train.format course trained.Weights) set
             })
 
     /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
@@ -146,9 +146,9 @@ module Run =
         let recorded = trained.Info.Top1
 
         if accuracy.Top1 < 2.0 * chance then
-            Some $"the teacher is near chance ({chance:F1} %%): check --mean and --std, the data set and the weights"
+            Some $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
         elif trained.Info.Settings.Data = settings.Data && accuracy.Top1 < recorded - 2.0 then
-            Some $"the teacher had {recorded:F2} %% when it was trained: check --mean and --std and the data set"
+            Some $"the teacher had %.2f{recorded} %% when it was trained: check --mean and --std and the data set"
         else
             None
 
@@ -206,8 +206,8 @@ module Run =
 
     /// The teacher's accuracy, said aloud with a warning where it looks wrong.
     let private judge (hooks: Hooks) (s: Settings) (course: Course) (test: DeviceSet) (teacher: Trained) : Accuracy =
-        let accuracy = evaluate course teacher.Model teacher.Weights test
-        hooks.Say $"teacher {s.Teacher}: {accuracy.Top1:F2} %% top-1 on {accuracy.Images} test images"
+        let accuracy = evaluate evaluationBatch course teacher.Model teacher.Weights test
+        hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
         teacherWarning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
         accuracy
 
@@ -258,6 +258,11 @@ module Run =
         Error.create Diverged $"the term '{term}' was not finite in epoch {epoch}, step {step}: the run was stopped" folder.Path
             (good + "try a smaller --lr, or --precision f32")
 
+    /// Whether every weight is a number: the last step's loss was, before it changed them.
+    let private isSound (state: TrainState) : bool =
+        Tensor.scoped (fun () ->
+            Tree.leaves state.Student |> Array.forall (fun x -> Tensor.isFinite x |> Tensor.all |> Tensor.toFloat = 1.0))
+
     /// Epochs from a state to the end, a stop or a failure. Every epoch leaves a line of metrics and a checkpoint.
     let private go (hooks: Hooks) (folder: RunDirectory) (run: Prepared) (state: TrainState) (done': EpochMetrics list) =
         let course = run.Course
@@ -275,7 +280,14 @@ module Run =
 
         let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = evaluate course course.Student state.Student run.Test
+                let test = evaluate evaluationBatch course course.Student state.Student run.Test
+
+                do!
+                    if Double.IsFinite test.Loss && isSound state then
+                        Ok()
+                    else
+                        Result.Error(diverged folder state.Epoch state.Step "test loss")
+
                 let metrics = Metrics.ofEpoch course state firstStep test seconds
                 let better = test.Top1 > state.Best.Top1
                 let best = if better then { Epoch = state.Epoch; Top1 = test.Top1 } else state.Best
@@ -288,11 +300,14 @@ module Run =
                 return next, lines
             }
 
+        let stopped (state: TrainState) (lines: EpochMetrics list) =
+            save folder.Last state lines |> Result.map (fun () -> summary Interrupted state lines)
+
         let rec epochs (state: TrainState) (lines: EpochMetrics list) : Result<Summary, Error> =
             if state.Epoch > course.Epochs then
                 Ok(summary Finished state lines)
             elif hooks.Stop() then
-                Ok(summary Interrupted state lines)
+                stopped state lines
             else
                 let watch = Stopwatch.StartNew()
 
@@ -302,8 +317,8 @@ module Run =
 
                 match Train.epoch course readEvery pause run.Train state with
                 | Train.Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
-                | Train.Stopped state ->
-                    save folder.Last state lines |> Result.map (fun () -> summary Interrupted state lines)
+                | Train.Stopped state when isSound state -> stopped state lines
+                | Train.Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
                 | Train.Complete ended ->
                     complete watch.Elapsed.TotalSeconds state.Step ended lines |> Result.bind (fun (next, lines) -> epochs next lines)
 
@@ -344,12 +359,27 @@ module Run =
                     "put the original file back, or start a new run"
             )
 
+    let private checkStep (run: Prepared) (checkpoint: Checkpoint) : Result<unit, Error> =
+        let step, steps = checkpoint.Info.Step, Train.stepsPerEpoch run.Course run.Train
+
+        if step <= steps then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Mismatch
+                    $"the checkpoint stands at step {step} of an epoch, which has {steps} now: the data set has changed"
+                    checkpoint.Path
+                    "put the original data set back, or start a new run"
+            )
+
     /// Goes on from a checkpoint, in the folder where it lies: bit for bit what the uninterrupted run would have done.
     let resume (hooks: Hooks) (path: string) : Result<Summary, Error> =
         Tensor.scoped (fun () ->
             result {
                 let! file = RunDirectory.checkpointOf path
                 let! folder = RunDirectory.reopen (string (Path.GetDirectoryName(Path.GetFullPath file)))
+                let isLast = Path.GetFullPath file = folder.Last
 
                 return!
                     holding folder (fun () ->
@@ -358,6 +388,9 @@ module Run =
                             let! run = prepare hooks checkpoint.Info.Settings
                             do! checkTeacher run checkpoint
                             let! state = Checkpoint.restore run.Course checkpoint
+                            do! checkStep run checkpoint
+                            // An older checkpoint becomes the latest one before the lines after it are dropped.
+                            do! if isLast then Ok() else Checkpoint.write folder.Last checkpoint.Info state
                             let! lines = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
                             return! go hooks folder run state lines
                         })

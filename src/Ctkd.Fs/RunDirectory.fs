@@ -38,11 +38,14 @@ module RunDirectory =
         let file = Path.Combine(path, ".lock")
 
         try
+            let path = Path.GetFullPath path
             Directory.CreateDirectory path |> ignore
             let stream = new FileStream(file, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None)
             Ok { Path = path; Lock = stream }
         with
-        | :? UnauthorizedAccessException as problem -> Result.Error(unwritable path problem.Message)
+        | :? UnauthorizedAccessException
+        | :? ArgumentException
+        | :? NotSupportedException as problem -> Result.Error(unwritable path problem.Message)
         | :? IOException as problem ->
             if File.Exists file then
                 Result.Error(
@@ -54,7 +57,7 @@ module RunDirectory =
 
     /// A folder for a new run: made when absent, refused when it holds a run already.
     let create (path: string) : Result<RunDirectory, Error> =
-        lock (Path.GetFullPath path)
+        lock path
         |> Result.bind (fun run ->
             if File.Exists run.Last || File.Exists run.Metrics then
                 run.Lock.Dispose()
@@ -67,7 +70,7 @@ module RunDirectory =
                 Ok run)
 
     /// The folder of an existing run.
-    let reopen (path: string) : Result<RunDirectory, Error> = lock (Path.GetFullPath path)
+    let reopen (path: string) : Result<RunDirectory, Error> = lock path
 
     /// The checkpoint that `--resume` means: a file, or the latest one of a folder.
     let checkpointOf (path: string) : Result<string, Error> =
@@ -80,6 +83,6 @@ module RunDirectory =
                 Ok last
             else
                 Result.Error(
-                    Error.create Missing "there is no checkpoint to resume" path
+                    Error.create Missing "there is no checkpoint" path
                         "give the folder of a run (it holds last.safetensors) or a checkpoint file"
                 )

@@ -66,7 +66,10 @@ module Settings =
 
     /// The learning rate's milestones at 5/8, 6/8 and 7/8 of a run: 150, 180, 210 of 240, as the papers have them.
     let milestones (epochs: int) : int list =
-        [ 5; 6; 7 ] |> List.map (fun eighths -> epochs * eighths / 8) |> List.filter (fun m -> m > 0) |> List.distinct
+        [ 5L; 6L; 7L ]
+        |> List.map (fun eighths -> int (int64 epochs * eighths / 8L))
+        |> List.filter (fun m -> m > 0)
+        |> List.distinct
 
     /// CTKD's CIFAR-100 recipe for learning from labels alone, on the embedded digits for 30 epochs.
     let defaults: Settings =
@@ -119,11 +122,17 @@ module Settings =
         let oneOf kind known name =
             if List.contains name known then [] else [ (Error.unknown kind known name |> fun e -> $"{e.What}: {e.Next}") ]
 
+        let epochs = s.Milestones |> List.map string |> String.concat ", "
+
         [ oneOf "policy" policies s.Policy
           oneOf "precision" precisions s.Precision
           oneOf "data set" Datasets.names s.Data
           oneOf "model" Zoo.names s.Student
           (if s.Teacher = "" then [] else oneOf "model" Zoo.names s.Teacher)
+          (if (s.Teacher = "") = (s.TeacherWeights = "") then
+               []
+           else
+               [ "teacher and weights must be given together: a model and its checkpoint" ])
           atLeast 1 "epochs" s.Epochs
           atLeast 1 "batch" s.Batch
           atLeast 0 "per-class" s.PerClass
@@ -147,7 +156,7 @@ module Settings =
           (if List.sort s.Milestones = s.Milestones && List.forall (fun m -> m >= 1) s.Milestones then
                []
            else
-               [ $"milestones must be epochs from 1 on in rising order, got %A{s.Milestones}" ])
+               [ $"milestones must be epochs from 1 on in rising order, got {epochs}" ])
           (if s.Nesterov && s.Momentum = 0.0 then [ "nesterov needs a momentum > 0" ] else []) ]
         |> List.concat
 
@@ -209,6 +218,7 @@ module Json =
             RespectRequiredConstructorParameters = true,
             RespectNullableAnnotations = true,
             UnmappedMemberHandling = Serialization.JsonUnmappedMemberHandling.Disallow,
+            AllowDuplicateProperties = false,
             MaxDepth = 32
         )
 

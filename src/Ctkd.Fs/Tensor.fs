@@ -202,26 +202,28 @@ module Tensor =
 
 [<RequireQualifiedAccess>]
 module Engine =
-    /// The engine's absence becomes an error of this library, with the command that mends it.
-    let private reached (ask: unit -> 'T) : 'T =
+    let guarded (body: unit -> 'T) : 'T =
         try
-            ask ()
-        with :? EngineMissingException as missing ->
+            body ()
+        with
+        | :? EngineMissingException as missing ->
             Error.create
                 Engine
                 "the tensor engine is not ready"
                 missing.Message
                 "run: dotnet fsi build.fsx native (it installs libtorch where missing and builds the engine's shim)"
             |> Error.raise
+        | :? TorchException as refused ->
+            Error.create Engine "the tensor engine refused an operation" refused.Message "see: ctkd doctor" |> Error.raise
 
-    let version () : string = reached (fun () -> Runtime.Version)
-    let configuration () : string = reached (fun () -> Runtime.Configuration)
-    let missingOperators () : string list = reached (fun () -> List.ofSeq (Operator.Check()))
+    let version () : string = guarded (fun () -> Runtime.Version)
+    let configuration () : string = guarded (fun () -> Runtime.Configuration)
+    let missingOperators () : string list = guarded (fun () -> List.ofSeq (Operator.Check()))
     let operators () : int = Operator.Count
-    let hasOneDnn () : bool = reached (fun () -> Runtime.HasOneDnn)
-    let threads () : int = reached (fun () -> Runtime.Threads)
-    let setThreads (count: int) : unit = reached (fun () -> Runtime.Threads <- count)
-    let cudaDevices () : int = reached (fun () -> Runtime.CudaDevices)
+    let hasOneDnn () : bool = guarded (fun () -> Runtime.HasOneDnn)
+    let threads () : int = guarded (fun () -> Runtime.Threads)
+    let setThreads (count: int) : unit = guarded (fun () -> Runtime.Threads <- count)
+    let cudaDevices () : int = guarded (fun () -> Runtime.CudaDevices)
     let synchronize () : unit = Runtime.Synchronize()
     let setDeterministic (enabled: bool) : unit = Runtime.SetDeterministic enabled
 

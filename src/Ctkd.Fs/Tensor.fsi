@@ -269,6 +269,9 @@ module Tensor =
 /// Facts of the engine and the machine, for reports and `ctkd doctor`.
 [<RequireQualifiedAccess>]
 module Engine =
+    /// Runs the body; the engine's absence and its refusals become `CtkdException` (Engine) with what to do next.
+    val guarded: body: (unit -> 'T) -> 'T
+
     /// Version of the engine's library. Raises `CtkdException` (Engine) when it is absent.
     val version: unit -> string
 

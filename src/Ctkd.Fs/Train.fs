@@ -58,6 +58,10 @@ type TrainState =
       Temperature: Tree
       /// Connectors of the distillers.
       Connectors: Tree
+      /// The trained tensors of these three by path, the temperature's last: views, not further state.
+      Trained: Tree
+      /// The batch counters among the student's buffers.
+      Counters: Tensor[]
       /// Velocities of all trained tensors.
       Velocity: Tree
       /// Metrics of the epoch so far.
@@ -151,21 +155,23 @@ module Train =
 
     /// A state from its parts; trained tensors become leaves.
     let private assemble
-        (course: Course)
         (student: Tree)
         (connectors: Tree)
         (temperature: Tree)
+        (trained: Tree)
         (velocity: Tree)
         (tally: Tally)
         (epoch: int, step: int, best: Best)
         : TrainState =
 
-        for leaf in trained course student connectors temperature |> Tree.leaves do
+        for leaf in Tree.leaves trained do
             leaf.RequiresGrad <- true
 
         { Student = student
           Temperature = temperature
           Connectors = connectors
+          Trained = trained
+          Counters = Model.counters student
           Velocity = velocity
           Tally = tally
           Epoch = epoch
@@ -198,22 +204,18 @@ module Train =
                     |> List.collect (fun (_, distiller) -> distiller.Declares teaching.Model course.Student)
                     |> fresh "connectors"
 
-            let velocity = Sgd.start (trained course student connectors temperature)
+            let trained = trained course student connectors temperature
             let tally = Tally.start course.Device (termNames course).Length
-            assemble course student connectors temperature velocity tally (1, 0, { Epoch = 0; Top1 = 0.0 }))
+            let begin' = 1, 0, { Epoch = 0; Top1 = 0.0 }
+            assemble student connectors temperature trained (Sgd.start trained) tally begin')
 
     /// The state that `toTree` wrote, in the run's memory format.
     let ofTree (course: Course) (epoch: int) (step: int) (best: Best) (tree: Tree) : TrainState =
         let part prefix = Tree.under prefix tree |> format course
-
-        assemble
-            course
-            (part "student/")
-            (part "connectors/")
-            (part "temperature/")
-            (part "velocity/")
-            (Tally.ofTree (Tree.under "tally/" tree))
-            (epoch, step, best)
+        let student, connectors, temperature = part "student/", part "connectors/", part "temperature/"
+        let trained = trained course student connectors temperature
+        let tally = Tally.ofTree (Tree.under "tally/" tree)
+        assemble student connectors temperature trained (part "velocity/") tally (epoch, step, best)
 
     // ---- one step -----------------------------------------------------------------------------------------------------
 
@@ -270,7 +272,7 @@ module Train =
 
         Tensor.scoped (fun () ->
             let losses = losses course dials state batch
-            let leaves = trained course state.Student state.Connectors state.Temperature |> Tree.leaves
+            let leaves = Tree.leaves state.Trained
             let gradients = Autograd.gradients losses.Total leaves
             let velocities = Tree.leaves state.Velocity
 
@@ -285,9 +287,8 @@ module Train =
                 update course.Sgd (Array.take ordinary)
                 update { course.Sgd with WeightDecay = 0.0 } (Array.skip ordinary)
 
-            match Model.counters state.Student with
-            | [||] -> ()
-            | counters -> Tensor.foreachAddIntInto 1 counters
+            if state.Counters.Length > 0 then
+                Tensor.foreachAddIntInto 1 state.Counters
 
             Tally.add
                 state.Step
