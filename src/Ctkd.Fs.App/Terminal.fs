@@ -13,9 +13,11 @@ module ExitCode =
     let failed = 1
     let usage = 2
 
-/// Ctrl-C and SIGTERM ask for a stop between two steps; asked twice, the process ends at once.
+/// Ctrl-C and SIGTERM ask for a stop between two steps; asked again, the process ends at once. Within a second it is the
+/// same signal: launchers pass on to their child what the whole process group received.
 module Signals =
     let mutable private received = 0
+    let mutable private since = 0L
 
     let private register (signal: PosixSignal) (exitCode: int) : IDisposable =
         PosixSignalRegistration.Create(
@@ -23,7 +25,9 @@ module Signals =
             fun context ->
                 context.Cancel <- true
 
-                if Interlocked.CompareExchange(&received, exitCode, 0) <> 0 then
+                if Interlocked.CompareExchange(&received, exitCode, 0) = 0 then
+                    since <- Environment.TickCount64
+                elif Environment.TickCount64 - since > 1000L then
                     exit exitCode
         )
 

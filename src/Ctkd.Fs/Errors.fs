@@ -34,6 +34,9 @@ type Error =
 exception CtkdException of Error with
     override this.Message = this.Data0.ToString()
 
+    /// The error that was raised.
+    member this.Error: Error = this.Data0
+
 [<RequireQualifiedAccess>]
 module Error =
     /// An error of the given kind from its three parts.

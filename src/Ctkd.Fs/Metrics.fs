@@ -55,7 +55,7 @@ module Metrics =
 
     /// The lines of a metrics file; a line cut short by a crash is left out.
     let read (path: string) : Result<EpochMetrics list, Error> =
-        if not (File.Exists path) then
+        if not (File.Exists path) || FileInfo(path).Length = 0L then
             Ok []
         else
             Files.read path

@@ -112,7 +112,7 @@ module Settings =
     /// Every mistake of the settings, each naming the field, its bound and the value.
     let mistakes (s: Settings) : string list =
         let number (text: string) (ok: bool) (name: string) (value: float) =
-            if ok && Double.IsFinite value then [] else [ $"{name} must be finite and {text}, got {value}" ]
+            if ok && Double.IsFinite value then [] else [ $"{name} must be finite and {text}, got {string value}" ]
 
         let positive name value = number "> 0" (value > 0.0) name value
         let atLeast0 name value = number ">= 0" (value >= 0.0) name value

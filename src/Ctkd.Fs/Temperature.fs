@@ -61,7 +61,7 @@ module Temperature =
     /// The same T throughout; 4 is the usual value.
     let fixedAt (t: float) : Policy =
         if not (System.Double.IsFinite t && t > 0.0) then
-            invalidArg (nameof t) $"the temperature must be finite and > 0, got {t}."
+            invalidArg (nameof t) $"the temperature must be finite and > 0, got {string t}."
 
         { scheduled (Schedule.constant t) with
             Name = "fixed" }

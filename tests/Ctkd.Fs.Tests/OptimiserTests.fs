@@ -1,0 +1,220 @@
+module Ctkd.Fs.Tests.OptimiserTests
+
+open System
+open System.Diagnostics
+open System.Globalization
+open System.IO
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Generators
+open FsCheck
+open FsCheck.FSharp
+open Xunit
+
+/// The settings, a learning rate, a start and 20 gradients for three parameters of 4 numbers.
+type private Course = { Sgd: Sgd; Rate: float; Start: float[][]; Gradients: float[][][] }
+
+let private course: Gen<Course> =
+    gen {
+        let! momentum = Gen.elements [ 0.0; 0.5; 0.9 ]
+        let! decay = Gen.elements [ 0.0; 5e-4; 0.1 ]
+        let! nesterov = Gen.elements [ false; true ]
+        let! rate = uniform 1e-3 0.5
+        let! start = many 3 (many 4 (uniform -2.0 2.0))
+        let! gradients = many 20 (many 3 (many 4 (uniform -2.0 2.0)))
+
+        return {
+            Sgd = { Momentum = momentum; WeightDecay = decay; Nesterov = nesterov }
+            Rate = rate
+            Start = start
+            Gradients = gradients
+        }
+    }
+
+let private tensors (values: float[][]) : Tensor[] = Array.map (Expect.tensor [ 4 ]) values
+
+let private tree (values: float[][]) : Tree =
+    tensors values |> Array.mapi (fun i x -> $"p{i}", x) |> Tree.ofSeq
+
+/// Parameters after all steps of the function in place.
+let private inPlace (course: Course) : float[] =
+    Tensor.scoped (fun () ->
+        let parameters = tree course.Start
+        let velocities = Sgd.start parameters |> Tree.leaves
+        let rate = Expect.number course.Rate
+
+        for gradients in course.Gradients do
+            Sgd.step course.Sgd rate (tensors gradients) velocities (Tree.leaves parameters)
+
+        Tree.leaves parameters |> Array.collect Tensor.toFloats
+    )
+
+[<Fact>]
+let ``twenty steps in place equal twenty pure steps`` () =
+    check
+        course
+        (fun course ->
+            let pure' =
+                Tensor.scoped (fun () ->
+                    let rate = Expect.number course.Rate
+
+                    let next (states: (Tensor * Tensor)[]) gradients =
+                        Array.map2
+                            (fun (p, velocity) gradient ->
+                                let struct (p, velocity) = Sgd.next course.Sgd rate gradient velocity p
+                                p, velocity
+                            )
+                            states
+                            (tensors gradients)
+
+                    let start = tensors course.Start |> Array.map (fun p -> p, Tensor.scale 0.0 p)
+                    course.Gradients |> Array.fold next start |> Array.collect (fst >> Tensor.toFloats)
+                )
+
+            Expect.close 1e-12 1e-13 pure' (inPlace course)
+        )
+
+[<Fact>]
+let ``twenty steps equal the textbook on plain numbers`` () =
+    check
+        course
+        (fun course ->
+            let sgd = Oracle.sgd course.Sgd.Momentum course.Sgd.WeightDecay course.Sgd.Nesterov course.Rate
+
+            let number i j =
+                course.Gradients
+                |> Array.fold
+                    (fun (p, buffer) (gradients: float[][]) ->
+                        let p, buffer = sgd (gradients[i][j]) buffer p
+                        p, Some buffer
+                    )
+                    (course.Start[i][j], None)
+                |> fst
+
+            let expected = Array.init 12 (fun k -> number (k / 4) (k % 4))
+            Expect.close 1e-12 1e-13 expected (inPlace course)
+        )
+
+[<Fact>]
+let ``a pure step leaves its arguments`` () =
+    Tensor.scoped (fun () ->
+        let p, velocity, gradient = Expect.number 1.0, Expect.number 2.0, Expect.number 3.0
+
+        let struct (next, moved) =
+            Sgd.next { Sgd.defaults with Nesterov = true } (Expect.number 0.1) gradient velocity p
+
+        Assert.Equal<float list>([ 1.0; 2.0; 3.0 ], List.map Tensor.toFloat [ p; velocity; gradient ])
+        Expect.near 1e-15 0.0 (0.9 * 2.0 + 3.0005) (Tensor.toFloat moved)
+        Expect.near 1e-15 0.0 (1.0 - 0.1 * (3.0005 + 0.9 * 4.8005)) (Tensor.toFloat next)
+    )
+
+[<Fact>]
+let ``a step in place leaves its gradients and frees what it made`` () =
+    Tensor.scoped (fun () ->
+        let parameters, gradients =
+            tensors [| [| 1.0; 2.0; 3.0; 4.0 |] |], tensors [| [| 5.0; 6.0; 7.0; 8.0 |] |]
+
+        let velocities = tensors [| Array.zeroCreate 4 |]
+        let rate = Expect.number 0.1
+        parameters[0].RequiresGrad <- true
+        let before = Tensor.live ()
+        Sgd.step { Sgd.defaults with Nesterov = true } rate gradients velocities parameters
+        Assert.Equal(before, Tensor.live ())
+        Assert.Equal<float[]>([| 5.0; 6.0; 7.0; 8.0 |], Tensor.toFloats gradients[0])
+        Assert.True(parameters[0].RequiresGrad)
+    )
+
+[<Fact>]
+let ``velocities start at 0 in the type and the memory format of their parameters`` () =
+    Tensor.scoped (fun () ->
+        let weight = Tensor.full DType.Float32 Device.Cpu 3.0 [| 2L; 3L; 2L; 2L |] |> Tensor.channelsLast
+        let velocity = Sgd.start (Tree.ofSeq [ "w", Autograd.leaf weight ]) |> Tree.find "w"
+        Assert.True(Tensor.isChannelsLast velocity)
+        Assert.False velocity.RequiresGrad
+        Assert.Equal(DType.Float32, Tensor.dtype velocity)
+        Assert.All(Tensor.toFloats velocity, fun v -> Assert.Equal(0.0, v))
+    )
+
+[<Fact>]
+let ``the published settings are the defaults`` () =
+    Assert.Equal({ Momentum = 0.9; WeightDecay = 5e-4; Nesterov = false }, Sgd.defaults)
+
+// ---- against PyTorch ----------------------------------------------------------------------------
+
+let private script =
+    """
+import sys, torch
+def numbers(): return [float(x) for x in sys.stdin.readline().split()]
+while True:
+    settings = numbers()
+    if not settings: break
+    momentum, decay, nesterov, rate = settings
+    p = torch.nn.Parameter(torch.tensor(numbers(), dtype=torch.float64))
+    sgd = torch.optim.SGD([p], lr=rate, momentum=momentum, weight_decay=decay, nesterov=bool(nesterov))
+    for _ in range(20):
+        p.grad = torch.tensor(numbers(), dtype=torch.float64)
+        sgd.step()
+        print(*[repr(x) for x in p.tolist()])
+"""
+
+/// The interpreter that has PyTorch: Debian's, or that of a libtorch of one's own.
+let private python: string =
+    Environment.GetEnvironmentVariable "CTKD_PYTHON"
+    |> Option.ofObj
+    |> Option.defaultValue "/usr/bin/python3"
+
+/// What the script prints for the given lines, as numbers.
+let private inPyTorch (script: string) (lines: string list) : float[] =
+    let missing problem = Assert.Fail $"{problem}: PyTorch is needed here, run: dotnet fsi build.fsx deps"
+
+    if not (File.Exists python) then missing $"{python} is not there"
+
+    let start =
+        ProcessStartInfo(
+            python,
+            [ "-c"; script ],
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true
+        )
+
+    use child = Process.Start start |> Option.ofObj |> Option.get
+    let output, errors = child.StandardOutput.ReadToEndAsync(), child.StandardError.ReadToEndAsync()
+    lines |> List.iter (fun line -> child.StandardInput.WriteLine line)
+    child.StandardInput.Close()
+    child.WaitForExit()
+
+    if child.ExitCode <> 0 then missing $"{python} says {errors.Result.Trim()}"
+
+    output.Result.Split([| ' '; '\n' |], StringSplitOptions.RemoveEmptyEntries)
+    |> Array.map (fun text -> Double.Parse(text, CultureInfo.InvariantCulture))
+
+[<Fact>]
+let ``twenty steps equal PyTorch's, with and without momentum, decay and Nesterov`` () =
+    let text (values: float seq) =
+        values |> Seq.map (fun v -> v.ToString("R", CultureInfo.InvariantCulture)) |> String.concat " "
+
+    let start = Rng.normals 4 (Rng.ofSeed 9)
+    let gradients = Array.init 20 (fun step -> Rng.normals 4 (Rng.ofSeed 9 |> Rng.at step))
+    let settings = [ 0.9, 5e-4, false; 0.9, 5e-4, true; 0.0, 0.0, false; 0.5, 0.1, true ]
+
+    let asked (momentum, decay, nesterov) =
+        text [ momentum; decay; (if nesterov then 1.0 else 0.0); 0.1 ]
+        :: text start
+        :: [ for g in gradients -> text g ]
+
+    let ours (momentum, decay, nesterov) =
+        let sgd = { Momentum = momentum; WeightDecay = decay; Nesterov = nesterov }
+
+        Tensor.scoped (fun () ->
+            let parameters, velocities = tensors [| start |], tensors [| Array.zeroCreate 4 |]
+
+            gradients
+            |> Array.collect (fun gradient ->
+                Sgd.step sgd (Expect.number 0.1) (tensors [| gradient |]) velocities parameters
+                Tensor.toFloats parameters[0]
+            )
+        )
+
+    let expected = inPyTorch script (List.collect asked settings)
+    Assert.Equal(320, expected.Length)
+    Expect.close 1e-13 1e-14 expected (Array.collect ours (Array.ofList settings))

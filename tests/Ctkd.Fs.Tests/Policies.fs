@@ -1,0 +1,48 @@
+/// The temperature policies as functions of plain arrays, for tests of values and of gradients.
+module Ctkd.Fs.Tests.Policies
+
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Generators
+open Ctkd.Fs.Tests.Oracle
+
+let range = Temperature.published
+let lambda = Schedule.curriculum 10
+
+let fresh (policy: Policy) (classes: int) : Tree =
+    policy.Declares classes |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
+
+let dials (strength: float) (t: float) : Dials = {
+    Strength = Expect.number strength
+    Scheduled = Expect.number t
+}
+
+/// The mean loss of a softening: what the kd distiller makes of it.
+let loss (softening: Softening) : Tensor =
+    Tensor.mean (softening.Weight * Loss.kl softening.Teacher softening.Student)
+
+/// Parameters of a policy by name, teacher and student logits.
+let inputs (parameters: Tree) (x: Logits) : Dense list = [
+    for tensor in Tree.leaves parameters ->
+        {
+            Shape = Tensor.shape tensor |> Array.map int |> List.ofArray
+            Values = Tensor.toFloats tensor
+        }
+    yield { Shape = [ x.Rows; x.Classes ]; Values = x.Teacher }
+    yield { Shape = [ x.Rows; x.Classes ]; Values = x.Student }
+]
+
+/// The loss under a policy as a function of `inputs`.
+let lossUnder (policy: Policy) (strength: float) (names: string list) (xs: Tensor list) : Tensor =
+    let parameters = List.zip names (List.take names.Length xs) |> Tree.ofSeq
+    let softening = policy.Soften parameters (dials strength 4.0) xs[names.Length] xs[names.Length + 1]
+    loss softening
+
+/// T for every instance of a policy's softening.
+let temperatures (policy: Policy) (parameters: Tree) (x: Logits) : float[] =
+    let tensor values = Expect.tensor [ x.Rows; x.Classes ] values
+
+    Expect.numbers (fun () ->
+        (policy.Soften parameters (dials 1.0 4.0) (tensor x.Teacher) (tensor x.Student)).T
+    )
+
+let learned: Policy list = [ Temperature.ctkdGlobal range lambda; Temperature.ctkdInstance range 16 lambda ]

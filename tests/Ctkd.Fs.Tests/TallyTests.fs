@@ -1,0 +1,159 @@
+module Ctkd.Fs.Tests.TallyTests
+
+open System
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Generators
+open FsCheck
+open FsCheck.FSharp
+open Xunit
+
+/// One batch as plain numbers: logits of three classes, labels, T for each instance and two loss terms.
+type private Seen = { Logits: float[][]; Labels: int[]; T: float[]; Terms: float[] }
+
+let private seen: Gen<Seen> =
+    gen {
+        let! count = Gen.choose (1, 5)
+        let! logits = many count (many 3 (uniform -3.0 3.0))
+        let! labels = many count (Gen.choose (0, 2))
+        let! t = many count (uniform 1.0 21.0)
+        let! terms = many 2 (uniform 0.0 5.0)
+
+        return { Logits = logits; Labels = labels; T = t; Terms = terms }
+    }
+
+let private add (step: int) (t: Tensor option) (seen: Seen) (tally: Tally) : unit =
+    let logits = Expect.tensor [ seen.Labels.Length; 3 ] (Array.concat seen.Logits)
+    let labels = Tensor.ofInt64s [ seen.Labels.Length ] (Array.map int64 seen.Labels)
+    Tally.add step logits labels t (seen.Terms |> List.ofArray |> List.map Expect.number) tally
+
+let private addAll (batches: Seen list) (tally: Tally) : unit =
+    batches
+    |> List.iteri (fun step seen -> add step (Some(Expect.tensor [ seen.T.Length ] seen.T)) seen tally)
+
+/// Terms with the given ones broken, in one step.
+let private broken (step: int) (terms: float list) (tally: Tally) : unit =
+    let seen = {
+        Logits = [| [| 1.0; 0.0; 0.0 |] |]
+        Labels = [| 0 |]
+        T = [| 4.0 |]
+        Terms = Array.ofList terms
+    }
+
+    add step None seen tally
+
+[<Fact>]
+let ``the means of an epoch are those over its images`` () =
+    check
+        (Gen.nonEmptyListOf seen)
+        (fun batches ->
+            Tensor.scoped (fun () ->
+                let tally = Tally.start Device.Cpu 2
+                addAll batches tally
+                let means = Tally.means tally
+                let images = batches |> List.sumBy _.Labels.Length
+                let over f = (batches |> List.sumBy (fun b -> float b.Labels.Length * f b)) / float images
+
+                let correct b =
+                    Array.map2
+                        (fun z label -> if Oracle.argMax z = label then 1.0 else 0.0)
+                        b.Logits
+                        b.Labels
+                    |> Array.average
+
+                Assert.Equal(images, means.Images)
+                Expect.near 1e-13 1e-14 (over correct) means.Accuracy
+                Expect.near 1e-13 0.0 (over (fun b -> Array.average b.T)) means.T
+                Assert.Equal(batches |> Seq.collect _.T |> Seq.min, means.SmallestT)
+                Assert.Equal(batches |> Seq.collect _.T |> Seq.max, means.LargestT)
+                let terms = [| for i in 0..1 -> over (fun b -> b.Terms[i]) |]
+                Expect.close 1e-13 1e-14 terms (Array.ofList means.Terms)
+                Assert.Equal(None, Tally.broken tally)
+            )
+        )
+
+[<Fact>]
+let ``one T counts for every image of its batch, and without a teacher there is none`` () =
+    Tensor.scoped (fun () ->
+        let seen = {
+            Logits = [| [| 1.0; 0.0; 0.0 |]; [| 1.0; 0.0; 0.0 |] |]
+            Labels = [| 0; 1 |]
+            T = [||]
+            Terms = [| 1.0; 2.0 |]
+        }
+
+        let tally = Tally.start Device.Cpu 2
+        add 0 (Some(Expect.number 4.0)) seen tally
+        add 1 (Some(Expect.number 6.0)) seen tally
+        let means = Tally.means tally
+        Assert.Equal((5.0, 4.0, 6.0, 0.5), (means.T, means.SmallestT, means.LargestT, means.Accuracy))
+        let alone = Tally.start Device.Cpu 2
+        add 0 None seen alone
+        Assert.True(Double.IsNaN (Tally.means alone).T)
+        Assert.Equal(None, Tally.broken alone)
+    )
+
+[<Fact>]
+let ``the first step and term that is not finite stays, whatever comes later`` () =
+    let finite, bad = uniform 0.0 1.0, Gen.elements [ nan; infinity; -infinity ]
+    let term = Gen.frequency [ 4, finite; 1, bad ]
+
+    check
+        (Gen.listOf (many 3 term))
+        (fun steps ->
+            Tensor.scoped (fun () ->
+                let tally = Tally.start Device.Cpu 3
+                steps |> List.iteri (fun step terms -> broken step (List.ofArray terms) tally)
+
+                let expected =
+                    steps
+                    |> List.indexed
+                    |> List.tryPick (fun (step, terms) ->
+                        terms
+                        |> Array.tryFindIndex (Double.IsFinite >> not)
+                        |> Option.map (fun term -> step, term)
+                    )
+
+                Assert.Equal(expected, Tally.broken tally)
+            )
+        )
+
+[<Fact>]
+let ``a cleared tally has seen nothing`` () =
+    Tensor.scoped (fun () ->
+        let tally, fresh = Tally.start Device.Cpu 2, Tally.start Device.Cpu 2
+        broken 7 [ nan; 1.0 ] tally
+        Assert.Equal(Some(7, 0), Tally.broken tally)
+        Tally.clear tally
+        Expect.sameTree (Tally.toTree fresh) (Tally.toTree tally)
+        Assert.Equal(0, (Tally.means tally).Images)
+    )
+
+[<Fact>]
+let ``a tally goes on from its tensors`` () =
+    check
+        (Gen.zip (Gen.listOf seen) (Gen.listOf seen))
+        (fun (first, second) ->
+            Tensor.scoped (fun () ->
+                let whole, half = Tally.start Device.Cpu 2, Tally.start Device.Cpu 2
+                addAll first whole
+                addAll second whole
+                addAll first half
+                let resumed = Tally.toTree half |> Tree.copy |> Tally.ofTree
+                addAll second resumed
+                Expect.sameTree (Tally.toTree whole) (Tally.toTree resumed)
+            )
+        )
+
+[<Fact>]
+let ``counting leaves no tensors and no graph`` () =
+    Tensor.scoped (fun () ->
+        let tally = Tally.start Device.Cpu 1
+        let logits = Autograd.leaf (Expect.tensor [ 1; 2 ] [| 1.0; 0.0 |])
+        let labels = Tensor.ofInt64s [ 1 ] [| 0L |]
+        let loss = Loss.crossEntropy labels logits
+        let t = Some(Tensor.sum logits)
+        let before = Tensor.live ()
+        Tally.add 0 logits labels t [ loss ] tally
+        Assert.Equal(before, Tensor.live ())
+        Assert.All(Tree.leaves (Tally.toTree tally), fun x -> Assert.False x.RequiresGrad)
+    )

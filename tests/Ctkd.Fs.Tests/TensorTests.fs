@@ -1,0 +1,282 @@
+module Ctkd.Fs.Tests.TensorTests
+
+open System
+open Ctkd.Fs
+open Ctkd.Torch
+open Ctkd.Fs.Tests.Generators
+open FsCheck.FSharp
+open Xunit
+
+let private cpu = Device.Cpu
+let private doubles (values: float list) : Tensor = Expect.tensor [ values.Length ] (Array.ofList values)
+
+/// The truth values of a tensor that the body makes.
+let private flags (body: unit -> Tensor) : bool list =
+    Tensor.scoped (fun () -> Tensor.toBytes (body ()) |> Array.map ((=) 1uy) |> List.ofArray)
+
+[<Fact>]
+let ``every function of the seam is in the table of operations or among the others`` () =
+    let tested = List.map (fun (o: Operations.Operation) -> o.Name) Operations.all @ Operations.others
+
+    match typeof<Tree>.Assembly.GetType "Ctkd.Fs.TensorModule" with
+    | null -> Assert.Fail "the seam is a module"
+    | seam ->
+        let names = seam.GetMethods() |> Array.filter _.IsStatic |> Array.map _.Name
+        Assert.Equal<Set<string>>(Set.ofArray names, Set.ofList tested)
+
+[<Fact>]
+let ``every operation gives the values and the shape of its plain counterpart`` () =
+    for operation in Operations.all do
+        let expected = operation.Naive operation.Inputs
+
+        Tensor.scoped (fun () ->
+            let actual = operation.Apply(List.map Expect.ofDense operation.Inputs)
+            let shape = Tensor.shape actual |> Array.map int |> List.ofArray
+
+            Assert.True(
+                (shape = expected.Shape),
+                $"%s{operation.Name}: shape %A{shape}, expected %A{expected.Shape}"
+            )
+
+            try
+                Expect.close 1e-12 1e-14 expected.Values (Tensor.toFloats actual)
+            with error ->
+                Assert.Fail $"{operation.Name}: {error.Message}"
+        )
+
+[<Fact>]
+let ``operators between tensors and numbers are those of arithmetic`` () =
+    let results =
+        Tensor.scoped (fun () ->
+            let x, y = doubles [ 3.0 ], doubles [ 4.0 ]
+            [ x + y; x - y; x * y; x / y; x + 2.0; x - 2.0; x * 2.0; x / 2.0; -x ] |> List.map Tensor.toFloat
+        )
+
+    Assert.Equal<float list>([ 7.0; -1.0; 12.0; 0.75; 5.0; 1.0; 6.0; 1.5; -3.0 ], results)
+
+[<Fact>]
+let ``bytes of every type come back as they were given`` () =
+    let cases = Gen.zip (Gen.elements (Enum.GetValues<DType>())) (Gen.choose (0, 7))
+
+    check
+        (Gen.zip cases (many 64 (Gen.choose (0, 255))))
+        (fun ((dtype, count), values) ->
+            let limit = if dtype = DType.Bool then 2 else 256
+
+            let bytes =
+                values |> Array.truncate (count * dtype.Size()) |> Array.map (fun v -> byte (v % limit))
+
+            Tensor.scoped (fun () ->
+                let x = Tensor.ofBytes dtype [| int64 count |] (ReadOnlySpan bytes)
+                Assert.Equal(dtype, Tensor.dtype x)
+                Assert.Equal<byte[]>(bytes, Tensor.toBytes x)
+            )
+        )
+
+[<Fact>]
+let ``numbers that a type holds exactly come back as they were given`` () =
+    let cases = [
+        DType.UInt8, [ 0.0; 1.0; 255.0 ]
+        DType.Int8, [ -128.0; 0.0; 127.0 ]
+        DType.Int16, [ -32768.0; 32767.0 ]
+        DType.Int32, [ -2147483648.0; 2147483647.0 ]
+        DType.Int64, [ -9007199254740992.0; 9007199254740992.0 ]
+        DType.Bool, [ 0.0; 1.0 ]
+        DType.BFloat16, [ -1.5; 0.0078125; 3.3895313892515355e38 ]
+        DType.Float16, [ -1.5; 65504.0 ]
+        DType.Float32, [ float 0.1f; -0.0; infinity ]
+        DType.Float64, [ 0.1; Double.Epsilon; -infinity ]
+    ]
+
+    for dtype, values in cases do
+        Expect.same
+            (Array.ofList values)
+            (Expect.numbers (fun () -> Tensor.ofFloats dtype [ values.Length ] (Array.ofList values)))
+
+[<Fact>]
+let ``bfloat16 rounds to the nearest even number`` () =
+    let rounded =
+        Expect.numbers (fun () -> Tensor.toType DType.BFloat16 (doubles [ 1.00390625; 1.01171875; 1.004 ]))
+
+    Assert.Equal<float[]>([| 1.0; 1.015625; 1.0078125 |], rounded)
+
+[<Fact>]
+let ``tensors are made with the shape, type and values asked for`` () =
+    Tensor.scoped (fun () ->
+        let facts (x: Tensor) =
+            Tensor.dtype x, List.ofArray (Tensor.shape x), List.ofArray (Tensor.toFloats x)
+
+        let expect dtype shape values x = Assert.Equal((dtype, shape, values), facts x)
+        expect DType.Float32 [ 2L ] [ 0.5; 1.5 ] (Tensor.ofSingles [ 2 ] [| 0.5f; 1.5f |])
+        expect DType.Int64 [ 1L; 2L ] [ -1.0; 2.0 ] (Tensor.ofInt64s [ 1; 2 ] [| -1L; 2L |])
+        expect DType.Float64 [] [ 0.1 ] (Tensor.scalar DType.Float64 cpu 0.1)
+        expect DType.Int16 [ 2L ] [ 0.0; 0.0 ] (Tensor.zeros DType.Int16 cpu [| 2L |])
+        expect DType.Float32 [ 2L ] [ 3.0; 3.0 ] (Tensor.full DType.Float32 cpu 3.0 [| 2L |])
+        expect DType.Int64 [ 4L ] [ 0.0; 1.0; 2.0; 3.0 ] (Tensor.arange cpu 4)
+        expect DType.Float64 [ 0L; 3L ] [] (Tensor.ofFloats DType.Float64 [ 0; 3 ] [||])
+        Assert.Equal<int64[]>([| 3L; -4L |], Tensor.toInt64s (Tensor.ofInt64s [ 2 ] [| 3L; -4L |]))
+    )
+
+[<Fact>]
+let ``a tensor tells its sizes, its place and its memory format`` () =
+    Tensor.scoped (fun () ->
+        let x = Tensor.zeros DType.Float32 cpu [| 2L; 3L; 4L; 5L |]
+        Assert.Equal<int list>([ 2; 5; 4 ], [ Tensor.size 0 x; Tensor.size -1 x; Tensor.size -2 x ])
+        Assert.Equal((4, 120L, cpu), (Tensor.rank x, Tensor.count x, Tensor.device x))
+        Assert.Equal<bool list>([ false; true ], List.map Tensor.isChannelsLast [ x; Tensor.channelsLast x ])
+        Assert.False(Tensor.isChannelsLast (Tensor.contiguous (Tensor.channelsLast x)))
+        Assert.Throws<ArgumentOutOfRangeException>(fun () -> Tensor.size 4 x |> ignore) |> ignore
+        Assert.Equal("tensor Float32 [2, 3, 4, 5] on cpu", string x)
+    )
+
+[<Fact>]
+let ``comparisons and truth values`` () =
+    let x, y = doubles [ 1.0; nan; infinity; 4.0 ], doubles [ 1.0; 2.0; infinity; 4.0001 ]
+    Assert.Equal<bool list>([ true; false; true; false ], flags (fun () -> Tensor.eq x y))
+    Assert.Equal<bool list>([ true; false; false; false ], flags (fun () -> Tensor.eqNumber 1.0 x))
+    Assert.Equal<bool list>([ false; false; false; true ], flags (fun () -> Tensor.less x y))
+    Assert.Equal<bool list>([ true; false; false; false ], flags (fun () -> Tensor.lessThanNumber 4.0 x))
+    Assert.Equal<bool list>([ true; false; false; true ], flags (fun () -> Tensor.isFinite x))
+    Assert.Equal<bool list>([ true; false; true; true ], flags (fun () -> Tensor.isClose 1e-4 0.0 x y))
+    Assert.Equal<bool list>([ true; false; true; false ], flags (fun () -> Tensor.isClose 1e-6 0.0 x y))
+    let finite () = Tensor.isFinite x
+    let equal () = Tensor.eq x y
+
+    Assert.Equal<bool list>(
+        [ true; false; false; false ],
+        flags (fun () -> Tensor.logicalAnd (finite ()) (equal ()))
+    )
+
+    Assert.Equal<bool list>([ false; true; true; false ], flags (finite >> Tensor.logicalNot))
+    Assert.Equal<bool list>([ false; true ], flags (finite >> Tensor.all) @ flags (finite >> Tensor.any))
+    Assert.Equal<bool list>([ true ], flags (fun () -> Tensor.all (Tensor.isFinite (Tensor.slice 0 0 1 x))))
+
+[<Fact>]
+let ``positions of the largest are those of a sort, and of equals the first`` () =
+    check
+        (many 8 (uniform -1.0 1.0))
+        (fun values ->
+            Tensor.scoped (fun () ->
+                let x = Expect.tensor [ 8 ] values
+                let struct (_, positions) = Tensor.topK 3 0 x
+                Assert.Equal<int[]>(Oracle.largest 3 values, Tensor.toInt64s positions |> Array.map int)
+                Assert.Equal(float (Oracle.argMax values), Tensor.toFloat (Tensor.argMax 0 x))
+            )
+        )
+
+    Assert.Equal(1.0, Expect.value (fun () -> Tensor.argMax 0 (doubles [ 0.0; 2.0; 2.0; 1.0 ])))
+
+[<Fact>]
+let ``functions in place change their target and nothing else`` () =
+    Tensor.scoped (fun () ->
+        let x, source = doubles [ 1.0; 2.0 ], doubles [ 10.0; 20.0 ]
+        let expect values (x: Tensor) = Assert.Equal<float list>(values, List.ofArray (Tensor.toFloats x))
+        Tensor.addInto x source
+        expect [ 11.0; 22.0 ] x
+        Tensor.copyInto x source
+        expect [ 10.0; 20.0 ] x
+        Tensor.fillInto x 0.5
+        expect [ 0.5; 0.5 ] x
+        Tensor.foreachAdd 2.0 [| x |] [| source |] |> Array.head |> expect [ 20.5; 40.5 ]
+        Tensor.foreachAddInto 2.0 [| x |] [| source |]
+        expect [ 20.5; 40.5 ] x
+        Tensor.foreachScaleInto 2.0 [| x |]
+        expect [ 41.0; 81.0 ] x
+        Tensor.foreachAddMulInto -0.5 [| x; x |] [| source; source |] [| source; Expect.number 2.0 |]
+        expect [ -19.0; -139.0 ] x
+        Tensor.zeroInto x
+        expect [ 0.0; 0.0 ] x
+        expect [ 10.0; 20.0 ] source
+        let counter = Tensor.ofInt64s [] [| 41L |]
+        Tensor.foreachAddIntInto 1 [| counter |]
+        Assert.Equal<int64[]>([| 42L |], Tensor.toInt64s counter)
+    )
+
+[<Fact>]
+let ``a detached tensor has the same values and no gradient`` () =
+    Tensor.scoped (fun () ->
+        let x = Autograd.leaf (doubles [ 1.0; 2.0 ])
+
+        Assert.Equal<bool list>(
+            [ true; false ],
+            [ (x * x).RequiresGrad; (Tensor.detach x * Tensor.detach x).RequiresGrad ]
+        )
+    )
+
+// ---- failures -----------------------------------------------------------------------------------
+
+[<Fact>]
+let ``an error carries the operator and libtorch's message without a backtrace`` () =
+    Tensor.scoped (fun () ->
+        let x = Tensor.zeros DType.Float32 cpu [| 2L; 3L |]
+        let error = Assert.Throws<TorchException>(fun () -> Tensor.matmul x x |> ignore)
+        Assert.StartsWith("aten::matmul: ", error.Message)
+        Assert.Contains("(2x3 and 2x3)", error.Message)
+        let short = Assert.Throws<TorchException>(fun () -> Tensor.ofSingles [ 3 ] [| 1.0f |] |> ignore)
+        Assert.Contains("12 bytes, the data has 4", short.Message)
+
+        for message in [ error.Message; short.Message ] do
+            Assert.All(
+                [ "\n"; "frame #"; "Exception raised from"; "0x" ],
+                fun part -> Assert.DoesNotContain(part, message)
+            )
+    )
+
+[<Fact>]
+let ``an operation on a freed tensor throws, whichever argument it is`` () =
+    for operation in Operations.all do
+        for dead in 0 .. operation.Inputs.Length - 1 do
+            Tensor.scoped (fun () ->
+                let inputs = List.map Expect.ofDense operation.Inputs
+                Tensor.free inputs[dead]
+                Assert.Throws<ObjectDisposedException>(fun () -> operation.Apply inputs |> ignore) |> ignore
+            )
+
+[<Fact>]
+let ``questions to and changes of a freed tensor throw`` () =
+    let x, y = doubles [ 1.0 ], doubles [ 2.0 ]
+    Tensor.free x
+
+    let uses: (Tensor -> unit) list = [
+        Tensor.toFloats >> ignore
+        Tensor.toInt64s >> ignore
+        Tensor.toFloat >> ignore
+        Tensor.toBytes >> ignore
+        Tensor.shape >> ignore
+        Tensor.size 0 >> ignore
+        Tensor.rank >> ignore
+        Tensor.count >> ignore
+        Tensor.dtype >> ignore
+        Tensor.device >> ignore
+        Tensor.isChannelsLast >> ignore
+        Tensor.detach >> ignore
+        Tensor.eq y >> ignore
+        Tensor.eqNumber 1.0 >> ignore
+        Tensor.less y >> ignore
+        Tensor.lessThanNumber 1.0 >> ignore
+        Tensor.logicalAnd y >> ignore
+        Tensor.logicalNot >> ignore
+        Tensor.isFinite >> ignore
+        Tensor.isClose 0.0 0.0 y >> ignore
+        Tensor.argMax 0 >> ignore
+        Tensor.all >> ignore
+        Tensor.any >> ignore
+        Tensor.copyInto y
+        Tensor.addInto y
+        Tensor.zeroInto
+        (fun x -> Tensor.fillInto x 1.0)
+        (fun x -> Tensor.foreachAdd 1.0 [| y; x |] [| y; y |] |> ignore)
+        (fun x -> Tensor.foreachAddInto 1.0 [| x |] [| y |])
+        (fun x -> Tensor.foreachAddIntInto 1 [| x |])
+        (fun x -> Tensor.foreachScaleInto 1.0 [| y; x |])
+        (fun x -> Tensor.foreachAddMulInto 1.0 [| y |] [| y |] [| x |])
+        Autograd.leaf >> ignore
+        (fun x -> Autograd.gradients x [| y |] |> ignore)
+        Engine.setGeneratorState cpu
+    ]
+
+    for dead in uses do
+        Assert.Throws<ObjectDisposedException>(fun () -> dead x) |> ignore
+
+    Assert.Equal("tensor (freed)", string x)
+    Tensor.free x

@@ -1,0 +1,161 @@
+/// One step of training against the textbook, in every precision and memory format.
+module Ctkd.Fs.Tests.TrainStepTests
+
+open System
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Courses
+open Xunit
+
+[<Fact>]
+let ``a step is one textbook step along the gradient of the losses`` () =
+    for policy in policies do
+        for decay in [ true; false ] do
+            Tensor.scoped (fun () ->
+                let course =
+                    taught policy {
+                        alone with
+                            Precision = F64
+                            DecayTemperature = decay
+                            Sgd = { Sgd.defaults with WeightDecay = 0.1 }
+                    }
+
+                let batch = Augment.plain 0 8 (upload 8 course)
+                let dials = Train.dials course 2
+                let reference = Train.start course
+                let state = Train.start course
+                let names = Model.trainedNames course.Student
+
+                let trained (state: TrainState) =
+                    Tree.concat [
+                        Tree.filter names.Contains state.Student
+                        Tree.prefixed "temperature/" state.Temperature
+                    ]
+
+                let leaves = trained reference
+                let losses = Train.losses course dials reference batch
+                let gradients = Autograd.gradients losses.Total (Tree.leaves leaves)
+
+                let expected =
+                    Array.map2
+                        (fun (name: string, p) gradient ->
+                            let isTemperature = name.StartsWith "temperature/"
+
+                            let sgd =
+                                if isTemperature && not decay then
+                                    { course.Sgd with WeightDecay = 0.0 }
+                                else
+                                    course.Sgd
+
+                            let struct (next, _) = Sgd.next sgd dials.Rate gradient (Tensor.scale 0.0 p) p
+                            name, Tensor.toFloats next
+                        )
+                        (Array.ofList (Tree.toList leaves))
+                        gradients
+
+                let after = trained (Train.step course dials state batch)
+
+                for name, values in expected do
+                    Expect.close 1e-12 1e-14 values (Tensor.toFloats (Tree.find name after))
+            )
+
+[<Fact>]
+let ``the losses are those of teacher and student, weighted by their dials`` () =
+    Tensor.scoped (fun () ->
+        let course = taught policies[0] { alone with Precision = F64 }
+        let teaching = course.Teaching.Value
+        let batch = Augment.plain 0 8 (upload 8 course)
+        let state = Train.start course
+        let losses = Train.losses course (Train.dials course 1) state batch
+        let teacher = (Model.forward teaching.Model false teaching.Weights batch.Images).Logits
+        let rows = Tensor.toFloats >> Array.chunkBySize 4
+        let kd = Array.map2 (Oracle.kd 4.0) (rows teacher) (rows losses.Student.Logits) |> Array.average
+        let labels = Tensor.toInt64s batch.Labels |> Array.map int
+        let ce = Array.map2 Oracle.crossEntropy labels (rows losses.Student.Logits) |> Array.average
+
+        Expect.close
+            1e-11
+            1e-13
+            [| ce; kd |]
+            (losses.Terms |> List.map (snd >> Tensor.toFloat) |> Array.ofList)
+
+        Expect.near 1e-11 0.0 (0.1 * ce + 0.9 * kd) (Tensor.toFloat losses.Total)
+    )
+
+[<Fact>]
+let ``bf16 keeps weights, velocities and losses in float32`` () =
+    Tensor.scoped (fun () ->
+        let course = taught policies[2] { alone with Precision = Bf16 }
+        let state = Train.start course |> finish course (upload 20 course)
+        let types = Train.toTree state |> Tree.leaves |> Array.map Tensor.dtype |> Set.ofArray
+        Assert.Equal<Set<DType>>(Set [ DType.Float32; DType.Float64; DType.Int64 ], types)
+        Assert.All((Tally.means state.Tally).Terms, fun term -> Assert.True(Double.IsFinite term))
+    )
+
+[<Fact>]
+let ``channels last gives the same step as channels first`` () =
+    Tensor.scoped (fun () ->
+        let weights channelsLast =
+            let course = taught policies[1] { alone with Precision = F64; ChannelsLast = channelsLast }
+
+            Train.start course
+            |> finish course (upload 20 course)
+            |> _.Student
+            |> Tree.leaves
+            |> Array.collect Tensor.toFloats
+
+        Expect.close 1e-9 1e-12 (weights false) (weights true)
+    )
+
+[<Fact>]
+let ``a formatted teacher teaches the same`` () =
+    Tensor.scoped (fun () ->
+        let course = taught policies[0] { alone with ChannelsLast = true }
+        let formatted = Train.formatTeacher course
+        let weights = formatted.Teaching.Value.Weights
+        Assert.True(Tensor.isChannelsLast (Tree.find "conv.weight" weights))
+        Expect.sameTree course.Teaching.Value.Weights weights
+        let batch = Augment.plain 0 8 (upload 8 course)
+
+        let total course =
+            (Train.losses course (Train.dials course 1) (Train.start course) batch).Total |> Tensor.toFloat
+
+        Assert.Equal(total course, total formatted)
+    )
+
+[<Fact>]
+let ``a layer of one's own is trained like the others`` () =
+    Tensor.scoped (fun () ->
+        let gain = { Name = "gain"; Shape = [ 4; 1; 1 ]; Initial = Fill 1.0; Trained = true }
+
+        let own =
+            Custom {
+                Declares = [ gain ]
+                Forward = fun weights _ x -> x * Tree.find "gain" weights
+                OutputShape = id
+            }
+
+        let student = {
+            tiny 4 4 with
+                Body = Sequence [ Layer.conv "conv" 3 1 3 4; own; Relu; GlobalPool ]
+        }
+
+        let course = { alone with Student = student }
+        let state = Train.start course |> finish course (upload 20 course)
+        Assert.Equal(3L * 4L * 9L + 4L + 20L, Model.parameterCount student)
+        Assert.Equal<int list>([ 4 ], Layer.outputShape student.Body [ 3; 8; 8 ])
+        Assert.DoesNotContain(1.0, Tree.find "gain" state.Student |> Tensor.toFloats)
+    )
+
+[<Fact>]
+let ``a student learns what its labels say`` () =
+    Tensor.scoped (fun () ->
+        // The label is the brightest quarter of the range that the image's pixels lie in.
+        let random = Generators.images 3 64 4 8
+        let shade i = byte (64 * random.Labels[i / 192] + int random.Images[i] / 8)
+        let images = { random with Images = Array.init random.Images.Length shade }
+        let course = { alone with Epochs = 15; Batch = 16; LearningRate = Schedule.constant 0.1 }
+        let set = Augment.upload DType.Float32 Device.Cpu [ 0.5; 0.5; 0.5 ] [ 0.3; 0.3; 0.3 ] images
+        let state = Train.start course |> finish course set
+        let forward images = (Train.forward course course.Student false state.Student images).Logits
+        Assert.InRange((Evaluate.accuracy 64 forward set).Top1, 90.0, 100.0)
+    )
