@@ -22,6 +22,9 @@ module Evaluate =
 
     /// Accuracy of `forward` (images to logits) over the set, in batches of the given size. Waits for the device once.
     let accuracy (batch: int) (forward: Tensor -> Tensor) (set: DeviceSet) : Accuracy =
+        if batch < 1 then
+            invalidArg (nameof batch) $"a batch must hold at least 1 image, got {batch}."
+
         Autograd.noGrad (fun () ->
             Tensor.scoped (fun () ->
                 let count = Augment.count set

@@ -74,7 +74,13 @@ module Temperature =
         |> Tensor.scale range.Scale
         |> Tensor.addNumber range.Start
 
-    let private learned (name: string) (curriculum: Schedule) declares soften : Policy =
+    let private learned (name: string) (range: TemperatureRange) (curriculum: Schedule) declares soften : Policy =
+        if not (System.Double.IsFinite range.Start && range.Start >= 0.0) then
+            invalidArg (nameof range) $"the range must start at a finite number >= 0, got {range.Start}."
+
+        if not (System.Double.IsFinite range.Scale && range.Scale > 0.0) then
+            invalidArg (nameof range) $"the range's scale must be finite and > 0, got {range.Scale}."
+
         { Name = name
           Scheduled = Schedule.constant 1.0
           Strength = curriculum
@@ -90,12 +96,15 @@ module Temperature =
               Initial = Fill 1.0
               Trained = true }
 
-        learned "ctkd-global" curriculum (fun _ -> [ theta ]) (fun parameters dials teacher student ->
+        learned "ctkd-global" range curriculum (fun _ -> [ theta ]) (fun parameters dials teacher student ->
             Tree.find "theta" parameters |> adversarial range dials.Strength |> shared teacher student)
 
     /// CTKD with one T for each instance: two linear layers (the published 1 x 1 convolutions) over [z_t ; z_s].
     /// Their inputs are detached: the reversal reaches the two layers, never the student.
     let ctkdInstance (range: TemperatureRange) (hidden: int) (curriculum: Schedule) : Policy =
+        if hidden < 1 then
+            invalidArg (nameof hidden) $"the hidden width must be at least 1, got {hidden}."
+
         let layers (classes: int) =
             Layer.dense "hidden" (2 * classes) hidden, Layer.dense "output" hidden 1
 
@@ -106,7 +115,7 @@ module Temperature =
         let declares classes =
             Layer.declarations KaimingNormalFanOut (network classes)
 
-        learned "ctkd-instance" curriculum declares (fun parameters dials teacher student ->
+        learned "ctkd-instance" range curriculum declares (fun parameters dials teacher student ->
             Tensor.cat 1 [ Autograd.stopGradient teacher; Autograd.stopGradient student ]
             |> Layer.forward parameters true (ResizeArray()) (network (Tensor.size 1 teacher))
             |> Tensor.squeeze 1

@@ -336,6 +336,11 @@ module Train =
         (set: DeviceSet)
         (state: TrainState)
         : EpochEnd =
+        if readEvery < 1 then
+            invalidArg (nameof readEvery) $"the loss must be read every 1 or more batches, got {readEvery}."
+
+        if course.Batch < 1 then
+            invalidArg (nameof course) $"a batch must hold at least 1 image, got {course.Batch}."
 
         Tensor.scoped (fun () ->
             let rng = Rng.ofSeed course.Seed |> Rng.split "augmentation"

@@ -49,7 +49,8 @@ internal static unsafe partial class Native
         }
         catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
         {
-            throw new EngineMissingException($"{found} cannot be loaded: {error.Message}");
+            // The loader's own words are the last line; above it .NET advises on debugging.
+            throw new EngineMissingException($"{found} cannot be loaded: {error.Message.Trim().Split('\n')[^1]}");
         }
 
         Start(handle, found);

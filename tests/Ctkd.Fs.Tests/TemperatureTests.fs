@@ -186,3 +186,19 @@ let ``CTKD instance-wise has two linear layers of the hidden width`` () =
         ],
         shapes
     )
+
+[<Fact>]
+let ``a learned temperature refuses a range that is not one`` () =
+    let curriculum = Schedule.curriculum 10
+
+    for start, scale in [ -1.0, 20.0; nan, 20.0; 1.0, 0.0; 1.0, infinity ] do
+        let range = { Start = start; Scale = scale }
+        let shared () = Temperature.ctkdGlobal range curriculum |> ignore
+        let instance () = Temperature.ctkdInstance range 8 curriculum |> ignore
+        Assert.Equal("range", Assert.Throws<System.ArgumentException>(shared).ParamName)
+        Assert.Equal("range", Assert.Throws<System.ArgumentException>(instance).ParamName)
+
+[<Fact>]
+let ``the instance-wise policy refuses a hidden width below 1`` () =
+    let make () = Temperature.ctkdInstance Temperature.published 0 (Schedule.curriculum 10) |> ignore
+    Assert.Equal("hidden", Assert.Throws<System.ArgumentException>(make).ParamName)
