@@ -25,6 +25,9 @@ inline at::Tensor borrow(Handle handle) {
                 : at::Tensor();
 }
 
+// Gives the CPU's tensors a heap of their own (allocator.cpp).
+void use_heap();
+
 template <class Body>
 int guard(Body body) noexcept {
   try {

@@ -25,8 +25,10 @@ CTKD_API const char* ctkd_config() {
   return text.c_str();
 }
 
-// Activations are megabytes that glibc would map and unmap at every operator: keep them in the heap instead.
+// Activations, and oneDNN's copies of them, are megabytes that glibc would map and unmap at every operator: keep the
+// first in a heap of their own, the second in glibc's.
 CTKD_API void ctkd_keep_memory() {
+  ctkd::guard([] { ctkd::use_heap(); });
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_TOP_PAD, 64 << 20);

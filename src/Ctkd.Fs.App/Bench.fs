@@ -17,45 +17,50 @@ let private batch, classes, images, size, pad = 64, 100, 4096, 32, 4
 let private course (channelsLast: bool) : Course =
     let model name = Zoo.find name classes |> Error.orRaise
     let teacher = model "resnet56"
-    let course =
-        { Student = model "resnet20"
-          Teaching = None
-          CrossEntropy = Schedule.constant 0.1
-          LearningRate = Schedule.constant 0.05
-          Sgd = Sgd.defaults
-          DecayTemperature = true
-          Epochs = 1
-          Batch = batch
-          Seed = 1
-          Pad = pad
-          Flip = true
-          Precision = F32
-          ChannelsLast = channelsLast
-          Device = Engine.device "cpu" |> Error.orRaise }
 
-    let teaching =
-        { Model = teacher
-          Weights =
+    let course = {
+        Student = model "resnet20"
+        Teaching = None
+        CrossEntropy = Schedule.constant 0.1
+        LearningRate = Schedule.constant 0.05
+        Sgd = Sgd.defaults
+        DecayTemperature = true
+        Epochs = 1
+        Batch = batch
+        Seed = 1
+        Pad = pad
+        Flip = true
+        Precision = F32
+        ChannelsLast = channelsLast
+        Device = Engine.device "cpu" |> Error.orRaise
+    }
+
+    let teaching = {
+        Model = teacher
+        Weights =
             Model.declarations teacher
             |> Initialise.tree DType.Float32 course.Device (Rng.ofSeed 2)
             |> Train.format course
-          Policy = Temperature.ctkdGlobal Temperature.published (Schedule.constant 0.5)
-          Distillers = [ Schedule.constant 0.9, Distiller.kd ] }
+        Policy = Temperature.ctkdGlobal Temperature.published (Schedule.constant 0.5)
+        Distillers = [ Schedule.constant 0.9, Distiller.kd ]
+    }
 
     { course with Teaching = Some teaching }
 
 let private randomSet () : ImageSet =
     let random = Random 3
-    let pixels = Array.zeroCreate<byte> (images * 3 * size * size)
+    let pixels = Array.zeroCreate<byte>(images * 3 * size * size)
     random.NextBytes pixels
 
-    { Name = "random"
-      Classes = classes
-      Channels = 3
-      Height = size
-      Width = size
-      Images = pixels
-      Labels = Array.init images (fun _ -> random.Next classes) }
+    {
+        Name = "random"
+        Classes = classes
+        Channels = 3
+        Height = size
+        Width = size
+        Images = pixels
+        Labels = Array.init images (fun _ -> random.Next classes)
+    }
 
 /// A function that trains so many steps, over one epoch after the other.
 let private trainer (channelsLast: bool) : int -> unit =
@@ -78,8 +83,9 @@ let private trainer (channelsLast: bool) : int -> unit =
             plan <- fresh state.Step
 
         state <-
-            Tensor.scopeWith (fun _ -> Seq.empty) (fun () ->
-                Augment.batch pad plan at (at + batch) set |> Train.step course dials state)
+            Tensor.scopeWith
+                (fun _ -> Seq.empty)
+                (fun () -> Augment.batch pad plan at (at + batch) set |> Train.step course dials state)
 
     fun steps ->
         for _ in 1..steps do
@@ -112,7 +118,8 @@ let private peak () : float =
     |> Seq.pick (fun line ->
         match line.Split([| ' '; '\t' |], StringSplitOptions.RemoveEmptyEntries) with
         | [| "VmHWM:"; kilobytes; _ |] -> Some(float kilobytes / 1024.0)
-        | _ -> None)
+        | _ -> None
+    )
 
 /// Our side as a server: the commands of torch_step.py, and `cost`.
 let serve (channelsLast: bool) : int =
@@ -139,7 +146,11 @@ let serve (channelsLast: bool) : int =
 // ---- both sides ----
 
 let private noTorch (reason: string) : Error =
-    Error.create Missing "PyTorch cannot be run, to which ctkd bench compares" reason "dotnet fsi build.fsx deps"
+    Error.create
+        Missing
+        "PyTorch cannot be run, to which ctkd bench compares"
+        reason
+        "dotnet fsi build.fsx deps"
 
 /// A server: a process that answers each line with a line. It ends when this process does: its input closes then.
 type private Server(failure: string -> Error, command: string list) =
@@ -175,25 +186,26 @@ type private Server(failure: string -> Error, command: string list) =
     /// Seconds of so many training steps.
     member server.Time(steps: int) : float = server.Ask $"run {steps}" |> float
 
-    interface IDisposable with
-        member _.Dispose() =
-            server.StandardInput.Close()
-            server.WaitForExit()
-            server.Dispose()
+    /// Ends the process.
+    member _.Stop() : unit =
+        server.Kill()
+        server.WaitForExit()
+        server.Dispose()
 
 let private ours (options: string list) : Server =
     let self = Environment.GetCommandLineArgs()[0]
     let host = Environment.ProcessPath |> Option.ofObj |> Option.defaultValue "dotnet"
     let program = if Path.GetFileNameWithoutExtension host = "dotnet" then [ host; self ] else [ host ]
 
-    let failed where =
-        Error.create Engine "our side of the benchmark has ended" where "ctkd doctor"
+    let failed where = Error.create Engine "our side of the benchmark has ended" where "ctkd doctor"
 
     new Server(failed, program @ [ "bench"; "--serve" ] @ options)
 
 let private theirs (options: string list) : Server =
     let python =
-        Environment.GetEnvironmentVariable "CTKD_PYTHON" |> Option.ofObj |> Option.defaultValue "/usr/bin/python3"
+        Environment.GetEnvironmentVariable "CTKD_PYTHON"
+        |> Option.ofObj
+        |> Option.defaultValue "/usr/bin/python3"
 
     new Server(noTorch, python :: Path.Combine(AppContext.BaseDirectory, "torch_step.py") :: options)
 
@@ -209,77 +221,91 @@ let private estimate (values: float[]) : Estimate =
     let below = ways |> Seq.scan (+) 0.0 |> Seq.tail |> Seq.map (fun sum -> sum / 2.0 ** n)
     let outside = below |> Seq.takeWhile (fun p -> p <= 0.025) |> Seq.length |> max 1
 
-    { Median = median sorted
-      Low = sorted[outside - 1]
-      High = sorted[n - outside] }
+    {
+        Median = median sorted
+        Low = sorted[outside - 1]
+        High = sorted[n - outside]
+    }
 
 /// One side's result.
-type Side =
-    { Engine: string
-      ImagesPerSecond: float
-      PeakMiB: float }
+type Side = { Engine: string; ImagesPerSecond: float; PeakMiB: float }
 
 /// What a run of the benchmark found. Ratios are of times, ours to PyTorch's: below 1 ours is faster.
-type Report =
-    { Format: string
-      Pairs: int
-      Steps: int
-      Ours: Side
-      PyTorch: Side option
-      TimeRatio: Estimate option
-      MemoryRatio: float option
-      CallMicroseconds: float }
+type Report = {
+    Format: string
+    Pairs: int
+    Steps: int
+    Ours: Side
+    PyTorch: Side option
+    TimeRatio: Estimate option
+    MemoryRatio: float option
+    CallMicroseconds: float
+}
 
 let private measure (compare: bool) (pairs: int) (steps: int) (channelsLast: bool) : Report =
     let options = if channelsLast then [ "--channels-last" ] else []
-    use mine = ours options
-    use twin = if compare then theirs options else Unchecked.defaultof<_>
-    let sides = if compare then [ mine; twin ] else [ mine ]
+    let mine = ours options
+    let sides = mine :: (if compare then [ theirs options ] else [])
+
+    use _ = {
+        new IDisposable with
+            member _.Dispose() = sides |> List.iter _.Stop()
+    }
 
     for side in sides do
         side.Ask "version" |> ignore
         side.Time(max steps 20) |> ignore
 
     // Order A B B A: what drifts slowly meets both alike.
-    let times =
-        [| for pair in 1..pairs do
-               let ordered work = if pair % 2 = 1 then work sides else List.rev (work (List.rev sides))
-               ordered (List.map _.Time(steps)) |> Array.ofList |]
+    let times = [|
+        for pair in 1..pairs do
+            let ordered work = if pair % 2 = 1 then work sides else List.rev (work (List.rev sides))
+            ordered (List.map _.Time(steps)) |> Array.ofList
+    |]
 
-    let result index (side: Server) =
-        { Engine = side.Ask "version"
-          ImagesPerSecond = float (steps * batch) / median (times |> Array.map (Array.item index))
-          PeakMiB = side.Ask "memory" |> float }
+    let result index (side: Server) = {
+        Engine = side.Ask "version"
+        ImagesPerSecond = float (steps * batch) / median (times |> Array.map (Array.item index))
+        PeakMiB = side.Ask "memory" |> float
+    }
 
     let results = List.mapi result sides
 
-    { Format = if channelsLast then "channels last" else "contiguous"
-      Pairs = pairs
-      Steps = steps
-      Ours = results.Head
-      PyTorch = List.tryItem 1 results
-      TimeRatio =
-        if compare then
-            Some(times |> Array.map (fun pair -> pair[0] / pair[1]) |> estimate)
-        else
-            None
-      MemoryRatio =
-        List.tryItem 1 results |> Option.map (fun other -> results.Head.PeakMiB / other.PeakMiB)
-      CallMicroseconds = mine.Ask "cost" |> float }
+    {
+        Format = if channelsLast then "channels last" else "contiguous"
+        Pairs = pairs
+        Steps = steps
+        Ours = results.Head
+        PyTorch = List.tryItem 1 results
+        TimeRatio =
+            if compare then
+                Some(times |> Array.map (fun pair -> pair[0] / pair[1]) |> estimate)
+            else
+                None
+        MemoryRatio = List.tryItem 1 results |> Option.map (fun other -> results.Head.PeakMiB / other.PeakMiB)
+        CallMicroseconds = mine.Ask "cost" |> float
+    }
 
 let private print (report: Report) : unit =
     let side name (side: Side) =
         printfn $"%-10s{name}%10.1f{side.ImagesPerSecond}%14.0f{side.PeakMiB}   {side.Engine}"
 
-    printfn "Teacher resnet56, student resnet20, CTKD's global temperature, batch %d, float32, %s" batch report.Format
+    printfn
+        "Teacher resnet56, student resnet20, CTKD's global temperature, batch %d, float32, %s"
+        batch
+        report.Format
+
     printfn "%-10s%10s%14s" "" "images/s" "peak MiB"
     side "ours" report.Ours
     Option.iter (side "PyTorch") report.PyTorch
 
     match report.TimeRatio, report.MemoryRatio with
     | Some time, Some memory ->
-        printfn $"time, ours / PyTorch: %.3f{time.Median} (95 %% interval %.3f{time.Low} to %.3f{time.High}, "
-        printfn $"  median of {report.Pairs} alternating pairs of {report.Steps} steps; below 1 ours is faster)"
+        printfn $"time, ours / PyTorch: %.3f{time.Median}, 95 %% interval %.3f{time.Low} to %.3f{time.High}"
+
+        printfn
+            $"  (median of {report.Pairs} alternating pairs of {report.Steps} steps; below 1 ours is faster)"
+
         printfn $"peak memory, ours / PyTorch: %.3f{memory}"
     | _ -> ()
 
@@ -294,10 +320,7 @@ let run (compare: bool) (pairs: int) (steps: int) (channelsLast: bool) (json: bo
         try
             let report = measure compare pairs steps channelsLast
 
-            if json then
-                printfn $"{JsonSerializer.Serialize report}"
-            else
-                print report
+            if json then printfn $"{JsonSerializer.Serialize report}" else print report
 
             0
         with CtkdException error ->

@@ -40,10 +40,22 @@ module Quickstart =
 
     let private run (terminal: Terminal) (folder: string) (name: string) (settings: Settings) =
         let out = Path.Combine(folder, name)
-        let begun = File.Exists(Path.Combine(out, "last.safetensors"))
+        let last = Path.Combine(out, "last.safetensors")
+
+        let resume (hooks: Hooks) (checkpoint: Checkpoint) =
+            if checkpoint.Info.Settings = settings then
+                Run.resume hooks out
+            else
+                Result.Error(
+                    Error.create ErrorKind.Usage $"the run '{name}' was begun with other flags" out
+                        "give the same flags again, or another folder with --out"
+                )
 
         terminal.Progress name settings.Epochs (fun hooks ->
-            if begun then Run.resume hooks out else Run.start hooks out settings)
+            if File.Exists last then
+                Checkpoint.read last |> Result.bind (resume hooks)
+            else
+                Run.start hooks out settings)
 
     /// Runs the rest of the plan until it is done or interrupted.
     let rec private go (terminal: Terminal) folder (finished: (string * Summary) list) (rest: (string * Settings) list) =

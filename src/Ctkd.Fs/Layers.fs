@@ -10,39 +10,38 @@ type Initial =
     | UniformFanIn of fanIn: int
 
 /// A tensor that a model, policy or distiller asks for.
-type Declaration =
-    { Name: string
-      Shape: int list
-      Initial: Initial
-      /// Buffers (running statistics, counters) are part of the state and not trained.
-      Trained: bool }
+type Declaration = {
+    Name: string
+    Shape: int list
+    Initial: Initial
+    /// Buffers (running statistics, counters) are part of the state and not trained.
+    Trained: bool
+}
 
 /// A convolution without dilation; names are those of its tensors in the state_dict.
-type Convolution =
-    { Weight: string
-      Bias: string option
-      In: int
-      Out: int
-      Kernel: int
-      Stride: int
-      Padding: int
-      Groups: int }
+type Convolution = {
+    Weight: string
+    Bias: string option
+    In: int
+    Out: int
+    Kernel: int
+    Stride: int
+    Padding: int
+    Groups: int
+}
 
 /// Batch normalisation over [N, C, H, W].
-type Normalisation =
-    { Scale: string
-      Shift: string
-      Mean: string
-      Variance: string
-      Counter: string
-      Channels: int }
+type Normalisation = {
+    Scale: string
+    Shift: string
+    Mean: string
+    Variance: string
+    Counter: string
+    Channels: int
+}
 
 /// x W^T + b.
-type Dense =
-    { Weight: string
-      Bias: string
-      In: int
-      Out: int }
+type Dense = { Weight: string; Bias: string; In: int; Out: int }
 
 /// A network as data: it is run, declared, measured and printed by functions over this one type.
 [<NoComparison>]
@@ -66,12 +65,13 @@ type Layer =
     | Custom of Custom
 
 /// A layer of the user's own.
-and [<ReferenceEquality>] Custom =
-    { Declares: Declaration list
-      /// The weights, whether training, and the input.
-      Forward: Tree -> bool -> Tensor -> Tensor
-      /// [C; H; W] of one image to that of the result; raises `ArgumentException` when the input does not fit.
-      OutputShape: int list -> int list }
+and [<ReferenceEquality>] Custom = {
+    Declares: Declaration list
+    /// The weights, whether training, and the input.
+    Forward: Tree -> bool -> Tensor -> Tensor
+    /// [C; H; W] of one image to that of the result; raises `ArgumentException` when the input does not fit.
+    OutputShape: int list -> int list
+}
 
 /// Smart constructors in PyTorch's naming, and the functions over `Layer`.
 [<RequireQualifiedAccess>]
@@ -82,49 +82,44 @@ module Layer =
 
     /// A convolution without bias: the name is that of the module.
     let conv (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Layer =
-        Conv
-            { Weight = name + ".weight"
-              Bias = None
-              In = inputs
-              Out = outputs
-              Kernel = kernel
-              Stride = stride
-              Padding = kernel / 2
-              Groups = 1 }
+        Conv {
+            Weight = name + ".weight"
+            Bias = None
+            In = inputs
+            Out = outputs
+            Kernel = kernel
+            Stride = stride
+            Padding = kernel / 2
+            Groups = 1
+        }
 
     /// Batch normalisation: the name is that of the module.
     let batchNorm (name: string) (channels: int) : Layer =
-        BatchNorm
-            { Scale = name + ".weight"
-              Shift = name + ".bias"
-              Mean = name + ".running_mean"
-              Variance = name + ".running_var"
-              Counter = name + ".num_batches_tracked"
-              Channels = channels }
+        BatchNorm {
+            Scale = name + ".weight"
+            Shift = name + ".bias"
+            Mean = name + ".running_mean"
+            Variance = name + ".running_var"
+            Counter = name + ".num_batches_tracked"
+            Channels = channels
+        }
 
     /// A linear layer with bias.
-    let dense (name: string) (inputs: int) (outputs: int) : Dense =
-        { Weight = name + ".weight"
-          Bias = name + ".bias"
-          In = inputs
-          Out = outputs }
+    let dense (name: string) (inputs: int) (outputs: int) : Dense = {
+        Weight = name + ".weight"
+        Bias = name + ".bias"
+        In = inputs
+        Out = outputs
+    }
 
     /// The input itself.
     let identity: Layer = Sequence []
 
     /// What the layer needs, in state_dict order. `convolutions` says how the family's convolutions start.
     let rec declarations (convolutions: Initial) (layer: Layer) : Declaration list =
-        let trained name shape initial =
-            { Name = name
-              Shape = shape
-              Initial = initial
-              Trained = true }
+        let trained name shape initial = { Name = name; Shape = shape; Initial = initial; Trained = true }
 
-        let buffer name shape value =
-            { Name = name
-              Shape = shape
-              Initial = Fill value
-              Trained = false }
+        let buffer name shape value = { Name = name; Shape = shape; Initial = Fill value; Trained = false }
 
         match layer with
         | Conv c ->
@@ -132,18 +127,22 @@ module Layer =
             let weight = trained c.Weight [ c.Out; c.In / c.Groups; c.Kernel; c.Kernel ] convolutions
 
             let bias =
-                c.Bias |> Option.map (fun name -> trained name [ c.Out ] (UniformFanIn fanIn)) |> Option.toList
+                c.Bias
+                |> Option.map (fun name -> trained name [ c.Out ] (UniformFanIn fanIn))
+                |> Option.toList
 
             weight :: bias
-        | BatchNorm n ->
-            [ trained n.Scale [ n.Channels ] (Fill 1.0)
-              trained n.Shift [ n.Channels ] (Fill 0.0)
-              buffer n.Mean [ n.Channels ] 0.0
-              buffer n.Variance [ n.Channels ] 1.0
-              buffer n.Counter [] 0.0 ]
-        | Linear d ->
-            [ trained d.Weight [ d.Out; d.In ] (UniformFanIn d.In)
-              trained d.Bias [ d.Out ] (UniformFanIn d.In) ]
+        | BatchNorm n -> [
+            trained n.Scale [ n.Channels ] (Fill 1.0)
+            trained n.Shift [ n.Channels ] (Fill 0.0)
+            buffer n.Mean [ n.Channels ] 0.0
+            buffer n.Variance [ n.Channels ] 1.0
+            buffer n.Counter [] 0.0
+          ]
+        | Linear d -> [
+            trained d.Weight [ d.Out; d.In ] (UniformFanIn d.In)
+            trained d.Bias [ d.Out ] (UniformFanIn d.In)
+          ]
         | Sequence layers -> List.collect (declarations convolutions) layers
         | Residual(body, shortcut) -> declarations convolutions body @ declarations convolutions shortcut
         | Block body -> declarations convolutions body
@@ -195,8 +194,24 @@ module Layer =
 
     /// Runs the layer. `taps` collects the features in their order; in training mode batch normalisation uses and
     /// updates the statistics of the batch.
-    let rec forward (weights: Tree) (training: bool) (taps: ResizeArray<Tensor>) (layer: Layer) (x: Tensor) : Tensor =
+    let rec forward
+        (weights: Tree)
+        (training: bool)
+        (taps: ResizeArray<Tensor>)
+        (layer: Layer)
+        (x: Tensor)
+        : Tensor =
         let tensor name = Tree.find name weights
+
+        // A ReLU overwrites what only it sees: the fresh result of the layer before it, which no backward pass needs.
+        let rec run layers x =
+            match layers with
+            | [] -> x
+            | (BatchNorm _ | Residual _ as first) :: Relu :: rest ->
+                let y = forward weights training taps first x
+                Tensor.reluInto y
+                run rest y
+            | first :: rest -> forward weights training taps first x |> run rest
 
         match layer with
         | Conv c -> Tensor.conv2d c.Stride c.Padding c.Groups (tensor c.Weight) (Option.map tensor c.Bias) x
@@ -215,7 +230,7 @@ module Layer =
         | AvgPool(kernel, stride, padding) -> Tensor.avgPool2d kernel stride padding x
         | GlobalPool -> Tensor.meanOverImage x
         | Linear d -> Tensor.linear (tensor d.Weight) (Some(tensor d.Bias)) x
-        | Sequence layers -> List.fold (fun x layer -> forward weights training taps layer x) x layers
+        | Sequence layers -> run layers x
         | Residual(body, shortcut) ->
             forward weights training taps body x + forward weights training taps shortcut x
         | Tap ->

@@ -185,6 +185,7 @@ module Tensor =
 
     let copyInto (target: Tensor) (source: Tensor) : unit = Ops.CopyInto(target, source)
     let addInto (target: Tensor) (source: Tensor) : unit = Ops.AddInto(target, source)
+    let reluInto (target: Tensor) : unit = Ops.ReluInto target
     let zeroInto (target: Tensor) : unit = Ops.ZeroInto target
     let fillInto (target: Tensor) (value: float) : unit = Ops.FillInto(target, value)
     let foreachAdd (alpha: float) (a: Tensor[]) (b: Tensor[]) : Tensor[] = Ops.ForeachAdd(a, b, alpha)

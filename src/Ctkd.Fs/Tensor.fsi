@@ -248,6 +248,7 @@ module Tensor =
 
     val copyInto: target: Tensor -> source: Tensor -> unit
     val addInto: target: Tensor -> source: Tensor -> unit
+    val reluInto: target: Tensor -> unit
     val zeroInto: target: Tensor -> unit
     val fillInto: target: Tensor -> value: float -> unit
 

@@ -173,6 +173,7 @@ public static class Ops
     // In place
     private static readonly Operator copyInto = new("aten::copy_", "self src");
     private static readonly Operator addInto = new("aten::add_.Tensor", "self other");
+    private static readonly Operator reluInto = new("aten::relu_", "self");
     private static readonly Operator zeroInto = new("aten::zero_", "self");
     private static readonly Operator fillInto = new("aten::fill_.Scalar", "self value");
     private static readonly Operator foreachAdd = new("aten::_foreach_add.List", "self other alpha");
@@ -183,6 +184,7 @@ public static class Ops
 
     public static void CopyInto(Tensor target, Tensor source) => copyInto.Do(target, source);
     public static void AddInto(Tensor target, Tensor source) => addInto.Do(target, source);
+    public static void ReluInto(Tensor target) => reluInto.Do(target);
     public static void ZeroInto(Tensor target) => zeroInto.Do(target);
     public static void FillInto(Tensor target, double value) => fillInto.Do(target, value);
     public static Tensor[] ForeachAdd(Tensor[] a, Tensor[] b, double alpha) => foreachAdd.CallMany(a, b, alpha);

@@ -5,7 +5,7 @@ open System.IO
 open Ctkd.Fs
 
 /// Runs a test in a new folder, which is removed afterwards.
-let inFolder (body: string -> unit) : unit =
+let inFolder (body: string -> 'T) : 'T =
     let folder = Directory.CreateTempSubdirectory "ctkd-test-"
 
     try

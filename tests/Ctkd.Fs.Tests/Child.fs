@@ -1,0 +1,107 @@
+/// The built `ctkd` as a child process.
+module Ctkd.Fs.Tests.Child
+
+open System
+open System.Diagnostics
+open System.IO
+open System.Runtime.InteropServices
+open Xunit
+
+/// What a process printed, and its exit code.
+type Ended = { Code: int; Out: string; Err: string }
+
+/// The folder of the program, which the tests' project builds first: beside that of the tests.
+let programFolder: string =
+    AppContext.BaseDirectory.Replace(
+        Path.Combine("tests", "Ctkd.Fs.Tests"),
+        Path.Combine("src", "Ctkd.Fs.App")
+    )
+
+let private program = Path.Combine(programFolder, "ctkd.dll")
+
+[<DllImport("libc", SetLastError = true)>]
+extern int private kill(int pid, int signal)
+
+/// Ctrl-C's signal, and that of `kill`.
+let interrupt, terminate = 2, 15
+
+/// Sends a signal to a process.
+let send (signal: int) (child: Process) : unit = Assert.Equal(0, kill (child.Id, signal))
+
+/// Starts a command in a folder, with variables set.
+let startCommand (folder: string) (variables: (string * string) list) (command: string list) : Process =
+    let info =
+        ProcessStartInfo(
+            command.Head,
+            command.Tail,
+            WorkingDirectory = folder,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true
+        )
+
+    // A test machine's own settings must not decide what the program sees.
+    for name in [ "CTKD_NATIVE"; "NO_COLOR" ] do
+        info.Environment.Remove name |> ignore
+
+    for name, value in variables do
+        info.Environment[name] <- value
+
+    Process.Start info |> nonNull
+
+/// Waits for a process. What it printed to a pipe must hold no escape codes, and never a stack trace.
+let wait (child: Process) (already: string) : Ended =
+    let err = child.StandardError.ReadToEndAsync()
+    let out = child.StandardOutput.ReadToEndAsync()
+
+    if not (child.WaitForExit 240_000) then
+        child.Kill()
+        failwith "the program did not end within four minutes"
+
+    let ended = { Code = child.ExitCode; Out = already + out.Result; Err = err.Result }
+    child.Dispose()
+
+    for text in [ ended.Out; ended.Err ] do
+        for never in [ "\u001b"; "   at "; "Unhandled" ] do
+            Assert.DoesNotContain(never, text, StringComparison.Ordinal)
+
+    ended
+
+/// Runs a command to its end.
+let runCommand (folder: string) (variables: (string * string) list) (command: string list) : Ended =
+    wait (startCommand folder variables command) ""
+
+/// The command line of the program with these arguments.
+let ctkdCommand (arguments: string) : string list =
+    [ "dotnet"; program ] @ List.ofArray (arguments.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+
+/// Runs the program in a folder, with variables set.
+let ctkdWith (variables: (string * string) list) (folder: string) (arguments: string) : Ended =
+    runCommand folder variables (ctkdCommand arguments)
+
+/// Runs the program in a folder.
+let ctkd: string -> string -> Ended = ctkdWith []
+
+/// Runs the program, which must end with this exit code.
+let expect (code: int) (folder: string) (arguments: string) : Ended =
+    let ended = ctkd folder arguments
+
+    Assert.True(
+        (ended.Code = code),
+        $"ctkd {arguments}: exit code {ended.Code}, not {code}\n{ended.Out}\n{ended.Err}"
+    )
+
+    ended
+
+/// Starts the program, sends it a signal when it has printed a line that contains the text, and waits.
+let interrupted (signal: int) (line: string) (folder: string) (arguments: string) : Ended =
+    let child = startCommand folder [] (ctkdCommand arguments)
+
+    let rec read (already: string) =
+        match child.StandardOutput.ReadLine() with
+        | null -> already
+        | text when text.Contains line ->
+            send signal child
+            already + text + "\n"
+        | text -> read (already + text + "\n")
+
+    wait child (read "")

@@ -1,0 +1,253 @@
+module Ctkd.Fs.Tests.CommandTests
+
+open System
+open System.IO
+open System.Text.Json.Nodes
+open Argu
+open Ctkd.Fs
+open Ctkd.Fs.App
+open Ctkd.Fs.Tests.Child
+open Ctkd.Fs.Tests.Folders
+open Xunit
+
+/// A run of a moment: two epochs of four batches.
+let private small = "--per-class 5 --batch 16 --epochs 2"
+
+/// The one line of JSON on the standard output.
+let private jsonLine (ended: Ended) : JsonNode =
+    Assert.EndsWith("\n", ended.Out)
+    Assert.Equal(1, ended.Out.Split('\n', StringSplitOptions.RemoveEmptyEntries).Length)
+    JsonNode.Parse ended.Out |> nonNull
+
+let private text (node: JsonNode) (name: string) : string = string node[name]
+
+// ---- help and wrong usage ----
+
+[<Fact>]
+let ``help of a command names every flag with what it is when it is not given`` () =
+    let flags (parser: ArgumentParser) = parser.GetArgumentCases() |> List.collect _.CommandLineNames.Value
+
+    let withoutDefault = [
+        "--weights"
+        "--data-dir"
+        "--resume"
+        "--json"
+        "--t-scale"
+        "--no-torch"
+        "--serve"
+        "--help"
+    ]
+
+    let commands: (string * ArgumentParser) list = [
+        "teach", ArgumentParser.Create<TrainArgs>()
+        "distill", ArgumentParser.Create<TrainArgs>()
+        "eval", ArgumentParser.Create<EvalArgs>()
+        "quickstart", ArgumentParser.Create<QuickstartArgs>()
+        "models", ArgumentParser.Create<ModelsArgs>()
+        "doctor", ArgumentParser.Create<DoctorArgs>()
+        "bench", ArgumentParser.Create<BenchArgs>()
+    ]
+
+    for name, parser in commands do
+        let help = expect 0 "/" $"{name} --help"
+        Assert.Contains("Exit codes: 0 done, 1 failed or diverged, 2 wrong usage, 130", help.Out)
+        let options = (help.Out.Split "OPTIONS:")[1]
+
+        for flag in flags parser |> List.filter (fun flag -> flag <> "--serve") do
+            let at = options.IndexOf($"\n    {flag}")
+            Assert.True(at >= 0, $"{name} --help does not list {flag}")
+            let next = options.IndexOf("\n    --", at + 1)
+            let entry = options.Substring(at, (if next < 0 then options.Length else next) - at)
+            // The brackets of a list's placeholder are no default.
+            let plain = entry.Replace("[<", "").Replace("...]", "")
+
+            Assert.True(
+                (plain.Contains '[' || List.contains flag withoutDefault),
+                $"{flag} has no default: {entry}"
+            )
+
+[<Fact>]
+let ``help and version succeed, and a bare ctkd is wrong usage that shows the commands`` () =
+    let help = expect 0 "/" "--help"
+    let bare = expect 2 "/" ""
+
+    for command in [ "quickstart"; "teach"; "distill"; "eval"; "models"; "doctor"; "bench"; "version" ] do
+        Assert.Contains($"\n    {command} ", help.Out)
+        Assert.Contains($"\n    {command} ", bare.Err)
+
+    Assert.Matches(@"^ctkd \d+\.\d+\.\d+\n$", (expect 0 "/" "version").Out)
+
+[<Fact>]
+let ``an unknown command, flag or name is wrong usage with the nearest names`` () =
+    let wrong = [
+        "evall", "unknown command 'evall'", "eval, "
+        "teach --epoch 3", "unknown flag '--epoch'", "--epochs, "
+        "eval --wieghts x", "unknown flag '--wieghts'", "--weights, "
+        "teach --model resnet21", "unknown model 'resnet21'", "resnet20, "
+        "teach --data digit", "unknown data set 'digit'", "digits, "
+        "teach --precision f64", "unknown precision 'f64'", "f32, "
+        "teach --device cpuu", "unknown device 'cpuu'", "cpu, "
+        "teach --policy ctkd-globl", "unknown policy 'ctkd-globl'", "ctkd-global, "
+    ]
+
+    inFolder (fun folder ->
+        for arguments, what, nearest in wrong do
+            let ended = expect 2 folder arguments
+            Assert.Equal("", ended.Out)
+            Assert.StartsWith($"error: {what}", ended.Err)
+            Assert.Contains("did you mean one of: " + nearest, ended.Err)
+
+        Assert.Empty(Directory.GetFileSystemEntries folder)
+    )
+
+[<Fact>]
+let ``values that cannot be are wrong usage, with the flag, the bound and what to do`` () =
+    let wrong = [
+        "teach --lr 0", "lr must be finite and > 0, got 0"
+        "teach --lr nan", "lr must be finite and > 0, got NaN"
+        "teach --lr -1", "lr must be finite and > 0, got -1"
+        "teach --lr infinity", "lr must be finite and > 0, got Infinity"
+        "teach --t 0", "t must be finite and > 0, got 0"
+        "teach --batch 0", "batch must be at least 1, got 0"
+        "teach --batch 4000", "batch is 4000, but there are only 3823 training images"
+        "teach --epochs 1e3", "--epochs"
+        "teach --lr 0 --batch 0", "2 settings are wrong"
+        "teach --milestones 3 2", "milestones must be epochs from 1 on in rising order, got 3, 2"
+        "teach --mean 0.5", "mean and std must be given together"
+        "teach --weights x", "teach has no teacher"
+        "distill", "distill needs a teacher's weights"
+        "eval", "eval needs weights"
+        "models --classes 1", "classes must be at least 2"
+        "teach --lr 0.1 --lr 0.2", "more than once"
+    ]
+
+    inFolder (fun folder ->
+        for arguments, what in wrong do
+            let ended = expect 2 folder arguments
+            Assert.Equal("", ended.Out)
+            Assert.Contains(what, ended.Err)
+            Assert.Contains("\n  next: ", ended.Err)
+
+        Assert.Empty(Directory.GetFileSystemEntries folder)
+    )
+
+// ---- teach, eval, distill ----
+
+[<Fact>]
+let ``teach, eval and distill work on each other's files`` () =
+    inFolder (fun folder ->
+        let taught = jsonLine (expect 0 folder $"teach {small} --model resnet14 --out a --json")
+        Assert.Equal(("finished", Path.Combine(folder, "a")), (text taught "ending", text taught "folder"))
+
+        for name in
+            [ "settings.json"; "metrics.jsonl"; "last.safetensors"; "best.safetensors"; "report.html" ] do
+            Assert.True(File.Exists(Path.Combine(folder, "a", name)), name)
+
+        let measured = jsonLine (expect 0 folder "eval --weights a --json")
+        Assert.Equal(("resnet14", "1797"), (text measured "model", text measured "images"))
+        Assert.Equal(text taught "top1", text measured "top1")
+        let plain = expect 0 folder "eval --weights a/last.safetensors --model resnet14"
+        let top1 = float (text taught "top1")
+        let percent = $"%.2f{top1}"
+        Assert.Matches($@"^model +images +top-1 %% +top-5 %% +loss\nresnet14 +1797 +{percent} ", plain.Out)
+
+        Assert.Contains(
+            "are those of resnet14, not of resnet8",
+            (expect 1 folder "eval --weights a --model resnet8").Err
+        )
+
+        let distilled = expect 0 folder $"distill {small} --weights a --policy ctkd-instance --out b"
+        Assert.Contains($"teacher resnet14: {percent} %% top-1", distilled.Out)
+
+        Assert.Matches(
+            @"\ndistill  epoch 2/2  loss \d+\.\d{4}  T \d+\.\d\d  lambda \d\.\d{3}  top-1 ",
+            distilled.Out
+        )
+
+        Assert.Contains($"checkpoint {folder}/b/last.safetensors", distilled.Out)
+    )
+
+[<Fact>]
+let ``with --json the standard output holds the result and nothing else, also of models, doctor and errors``
+    ()
+    =
+    inFolder (fun folder ->
+        let models = jsonLine (expect 0 folder "models --json --classes 10")
+        Assert.Equal(Zoo.names.Length, models.AsArray().Count)
+        let doctor = ctkd folder "doctor --json"
+        Assert.True((jsonLine doctor).AsArray().Count > 5)
+        let taught = expect 0 folder $"teach {small} --out a --json"
+        Assert.Equal("finished", text (jsonLine taught) "ending")
+        Assert.Contains("teach  epoch 2/2", taught.Err)
+        Assert.Equal("", (expect 1 folder $"teach --resume none --json").Out)
+        Assert.Equal("", (expect 2 folder $"teach --lr 0 --json").Out)
+    )
+
+[<Fact>]
+let ``a number has a decimal point, whatever the user's language is`` () =
+    inFolder (fun folder ->
+        let german = [ "LC_ALL", "de_DE.UTF-8"; "LANG", "de_DE.UTF-8" ]
+
+        let ended =
+            ctkdWith german folder $"teach {small} --lr 0.05 --mean 0.5 0.25 0.125 --std 1.5 1.5 1.5 --out a"
+
+        Assert.Equal(0, ended.Code)
+        let json = File.ReadAllText(Path.Combine(folder, "a", "settings.json"))
+        let settings = Ctkd.Fs.Json.read<Settings> "" json |> Error.orRaise
+        Assert.Equal(0.05, settings.LearningRate)
+        Assert.Equal<float list>([ 0.5; 0.25; 0.125 ], settings.Mean)
+        Assert.Matches(@"loss \d+\.\d{4}  top-1 \d+\.\d\d %", ended.Out)
+    )
+
+// ---- doctor ----
+
+[<Fact>]
+let ``doctor finds the engine and what mends it`` () =
+    let doctor = ctkdWith [ "OMP_NUM_THREADS", "" ] "/" "doctor"
+    Assert.Matches(@"\nengine +libtorch \d+\.\d+", doctor.Out)
+
+    for name in [ "operators"; "threads"; "BLAS"; "oneDNN"; "CUDA devices"; "processor" ] do
+        Assert.Contains($"\n{name} ", doctor.Out)
+
+    let json = (ctkdWith [ "OMP_NUM_THREADS", "" ] "/" "doctor --json").Out
+    let findings = Ctkd.Fs.Json.read<Finding list> "" json |> Error.orRaise
+    Assert.Equal((if List.exists _.Mend.IsSome findings then 1 else 0), doctor.Code)
+
+    let none = ctkdWith [ "CTKD_NATIVE", "/none.so" ] "/" "doctor"
+    Assert.Equal(1, none.Code)
+    Assert.Matches(@"\nengine .*/none\.so.*dotnet fsi build\.fsx native", none.Out)
+
+[<Fact>]
+let ``without libtorch a command fails with the one that mends it`` () =
+    inFolder (fun folder ->
+        let garbage = Path.Combine(folder, "garbage.so")
+        File.WriteAllText(garbage, "no library")
+        let copy = Directory.CreateDirectory(Path.Combine(folder, "copy")).FullName
+
+        for file in Directory.GetFiles programFolder do
+            if Path.GetFileName file <> "libctkd_torch.so" then
+                File.Copy(file, Path.Combine(copy, string (Path.GetFileName file)))
+
+        let command arguments =
+            [ "dotnet"; Path.Combine(copy, "ctkd.dll") ] @ List.ofArray ((arguments: string).Split ' ')
+
+        let failures = [
+            for arguments in
+                [
+                    $"teach {small}"
+                    "quickstart"
+                    $"distill {small} --weights {Runs.teacher.Value}"
+                    $"eval --weights {Runs.teacher.Value}"
+                ] do
+                "libctkd_torch.so", runCommand folder [] (command arguments)
+
+            "/none.so", ctkdWith [ "CTKD_NATIVE", "/none.so" ] folder $"teach {small}"
+            "garbage.so", ctkdWith [ "CTKD_NATIVE", garbage ] folder $"teach {small}"
+        ]
+
+        for where, ended in failures do
+            Assert.Equal(1, ended.Code)
+            Assert.Contains("error: the tensor engine is not ready", ended.Err)
+            Assert.Contains(where, ended.Err)
+            Assert.Contains("dotnet fsi build.fsx native", ended.Err)
+    )

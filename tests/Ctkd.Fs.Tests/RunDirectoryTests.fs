@@ -1,0 +1,97 @@
+module Ctkd.Fs.Tests.RunDirectoryTests
+
+open System
+open System.IO
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Folders
+open Xunit
+
+[<Fact>]
+let ``a new folder is made with its parents, and names its files`` () =
+    inFolder (fun folder ->
+        let path = Path.Combine(folder, "a", "b")
+        use run = RunDirectory.create path |> Error.orRaise
+        Assert.True(Directory.Exists path)
+        Assert.Equal(path, run.Path)
+
+        let names =
+            [ run.Last; run.Best; run.Metrics; run.Settings; run.Report ]
+            |> List.map (fun path -> string (Path.GetFileName path))
+
+        Assert.Equal<string list>(
+            [ "last.safetensors"; "best.safetensors"; "metrics.jsonl"; "settings.json"; "report.html" ],
+            names
+        )
+    )
+
+[<Fact>]
+let ``a relative path becomes an absolute one`` () =
+    inFolder (fun folder ->
+        let relative = Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(folder, "run"))
+        use run = RunDirectory.create relative |> Error.orRaise
+        Assert.Equal(Path.Combine(folder, "run"), run.Path)
+    )
+
+[<Fact>]
+let ``a folder that holds a run is refused and left free`` () =
+    for name in [ "last.safetensors"; "metrics.jsonl" ] do
+        inFolder (fun folder ->
+            File.WriteAllText(Path.Combine(folder, name), "kept")
+            let error = errorOf (RunDirectory.create folder)
+            Assert.Equal((Usage, folder), (error.Kind, error.Where))
+            Assert.Contains("--resume", error.Next)
+            Assert.Equal("kept", File.ReadAllText(Path.Combine(folder, name)))
+            use _ = RunDirectory.reopen folder |> Error.orRaise
+            ()
+        )
+
+[<Fact>]
+let ``a folder is held by one until it is released`` () =
+    inFolder (fun folder ->
+        let first = RunDirectory.create folder |> Error.orRaise
+
+        for second in [ RunDirectory.create folder; RunDirectory.reopen folder ] do
+            let error = errorOf second
+            Assert.Equal((Unwritable, folder), (error.Kind, error.Where))
+            Assert.Contains("another process", error.What)
+
+        (first :> IDisposable).Dispose()
+        use _ = RunDirectory.create folder |> Error.orRaise
+        ()
+    )
+
+[<Fact>]
+let ``a folder that cannot be made is an error with the remedy`` () =
+    inFolder (fun folder ->
+        let file = Path.Combine(folder, "file")
+        File.WriteAllText(file, "kept")
+
+        for path in
+            [
+                file
+                Path.Combine(file, "run")
+                "/proc/run"
+                "/dev/null/run"
+                ""
+                "a\000b"
+                String('x', 5000)
+            ] do
+            let error = errorOf (RunDirectory.create path)
+            Assert.Equal(Unwritable, error.Kind)
+            Assert.Contains("--out", error.Next)
+
+        Assert.Equal("kept", File.ReadAllText file)
+    )
+
+[<Fact>]
+let ``a checkpoint is a file itself or the latest one of a folder`` () =
+    inFolder (fun folder ->
+        let last, best = Path.Combine(folder, "last.safetensors"), Path.Combine(folder, "best.safetensors")
+        File.WriteAllText(best, "")
+        Assert.Equal(Ok best, RunDirectory.checkpointOf best)
+        let error = errorOf (RunDirectory.checkpointOf folder)
+        Assert.Equal((Missing, folder), (error.Kind, error.Where))
+        File.WriteAllText(last, "")
+        Assert.Equal(Ok last, RunDirectory.checkpointOf folder)
+        Assert.Equal(Missing, (errorOf (RunDirectory.checkpointOf (Path.Combine(folder, "none")))).Kind)
+    )

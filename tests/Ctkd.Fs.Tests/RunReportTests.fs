@@ -1,0 +1,146 @@
+module Ctkd.Fs.Tests.RunReportTests
+
+open System.Globalization
+open System.IO
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Folders
+open Xunit
+
+let private line (taught: bool) (epoch: int) : EpochMetrics =
+    let only value = if taught then Some value else None
+
+    {
+        Epoch = epoch
+        LearningRate = 0.05
+        Loss = 1.0 / float epoch
+        Terms = Map [ "ce", 0.1 ]
+        T = only (15.0 + float epoch)
+        SmallestT = only 15.0
+        LargestT = only 20.0
+        Lambda = only (0.1 * float epoch)
+        TrainTop1 = 90.0
+        Top1 = 80.0 + float epoch
+        Top5 = 99.0
+        TestLoss = 0.51234
+        ImagesPerSecond = 1000.0
+        Seconds = 1.0
+    }
+
+let private summary (policy: string) (epochs: int) : Summary =
+    let taught = policy <> ""
+
+    {
+        Ending = Finished
+        Settings = {
+            Runs.small with
+                Teacher = (if taught then "resnet20" else "")
+                TeacherWeights = (if taught then "t.safetensors" else "")
+                Policy = (if taught then policy else Settings.defaults.Policy)
+        }
+        Best = { Epoch = 2; Top1 = 82.5 }
+        Teacher = None
+        Epochs = List.init epochs (fun i -> line taught (i + 1))
+        Folder = "/runs/x"
+        Checkpoint = "/runs/x/last.safetensors"
+    }
+
+let private runs: (string * Summary) list = [
+    "alone", summary "" 3
+    "kd", summary "fixed" 3
+    "ctkd", summary "ctkd-global" 2
+]
+
+let private charts (runs: (string * Summary) list) : Chart list =
+    (RunReport.create "title" runs).Sections
+    |> List.collect snd
+    |> List.collect (
+        function
+        | Section.Charts charts -> charts
+        | _ -> []
+    )
+
+let private names (chart: Chart) : string list = chart.Series |> List.map _.Name
+
+[<Fact>]
+let ``the table has a row a run, in every culture with a decimal point`` () =
+    let before = CultureInfo.CurrentCulture
+    let commas = CultureInfo.InvariantCulture.Clone() :?> CultureInfo
+    commas.NumberFormat.NumberDecimalSeparator <- ","
+
+    try
+        CultureInfo.CurrentCulture <- commas
+        let table = RunReport.table runs
+
+        Assert.Equal<string list>(
+            [ "run"; "top-1 %"; "best top-1 %"; "top-5 %"; "test loss"; "T" ],
+            table.Header
+        )
+
+        Assert.Equal<string list>(
+            [ "alone"; "83.00"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "-" ],
+            table.Rows[0]
+        )
+
+        Assert.Equal<string list>(
+            [ "ctkd"; "82.00"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "17.00" ],
+            table.Rows[2]
+        )
+    finally
+        CultureInfo.CurrentCulture <- before
+
+[<Fact>]
+let ``a run that was stopped in its first epoch has dashes and no curve`` () =
+    let none = [ "begun", summary "ctkd-global" 0 ]
+    Assert.Equal<string list list>([ [ "begun"; "-"; "-"; "-"; "-"; "-" ] ], (RunReport.table none).Rows)
+    Assert.Empty(charts none)
+    Assert.True((RunReport.temperatureChart none).IsNone)
+
+[<Fact>]
+let ``the curves are accuracy, loss, T where there is a teacher and lambda where it is learned`` () =
+    let charts = charts runs
+
+    Assert.Equal<string list>(
+        [ "Test accuracy"; "Training loss"; "Temperature"; "Curriculum" ],
+        charts |> List.map _.Title
+    )
+
+    Assert.Equal<string list>([ "alone"; "kd"; "ctkd" ], names charts[0])
+    Assert.Equal<string list>([ "kd"; "ctkd" ], names charts[2])
+    Assert.Equal<string list>([ "ctkd" ], names charts[3])
+    Assert.Equal<(float * float) list>([ 1.0, 16.0; 2.0, 17.0 ], charts[2].Series[1].Points)
+    Assert.Equal<string list>([ "kd"; "ctkd" ], names (RunReport.temperatureChart runs).Value)
+
+[<Fact>]
+let ``a student alone has no curriculum, whatever policy its settings name`` () =
+    let titles = charts [ "alone", summary "" 3 ] |> List.map _.Title
+    Assert.Equal<string list>([ "Test accuracy"; "Training loss" ], titles)
+
+[<Fact>]
+let ``the report is one file that needs nothing else`` () =
+    inFolder (fun folder ->
+        let path = Path.Combine(folder, "report.html")
+        RunReport.write path "Digits <1>" runs |> Error.orRaise
+        let html = File.ReadAllText path
+        Assert.StartsWith("<!DOCTYPE html>", html, System.StringComparison.OrdinalIgnoreCase)
+        Assert.Contains("Digits &lt;1&gt;", html)
+
+        for part in [ "<svg"; "83.00 %"; "Settings: ctkd"; "ctkd-global" ] do
+            Assert.Contains(part, html)
+
+        for part in [ "<script"; " src="; "href=\"http"; "url(" ] do
+            Assert.DoesNotContain(part, html)
+
+        let error = RunReport.write (Path.Combine(folder, "none", "r.html")) "x" runs |> errorOf
+        Assert.Equal(Unwritable, error.Kind)
+    )
+
+[<Fact>]
+let ``the report of a real run is written from what it left`` () =
+    inFolder (fun folder ->
+        let out = Path.Combine(folder, "run")
+        let summary = Runs.finish out (Runs.taught "ctkd-instance" Runs.small)
+        RunReport.write (Path.Combine(out, "report.html")) "run" [ "run", summary ] |> Error.orRaise
+        let charts = charts [ "run", summary ]
+        Assert.Equal(4, charts.Length)
+        Assert.All(charts, fun chart -> Assert.Equal(2, chart.Series.Head.Points.Length))
+    )

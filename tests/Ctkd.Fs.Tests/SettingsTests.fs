@@ -1,0 +1,295 @@
+module Ctkd.Fs.Tests.SettingsTests
+
+open System
+open System.Globalization
+open System.Text.Json.Nodes
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Folders
+open FsCheck
+open FsCheck.FSharp
+open FSharp.Reflection
+open Xunit
+
+// ---- JSON ----
+
+/// A value of a field's type: texts with every sort of character, finite numbers, short lists.
+let private valueOf (kind: Type) : Gen<objnull> =
+    let texts = [ ""; "resnet8"; "a \"quoted\" \\ path/with space"; "µ ü 漢字 🙂"; "\t\n\u0000" ]
+    let number = ArbMap.defaults |> ArbMap.generate<NormalFloat> |> Gen.map float
+    let whole = Gen.choose (Int32.MinValue, Int32.MaxValue)
+
+    if kind = typeof<string> then Gen.elements texts |> Gen.map box
+    elif kind = typeof<float> then Gen.map box number
+    elif kind = typeof<int> then Gen.map box whole
+    elif kind = typeof<bool> then Gen.elements [ true; false ] |> Gen.map box
+    elif kind = typeof<float list> then Gen.listOf number |> Gen.map box
+    elif kind = typeof<int list> then Gen.listOf whole |> Gen.map box
+    else invalidArg (nameof kind) $"no generator for {kind}"
+
+let private anySettings: Gen<Settings> =
+    FSharpType.GetRecordFields typeof<Settings>
+    |> Array.map (fun field -> valueOf field.PropertyType)
+    |> Gen.sequenceToArray
+    |> Gen.map (fun values -> FSharpValue.MakeRecord(typeof<Settings>, values) :?> Settings)
+
+[<Fact>]
+let ``settings survive JSON unchanged, on one line and indented`` () =
+    Generators.check
+        anySettings
+        (fun settings ->
+            Assert.Equal(settings, Json.write settings |> Json.read<Settings> "" |> Error.orRaise)
+            Assert.Equal(settings, Json.writeIndented settings |> Json.read<Settings> "" |> Error.orRaise)
+            Assert.DoesNotContain("\n", Json.write settings)
+        )
+
+let private json () : JsonObject = (JsonNode.Parse(Json.write Settings.defaults) |> nonNull).AsObject()
+
+let private fields: string list = json () |> Seq.map _.Key |> List.ofSeq
+
+/// The error of the default settings' JSON after a change of it.
+let private errorAfter (change: JsonObject -> unit) : Error =
+    let changed = json ()
+    change changed
+    errorOf (Json.read<Settings> "settings.json" (changed.ToJsonString()))
+
+[<Fact>]
+let ``a field of the settings' JSON that is missing, null or of another type is an error that names it`` () =
+    Assert.Equal(FSharpType.GetRecordFields(typeof<Settings>).Length, fields.Length)
+
+    for field in fields do
+        let errors = [
+            errorAfter (fun json -> json.Remove field |> ignore)
+            errorAfter (fun json -> json[field] <- null)
+            errorAfter (fun json -> json[field] <- JsonObject())
+        ]
+
+        for error in errors do
+            Assert.Equal((Damaged, "settings.json"), (error.Kind, error.Where))
+            Assert.Contains(field, error.What)
+
+[<Fact>]
+let ``an unknown, misspelt or repeated field of the settings' JSON is an error that names it`` () =
+    Assert.Contains("'lr'", (errorAfter (fun json -> json["lr"] <- 0.1)).What)
+
+    let misspelt =
+        errorAfter (fun json ->
+            json.Remove "learningRate" |> ignore
+            json["learningrate"] <- 0.1
+        )
+
+    Assert.Contains("learning", misspelt.What)
+    let repeated = Json.write(Settings.defaults).Replace("\"batch\":64", "\"batch\":64,\"batch\":32")
+    Assert.Contains("batch", (errorOf (Json.read<Settings> "" repeated)).What)
+
+[<Fact>]
+let ``text that is no JSON, or JSON of something else, is an error`` () =
+    let deep = String.replicate 1000 "[" + String.replicate 1000 "]"
+
+    for text in [ ""; "null"; "[]"; "3"; "{"; "{}"; "{\"student\":}"; "\u0000"; deep; Json.write [ 1; 2 ] ] do
+        Assert.Equal(Damaged, (errorOf (Json.read<Settings> "" text)).Kind)
+
+// ---- bounds ----
+
+let private valid = Settings.defaults
+
+/// The mistakes after a change of valid settings: exactly one is expected.
+let private mistake (change: Settings -> Settings) : string =
+    let mistakes = Settings.mistakes (change valid)
+    Assert.True(mistakes.Length = 1, $"one mistake was expected, not {mistakes.Length}: {mistakes}")
+    let error = errorOf (Settings.validate (change valid))
+    Assert.Equal((Usage, mistakes.Head), (error.Kind, error.What))
+    Assert.NotEqual<string>("", error.Next)
+    mistakes.Head
+
+[<Fact>]
+let ``the defaults are valid`` () = Assert.Equal(Ok valid, Settings.validate valid)
+
+[<Fact>]
+let ``a temperature, rate or scale must be finite and above 0, and the mistake says the value`` () =
+    let setters: (string * (float -> Settings -> Settings)) list = [
+        "lr", (fun x s -> { s with LearningRate = x })
+        "t", (fun x s -> { s with T = x })
+        "t-stop", (fun x s -> { s with TStop = x })
+        "t-scale", (fun x s -> { s with TScale = x })
+        "decay", (fun x s -> { s with Decay = x })
+        "std", (fun x s -> { s with Mean = [ 0.5 ]; Std = [ x ] })
+    ]
+
+    let wrong = [ 0.0, "0"; -0.5, "-0.5"; nan, "NaN"; infinity, "Infinity"; -infinity, "-Infinity" ]
+
+    for name, set in setters do
+        for value, text in wrong do
+            Assert.Equal($"{name} must be finite and > 0, got {text}", mistake (set value))
+
+        Assert.Empty(Settings.mistakes (set Double.Epsilon valid))
+
+[<Fact>]
+let ``weights and the ends of the curriculum must be finite and at least 0`` () =
+    let setters: (string * (float -> Settings -> Settings)) list = [
+        "t-start", (fun x s -> { s with TStart = x })
+        "weight-decay", (fun x s -> { s with WeightDecay = x })
+        "curriculum-start", (fun x s -> { s with CurriculumStart = x })
+        "curriculum-stop", (fun x s -> { s with CurriculumStop = x })
+        "ce", (fun x s -> { s with CrossEntropy = x })
+        "kd", (fun x s -> { s with Kd = x })
+    ]
+
+    for name, set in setters do
+        for value, text in [ -1e-9, "-1E-09"; nan, "NaN"; infinity, "Infinity" ] do
+            Assert.Equal($"{name} must be finite and >= 0, got {text}", mistake (set value))
+
+        Assert.Empty(Settings.mistakes (set 0.0 valid))
+
+[<Fact>]
+let ``counts have their least value`` () =
+    let setters: (string * int * (int -> Settings -> Settings)) list = [
+        "epochs", 1, (fun n s -> { s with Epochs = n })
+        "batch", 1, (fun n s -> { s with Batch = n })
+        "per-class", 0, (fun n s -> { s with PerClass = n })
+        "hidden", 1, (fun n s -> { s with Hidden = n })
+        "curriculum-epochs", 1, (fun n s -> { s with CurriculumEpochs = n })
+    ]
+
+    for name, least, set in setters do
+        Assert.Empty(Settings.mistakes (set least valid))
+
+        for value in [ least - 1; Int32.MinValue ] do
+            Assert.Equal($"{name} must be at least {least}, got {value}", mistake (set value))
+
+[<Fact>]
+let ``momentum lies in [0, 1), and Nesterov's needs one above 0`` () =
+    for value in [ -0.1; 1.0; nan; infinity ] do
+        let text = value.ToString CultureInfo.InvariantCulture
+        let expected = $"momentum must be finite and in [0, 1), got {text}"
+        Assert.Equal(expected, mistake (fun s -> { s with Momentum = value }))
+
+    Assert.Empty(Settings.mistakes { valid with Momentum = 0.0 })
+    let without = mistake (fun s -> { s with Momentum = 0.0; Nesterov = true })
+    Assert.Contains("nesterov", without)
+
+[<Fact>]
+let ``milestones must rise from 1 on, and mean and std come together`` () =
+    for wrong in [ [ 3; 2 ]; [ 0; 5 ]; [ -1 ] ] do
+        let text = wrong |> List.map string |> String.concat ", "
+        Assert.EndsWith($"got {text}", mistake (fun s -> { s with Milestones = wrong }))
+
+    Assert.Empty(Settings.mistakes { valid with Milestones = [] })
+    Assert.Contains("together", mistake (fun s -> { s with Mean = [ 0.5; 0.5; 0.5 ] }))
+    Assert.Contains("together", mistake (fun s -> { s with Mean = [ 0.5 ]; Std = [ 0.5; 0.5 ] }))
+    Assert.Contains("mean", mistake (fun s -> { s with Mean = [ nan ]; Std = [ 1.0 ] }))
+
+[<Fact>]
+let ``a teacher and its weights come together`` () =
+    Assert.Contains("weights", mistake (fun s -> { s with Teacher = "resnet20" }))
+    Assert.Contains("teacher", mistake (fun s -> { s with TeacherWeights = "teacher.safetensors" }))
+    Assert.Empty(Settings.mistakes { valid with Teacher = "resnet20"; TeacherWeights = "t.safetensors" })
+
+[<Fact>]
+let ``an unknown name is answered by the nearest ones`` () =
+    let policy = mistake (fun s -> { s with Policy = "ctkd-globl" })
+    Assert.StartsWith("unknown policy 'ctkd-globl': did you mean one of: ctkd-global", policy)
+    Assert.StartsWith("unknown precision 'f16': did", mistake (fun s -> { s with Precision = "f16" }))
+    Assert.Contains("bf16", mistake (fun s -> { s with Precision = "f16" }))
+    Assert.Contains("cifar100", mistake (fun s -> { s with Data = "cifar-100" }))
+    Assert.Contains(": resnet8, ", mistake (fun s -> { s with Student = "resne8" }))
+    let teacher = mistake (fun s -> { s with Teacher = "RESNET57"; TeacherWeights = "x" })
+    Assert.Contains(": resnet56, ", teacher)
+
+[<Fact>]
+let ``several mistakes are reported together`` () =
+    let error =
+        errorOf (Settings.validate { valid with LearningRate = 0.0; T = nan; Batch = 0; Policy = "kd" })
+
+    Assert.Equal(Usage, error.Kind)
+    Assert.StartsWith("4 settings are wrong:", error.What)
+
+    for part in [ "lr must"; "t must"; "batch must"; "unknown policy 'kd'" ] do
+        Assert.Contains($"\n  - {part}", error.What)
+
+[<Fact>]
+let ``messages and JSON have a decimal point in every culture`` () =
+    let before = CultureInfo.CurrentCulture
+    let commas = CultureInfo.InvariantCulture.Clone() :?> CultureInfo
+    commas.NumberFormat.NumberDecimalSeparator <- ","
+
+    try
+        CultureInfo.CurrentCulture <- commas
+        Assert.Contains("got -0.5", mistake (fun s -> { s with LearningRate = -0.5 }))
+        Assert.Contains("\"learningRate\":0.05", Json.write valid)
+        Assert.Equal(Ok valid, Json.read<Settings> "" (Json.write valid))
+    finally
+        CultureInfo.CurrentCulture <- before
+
+// ---- what settings build ----
+
+[<Fact>]
+let ``every policy's name builds that policy`` () =
+    for name in Settings.policies do
+        let policy = Settings.policy { valid with Policy = name; T = 5.0; TStop = 2.0; Epochs = 10 }
+        let at epoch = Schedule.at epoch policy.Scheduled
+
+        match name with
+        | "fixed" -> Assert.Equal(("fixed", 5.0, 5.0), (policy.Name, at 0, at 10))
+        | "linear" -> Assert.Equal((5.0, 3.5, 2.0), (at 0, at 5, at 10))
+        | "cosine" -> Assert.Equal((5.0, 2.0), (at 0, at 10))
+        | learned -> Assert.Equal(learned, policy.Name)
+
+    let strength =
+        (Settings.policy { valid with CurriculumStart = 0.2; CurriculumStop = 0.7; CurriculumEpochs = 4 })
+            .Strength
+
+    Assert.Equal((0.2, 0.7, 0.7), (Schedule.at 0 strength, Schedule.at 4 strength, Schedule.at 9 strength))
+    let instance = Settings.policy { valid with Policy = "ctkd-instance"; Hidden = 7 }
+    Assert.Contains([ 7; 20 ], instance.Declares 10 |> List.map _.Shape)
+
+    Assert.Throws<CtkdException>(fun () -> Settings.policy { valid with Policy = "x" } |> ignore)
+    |> ignore
+
+[<Fact>]
+let ``a course reflects its settings and its data`` () =
+    let data = { Digits.load () with Pad = 3; Flip = true }
+    let student = Zoo.find "resnet8" 10 |> Error.orRaise
+
+    let s = {
+        valid with
+            Epochs = 8
+            Batch = 7
+            LearningRate = 0.2
+            Milestones = [ 2; 4 ]
+            Decay = 0.5
+            Momentum = 0.8
+            WeightDecay = 0.01
+            Nesterov = true
+            DecayTemperature = false
+            CrossEntropy = 0.3
+            Kd = 0.6
+            Precision = "bf16"
+            ChannelsLast = false
+            Seed = 11
+    }
+
+    let alone = Settings.course s student None data Device.Cpu
+    Assert.Equal("resnet8", alone.Student.Name)
+    Assert.True(alone.Teaching.IsNone)
+    Assert.Equal(1.0, Schedule.at 1 alone.CrossEntropy)
+    let rates = [ 1; 2; 3; 4; 5; 8 ] |> List.map (fun epoch -> Schedule.at epoch alone.LearningRate)
+    Assert.Equal<float list>([ 0.2; 0.2; 0.1; 0.1; 0.05; 0.05 ], rates)
+    Assert.Equal({ Momentum = 0.8; WeightDecay = 0.01; Nesterov = true }, alone.Sgd)
+    Assert.Equal((8, 7, 11), (alone.Epochs, alone.Batch, alone.Seed))
+    Assert.Equal((3, true, false, false), (alone.Pad, alone.Flip, alone.ChannelsLast, alone.DecayTemperature))
+    Assert.Equal((Bf16, Device.Cpu), (alone.Precision, alone.Device))
+
+    let taught = Settings.course s student (Some(student, Tree.empty)) data Device.Cpu
+    let teaching = taught.Teaching.Value
+    Assert.Equal((0.3, "ctkd-global"), (Schedule.at 1 taught.CrossEntropy, teaching.Policy.Name))
+    let distillers = teaching.Distillers |> List.map (fun (weight, d) -> Schedule.at 1 weight, d.Name)
+    Assert.Equal<(float * string) list>([ 0.6, "kd" ], distillers)
+
+[<Fact>]
+let ``the milestones are those of the papers, at every length`` () =
+    Assert.Equal<int list>([ 150; 180; 210 ], Settings.milestones 240)
+
+    for epochs in [ 1; 2; 3; 8; 30; Int32.MaxValue ] do
+        Assert.Empty(
+            Settings.mistakes { valid with Epochs = epochs; Milestones = Settings.milestones epochs }
+        )

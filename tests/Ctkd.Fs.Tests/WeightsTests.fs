@@ -1,0 +1,141 @@
+module Ctkd.Fs.Tests.WeightsTests
+
+open System
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Folders
+open Xunit
+
+let private dtypes = [
+    "F32", DType.Float32
+    "F64", DType.Float64
+    "F16", DType.Float16
+    "BF16", DType.BFloat16
+    "I64", DType.Int64
+    "I32", DType.Int32
+    "I16", DType.Int16
+    "I8", DType.Int8
+    "U8", DType.UInt8
+    "BOOL", DType.Bool
+]
+
+[<Fact>]
+let ``a tensor of every type is stored and loaded with the same bytes`` () =
+    Tensor.scoped (fun () ->
+        for name, dtype in dtypes do
+            let x = Tensor.ofFloats DType.Float64 [ 2; 3 ] [| 0.0; 1.0; 2.0; 0.5; 100.0; 3.0 |]
+            let stored = Tensor.toType dtype x |> Weights.store "x"
+            Assert.Equal(("x", name), (stored.Name, stored.DType))
+            Assert.Equal<int64 list>([ 2L; 3L ], stored.Shape)
+            let loaded = Weights.load stored
+            Assert.Equal(dtype, Tensor.dtype loaded)
+            Assert.Equal<byte[]>(stored.Bytes.ToArray(), Tensor.toBytes loaded)
+    )
+
+[<Fact>]
+let ``scalars, empty tensors and images with their channels innermost keep shape and order`` () =
+    Tensor.scoped (fun () ->
+        let image = Tensor.ofFloats DType.Float32 [ 1; 2; 2; 2 ] (Array.init 8 float)
+
+        for x in
+            [
+                Tensor.scalar DType.Float32 Device.Cpu 3.5
+                Tensor.zeros DType.Float32 Device.Cpu [| 0L; 4L |]
+            ] do
+            let loaded = Weights.store "x" x |> Weights.load
+            Assert.Equal<int64[]>(Tensor.shape x, Tensor.shape loaded)
+            Assert.Equal<float[]>(Tensor.toFloats x, Tensor.toFloats loaded)
+
+        let innermost = Tensor.channelsLast image
+        Assert.True(Tensor.isChannelsLast innermost)
+        Assert.Equal<byte[]>(Tensor.toBytes image, (Weights.store "x" innermost).Bytes.ToArray())
+    )
+
+// ---- against a model ----
+
+let private model = Courses.tiny 4 3
+
+let private stored (model: Model) : StoredTensor list =
+    Tensor.scoped (fun () ->
+        Courses.teacherWeights DType.Float32 model
+        |> Tree.toList
+        |> List.map (fun (name, x) -> Weights.store name x)
+    )
+
+let private fit (tensors: StoredTensor list) : Result<Tree, Error> =
+    Model.declarations model
+    |> Weights.expected DType.Float32
+    |> fun expected -> Weights.fit $"model {model.Name}" "w.safetensors" Device.Cpu expected tensors
+
+/// The differences of stored tensors from the model, as the message lists them.
+let private differences (tensors: StoredTensor list) : string list =
+    let error = errorOf (fit tensors)
+    Assert.Equal((Mismatch, "w.safetensors"), (error.Kind, error.Where))
+    Assert.Contains($"do not fit model {model.Name}", error.What)
+    error.What.Split "\n  - " |> List.ofArray |> List.tail
+
+let private renamed (oldName: string) (newName: string) : StoredTensor list =
+    stored model |> List.map (fun t -> if t.Name = oldName then { t with Name = newName } else t)
+
+[<Fact>]
+let ``weights that fit are loaded in the model's order, in whatever order they are stored`` () =
+    Tensor.scoped (fun () ->
+        let tree = stored model |> List.rev |> fit |> Error.orRaise
+        let names = Model.declarations model |> List.map _.Name
+        Assert.Equal<string list>(names, Tree.names tree)
+
+        Assert.Equal<Weights.Expected list>(
+            Weights.expected DType.Float32 (Model.declarations model),
+            Weights.expectedOf tree
+        )
+
+        for tensor in stored model do
+            Assert.Equal<byte[]>(tensor.Bytes.ToArray(), Tree.find tensor.Name tree |> Tensor.toBytes)
+    )
+
+[<Fact>]
+let ``a missing tensor is named, with the nearest of those that are too many`` () =
+    let all = stored model
+    let without = all |> List.filter (fun t -> t.Name <> "fc.bias")
+    Assert.Equal<string list>([ "'fc.bias' is missing" ], differences without)
+
+    let misspelt = differences (renamed "fc.bias" "fc.bais")
+
+    Assert.Equal<string list>(
+        [ "'fc.bias' is missing (nearest: fc.bais)"; "'fc.bais' is not expected" ],
+        misspelt
+    )
+
+[<Fact>]
+let ``another shape and another type are named with what was expected`` () =
+    let more = stored (Courses.tiny 4 5)
+
+    Assert.Equal<string list>(
+        [ "'fc.weight' is F32 [5, 4], expected F32 [3, 4]"; "'fc.bias' is F32 [5], expected F32 [3]" ],
+        differences more
+    )
+
+    let retyped =
+        stored model
+        |> List.map (fun t ->
+            if t.Name = "fc.bias" then
+                { t with DType = "F64"; Bytes = ReadOnlyMemory(Array.zeroCreate<byte> 24) }
+            else
+                t
+        )
+
+    Assert.Equal<string list>([ "'fc.bias' is F64 [3], expected F32 [3]" ], differences retyped)
+
+[<Fact>]
+let ``of many differences the first eight are listed and the rest counted`` () =
+    let resnet = Zoo.find "resnet8" 3 |> Error.orRaise |> stored
+    let listed = differences resnet
+    Assert.Equal(9, listed.Length)
+    Assert.Matches(@"^and \d+ more$", List.last listed)
+    let total = (errorOf (fit resnet)).What.Split(';')[1]
+    Assert.Contains($"{8 + int ((List.last listed).Split(' ')[1])} difference(s)", total)
+
+[<Fact>]
+let ``a refused set of weights leaves no tensor behind`` () =
+    let before = Tensor.live ()
+    differences (renamed "fc.bias" "x") |> ignore
+    Assert.Equal(before, Tensor.live ())
