@@ -24,9 +24,10 @@ printfn "lambda: %s" (curriculum |> Schedule.sample 12 |> List.map (sprintf "%.3
 let policy = Temperature.ctkdGlobal Temperature.published curriculum
 let theta = Tensor.scalar DType.Float32 Device.Cpu 1.0 |> Autograd.leaf
 
-let dials =
-    { Strength = Tensor.scalar DType.Float32 Device.Cpu (Schedule.at 10 curriculum)
-      Scheduled = theta }
+let dials = {
+    Strength = Tensor.scalar DType.Float32 Device.Cpu (Schedule.at 10 curriculum)
+    Scheduled = theta
+}
 
 let softened = policy.Soften (Tree.ofSeq [ ("theta", theta) ]) dials teacher student
 let loss = softened.Weight * Loss.kl softened.Teacher softened.Student |> Tensor.mean

@@ -4,30 +4,26 @@
 open Ctkd.Fs
 
 // The policy: soften confident teachers more. T_i = 2 + 4 max_c p_i(c), one temperature an instance.
-let byConfidence: Policy =
-    { Temperature.fixedAt 4.0 with
+let byConfidence: Policy = {
+    Temperature.fixedAt 4.0 with
         Name = "by-confidence"
         Soften =
             fun _ _ teacher student ->
                 let confidence = teacher |> Tensor.softmax -1 |> Tensor.maxOver -1
                 let t = confidence |> Tensor.scale 4.0 |> Tensor.addNumber 2.0
 
-                { Teacher = Loss.soften t teacher
-                  Student = Loss.soften t student
-                  Weight = t * t
-                  T = t } }
+                {
+                    Teacher = Loss.soften t teacher
+                    Student = Loss.soften t student
+                    Weight = t * t
+                    T = t
+                }
+}
 
 // A small course on the embedded digits: a teacher on 50 images a class, then a student from it.
-let data =
-    Run.loadData
-        { Settings.defaults with
-            PerClass = 50 }
-    |> Error.orRaise
+let data = Run.loadData { Settings.defaults with PerClass = 50 } |> Error.orRaise
 
-let settings =
-    { Settings.defaults with
-        Epochs = 10
-        Milestones = Settings.milestones 10 }
+let settings = { Settings.defaults with Epochs = 10; Milestones = Settings.milestones 10 }
 
 let upload = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std
 let train, test = upload data.Train, upload data.Test
@@ -60,8 +56,12 @@ let studentCourse =
     let course =
         Settings.course settings (model "resnet8") (Some(model "resnet14", teacher.Student)) data Device.Cpu
 
-    { course with
-        Teaching = course.Teaching |> Option.map (fun t -> { t with Policy = byConfidence }) }
+    {
+        course with
+            Teaching = course.Teaching |> Option.map (fun t -> { t with Policy = byConfidence })
+    }
 
 let student = fit "student" studentCourse
-printfn $"teacher %.1f{accuracy teacherCourse teacher} %%, student %.1f{accuracy studentCourse student} %% of the test digits"
+
+printfn
+    $"teacher %.1f{accuracy teacherCourse teacher} %%, student %.1f{accuracy studentCourse student} %% of the test digits"

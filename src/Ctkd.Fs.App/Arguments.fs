@@ -69,7 +69,8 @@ type TrainArgs =
             | Epochs _ -> $"passes over the training images [{s.Epochs} for digits, 240 for others]"
             | Batch _ -> $"images a step [{s.Batch}]"
             | Lr _ -> $"learning rate [{s.LearningRate}]"
-            | Milestones _ -> "epochs after which the learning rate is multiplied by --decay [5/8, 6/8, 7/8 of all]"
+            | Milestones _ ->
+                "epochs after which the learning rate is multiplied by --decay [5/8, 6/8, 7/8 of all]"
             | Decay _ -> $"factor at a milestone [{s.Decay}]"
             | Momentum _ -> $"momentum of the optimiser, in [0, 1) [{s.Momentum}]"
             | Weight_Decay _ -> $"weight decay [{s.WeightDecay}]"
@@ -83,14 +84,17 @@ type TrainArgs =
             | Curriculum_Start _ -> $"distill: lambda at epoch 0 [{s.CurriculumStart}]"
             | Curriculum_Stop _ -> $"distill: lambda at the end of the curriculum [{s.CurriculumStop}]"
             | Curriculum_Epochs _ -> $"distill: length of the curriculum [{s.CurriculumEpochs}]"
-            | No_Temperature_Decay -> "distill: leave the temperature's parameters out of weight decay [they decay, as published]"
+            | No_Temperature_Decay ->
+                "distill: leave the temperature's parameters out of weight decay [they decay, as published]"
             | Ce _ -> $"distill: weight of the cross entropy with the labels [{s.CrossEntropy}]"
             | Kd _ -> $"distill: weight of the distillation loss [{s.Kd}]"
             | Precision _ -> $"{list Settings.precisions} [{s.Precision}]"
-            | Contiguous -> "keep images with their channels outermost: slower on most processors [channels innermost]"
+            | Contiguous ->
+                "keep images with their channels outermost: slower on most processors [channels innermost]"
             | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
             | Seed _ -> $"seed of everything random [{s.Seed}]"
-            | Json -> "the result as one JSON object on the standard output, everything else on the standard error"
+            | Json ->
+                "the result as one JSON object on the standard output, everything else on the standard error"
 
 /// The flags of `eval`.
 [<HelpFlags("--help", "-h", "help")>]
@@ -132,7 +136,8 @@ type QuickstartArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Out _ -> "folder of the runs [runs/quickstart, or the next free number; an interrupted one goes on]"
+            | Out _ ->
+                "folder of the runs [runs/quickstart, or the next free number; an interrupted one goes on]"
             | Seed _ -> $"seed of everything random [{s.Seed}]"
             | Precision _ -> $"{list Settings.precisions} [{s.Precision}]"
             | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
@@ -195,7 +200,8 @@ type CtkdArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Quickstart _ -> "train a teacher on handwritten digits and distil students from it: the tour, under 3 minutes"
+            | Quickstart _ ->
+                "train a teacher on handwritten digits and distil students from it: the tour, under 3 minutes"
             | Teach _ -> "train a model from labels alone"
             | Distill _ -> "train a student from a teacher, with a fixed or a dynamic temperature"
             | Eval _ -> "classify a test set with trained weights"

@@ -7,29 +7,22 @@ open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
 /// What a finished command prints as JSON for a run.
-type RunResult =
-    { Ending: string
-      Folder: string
-      Checkpoint: string
-      Top1: float option
-      BestTop1: float
-      BestEpoch: int
-      T: float option
-      TeacherTop1: float option }
+type RunResult = {
+    Ending: string
+    Folder: string
+    Checkpoint: string
+    Top1: float option
+    BestTop1: float
+    BestEpoch: int
+    T: float option
+    TeacherTop1: float option
+}
 
 /// What `eval --json` prints.
-type EvalResult =
-    { Model: string
-      Images: int
-      Top1: float
-      Top5: float
-      Loss: float }
+type EvalResult = { Model: string; Images: int; Top1: float; Top5: float; Loss: float }
 
 /// What `models --json` prints for a model.
-type ModelRow =
-    { Name: string
-      Parameters: int64
-      SmallestInput: int }
+type ModelRow = { Name: string; Parameters: int64; SmallestInput: int }
 
 /// The commands `teach`, `distill`, `eval` and `models`: flags to settings, settings to library calls.
 module Commands =
@@ -52,14 +45,16 @@ module Commands =
     let outcomeOf (summary: Summary) : RunResult =
         let last = List.tryLast summary.Epochs
 
-        { Ending = $"{summary.Ending}".ToLowerInvariant()
-          Folder = summary.Folder
-          Checkpoint = summary.Checkpoint
-          Top1 = last |> Option.map _.Top1
-          BestTop1 = summary.Best.Top1
-          BestEpoch = summary.Best.Epoch
-          T = last |> Option.bind _.T
-          TeacherTop1 = summary.Teacher |> Option.map _.Top1 }
+        {
+            Ending = $"{summary.Ending}".ToLowerInvariant()
+            Folder = summary.Folder
+            Checkpoint = summary.Checkpoint
+            Top1 = last |> Option.map _.Top1
+            BestTop1 = summary.Best.Top1
+            BestEpoch = summary.Best.Epoch
+            T = last |> Option.bind _.T
+            TeacherTop1 = summary.Teacher |> Option.map _.Top1
+        }
 
     let private finish (terminal: Terminal) (name: string) (summary: Summary) : Result<unit, Error> =
         result {
@@ -119,10 +114,11 @@ module Commands =
         let data = args.GetResult(TrainArgs.Data, Settings.defaults.Data)
         let epochs = args.GetResult(Epochs, Settings.epochsFor data)
 
-        let start =
-            { Settings.defaults with
+        let start = {
+            Settings.defaults with
                 Epochs = epochs
-                Milestones = Settings.milestones epochs }
+                Milestones = Settings.milestones epochs
+        }
 
         List.fold change start (args.GetAllResults())
 
@@ -131,7 +127,12 @@ module Commands =
 
     let private run (terminal: Terminal) (name: string) (args: ParseResults<TrainArgs>) (settings: Settings) =
         result {
-            let out = args.GetResult(TrainArgs.Out, Path.Combine("runs", $"{name}-{settings.Student}-{settings.Seed}"))
+            let out =
+                args.GetResult(
+                    TrainArgs.Out,
+                    Path.Combine("runs", $"{name}-{settings.Student}-{settings.Seed}")
+                )
+
             let! summary = terminal.Progress name settings.Epochs (fun hooks -> Run.start hooks out settings)
             return! finish terminal name summary
         }
@@ -140,14 +141,17 @@ module Commands =
         result {
             let ignored =
                 args.GetAllResults()
-                |> List.filter (function
+                |> List.filter (
+                    function
                     | Resume _
                     | TrainArgs.Json -> false
-                    | _ -> true)
+                    | _ -> true
+                )
 
             if not ignored.IsEmpty then
                 return!
-                    usage "--resume goes on with the run's own settings: other flags cannot be changed"
+                    usage
+                        "--resume goes on with the run's own settings: other flags cannot be changed"
                         "give --resume alone (and --json), or start a new run"
             else
                 let! file = RunDirectory.checkpointOf path
@@ -161,109 +165,143 @@ module Commands =
     let teach (args: ParseResults<TrainArgs>) : int =
         let terminal = Terminal(args.Contains TrainArgs.Json)
 
-        guarded terminal (fun () ->
-            match args.TryGetResult Resume with
-            | Some path -> resume terminal "teach" args path
-            | None ->
-                let s = settings args
+        guarded
+            terminal
+            (fun () ->
+                match args.TryGetResult Resume with
+                | Some path -> resume terminal "teach" args path
+                | None ->
+                    let s = settings args
 
-                if s.Teacher <> "" || s.TeacherWeights <> "" then
-                    usage "teach has no teacher" "leave --teacher and --weights out, or use: ctkd distill"
-                else
-                    run terminal "teach" args s)
+                    if s.Teacher <> "" || s.TeacherWeights <> "" then
+                        usage
+                            "teach has no teacher"
+                            "leave --teacher and --weights out, or use: ctkd distill"
+                    else
+                        run terminal "teach" args s
+            )
 
     /// Trains a student from a teacher.
     let distill (args: ParseResults<TrainArgs>) : int =
         let terminal = Terminal(args.Contains TrainArgs.Json)
 
-        guarded terminal (fun () ->
-            match args.TryGetResult Resume with
-            | Some path -> resume terminal "distill" args path
-            | None ->
-                result {
-                    let s = settings args
+        guarded
+            terminal
+            (fun () ->
+                match args.TryGetResult Resume with
+                | Some path -> resume terminal "distill" args path
+                | None ->
+                    result {
+                        let s = settings args
 
-                    if s.TeacherWeights = "" then
-                        return!
-                            usage "distill needs a teacher's weights"
-                                "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
-                    else
-                        let! file = RunDirectory.checkpointOf s.TeacherWeights
-                        let! checkpoint = Checkpoint.read file
-                        let teacher = if s.Teacher = "" then checkpoint.Info.Settings.Student else s.Teacher
-                        return! run terminal "distill" args { s with Teacher = teacher; TeacherWeights = file }
-                })
+                        if s.TeacherWeights = "" then
+                            return!
+                                usage
+                                    "distill needs a teacher's weights"
+                                    "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
+                        else
+                            let! file = RunDirectory.checkpointOf s.TeacherWeights
+                            let! checkpoint = Checkpoint.read file
+
+                            let teacher =
+                                if s.Teacher = "" then checkpoint.Info.Settings.Student else s.Teacher
+
+                            return!
+                                run terminal "distill" args {
+                                    s with
+                                        Teacher = teacher
+                                        TeacherWeights = file
+                                }
+                    }
+            )
 
     /// Classifies a test set.
     let eval (args: ParseResults<EvalArgs>) : int =
         let terminal = Terminal(args.Contains EvalArgs.Json)
 
-        guarded terminal (fun () ->
-            match args.TryGetResult EvalArgs.Weights with
-            | None -> usage "eval needs weights" "give --weights FILE: a checkpoint or a run's folder"
-            | Some path ->
-                result {
-                    let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
-                    let! trained = Run.loadTrained device (args.TryGetResult EvalArgs.Model) path
-                    let recorded = trained.Info.Settings
+        guarded
+            terminal
+            (fun () ->
+                match args.TryGetResult EvalArgs.Weights with
+                | None -> usage "eval needs weights" "give --weights FILE: a checkpoint or a run's folder"
+                | Some path ->
+                    result {
+                        let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
+                        let! trained = Run.loadTrained device (args.TryGetResult EvalArgs.Model) path
+                        let recorded = trained.Info.Settings
 
-                    let! s =
-                        Settings.validate
-                            { recorded with
-                                Data = args.GetResult(EvalArgs.Data, recorded.Data)
-                                DataDir = args.GetResult(EvalArgs.Data_Dir, recorded.DataDir)
-                                Mean = args.GetResult(EvalArgs.Mean, recorded.Mean)
-                                Std = args.GetResult(EvalArgs.Std, recorded.Std)
-                                Batch = args.GetResult(EvalArgs.Batch, 250)
-                                Precision = args.GetResult(EvalArgs.Precision, "f32") }
+                        let! s =
+                            Settings.validate {
+                                recorded with
+                                    Data = args.GetResult(EvalArgs.Data, recorded.Data)
+                                    DataDir = args.GetResult(EvalArgs.Data_Dir, recorded.DataDir)
+                                    Mean = args.GetResult(EvalArgs.Mean, recorded.Mean)
+                                    Std = args.GetResult(EvalArgs.Std, recorded.Std)
+                                    Batch = args.GetResult(EvalArgs.Batch, 250)
+                                    Precision = args.GetResult(EvalArgs.Precision, "f32")
+                            }
 
-                    let! accuracy = Run.evaluateOn device s trained
+                        let! accuracy = Run.evaluateOn device s trained
 
-                    terminal.Table
-                        { Caption = ""
-                          Header = [ "model"; "images"; "top-1 %"; "top-5 %"; "loss" ]
-                          Rows =
-                            [ [ trained.Model.Name
-                                string accuracy.Images
-                                $"%.2f{accuracy.Top1}"
-                                $"%.2f{accuracy.Top5}"
-                                $"%.4f{accuracy.Loss}" ] ] }
+                        terminal.Table {
+                            Caption = ""
+                            Header = [ "model"; "images"; "top-1 %"; "top-5 %"; "loss" ]
+                            Rows = [
+                                [
+                                    trained.Model.Name
+                                    string accuracy.Images
+                                    $"%.2f{accuracy.Top1}"
+                                    $"%.2f{accuracy.Top5}"
+                                    $"%.4f{accuracy.Loss}"
+                                ]
+                            ]
+                        }
 
-                    terminal.Json
-                        { Model = trained.Model.Name
-                          Images = accuracy.Images
-                          Top1 = accuracy.Top1
-                          Top5 = accuracy.Top5
-                          Loss = accuracy.Loss }
-                })
+                        terminal.Json {
+                            Model = trained.Model.Name
+                            Images = accuracy.Images
+                            Top1 = accuracy.Top1
+                            Top5 = accuracy.Top5
+                            Loss = accuracy.Loss
+                        }
+                    }
+            )
 
     /// Lists the models.
     let models (args: ParseResults<ModelsArgs>) : int =
         let terminal = Terminal(args.Contains ModelsArgs.Json)
 
-        guarded terminal (fun () ->
-            result {
-                let classes = args.GetResult(ModelsArgs.Classes, 100)
+        guarded
+            terminal
+            (fun () ->
+                result {
+                    let classes = args.GetResult(ModelsArgs.Classes, 100)
 
-                if classes < 2 then
-                    return! usage $"classes must be at least 2, got {classes}" "use --classes 100"
-                else
-                    let! models = Zoo.names |> List.traverseResultM (fun name -> Zoo.find name classes)
+                    if classes < 2 then
+                        return! usage $"classes must be at least 2, got {classes}" "use --classes 100"
+                    else
+                        let! models = Zoo.names |> List.traverseResultM (fun name -> Zoo.find name classes)
 
-                    let rows =
-                        models
-                        |> List.map (fun model ->
-                            { Name = model.Name
-                              Parameters = Model.parameterCount model
-                              SmallestInput = Model.smallestInput model })
+                        let rows =
+                            models
+                            |> List.map (fun model -> {
+                                Name = model.Name
+                                Parameters = Model.parameterCount model
+                                SmallestInput = Model.smallestInput model
+                            })
 
-                    terminal.Table
-                        { Caption = ""
-                          Header = [ "model"; "parameters"; "smallest image" ]
-                          Rows =
-                            rows
-                            |> List.map (fun m ->
-                                [ m.Name; $"{m.Parameters:N0}"; $"{m.SmallestInput} x {m.SmallestInput}" ]) }
+                        terminal.Table {
+                            Caption = ""
+                            Header = [ "model"; "parameters"; "smallest image" ]
+                            Rows =
+                                rows
+                                |> List.map (fun m -> [
+                                    m.Name
+                                    $"{m.Parameters:N0}"
+                                    $"{m.SmallestInput} x {m.SmallestInput}"
+                                ])
+                        }
 
-                    terminal.Json rows
-            })
+                        terminal.Json rows
+                }
+            )

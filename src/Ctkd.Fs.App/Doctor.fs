@@ -6,22 +6,13 @@ open Argu
 open Ctkd.Fs
 
 /// What `doctor` finds: a fact, and where something is wrong the command that mends it.
-type Finding =
-    { Name: string
-      Value: string
-      Mend: string option }
+type Finding = { Name: string; Value: string; Mend: string option }
 
 /// Looks at the engine and the machine.
 module Doctor =
-    let private fine name value =
-        { Name = name
-          Value = value
-          Mend = None }
+    let private fine name value = { Name = name; Value = value; Mend = None }
 
-    let private wrong name value mend =
-        { Name = name
-          Value = value
-          Mend = Some mend }
+    let private wrong name value mend = { Name = name; Value = value; Mend = Some mend }
 
     /// Libraries that the process has loaded: the engine's own configuration names only what it was built for.
     let private loaded () : string list =
@@ -29,17 +20,22 @@ module Doctor =
         |> Array.choose (fun line ->
             match line.IndexOf '/' with
             | -1 -> None
-            | at -> Some(line.Substring at))
+            | at -> Some(line.Substring at)
+        )
         |> Array.distinct
         |> List.ofArray
 
     let private blas () : Finding =
         let libraries = loaded ()
-        let has (part: string) =
-            libraries |> List.exists (fun library -> library.Contains(part, StringComparison.OrdinalIgnoreCase))
 
-        if has "openblas" then fine "BLAS" "OpenBLAS"
-        elif has "libmkl" then fine "BLAS" "MKL"
+        let has (part: string) =
+            libraries
+            |> List.exists (fun library -> library.Contains(part, StringComparison.OrdinalIgnoreCase))
+
+        if has "openblas" then
+            fine "BLAS" "OpenBLAS"
+        elif has "libmkl" then
+            fine "BLAS" "MKL"
         elif has "libblas" then
             wrong "BLAS" "the reference BLAS: slow" "apt-get install libopenblas0-openmp"
         else
@@ -47,13 +43,18 @@ module Doctor =
 
     let private cpu () : Finding =
         let lines = File.ReadAllLines "/proc/cpuinfo"
+
         let field (name: string) =
-            lines |> Array.tryFind (fun line -> line.StartsWith(name, StringComparison.Ordinal)) |> Option.map (fun line -> (line.Split(':', 2)[1]).Trim())
+            lines
+            |> Array.tryFind (fun line -> line.StartsWith(name, StringComparison.Ordinal))
+            |> Option.map (fun line -> (line.Split(':', 2)[1]).Trim())
+
         let name = field "model name" |> Option.defaultValue "unknown"
         let flags = field "flags" |> Option.defaultValue ""
 
         let has =
-            [ "avx2"; "avx512f"; "avx512_bf16"; "amx_bf16" ] |> List.filter (fun flag -> flags.Split(' ') |> Array.contains flag)
+            [ "avx2"; "avx512f"; "avx512_bf16"; "amx_bf16" ]
+            |> List.filter (fun flag -> flags.Split(' ') |> Array.contains flag)
 
         fine "processor" (name + " (" + String.concat ", " has + ")")
 
@@ -61,7 +62,10 @@ module Doctor =
         match Engine.missingOperators () with
         | [] -> fine "operators" $"all {Engine.operators ()} found"
         | missing ->
-            wrong "operators" (String.concat "; " missing) "use libtorch 1.13 or later, then: dotnet fsi build.fsx native"
+            wrong
+                "operators"
+                (String.concat "; " missing)
+                "use libtorch 1.13 or later, then: dotnet fsi build.fsx native"
 
     let private threads () : Finding =
         let count, processors = Engine.threads (), Environment.ProcessorCount
@@ -75,7 +79,10 @@ module Doctor =
         if Engine.hasOneDnn () then
             fine "oneDNN" "yes"
         else
-            wrong "oneDNN" "absent: convolutions are slow" "use a libtorch that was built with oneDNN (Debian's libtorch-dev)"
+            wrong
+                "oneDNN"
+                "absent: convolutions are slow"
+                "use a libtorch that was built with oneDNN (Debian's libtorch-dev)"
 
     let private device () : Finding =
         match Engine.cudaDevices () with
@@ -86,25 +93,30 @@ module Doctor =
         try
             let version = Engine.version ()
 
-            [ fine "engine" $"libtorch {version}"
-              operators ()
-              threads ()
-              blas ()
-              oneDnn ()
-              device ()
-              cpu () ]
-        with CtkdException error ->
-            [ wrong "engine" $"{error.What}: {error.Where}" "dotnet fsi build.fsx native"; cpu () ]
+            [
+                fine "engine" $"libtorch {version}"
+                operators ()
+                threads ()
+                blas ()
+                oneDnn ()
+                device ()
+                cpu ()
+            ]
+        with CtkdException error -> [
+            wrong "engine" $"{error.What}: {error.Where}" "dotnet fsi build.fsx native"
+            cpu ()
+        ]
 
     /// The command: 0 when nothing is missing, else 1.
     let command (args: ParseResults<DoctorArgs>) : int =
         let terminal = Terminal(args.Contains DoctorArgs.Json)
         let findings = findings ()
 
-        terminal.Table
-            { Caption = ""
-              Header = [ "what"; "found"; "to mend it" ]
-              Rows = findings |> List.map (fun f -> [ f.Name; f.Value; f.Mend |> Option.defaultValue "" ]) }
+        terminal.Table {
+            Caption = ""
+            Header = [ "what"; "found"; "to mend it" ]
+            Rows = findings |> List.map (fun f -> [ f.Name; f.Value; f.Mend |> Option.defaultValue "" ])
+        }
 
         terminal.Json findings
         if findings |> List.exists _.Mend.IsSome then ExitCode.failed else ExitCode.ok

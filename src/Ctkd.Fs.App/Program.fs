@@ -58,8 +58,7 @@ let private complaint (arguments: string[]) (message: string) : Error =
     if quoted.Success then
         let unknown = Error.unknown kind names quoted.Groups[1].Value
 
-        { unknown with
-            Next = unknown.Next + $" (all of them: {help})" }
+        { unknown with Next = unknown.Next + $" (all of them: {help})" }
     else
         Error.create ErrorKind.Usage (first.Replace("ERROR: ", "")) "" $"see: {help}"
 

@@ -9,33 +9,40 @@ open Ctkd.Fs
 module Quickstart =
     let private teacherEpochs, private studentEpochs, private perClass = 8, 40, 20
 
-    let private withEpochs (epochs: int) (settings: Settings) : Settings =
-        { settings with
+    let private withEpochs (epochs: int) (settings: Settings) : Settings = {
+        settings with
             Epochs = epochs
-            Milestones = Settings.milestones epochs }
+            Milestones = Settings.milestones epochs
+    }
 
     /// The runs by name, the teacher first: how each changes the settings that are common to all.
     let plan (common: Settings) (teacher: string) : (string * Settings) list =
-        let student =
-            { withEpochs studentEpochs common with
+        let student = {
+            withEpochs studentEpochs common with
                 Student = "resnet8"
-                PerClass = perClass }
+                PerClass = perClass
+        }
 
-        let taught (policy: string) =
-            { student with
+        let taught (policy: string) = {
+            student with
                 Teacher = "resnet20"
                 TeacherWeights = teacher
-                Policy = policy }
+                Policy = policy
+        }
 
-        [ "teacher", { withEpochs teacherEpochs common with Student = "resnet20" }
-          "alone", student
-          "kd-t4", taught "fixed"
-          "ctkd-global", taught "ctkd-global"
-          "ctkd-instance", taught "ctkd-instance" ]
+        [
+            "teacher", { withEpochs teacherEpochs common with Student = "resnet20" }
+            "alone", student
+            "kd-t4", taught "fixed"
+            "ctkd-global", taught "ctkd-global"
+            "ctkd-instance", taught "ctkd-instance"
+        ]
 
     /// The first folder that holds no finished tour: an interrupted one goes on.
     let private freeFolder () : string =
-        Seq.initInfinite (fun i -> Path.Combine("runs", if i = 0 then "quickstart" else $"quickstart-{i + 1}"))
+        Seq.initInfinite (fun i ->
+            Path.Combine("runs", if i = 0 then "quickstart" else $"quickstart-{i + 1}")
+        )
         |> Seq.find (fun folder -> not (File.Exists(Path.Combine(folder, "report.html"))))
 
     let private run (terminal: Terminal) (folder: string) (name: string) (settings: Settings) =
@@ -47,18 +54,30 @@ module Quickstart =
                 Run.resume hooks out
             else
                 Result.Error(
-                    Error.create ErrorKind.Usage $"the run '{name}' was begun with other flags" out
+                    Error.create
+                        ErrorKind.Usage
+                        $"the run '{name}' was begun with other flags"
+                        out
                         "give the same flags again, or another folder with --out"
                 )
 
-        terminal.Progress name settings.Epochs (fun hooks ->
-            if File.Exists last then
-                Checkpoint.read last |> Result.bind (resume hooks)
-            else
-                Run.start hooks out settings)
+        terminal.Progress
+            name
+            settings.Epochs
+            (fun hooks ->
+                if File.Exists last then
+                    Checkpoint.read last |> Result.bind (resume hooks)
+                else
+                    Run.start hooks out settings
+            )
 
     /// Runs the rest of the plan until it is done or interrupted.
-    let rec private go (terminal: Terminal) folder (finished: (string * Summary) list) (rest: (string * Settings) list) =
+    let rec private go
+        (terminal: Terminal)
+        folder
+        (finished: (string * Summary) list)
+        (rest: (string * Settings) list)
+        =
         match rest with
         | [] -> Ok finished
         | (name, settings) :: rest ->
@@ -75,30 +94,39 @@ module Quickstart =
     let command (args: ParseResults<QuickstartArgs>) : int =
         let terminal = Terminal(args.Contains QuickstartArgs.Json)
 
-        Commands.guarded terminal (fun () ->
-            result {
-                let folder = args.GetResult(QuickstartArgs.Out, freeFolder ()) |> Path.GetFullPath
-                let teacher = Path.Combine(folder, "teacher", "last.safetensors")
+        Commands.guarded
+            terminal
+            (fun () ->
+                result {
+                    let folder = args.GetResult(QuickstartArgs.Out, freeFolder ()) |> Path.GetFullPath
+                    let teacher = Path.Combine(folder, "teacher", "last.safetensors")
 
-                let! common =
-                    Settings.validate
-                        { Settings.defaults with
-                            Seed = args.GetResult(QuickstartArgs.Seed, Settings.defaults.Seed)
-                            Precision = args.GetResult(QuickstartArgs.Precision, Settings.defaults.Precision)
-                            Device = args.GetResult(QuickstartArgs.Device, Settings.defaults.Device) }
+                    let! common =
+                        Settings.validate {
+                            Settings.defaults with
+                                Seed = args.GetResult(QuickstartArgs.Seed, Settings.defaults.Seed)
+                                Precision =
+                                    args.GetResult(QuickstartArgs.Precision, Settings.defaults.Precision)
+                                Device = args.GetResult(QuickstartArgs.Device, Settings.defaults.Device)
+                        }
 
-                terminal.Say
-                    $"a teacher (resnet20) on all training digits, then resnet8 on {perClass} images a class:\nalone, with KD at T = 4, with CTKD's global and with its instance-wise temperature"
+                    terminal.Say
+                        $"a teacher (resnet20) on all training digits, then resnet8 on {perClass} images a class:\nalone, with KD at T = 4, with CTKD's global and with its instance-wise temperature"
 
-                let! runs = go terminal folder [] (plan common teacher)
-                terminal.Table(RunReport.table runs)
+                    let! runs = go terminal folder [] (plan common teacher)
+                    terminal.Table(RunReport.table runs)
 
-                if runs.Length = 5 && List.forall (fun (_, s: Summary) -> s.Ending = Finished) runs then
-                    let report = Path.Combine(folder, "report.html")
-                    do! RunReport.write report "Quickstart: handwritten digits" runs
-                    terminal.Say $"report {report}"
-                else
-                    terminal.Say $"interrupted; go on with: ctkd quickstart --out {folder}"
+                    if runs.Length = 5 && List.forall (fun (_, s: Summary) -> s.Ending = Finished) runs then
+                        let report = Path.Combine(folder, "report.html")
+                        do! RunReport.write report "Quickstart: handwritten digits" runs
+                        terminal.Say $"report {report}"
+                    else
+                        terminal.Say $"interrupted; go on with: ctkd quickstart --out {folder}"
 
-                terminal.Json(runs |> List.map (fun (name, summary) -> name, Commands.outcomeOf summary) |> Map.ofList)
-            })
+                    terminal.Json(
+                        runs
+                        |> List.map (fun (name, summary) -> name, Commands.outcomeOf summary)
+                        |> Map.ofList
+                    )
+                }
+            )

@@ -35,8 +35,10 @@ module Signals =
     let listen () : IDisposable =
         let registrations = [ register PosixSignal.SIGINT 130; register PosixSignal.SIGTERM 143 ]
 
-        { new IDisposable with
-            member _.Dispose() = registrations |> List.iter _.Dispose() }
+        {
+            new IDisposable with
+                member _.Dispose() = registrations |> List.iter _.Dispose()
+        }
 
     /// Whether a stop was asked for.
     let stop () : bool = Volatile.Read &received <> 0
@@ -61,7 +63,8 @@ type Terminal(json: bool) =
             )
         )
 
-    let digits (count: int) (value: float) : string = value.ToString($"F{count}", CultureInfo.InvariantCulture)
+    let digits (count: int) (value: float) : string =
+        value.ToString($"F{count}", CultureInfo.InvariantCulture)
 
     /// A line of text.
     member _.Say(text: string) : unit =
@@ -70,20 +73,23 @@ type Terminal(json: bool) =
         else
             let text = Markup.Escape text
 
-            let colour =
-                if text.StartsWith("warning", StringComparison.Ordinal) then "yellow" else "default"
+            let colour = if text.StartsWith("warning", StringComparison.Ordinal) then "yellow" else "default"
 
             console.MarkupLine $"[{colour}]{text}[/]"
 
     /// A table; columns of numbers are right-aligned.
     member this.Table(table: Table) : unit =
         let isNumber (cell: string) = cell = "-" || cell <> "" && Char.IsAsciiDigit cell[0]
-        let numeric = List.init table.Header.Length (fun i -> table.Rows |> List.forall (List.item i >> isNumber))
+
+        let numeric =
+            List.init table.Header.Length (fun i -> table.Rows |> List.forall (List.item i >> isNumber))
 
         if plain then
             let rows = table.Header :: table.Rows
             let widths = rows |> List.transpose |> List.map (List.map String.length >> List.max)
-            let padded i (cell: string) = if numeric[i] then cell.PadLeft widths[i] else cell.PadRight widths[i]
+
+            let padded i (cell: string) =
+                if numeric[i] then cell.PadLeft widths[i] else cell.PadRight widths[i]
 
             for row in rows do
                 (row |> List.mapi padded |> String.concat "  ").TrimEnd() |> this.Say
@@ -101,44 +107,48 @@ type Terminal(json: bool) =
 
     /// The line that an epoch leaves.
     member private this.EpochLine (title: string) (epochs: int) (m: EpochMetrics) : string =
-        [ Some title
-          Some $"epoch {m.Epoch}/{epochs}"
-          Some("loss " + digits 4 m.Loss)
-          m.T |> Option.map (fun t -> "T " + digits 2 t)
-          m.Lambda |> Option.map (fun lambda -> "lambda " + digits 3 lambda)
-          Some("top-1 " + digits 2 m.Top1 + " %")
-          Some(digits 0 m.ImagesPerSecond + " images/s") ]
+        [
+            Some title
+            Some $"epoch {m.Epoch}/{epochs}"
+            Some("loss " + digits 4 m.Loss)
+            m.T |> Option.map (fun t -> "T " + digits 2 t)
+            m.Lambda |> Option.map (fun lambda -> "lambda " + digits 3 lambda)
+            Some("top-1 " + digits 2 m.Top1 + " %")
+            Some(digits 0 m.ImagesPerSecond + " images/s")
+        ]
         |> List.choose id
         |> String.concat "  "
 
     /// Runs the body with hooks that show its progress over so many epochs.
     member this.Progress (title: string) (epochs: int) (body: Hooks -> 'T) : 'T =
-        let hooks =
-            { Hooks.none with
-                Say = this.Say
-                Stop = Signals.stop }
+        let hooks = { Hooks.none with Say = this.Say; Stop = Signals.stop }
 
         if plain || not console.Profile.Capabilities.Interactive then
-            body
-                { hooks with
-                    OnEpoch = fun m -> this.EpochLine title epochs m |> this.Say }
+            body { hooks with OnEpoch = fun m -> this.EpochLine title epochs m |> this.Say }
         else
             let progress = console.Progress(AutoClear = true, HideCompleted = false)
 
-            let columns: ProgressColumn[] =
-                [| TaskDescriptionColumn(); ProgressBarColumn(); PercentageColumn(); RemainingTimeColumn() |]
+            let columns: ProgressColumn[] = [|
+                TaskDescriptionColumn()
+                ProgressBarColumn()
+                PercentageColumn()
+                RemainingTimeColumn()
+            |]
 
             progress
                 .Columns(columns)
                 .Start(fun context ->
                     let task = context.AddTask(Markup.Escape title, true, float epochs)
 
-                    body
-                        { hooks with
-                            OnBatch = fun epoch step steps -> task.Value <- float (epoch - 1) + float step / float steps
+                    body {
+                        hooks with
+                            OnBatch =
+                                fun epoch step steps ->
+                                    task.Value <- float (epoch - 1) + float step / float steps
                             OnEpoch =
-                                fun m ->
-                                    task.Description <- Markup.Escape(this.EpochLine title epochs m) })
+                                fun m -> task.Description <- Markup.Escape(this.EpochLine title epochs m)
+                    }
+                )
 
     /// An error, on the standard error; answers its exit code.
     member _.Fail(error: Error) : int =
@@ -146,6 +156,4 @@ type Terminal(json: bool) =
         if error.Kind = ErrorKind.Usage then ExitCode.usage else ExitCode.failed
 
     /// A value as one line of JSON, when JSON was asked for.
-    member _.Json(value: 'T) : unit =
-        if json then
-            Console.Out.WriteLine(Ctkd.Fs.Json.write value)
+    member _.Json(value: 'T) : unit = if json then Console.Out.WriteLine(Ctkd.Fs.Json.write value)

@@ -4,54 +4,71 @@ open System
 
 /// A set of images that lives on the device as bytes.
 [<ReferenceEquality>]
-type DeviceSet =
-    { /// uint8 [N, C, H, W].
-      Images: Tensor
-      /// int64 [N].
-      Labels: Tensor
-      /// Of the channels, in units of 0 .. 1: [1, C, 1, 1].
-      Mean: Tensor
-      Std: Tensor }
+type DeviceSet = {
+    /// uint8 [N, C, H, W].
+    Images: Tensor
+    /// int64 [N].
+    Labels: Tensor
+    /// Of the channels, in units of 0 .. 1: [1, C, 1, 1].
+    Mean: Tensor
+    Std: Tensor
+}
 
 /// One epoch's randomness, drawn on the host and uploaded once: which image comes when, and how it is cut.
 [<ReferenceEquality>]
-type EpochPlan =
-    { /// int64 [N]: a permutation of the images.
-      Order: Tensor
-      /// int64 [N]: first row of the crop in the padded image.
-      Row: Tensor
-      /// int64 [N]: column of the crop's left edge, or of its right edge where it is mirrored.
-      Column: Tensor
-      /// int64 [N]: +1, or -1 where the image is mirrored.
-      Direction: Tensor }
+type EpochPlan = {
+    /// int64 [N]: a permutation of the images.
+    Order: Tensor
+    /// int64 [N]: first row of the crop in the padded image.
+    Row: Tensor
+    /// int64 [N]: column of the crop's left edge, or of its right edge where it is mirrored.
+    Column: Tensor
+    /// int64 [N]: +1, or -1 where the image is mirrored.
+    Direction: Tensor
+}
 
 /// Images and their labels, ready for a model.
 [<ReferenceEquality>]
-type Batch =
-    { /// [B, C, H, W], normalised.
-      Images: Tensor
-      /// int64 [B].
-      Labels: Tensor }
+type Batch = {
+    /// [B, C, H, W], normalised.
+    Images: Tensor
+    /// int64 [B].
+    Labels: Tensor
+}
 
 /// Random crop after padding with black, mirroring and normalising, as batched tensor code.
 [<RequireQualifiedAccess>]
 module Augment =
 
     /// Uploads a set. Mean and standard deviation are those of the channels in units of 0 .. 1.
-    let upload (dtype: DType) (device: Device) (mean: float list) (std: float list) (set: ImageSet) : DeviceSet =
+    let upload
+        (dtype: DType)
+        (device: Device)
+        (mean: float list)
+        (std: float list)
+        (set: ImageSet)
+        : DeviceSet =
         let count = set.Labels.Length
         let shape = [| count; set.Channels; set.Height; set.Width |] |> Array.map int64
 
         let perChannel (values: float list) =
             Tensor.scope (fun () ->
-                Tensor.ofFloats dtype [ 1; values.Length; 1; 1 ] (Array.ofList values) |> Tensor.toDevice device)
+                Tensor.ofFloats dtype [ 1; values.Length; 1; 1 ] (Array.ofList values)
+                |> Tensor.toDevice device
+            )
 
-        { Images = Tensor.scope (fun () -> Tensor.ofBytes DType.UInt8 shape (ReadOnlySpan set.Images) |> Tensor.toDevice device)
-          Labels =
-            Tensor.scope (fun () ->
-                Tensor.ofInt64s [ count ] (Array.map int64 set.Labels) |> Tensor.toDevice device)
-          Mean = perChannel mean
-          Std = perChannel std }
+        {
+            Images =
+                Tensor.scope (fun () ->
+                    Tensor.ofBytes DType.UInt8 shape (ReadOnlySpan set.Images) |> Tensor.toDevice device
+                )
+            Labels =
+                Tensor.scope (fun () ->
+                    Tensor.ofInt64s [ count ] (Array.map int64 set.Labels) |> Tensor.toDevice device
+                )
+            Mean = perChannel mean
+            Std = perChannel std
+        }
 
     /// Number of images.
     let count (set: DeviceSet) : int = Tensor.size 0 set.Images
@@ -63,18 +80,27 @@ module Augment =
         let rows, columns, mirrors = draw "rows", draw "columns", draw "mirrors"
 
         let upload values =
-            Tensor.scope (fun () -> Tensor.ofInt64s [ n ] values |> Tensor.toDevice (Tensor.device set.Images))
+            Tensor.scope (fun () ->
+                Tensor.ofInt64s [ n ] values |> Tensor.toDevice (Tensor.device set.Images)
+            )
 
         let mirrored = Array.init n (fun i -> flip && Rng.below 2 i mirrors = 1)
 
-        { Order = upload (Rng.permutation n (draw "order"))
-          Row = upload (Array.init n (fun i -> Rng.below (2 * pad + 1) i rows |> int64))
-          Column =
-            upload (
-                Array.init n (fun i ->
-                    int64 (Rng.below (2 * pad + 1) i columns + (if mirrored[i] then width - 1 else 0)))
-            )
-          Direction = upload (Array.map (fun m -> if m then -1L else 1L) mirrored) }
+        {
+            Order = upload (Rng.permutation n (draw "order"))
+            Row = upload (Array.init n (fun i -> Rng.below (2 * pad + 1) i rows |> int64))
+            Column =
+                upload (
+                    Array.init
+                        n
+                        (fun i ->
+                            int64 (
+                                Rng.below (2 * pad + 1) i columns + (if mirrored[i] then width - 1 else 0)
+                            )
+                        )
+                )
+            Direction = upload (Array.map (fun m -> if m then -1L else 1L) mirrored)
+        }
 
     /// Frees a plan.
     let free (plan: EpochPlan) : unit =
@@ -106,19 +132,27 @@ module Augment =
 
     /// The images at positions start .. stop - 1 of the epoch's order, augmented.
     let batch (pad: int) (plan: EpochPlan) (start: int) (stop: int) (set: DeviceSet) : Batch =
-        Tensor.scopeWith (fun (batch: Batch) -> [ batch.Images; batch.Labels ]) (fun () ->
-            let at = Tensor.slice 0 start stop
-            let order = at plan.Order
+        Tensor.scopeWith
+            (fun (batch: Batch) -> [ batch.Images; batch.Labels ])
+            (fun () ->
+                let at = Tensor.slice 0 start stop
+                let order = at plan.Order
 
-            { Images =
-                set.Images
-                |> Tensor.indexSelect 0 order
-                |> crop pad (at plan.Row) (at plan.Column) (at plan.Direction)
-                |> normalise set
-              Labels = Tensor.indexSelect 0 order set.Labels })
+                {
+                    Images =
+                        set.Images
+                        |> Tensor.indexSelect 0 order
+                        |> crop pad (at plan.Row) (at plan.Column) (at plan.Direction)
+                        |> normalise set
+                    Labels = Tensor.indexSelect 0 order set.Labels
+                }
+            )
 
     /// The images start .. stop - 1 as they are: for evaluation.
     let plain (start: int) (stop: int) (set: DeviceSet) : Batch =
-        Tensor.scopeWith (fun (batch: Batch) -> [ batch.Images; batch.Labels ]) (fun () ->
-            { Images = set.Images |> Tensor.slice 0 start stop |> normalise set
-              Labels = Tensor.slice 0 start stop set.Labels |> Tensor.clone })
+        Tensor.scopeWith
+            (fun (batch: Batch) -> [ batch.Images; batch.Labels ])
+            (fun () -> {
+                Images = set.Images |> Tensor.slice 0 start stop |> normalise set
+                Labels = Tensor.slice 0 start stop set.Labels |> Tensor.clone
+            })

@@ -29,7 +29,8 @@ module Autograd =
         |> Array.mapi (fun i gradient ->
             match gradient with
             | null -> invalidOp $"the loss does not depend on leaf {i} of {leaves.Length}"
-            | gradient -> gradient)
+            | gradient -> gradient
+        )
 
     /// The same values; no gradient flows through (Bengio's stop-gradient).
     let stopGradient (x: Tensor) : Tensor = Tensor.detach x

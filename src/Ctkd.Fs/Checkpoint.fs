@@ -3,28 +3,26 @@ namespace Ctkd.Fs
 open System
 
 /// What a checkpoint says about itself, beside the tensors.
-type CheckpointInfo =
-    { Settings: Settings
-      Classes: int
-      Height: int
-      Width: int
-      /// The epoch that goes on when the checkpoint is resumed, and the batches done in it.
-      Epoch: int
-      Step: int
-      Best: Best
-      /// The latest test accuracy in percent; 0 before the first evaluation.
-      Top1: float
-      /// Lines of the metrics file that belong to the state.
-      MetricLines: int
-      /// SHA-256 of the teacher's weights as they are used; empty without one.
-      TeacherHash: string }
+type CheckpointInfo = {
+    Settings: Settings
+    Classes: int
+    Height: int
+    Width: int
+    /// The epoch that goes on when the checkpoint is resumed, and the batches done in it.
+    Epoch: int
+    Step: int
+    Best: Best
+    /// The latest test accuracy in percent; 0 before the first evaluation.
+    Top1: float
+    /// Lines of the metrics file that belong to the state.
+    MetricLines: int
+    /// SHA-256 of the teacher's weights as they are used; empty without one.
+    TeacherHash: string
+}
 
 /// A checkpoint that was read and whose seal was verified.
 [<ReferenceEquality>]
-type Checkpoint =
-    { Path: string
-      Info: CheckpointInfo
-      Tensors: StoredTensor list }
+type Checkpoint = { Path: string; Info: CheckpointInfo; Tensors: StoredTensor list }
 
 /// The whole training state as one sealed safetensors file.
 [<RequireQualifiedAccess>]
@@ -34,8 +32,10 @@ module Checkpoint =
 
     /// Writes a state: to a temporary name, flushed to disk, then renamed over the old file.
     let write (path: string) (info: CheckpointInfo) (state: TrainState) : Result<unit, Error> =
-        { Metadata = [ "format", string format; "kind", "ctkd-checkpoint"; "state", Json.write info ]
-          Tensors = Train.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x) }
+        {
+            Metadata = [ "format", string format; "kind", "ctkd-checkpoint"; "state", Json.write info ]
+            Tensors = Train.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
+        }
         |> Safetensors.writeSealed path
 
     let private entry (path: string) (key: string) (file: SafetensorsFile) : Result<string, Error> =
@@ -43,7 +43,10 @@ module Checkpoint =
         | Some(_, value) -> Ok value
         | None ->
             Result.Error(
-                Error.create Damaged $"this is not a checkpoint of ctkd: its metadata lacks '{key}'" path
+                Error.create
+                    Damaged
+                    $"this is not a checkpoint of ctkd: its metadata lacks '{key}'"
+                    path
                     "give a checkpoint that ctkd wrote (last.safetensors or best.safetensors of a run)"
             )
 
@@ -52,19 +55,44 @@ module Checkpoint =
         | true, number when number = format -> Ok()
         | true, number when number > format ->
             Result.Error(
-                Error.create Mismatch $"the checkpoint has format {number}, this version reads up to {format}" path
+                Error.create
+                    Mismatch
+                    $"the checkpoint has format {number}, this version reads up to {format}"
+                    path
                     "use the version of ctkd that wrote it, or a later one"
             )
-        | _ -> Result.Error(Error.create Damaged $"the checkpoint's format '{text}' is not a known number" path "write it again")
+        | _ ->
+            Result.Error(
+                Error.create
+                    Damaged
+                    $"the checkpoint's format '{text}' is not a known number"
+                    path
+                    "write it again"
+            )
 
     /// Refuses numbers that no run has.
     let private plausible (path: string) (info: CheckpointInfo) : Result<CheckpointInfo, Error> =
-        let counts = [ info.Epoch - 1; info.Step; info.MetricLines; info.Classes - 2; info.Height - 1; info.Width - 1 ]
+        let counts = [
+            info.Epoch - 1
+            info.Step
+            info.MetricLines
+            info.Classes - 2
+            info.Height - 1
+            info.Width - 1
+        ]
 
-        if List.forall (fun n -> n >= 0) counts && List.forall Double.IsFinite [ info.Top1; info.Best.Top1 ] then
+        if
+            List.forall (fun n -> n >= 0) counts && List.forall Double.IsFinite [ info.Top1; info.Best.Top1 ]
+        then
             Ok info
         else
-            Result.Error(Error.create Damaged "the checkpoint's state holds numbers that no run has" path "write it again")
+            Result.Error(
+                Error.create
+                    Damaged
+                    "the checkpoint's state holds numbers that no run has"
+                    path
+                    "write it again"
+            )
 
     /// Reads a checkpoint; its seal is verified before anything is used.
     let read (path: string) : Result<Checkpoint, Error> =
@@ -77,30 +105,39 @@ module Checkpoint =
             |> Result.bind (plausible path)
             |> Result.bind (fun info ->
                 Settings.validate info.Settings
-                |> Result.map (fun _ ->
-                    { Path = path
-                      Info = info
-                      Tensors = file.Tensors })))
+                |> Result.map (fun _ -> { Path = path; Info = info; Tensors = file.Tensors })
+            )
+        )
 
     /// The state of a course, or how the checkpoint's tensors differ from what the course needs.
     let restore (course: Course) (checkpoint: Checkpoint) : Result<TrainState, Error> =
         Tensor.scopeWith
             (function
-                | Ok state -> Train.toTree state |> Tree.leaves |> Seq.ofArray
-                | Result.Error _ -> Seq.empty)
+            | Ok state -> Train.toTree state |> Tree.leaves |> Seq.ofArray
+            | Result.Error _ -> Seq.empty)
             (fun () ->
                 let expected = Train.start course |> Train.toTree |> Weights.expectedOf
                 let info = checkpoint.Info
 
                 checkpoint.Tensors
                 |> Weights.fit $"a run of {course.Student.Name}" checkpoint.Path course.Device expected
-                |> Result.map (Train.ofTree course info.Epoch info.Step info.Best))
+                |> Result.map (Train.ofTree course info.Epoch info.Step info.Best)
+            )
 
     /// The student's state_dict of a checkpoint for a model.
-    let student (model: Model) (dtype: DType) (device: Device) (checkpoint: Checkpoint) : Result<Tree, Error> =
+    let student
+        (model: Model)
+        (dtype: DType)
+        (device: Device)
+        (checkpoint: Checkpoint)
+        : Result<Tree, Error> =
         let prefix = "student/"
 
         checkpoint.Tensors
         |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
         |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
-        |> Weights.fit $"model {model.Name}" checkpoint.Path device (Weights.expected dtype (Model.declarations model))
+        |> Weights.fit
+            $"model {model.Name}"
+            checkpoint.Path
+            device
+            (Weights.expected dtype (Model.declarations model))

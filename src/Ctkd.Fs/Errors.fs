@@ -20,11 +20,12 @@ type ErrorKind =
     | Diverged
 
 /// An error as the user meets it: what is wrong, where, and what to do next.
-type Error =
-    { Kind: ErrorKind
-      What: string
-      Where: string
-      Next: string }
+type Error = {
+    Kind: ErrorKind
+    What: string
+    Where: string
+    Next: string
+} with
 
     override error.ToString() : string =
         let line label text = if String.IsNullOrEmpty text then "" else $"\n  {label}: {text}"
@@ -40,8 +41,12 @@ exception CtkdException of Error with
 [<RequireQualifiedAccess>]
 module Error =
     /// An error of the given kind from its three parts.
-    let create (kind: ErrorKind) (what: string) (where: string) (next: string) : Error =
-        { Kind = kind; What = what; Where = where; Next = next }
+    let create (kind: ErrorKind) (what: string) (where: string) (next: string) : Error = {
+        Kind = kind
+        What = what
+        Where = where
+        Next = next
+    }
 
     /// The number of single-character edits (insert, delete, replace) that turn one name into the other.
     let private distance (a: string) (b: string) : int =
@@ -50,7 +55,9 @@ module Error =
             next[0] <- row[0] + 1
 
             for j in 1 .. b.Length do
-                let replace = row[j - 1] + (if Char.ToLowerInvariant x = Char.ToLowerInvariant b[j - 1] then 0 else 1)
+                let replace =
+                    row[j - 1] + (if Char.ToLowerInvariant x = Char.ToLowerInvariant b[j - 1] then 0 else 1)
+
                 next[j] <- min replace (1 + min row[j] next[j - 1])
 
             next

@@ -1,14 +1,15 @@
 namespace Ctkd.Fs
 
 /// How well a model classifies a set.
-type Accuracy =
-    { Images: int
-      /// Images whose label has the largest logit.
-      Correct: int
-      /// Images whose label is among the five largest logits (all classes where there are fewer).
-      CorrectTop5: int
-      /// Mean cross entropy in nats.
-      Loss: float }
+type Accuracy = {
+    Images: int
+    /// Images whose label has the largest logit.
+    Correct: int
+    /// Images whose label is among the five largest logits (all classes where there are fewer).
+    CorrectTop5: int
+    /// Mean cross entropy in nats.
+    Loss: float
+} with
 
     /// In percent.
     member this.Top1: float = 100.0 * float this.Correct / float this.Images
@@ -40,11 +41,16 @@ module Evaluate =
                         let hits = Tensor.eq best labels |> wide
                         let first = hits |> Tensor.select 1 0 |> Tensor.sum
                         let loss = Tensor.crossEntropyEach batch.Labels logits |> wide |> Tensor.sum
-                        Tensor.addInto sums (Tensor.stack 0 [ first; Tensor.sum hits; loss ]))
+                        Tensor.addInto sums (Tensor.stack 0 [ first; Tensor.sum hits; loss ])
+                    )
 
                 let sums = Tensor.toFloats sums
 
-                { Images = count
-                  Correct = int sums[0]
-                  CorrectTop5 = int sums[1]
-                  Loss = sums[2] / float count }))
+                {
+                    Images = count
+                    Correct = int sums[0]
+                    CorrectTop5 = int sums[1]
+                    Loss = sums[2] / float count
+                }
+            )
+        )

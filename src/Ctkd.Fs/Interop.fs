@@ -24,21 +24,27 @@ type Losses =
         Scopes.Run(
             Func<Tensor>(fun () ->
                 let t = Tensor.scalar (Tensor.dtype student) (Tensor.device student) temperature
-                Loss.kd t teacher student |> Tensor.mean)
+                Loss.kd t teacher student |> Tensor.mean
+            )
         )
 
     /// Cross entropy with integer labels, mean over the batch.
     static member CrossEntropy(labels: Tensor, logits: Tensor) : Tensor = Loss.crossEntropy labels logits
 
     /// d loss / d leaves.
-    static member Gradients(loss: Tensor, [<ParamArray>] leaves: Tensor[]) : Tensor[] = Autograd.gradients loss leaves
+    static member Gradients(loss: Tensor, [<ParamArray>] leaves: Tensor[]) : Tensor[] =
+        Autograd.gradients loss leaves
 
 /// Schedules for C#; ask one with `At`.
 [<AbstractClass; Sealed>]
 type Schedules =
     static member Constant(value: float) : Schedule = Schedule.constant value
-    static member Linear(start: float, stop: float, epochs: int) : Schedule = Schedule.linear start stop epochs
-    static member Cosine(start: float, stop: float, epochs: int) : Schedule = Schedule.cosine start stop epochs
+
+    static member Linear(start: float, stop: float, epochs: int) : Schedule =
+        Schedule.linear start stop epochs
+
+    static member Cosine(start: float, stop: float, epochs: int) : Schedule =
+        Schedule.cosine start stop epochs
 
     static member MultiStep(start: float, factor: float, [<ParamArray>] milestones: int[]) : Schedule =
         Schedule.multiStep start factor (List.ofArray milestones)
@@ -100,39 +106,47 @@ type TrainingOptions() =
                 |> Error.orRaise
                 |> _.Info.Settings.Student
 
-        { defaults with
-            Student = this.Student
-            Teacher = teacher
-            TeacherWeights = this.TeacherWeights
-            Data = this.Data
-            DataDir = this.DataDir
-            PerClass = this.PerClass
-            Epochs = epochs
-            Milestones = Settings.milestones (max 0 epochs)
-            Batch = this.Batch
-            LearningRate = this.LearningRate
-            Policy = this.Policy
-            T = this.T
-            Precision = this.Precision
-            Device = this.Device
-            Seed = this.Seed }
+        {
+            defaults with
+                Student = this.Student
+                Teacher = teacher
+                TeacherWeights = this.TeacherWeights
+                Data = this.Data
+                DataDir = this.DataDir
+                PerClass = this.PerClass
+                Epochs = epochs
+                Milestones = Settings.milestones (max 0 epochs)
+                Batch = this.Batch
+                LearningRate = this.LearningRate
+                Policy = this.Policy
+                T = this.T
+                Precision = this.Precision
+                Device = this.Device
+                Seed = this.Seed
+        }
 
 /// Training for C#. Errors are raised as `CtkdException`, whose message says what, where and what to do next.
 [<AbstractClass; Sealed>]
 type Training =
-    static member private Hooks(onEpoch: Action<EpochMetrics> | null, stop: CancellationToken) : Hooks =
-        { Hooks.none with
+    static member private Hooks(onEpoch: Action<EpochMetrics> | null, stop: CancellationToken) : Hooks = {
+        Hooks.none with
             OnEpoch =
                 (fun metrics ->
                     match onEpoch with
                     | null -> ()
-                    | report -> report.Invoke metrics)
-            Stop = fun () -> stop.IsCancellationRequested }
+                    | report -> report.Invoke metrics
+                )
+            Stop = fun () -> stop.IsCancellationRequested
+    }
 
     /// Trains in a new folder. `onEpoch` may be null; cancelling writes a checkpoint and ends the run as interrupted.
     static member Start
-        (options: TrainingOptions, folder: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken)
-        : Summary =
+        (
+            options: TrainingOptions,
+            folder: string,
+            onEpoch: Action<EpochMetrics> | null,
+            stop: CancellationToken
+        ) : Summary =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull folder
         options.ToSettings() |> Run.start (Training.Hooks(onEpoch, stop)) folder |> Error.orRaise
@@ -142,6 +156,8 @@ type Training =
         Training.Start(options, folder, null, CancellationToken.None)
 
     /// Goes on with an interrupted run: a folder or a checkpoint file.
-    static member Resume(path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken) : Summary =
+    static member Resume
+        (path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken)
+        : Summary =
         ArgumentNullException.ThrowIfNull path
         Run.resume (Training.Hooks(onEpoch, stop)) path |> Error.orRaise

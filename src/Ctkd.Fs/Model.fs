@@ -2,25 +2,27 @@ namespace Ctkd.Fs
 
 /// What a model says about a batch.
 [<ReferenceEquality>]
-type Outputs =
-    { /// The maps of the tapped layers, from the stem on: [N, C, H, W] each.
-      Features: Tensor list
-      /// The input of the classifier: [N, D].
-      Pooled: Tensor
-      /// Unnormalised log-probabilities: [N, classes].
-      Logits: Tensor }
+type Outputs = {
+    /// The maps of the tapped layers, from the stem on: [N, C, H, W] each.
+    Features: Tensor list
+    /// The input of the classifier: [N, D].
+    Pooled: Tensor
+    /// Unnormalised log-probabilities: [N, classes].
+    Logits: Tensor
+}
 
 /// A network for images as a value: no module objects, no hidden fields. Its weights are a `Tree` beside it.
 [<NoComparison>]
-type Model =
-    { Name: string
-      Classes: int
-      /// From images [N, 3, H, W] to the pooled features [N, D].
-      Body: Layer
-      /// The last layer, known by its role: what SRRL and linear probes need of a teacher.
-      Classifier: Dense
-      /// How the family's convolutions start.
-      Convolutions: Initial }
+type Model = {
+    Name: string
+    Classes: int
+    /// From images [N, 3, H, W] to the pooled features [N, D].
+    Body: Layer
+    /// The last layer, known by its role: what SRRL and linear probes need of a teacher.
+    Classifier: Dense
+    /// How the family's convolutions start.
+    Convolutions: Initial
+}
 
 /// The functions over models.
 [<RequireQualifiedAccess>]
@@ -66,9 +68,7 @@ module Model =
         let pooled = Layer.forward weights training taps model.Body images
         let logits = Layer.forward weights training taps (Linear model.Classifier) pooled
 
-        { Features = List.ofSeq taps
-          Pooled = pooled
-          Logits = logits }
+        { Features = List.ofSeq taps; Pooled = pooled; Logits = logits }
 
     /// The batch counters of a model's normalisations: they are advanced together, in one call a step.
     let counters (weights: Tree) : Tensor[] =
@@ -93,7 +93,10 @@ module Initialise =
 
     /// The type in which a tensor is kept: counters are integers.
     let dtypeOf (dtype: DType) (name: string) : DType =
-        if name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal) then DType.Int64 else dtype
+        if name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal) then
+            DType.Int64
+        else
+            dtype
 
     /// Values for every declaration, each from its own key: adding a layer does not change the others.
     let tree (dtype: DType) (device: Device) (rng: Rng) (declarations: Declaration list) : Tree =
@@ -102,5 +105,6 @@ module Initialise =
             let make () =
                 Tensor.ofFloats (dtypeOf dtype d.Name) d.Shape (values rng d) |> Tensor.toDevice device
 
-            d.Name, Tensor.scope make)
+            d.Name, Tensor.scope make
+        )
         |> Tree.ofSeq

@@ -1,13 +1,14 @@
 namespace Ctkd.Fs
 
 /// Stochastic gradient descent as PyTorch defines it, without dampening.
-type Sgd =
-    { /// Share of the old velocity that is kept, 0 <= momentum < 1.
-      Momentum: float
-      /// Weight of the pull towards 0 that is added to the gradient, >= 0.
-      WeightDecay: float
-      /// Looks one step ahead along the velocity.
-      Nesterov: bool }
+type Sgd = {
+    /// Share of the old velocity that is kept, 0 <= momentum < 1.
+    Momentum: float
+    /// Weight of the pull towards 0 that is added to the gradient, >= 0.
+    WeightDecay: float
+    /// Looks one step ahead along the velocity.
+    Nesterov: bool
+}
 
 /// g' = g + decay p;  v' = momentum v + g';  p' = p - rate v'  (Nesterov: p - rate (g' + momentum v')).
 ///
@@ -16,10 +17,7 @@ type Sgd =
 module Sgd =
 
     /// The settings of every CIFAR recipe: momentum 0.9, weight decay 5e-4.
-    let defaults: Sgd =
-        { Momentum = 0.9
-          WeightDecay = 5e-4
-          Nesterov = false }
+    let defaults: Sgd = { Momentum = 0.9; WeightDecay = 5e-4; Nesterov = false }
 
     /// The velocities before the first step.
     let start (parameters: Tree) : Tree =
@@ -27,14 +25,26 @@ module Sgd =
         |> Tree.map (fun _ p -> Tensor.scope (fun () -> Tensor.scale 0.0 (Tensor.detach p) |> Tensor.clone))
 
     /// One step of one tensor, as a pure function: new value and new velocity.
-    let next (sgd: Sgd) (rate: Tensor) (gradient: Tensor) (velocity: Tensor) (p: Tensor) : struct (Tensor * Tensor) =
+    let next
+        (sgd: Sgd)
+        (rate: Tensor)
+        (gradient: Tensor)
+        (velocity: Tensor)
+        (p: Tensor)
+        : struct (Tensor * Tensor) =
         let gradient = gradient + p * sgd.WeightDecay
         let velocity = velocity * sgd.Momentum + gradient
         let direction = if sgd.Nesterov then gradient + velocity * sgd.Momentum else velocity
         struct (p - direction * rate, velocity)
 
     /// The same step for many tensors, in place and in a few calls of the engine.
-    let step (sgd: Sgd) (rate: Tensor) (gradients: Tensor[]) (velocities: Tensor[]) (parameters: Tensor[]) : unit =
+    let step
+        (sgd: Sgd)
+        (rate: Tensor)
+        (gradients: Tensor[])
+        (velocities: Tensor[])
+        (parameters: Tensor[])
+        : unit =
         Autograd.noGrad (fun () ->
             Tensor.scoped (fun () ->
                 let gradients =
@@ -47,9 +57,8 @@ module Sgd =
                 Tensor.foreachAddInto 1.0 velocities gradients
 
                 let direction =
-                    if sgd.Nesterov then
-                        Tensor.foreachAdd sgd.Momentum gradients velocities
-                    else
-                        velocities
+                    if sgd.Nesterov then Tensor.foreachAdd sgd.Momentum gradients velocities else velocities
 
-                Tensor.foreachAddMulInto -1.0 parameters direction (Array.create parameters.Length rate)))
+                Tensor.foreachAddMulInto -1.0 parameters direction (Array.create parameters.Length rate)
+            )
+        )

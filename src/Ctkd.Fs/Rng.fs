@@ -26,15 +26,13 @@ module Rng =
         { Key = mix (rng.Key ^^^ Seq.fold absorb 0xCBF29CE484222325UL purpose) }
 
     /// An independent generator for one number, such as an epoch.
-    let at (index: int) (rng: Rng) : Rng =
-        { Key = mix (mix rng.Key + uint64 index) }
+    let at (index: int) (rng: Rng) : Rng = { Key = mix (mix rng.Key + uint64 index) }
 
     /// 64 random bits.
     let bits (index: int) (rng: Rng) : uint64 = mix (rng.Key + uint64 index)
 
     /// Uniform in [0, 1), 53 bits.
-    let uniform (index: int) (rng: Rng) : float =
-        float (bits index rng >>> 11) * (1.0 / float (1L <<< 53))
+    let uniform (index: int) (rng: Rng) : float = float (bits index rng >>> 11) * (1.0 / float (1L <<< 53))
 
     /// Uniform in 0 .. count - 1.
     let below (count: int) (index: int) (rng: Rng) : int =
@@ -42,10 +40,13 @@ module Rng =
 
     /// `count` standard normal numbers (Box and Muller 1958).
     let normals (count: int) (rng: Rng) : float[] =
-        Array.init count (fun i ->
-            let radius = sqrt (-2.0 * log (1.0 - uniform (2 * (i / 2)) rng))
-            let angle = 2.0 * Math.PI * uniform (2 * (i / 2) + 1) rng
-            if i % 2 = 0 then radius * cos angle else radius * sin angle)
+        Array.init
+            count
+            (fun i ->
+                let radius = sqrt (-2.0 * log (1.0 - uniform (2 * (i / 2)) rng))
+                let angle = 2.0 * Math.PI * uniform (2 * (i / 2) + 1) rng
+                if i % 2 = 0 then radius * cos angle else radius * sin angle
+            )
 
     /// `count` numbers uniform in [-bound, bound).
     let uniforms (bound: float) (count: int) (rng: Rng) : float[] =

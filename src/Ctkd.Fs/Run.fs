@@ -7,14 +7,15 @@ open FsToolkit.ErrorHandling
 
 /// What a run tells the outside while it runs. Nothing in it changes the run, but `Stop`.
 [<NoComparison; NoEquality>]
-type Hooks =
-    { /// A sentence for the user: what was loaded, a warning.
-      Say: string -> unit
-      /// Epoch, batches done, batches of the epoch.
-      OnBatch: int -> int -> int -> unit
-      OnEpoch: EpochMetrics -> unit
-      /// Asked between batches: whether to write a checkpoint and stop.
-      Stop: unit -> bool }
+type Hooks = {
+    /// A sentence for the user: what was loaded, a warning.
+    Say: string -> unit
+    /// Epoch, batches done, batches of the epoch.
+    OnBatch: int -> int -> int -> unit
+    OnEpoch: EpochMetrics -> unit
+    /// Asked between batches: whether to write a checkpoint and stop.
+    Stop: unit -> bool
+}
 
 /// How a run ended.
 type Ending =
@@ -22,32 +23,31 @@ type Ending =
     | Interrupted
 
 /// What a run leaves behind.
-type Summary =
-    { Ending: Ending
-      Settings: Settings
-      Best: Best
-      Teacher: Accuracy option
-      Epochs: EpochMetrics list
-      Folder: string
-      /// The checkpoint to resume or to deploy from.
-      Checkpoint: string }
+type Summary = {
+    Ending: Ending
+    Settings: Settings
+    Best: Best
+    Teacher: Accuracy option
+    Epochs: EpochMetrics list
+    Folder: string
+    /// The checkpoint to resume or to deploy from.
+    Checkpoint: string
+}
 
 /// Hooks that do nothing.
 [<RequireQualifiedAccess>]
 module Hooks =
     /// Silent and never stopping.
-    let none: Hooks =
-        { Say = ignore
-          OnBatch = fun _ _ _ -> ()
-          OnEpoch = ignore
-          Stop = fun () -> false }
+    let none: Hooks = {
+        Say = ignore
+        OnBatch = fun _ _ _ -> ()
+        OnEpoch = ignore
+        Stop = fun () -> false
+    }
 
 /// A trained model from a file: its weights and what the file says of it.
 [<NoComparison; NoEquality>]
-type Trained =
-    { Model: Model
-      Weights: Tree
-      Info: CheckpointInfo }
+type Trained = { Model: Model; Weights: Tree; Info: CheckpointInfo }
 
 /// Runs in folders: from settings to checkpoints, metrics and a report.
 [<RequireQualifiedAccess>]
@@ -66,15 +66,24 @@ module Run =
 
             if not s.Mean.IsEmpty && s.Mean.Length <> channels then
                 Result.Error(
-                    Error.create Usage $"mean and std have {s.Mean.Length} numbers, the images {channels} channels" ""
+                    Error.create
+                        Usage
+                        $"mean and std have {s.Mean.Length} numbers, the images {channels} channels"
+                        ""
                         "give one number a channel, such as --mean 0.5071 0.4867 0.4408"
                 )
             else
-                Ok
-                    { data with
-                        Train = (if s.PerClass = 0 then data.Train else ImageSet.firstPerClass s.PerClass data.Train)
+                Ok {
+                    data with
+                        Train =
+                            (if s.PerClass = 0 then
+                                 data.Train
+                             else
+                                 ImageSet.firstPerClass s.PerClass data.Train)
                         Mean = (if s.Mean.IsEmpty then data.Mean else s.Mean)
-                        Std = (if s.Std.IsEmpty then data.Std else s.Std) })
+                        Std = (if s.Std.IsEmpty then data.Std else s.Std)
+                }
+        )
 
     /// The trained student of a checkpoint. `expected` is the model that the user named, if any.
     let loadTrained (device: Device) (expected: string option) (path: string) : Result<Trained, Error> =
@@ -98,15 +107,13 @@ module Run =
             let! model = Zoo.find name checkpoint.Info.Classes
             let! weights = Checkpoint.student model DType.Float32 device checkpoint
 
-            return
-                { Model = model
-                  Weights = weights
-                  Info = checkpoint.Info }
+            return { Model = model; Weights = weights; Info = checkpoint.Info }
         }
 
     /// SHA-256 over the names and bytes of a model's weights.
     let private fingerprint (weights: Tree) : string =
-        use hash = Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
+        use hash =
+            Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
 
         for name, x in Tree.toList weights do
             hash.AppendData(Text.Encoding.UTF8.GetBytes name)
@@ -115,8 +122,15 @@ module Run =
         Convert.ToHexStringLower(hash.GetHashAndReset())
 
     /// Accuracy of a model as the course would run it, in batches of the given size.
-    let private evaluate (batch: int) (course: Course) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
-        set |> Evaluate.accuracy batch (fun images -> (Train.forward course model false weights images).Logits)
+    let private evaluate
+        (batch: int)
+        (course: Course)
+        (model: Model)
+        (weights: Tree)
+        (set: DeviceSet)
+        : Accuracy =
+        set
+        |> Evaluate.accuracy batch (fun images -> (Train.forward course model false weights images).Logits)
 
     /// Accuracy of a trained model on the test images that the settings name, in their precision.
     let evaluateOn (device: Device) (s: Settings) (trained: Trained) : Result<Accuracy, Error> =
@@ -138,7 +152,8 @@ module Run =
                     let course = Settings.course s trained.Model None data device
                     let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
                     return evaluate s.Batch course trained.Model (Train.format course trained.Weights) set
-            })
+            }
+        )
 
     /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
     let private teacherWarning (settings: Settings) (trained: Trained) (accuracy: Accuracy) : string option =
@@ -146,9 +161,11 @@ module Run =
         let recorded = trained.Info.Top1
 
         if accuracy.Top1 < 2.0 * chance then
-            Some $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
+            Some
+                $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
         elif trained.Info.Settings.Data = settings.Data && accuracy.Top1 < recorded - 2.0 then
-            Some $"the teacher had %.2f{recorded} %% when it was trained: check --mean and --std and the data set"
+            Some
+                $"the teacher had %.2f{recorded} %% when it was trained: check --mean and --std and the data set"
         else
             None
 
@@ -156,15 +173,16 @@ module Run =
 
     /// Everything that a run needs, loaded and checked.
     [<NoComparison; NoEquality>]
-    type private Prepared =
-        { Settings: Settings
-          Course: Course
-          Train: DeviceSet
-          Test: DeviceSet
-          Teacher: Accuracy option
-          TeacherHash: string
-          Height: int
-          Width: int }
+    type private Prepared = {
+        Settings: Settings
+        Course: Course
+        Train: DeviceSet
+        Test: DeviceSet
+        Teacher: Accuracy option
+        TeacherHash: string
+        Height: int
+        Width: int
+    }
 
     let private checkBatch (s: Settings) (data: Splits) : Result<unit, Error> =
         let images = ImageSet.count data.Train
@@ -205,7 +223,13 @@ module Run =
             }
 
     /// The teacher's accuracy, said aloud with a warning where it looks wrong.
-    let private judge (hooks: Hooks) (s: Settings) (course: Course) (test: DeviceSet) (teacher: Trained) : Accuracy =
+    let private judge
+        (hooks: Hooks)
+        (s: Settings)
+        (course: Course)
+        (test: DeviceSet)
+        (teacher: Trained)
+        : Accuracy =
         let accuracy = evaluate evaluationBatch course teacher.Model teacher.Weights test
         hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
         teacherWarning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
@@ -225,28 +249,30 @@ module Run =
             let upload = Augment.upload (Train.dtype course) device data.Mean data.Std
             let test = upload data.Test
 
-            return
-                { Settings = s
-                  Course = course
-                  Train = upload data.Train
-                  Test = test
-                  Teacher = teacher |> Option.map (judge hooks s course test)
-                  TeacherHash = teacher |> Option.map (fun t -> fingerprint t.Weights) |> Option.defaultValue ""
-                  Height = data.Train.Height
-                  Width = data.Train.Width }
+            return {
+                Settings = s
+                Course = course
+                Train = upload data.Train
+                Test = test
+                Teacher = teacher |> Option.map (judge hooks s course test)
+                TeacherHash = teacher |> Option.map (fun t -> fingerprint t.Weights) |> Option.defaultValue ""
+                Height = data.Train.Height
+                Width = data.Train.Width
+            }
         }
 
-    let private info (run: Prepared) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo =
-        { Settings = run.Settings
-          Classes = run.Course.Student.Classes
-          Height = run.Height
-          Width = run.Width
-          Epoch = state.Epoch
-          Step = state.Step
-          Best = state.Best
-          Top1 = top1
-          MetricLines = lines
-          TeacherHash = run.TeacherHash }
+    let private info (run: Prepared) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo = {
+        Settings = run.Settings
+        Classes = run.Course.Student.Classes
+        Height = run.Height
+        Width = run.Width
+        Epoch = state.Epoch
+        Step = state.Step
+        Best = state.Best
+        Top1 = top1
+        MetricLines = lines
+        TeacherHash = run.TeacherHash
+    }
 
     let private diverged (folder: RunDirectory) (epoch: int) (step: int) (term: string) : Error =
         let good =
@@ -255,28 +281,44 @@ module Run =
             else
                 "no checkpoint was written yet; "
 
-        Error.create Diverged $"the term '{term}' was not finite in epoch {epoch}, step {step}: the run was stopped" folder.Path
+        Error.create
+            Diverged
+            $"the term '{term}' was not finite in epoch {epoch}, step {step}: the run was stopped"
+            folder.Path
             (good + "try a smaller --lr, or --precision f32")
 
     /// Whether every weight is a number: the last step's loss was, before it changed them.
     let private isSound (state: TrainState) : bool =
         Tensor.scoped (fun () ->
-            Tree.leaves state.Student |> Array.forall (fun x -> Tensor.isFinite x |> Tensor.all |> Tensor.toFloat = 1.0))
+            Tree.leaves state.Student
+            |> Array.forall (fun x -> Tensor.isFinite x |> Tensor.all |> Tensor.toFloat = 1.0)
+        )
 
     /// Epochs from a state to the end, a stop or a failure. Every epoch leaves a line of metrics and a checkpoint.
-    let private go (hooks: Hooks) (folder: RunDirectory) (run: Prepared) (state: TrainState) (done': EpochMetrics list) =
+    let private go
+        (hooks: Hooks)
+        (folder: RunDirectory)
+        (run: Prepared)
+        (state: TrainState)
+        (done': EpochMetrics list)
+        =
         let course = run.Course
-        let top1 (lines: EpochMetrics list) = lines |> List.tryLast |> Option.map _.Top1 |> Option.defaultValue 0.0
-        let save path state lines = Checkpoint.write path (info run state (top1 lines) (List.length lines)) state
 
-        let summary ending (state: TrainState) lines =
-            { Ending = ending
-              Settings = run.Settings
-              Best = state.Best
-              Teacher = run.Teacher
-              Epochs = lines
-              Folder = folder.Path
-              Checkpoint = folder.Last }
+        let top1 (lines: EpochMetrics list) =
+            lines |> List.tryLast |> Option.map _.Top1 |> Option.defaultValue 0.0
+
+        let save path state lines =
+            Checkpoint.write path (info run state (top1 lines) (List.length lines)) state
+
+        let summary ending (state: TrainState) lines = {
+            Ending = ending
+            Settings = run.Settings
+            Best = state.Best
+            Teacher = run.Teacher
+            Epochs = lines
+            Folder = folder.Path
+            Checkpoint = folder.Last
+        }
 
         let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
@@ -320,12 +362,16 @@ module Run =
                 | Train.Stopped state when isSound state -> stopped state lines
                 | Train.Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
                 | Train.Complete ended ->
-                    complete watch.Elapsed.TotalSeconds state.Step ended lines |> Result.bind (fun (next, lines) -> epochs next lines)
+                    complete watch.Elapsed.TotalSeconds state.Step ended lines
+                    |> Result.bind (fun (next, lines) -> epochs next lines)
 
         epochs state done'
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.
-    let private holding (folder: RunDirectory) (body: unit -> Result<Summary, Error>) : Result<Summary, Error> =
+    let private holding
+        (folder: RunDirectory)
+        (body: unit -> Result<Summary, Error>)
+        : Result<Summary, Error> =
         use _ = folder
 
         try
@@ -342,10 +388,14 @@ module Run =
                 let text = Json.writeIndented run.Settings + "\n" |> Text.Encoding.UTF8.GetBytes
 
                 return!
-                    holding folder (fun () ->
-                        Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
-                        |> Result.bind (fun () -> go hooks folder run (Train.start run.Course) []))
-            })
+                    holding
+                        folder
+                        (fun () ->
+                            Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
+                            |> Result.bind (fun () -> go hooks folder run (Train.start run.Course) [])
+                        )
+            }
+        )
 
     let private checkTeacher (run: Prepared) (checkpoint: Checkpoint) : Result<unit, Error> =
         if run.TeacherHash = checkpoint.Info.TeacherHash then
@@ -382,16 +432,25 @@ module Run =
                 let isLast = Path.GetFullPath file = folder.Last
 
                 return!
-                    holding folder (fun () ->
-                        result {
-                            let! checkpoint = Checkpoint.read file
-                            let! run = prepare hooks checkpoint.Info.Settings
-                            do! checkTeacher run checkpoint
-                            let! state = Checkpoint.restore run.Course checkpoint
-                            do! checkStep run checkpoint
-                            // An older checkpoint becomes the latest one before the lines after it are dropped.
-                            do! if isLast then Ok() else Checkpoint.write folder.Last checkpoint.Info state
-                            let! lines = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
-                            return! go hooks folder run state lines
-                        })
-            })
+                    holding
+                        folder
+                        (fun () ->
+                            result {
+                                let! checkpoint = Checkpoint.read file
+                                let! run = prepare hooks checkpoint.Info.Settings
+                                do! checkTeacher run checkpoint
+                                let! state = Checkpoint.restore run.Course checkpoint
+                                do! checkStep run checkpoint
+                                // An older checkpoint becomes the latest one before the lines after it are dropped.
+                                do!
+                                    if isLast then
+                                        Ok()
+                                    else
+                                        Checkpoint.write folder.Last checkpoint.Info state
+
+                                let! lines = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
+                                return! go hooks folder run state lines
+                            }
+                        )
+            }
+        )

@@ -5,9 +5,10 @@ open System.IO
 
 /// The folder of a run, held by one process.
 [<ReferenceEquality>]
-type RunDirectory =
-    { Path: string
-      Lock: IDisposable }
+type RunDirectory = {
+    Path: string
+    Lock: IDisposable
+} with
 
     /// The latest checkpoint.
     member run.Last: string = Path.Combine(run.Path, "last.safetensors")
@@ -32,7 +33,11 @@ type RunDirectory =
 module RunDirectory =
 
     let private unwritable (path: string) (problem: string) : Error =
-        Error.create Unwritable $"the run's folder cannot be used: {problem}" path "give a folder that you may write to with --out"
+        Error.create
+            Unwritable
+            $"the run's folder cannot be used: {problem}"
+            path
+            "give a folder that you may write to with --out"
 
     let private lock (path: string) : Result<RunDirectory, Error> =
         let file = Path.Combine(path, ".lock")
@@ -49,7 +54,10 @@ module RunDirectory =
         | :? IOException as problem ->
             if File.Exists file then
                 Result.Error(
-                    Error.create Unwritable "another process is using this run's folder" path
+                    Error.create
+                        Unwritable
+                        "another process is using this run's folder"
+                        path
                         "wait for it to end, or give another folder with --out"
                 )
             else
@@ -63,11 +71,15 @@ module RunDirectory =
                 run.Lock.Dispose()
 
                 Result.Error(
-                    Error.create Usage "this folder already holds a run" run.Path
+                    Error.create
+                        Usage
+                        "this folder already holds a run"
+                        run.Path
                         "go on with it by --resume, or give another folder with --out"
                 )
             else
-                Ok run)
+                Ok run
+        )
 
     /// The folder of an existing run.
     let reopen (path: string) : Result<RunDirectory, Error> = lock path
@@ -83,6 +95,9 @@ module RunDirectory =
                 Ok last
             else
                 Result.Error(
-                    Error.create Missing "there is no checkpoint" path
+                    Error.create
+                        Missing
+                        "there is no checkpoint"
+                        path
                         "give the folder of a run (it holds last.safetensors) or a checkpoint file"
                 )

@@ -28,7 +28,8 @@ type Schedule =
         | Schedule.Linear(start, stop, epochs) -> start + (stop - start) * progress epochs
         | Schedule.Cosine(start, stop, epochs) ->
             start + (stop - start) * (1.0 - Math.Cos(Math.PI * progress epochs)) / 2.0
-        | Schedule.Joined(first, epochs, next) -> if epoch <= epochs then first.At epoch else next.At(epoch - epochs)
+        | Schedule.Joined(first, epochs, next) ->
+            if epoch <= epochs then first.At epoch else next.At(epoch - epochs)
 
 /// Making schedules and asking them.
 [<RequireQualifiedAccess>]
@@ -52,7 +53,9 @@ module Schedule =
         finite (nameof factor) factor
 
         if List.sort milestones <> milestones || List.exists (fun m -> m < 1) milestones then
-            invalidArg (nameof milestones) $"milestones must be epochs from 1 on in rising order, got %A{milestones}."
+            invalidArg
+                (nameof milestones)
+                $"milestones must be epochs from 1 on in rising order, got %A{milestones}."
 
         Schedule.MultiStep(start, factor, milestones)
 
@@ -90,5 +93,4 @@ module Schedule =
     let at (epoch: int) (schedule: Schedule) : float = schedule.At epoch
 
     /// The values of epochs 1 .. count.
-    let sample (count: int) (schedule: Schedule) : float list =
-        List.init count (fun i -> schedule.At(i + 1))
+    let sample (count: int) (schedule: Schedule) : float list = List.init count (fun i -> schedule.At(i + 1))

@@ -4,62 +4,62 @@ open System
 open System.Text.Json
 
 /// Every setting of a training run as plain data: it prints, serialises, compares, and a checkpoint carries it.
-type Settings =
-    { /// Name of the model that is trained.
-      Student: string
-      /// Name of the teacher's model; empty when the student learns from labels alone.
-      Teacher: string
-      /// File of the teacher's weights.
-      TeacherWeights: string
-      Data: string
-      /// Folder or file of the data set; empty for the embedded one.
-      DataDir: string
-      /// Normalisation of the channels; empty lists stand for the data set's own.
-      Mean: float list
-      Std: float list
-      /// Only the first so many training images of each class; 0 for all.
-      PerClass: int
-      Epochs: int
-      Batch: int
-      LearningRate: float
-      /// Epochs after which the learning rate is multiplied by `Decay`.
-      Milestones: int list
-      Decay: float
-      Momentum: float
-      WeightDecay: float
-      Nesterov: bool
-      /// Temperature policy.
-      Policy: string
-      /// T of the fixed policy; start of the scheduled ones.
-      T: float
-      /// End of the scheduled policies.
-      TStop: float
-      /// A learned T lies in (TStart, TStart + TScale).
-      TStart: float
-      TScale: float
-      /// Hidden width of the instance-wise policy.
-      Hidden: int
-      /// lambda rises from CurriculumStart to CurriculumStop over so many epochs.
-      CurriculumStart: float
-      CurriculumStop: float
-      CurriculumEpochs: int
-      /// Whether weight decay pulls the temperature's parameters too.
-      DecayTemperature: bool
-      /// Weights of the losses: gamma CE + alpha KD.
-      CrossEntropy: float
-      Kd: float
-      Precision: string
-      ChannelsLast: bool
-      Device: string
-      Seed: int }
+type Settings = {
+    /// Name of the model that is trained.
+    Student: string
+    /// Name of the teacher's model; empty when the student learns from labels alone.
+    Teacher: string
+    /// File of the teacher's weights.
+    TeacherWeights: string
+    Data: string
+    /// Folder or file of the data set; empty for the embedded one.
+    DataDir: string
+    /// Normalisation of the channels; empty lists stand for the data set's own.
+    Mean: float list
+    Std: float list
+    /// Only the first so many training images of each class; 0 for all.
+    PerClass: int
+    Epochs: int
+    Batch: int
+    LearningRate: float
+    /// Epochs after which the learning rate is multiplied by `Decay`.
+    Milestones: int list
+    Decay: float
+    Momentum: float
+    WeightDecay: float
+    Nesterov: bool
+    /// Temperature policy.
+    Policy: string
+    /// T of the fixed policy; start of the scheduled ones.
+    T: float
+    /// End of the scheduled policies.
+    TStop: float
+    /// A learned T lies in (TStart, TStart + TScale).
+    TStart: float
+    TScale: float
+    /// Hidden width of the instance-wise policy.
+    Hidden: int
+    /// lambda rises from CurriculumStart to CurriculumStop over so many epochs.
+    CurriculumStart: float
+    CurriculumStop: float
+    CurriculumEpochs: int
+    /// Whether weight decay pulls the temperature's parameters too.
+    DecayTemperature: bool
+    /// Weights of the losses: gamma CE + alpha KD.
+    CrossEntropy: float
+    Kd: float
+    Precision: string
+    ChannelsLast: bool
+    Device: string
+    Seed: int
+}
 
 /// Defaults, validation, JSON, and the way from settings to a course.
 [<RequireQualifiedAccess>]
 module Settings =
 
     /// The temperature policies by name.
-    let policies: string list =
-        [ "fixed"; "linear"; "cosine"; "ctkd-global"; "ctkd-instance" ]
+    let policies: string list = [ "fixed"; "linear"; "cosine"; "ctkd-global"; "ctkd-instance" ]
 
     /// The precisions by name.
     let precisions: string list = [ "f32"; "bf16" ]
@@ -72,39 +72,40 @@ module Settings =
         |> List.distinct
 
     /// CTKD's CIFAR-100 recipe for learning from labels alone, on the embedded digits for 30 epochs.
-    let defaults: Settings =
-        { Student = "resnet8"
-          Teacher = ""
-          TeacherWeights = ""
-          Data = "digits"
-          DataDir = ""
-          Mean = []
-          Std = []
-          PerClass = 0
-          Epochs = 30
-          Batch = 64
-          LearningRate = 0.05
-          Milestones = milestones 30
-          Decay = 0.1
-          Momentum = Sgd.defaults.Momentum
-          WeightDecay = Sgd.defaults.WeightDecay
-          Nesterov = Sgd.defaults.Nesterov
-          Policy = "ctkd-global"
-          T = 4.0
-          TStop = 1.0
-          TStart = Temperature.published.Start
-          TScale = Temperature.published.Scale
-          Hidden = 512
-          CurriculumStart = 0.0
-          CurriculumStop = 1.0
-          CurriculumEpochs = 10
-          DecayTemperature = true
-          CrossEntropy = 0.1
-          Kd = 0.9
-          Precision = "f32"
-          ChannelsLast = true
-          Device = "cpu"
-          Seed = 1 }
+    let defaults: Settings = {
+        Student = "resnet8"
+        Teacher = ""
+        TeacherWeights = ""
+        Data = "digits"
+        DataDir = ""
+        Mean = []
+        Std = []
+        PerClass = 0
+        Epochs = 30
+        Batch = 64
+        LearningRate = 0.05
+        Milestones = milestones 30
+        Decay = 0.1
+        Momentum = Sgd.defaults.Momentum
+        WeightDecay = Sgd.defaults.WeightDecay
+        Nesterov = Sgd.defaults.Nesterov
+        Policy = "ctkd-global"
+        T = 4.0
+        TStop = 1.0
+        TStart = Temperature.published.Start
+        TScale = Temperature.published.Scale
+        Hidden = 512
+        CurriculumStart = 0.0
+        CurriculumStop = 1.0
+        CurriculumEpochs = 10
+        DecayTemperature = true
+        CrossEntropy = 0.1
+        Kd = 0.9
+        Precision = "f32"
+        ChannelsLast = true
+        Device = "cpu"
+        Seed = 1
+    }
 
     /// Epochs that suit a data set: 30 for the small digits, 240 as published for the others.
     let epochsFor (data: string) : int = if data = "digits" then 30 else 240
@@ -112,52 +113,65 @@ module Settings =
     /// Every mistake of the settings, each naming the field, its bound and the value.
     let mistakes (s: Settings) : string list =
         let number (text: string) (ok: bool) (name: string) (value: float) =
-            if ok && Double.IsFinite value then [] else [ $"{name} must be finite and {text}, got {string value}" ]
+            if ok && Double.IsFinite value then
+                []
+            else
+                [ $"{name} must be finite and {text}, got {string value}" ]
 
         let positive name value = number "> 0" (value > 0.0) name value
         let atLeast0 name value = number ">= 0" (value >= 0.0) name value
         let share name value = number "in [0, 1)" (value >= 0.0 && value < 1.0) name value
-        let atLeast (least: int) name (value: int) = if value >= least then [] else [ $"{name} must be at least {least}, got {value}" ]
+
+        let atLeast (least: int) name (value: int) =
+            if value >= least then [] else [ $"{name} must be at least {least}, got {value}" ]
 
         let oneOf kind known name =
-            if List.contains name known then [] else [ (Error.unknown kind known name |> fun e -> $"{e.What}: {e.Next}") ]
+            if List.contains name known then
+                []
+            else
+                [ (Error.unknown kind known name |> fun e -> $"{e.What}: {e.Next}") ]
 
         let epochs = s.Milestones |> List.map string |> String.concat ", "
 
-        [ oneOf "policy" policies s.Policy
-          oneOf "precision" precisions s.Precision
-          oneOf "data set" Datasets.names s.Data
-          oneOf "model" Zoo.names s.Student
-          (if s.Teacher = "" then [] else oneOf "model" Zoo.names s.Teacher)
-          (if (s.Teacher = "") = (s.TeacherWeights = "") then
-               []
-           else
-               [ "teacher and weights must be given together: a model and its checkpoint" ])
-          atLeast 1 "epochs" s.Epochs
-          atLeast 1 "batch" s.Batch
-          atLeast 0 "per-class" s.PerClass
-          atLeast 1 "hidden" s.Hidden
-          atLeast 1 "curriculum-epochs" s.CurriculumEpochs
-          positive "lr" s.LearningRate
-          positive "decay" s.Decay
-          positive "t" s.T
-          positive "t-stop" s.TStop
-          positive "t-scale" s.TScale
-          atLeast0 "t-start" s.TStart
-          atLeast0 "weight-decay" s.WeightDecay
-          atLeast0 "curriculum-start" s.CurriculumStart
-          atLeast0 "curriculum-stop" s.CurriculumStop
-          atLeast0 "ce" s.CrossEntropy
-          atLeast0 "kd" s.Kd
-          share "momentum" s.Momentum
-          List.collect (number "any number" true "mean") s.Mean
-          List.collect (positive "std") s.Std
-          (if s.Mean.Length = s.Std.Length then [] else [ "mean and std must be given together, one number a channel" ])
-          (if List.sort s.Milestones = s.Milestones && List.forall (fun m -> m >= 1) s.Milestones then
-               []
-           else
-               [ $"milestones must be epochs from 1 on in rising order, got {epochs}" ])
-          (if s.Nesterov && s.Momentum = 0.0 then [ "nesterov needs a momentum > 0" ] else []) ]
+        [
+            oneOf "policy" policies s.Policy
+            oneOf "precision" precisions s.Precision
+            oneOf "data set" Datasets.names s.Data
+            oneOf "model" Zoo.names s.Student
+            (if s.Teacher = "" then [] else oneOf "model" Zoo.names s.Teacher)
+            (if (s.Teacher = "") = (s.TeacherWeights = "") then
+                 []
+             else
+                 [ "teacher and weights must be given together: a model and its checkpoint" ])
+            atLeast 1 "epochs" s.Epochs
+            atLeast 1 "batch" s.Batch
+            atLeast 0 "per-class" s.PerClass
+            atLeast 1 "hidden" s.Hidden
+            atLeast 1 "curriculum-epochs" s.CurriculumEpochs
+            positive "lr" s.LearningRate
+            positive "decay" s.Decay
+            positive "t" s.T
+            positive "t-stop" s.TStop
+            positive "t-scale" s.TScale
+            atLeast0 "t-start" s.TStart
+            atLeast0 "weight-decay" s.WeightDecay
+            atLeast0 "curriculum-start" s.CurriculumStart
+            atLeast0 "curriculum-stop" s.CurriculumStop
+            atLeast0 "ce" s.CrossEntropy
+            atLeast0 "kd" s.Kd
+            share "momentum" s.Momentum
+            List.collect (number "any number" true "mean") s.Mean
+            List.collect (positive "std") s.Std
+            (if s.Mean.Length = s.Std.Length then
+                 []
+             else
+                 [ "mean and std must be given together, one number a channel" ])
+            (if List.sort s.Milestones = s.Milestones && List.forall (fun m -> m >= 1) s.Milestones then
+                 []
+             else
+                 [ $"milestones must be epochs from 1 on in rising order, got {epochs}" ])
+            (if s.Nesterov && s.Momentum = 0.0 then [ "nesterov needs a momentum > 0" ] else [])
+        ]
         |> List.concat
 
     /// The settings, or all their mistakes as one error.
@@ -167,7 +181,10 @@ module Settings =
         | [ only ] -> Result.Error(Error.create Usage only "" "see --help for the flags and their defaults")
         | several ->
             let text = several |> List.map (fun m -> "\n  - " + m) |> String.concat ""
-            Result.Error(Error.create Usage $"{several.Length} settings are wrong:{text}" "" "see --help for the flags")
+
+            Result.Error(
+                Error.create Usage $"{several.Length} settings are wrong:{text}" "" "see --help for the flags"
+            )
 
     /// The temperature policy that the settings name.
     let policy (s: Settings) : Policy =
@@ -183,30 +200,36 @@ module Settings =
         | other -> Error.unknown "policy" policies other |> Error.raise
 
     /// The course of validated settings, for a student, the data's augmentation and, when it is taught, a teacher.
-    let course (s: Settings) (student: Model) (teacher: (Model * Tree) option) (data: Splits) (device: Device) : Course =
-        let teaching (model: Model, weights: Tree) =
-            { Model = model
-              Weights = weights
-              Policy = policy s
-              Distillers = [ Schedule.constant s.Kd, Distiller.kd ] }
+    let course
+        (s: Settings)
+        (student: Model)
+        (teacher: (Model * Tree) option)
+        (data: Splits)
+        (device: Device)
+        : Course =
+        let teaching (model: Model, weights: Tree) = {
+            Model = model
+            Weights = weights
+            Policy = policy s
+            Distillers = [ Schedule.constant s.Kd, Distiller.kd ]
+        }
 
-        { Student = student
-          Teaching = Option.map teaching teacher
-          CrossEntropy = Schedule.constant (if teacher.IsSome then s.CrossEntropy else 1.0)
-          LearningRate = Schedule.multiStep s.LearningRate s.Decay s.Milestones
-          Sgd =
-            { Momentum = s.Momentum
-              WeightDecay = s.WeightDecay
-              Nesterov = s.Nesterov }
-          DecayTemperature = s.DecayTemperature
-          Epochs = s.Epochs
-          Batch = s.Batch
-          Seed = s.Seed
-          Pad = data.Pad
-          Flip = data.Flip
-          Precision = (if s.Precision = "bf16" then Bf16 else F32)
-          ChannelsLast = s.ChannelsLast
-          Device = device }
+        {
+            Student = student
+            Teaching = Option.map teaching teacher
+            CrossEntropy = Schedule.constant (if teacher.IsSome then s.CrossEntropy else 1.0)
+            LearningRate = Schedule.multiStep s.LearningRate s.Decay s.Milestones
+            Sgd = { Momentum = s.Momentum; WeightDecay = s.WeightDecay; Nesterov = s.Nesterov }
+            DecayTemperature = s.DecayTemperature
+            Epochs = s.Epochs
+            Batch = s.Batch
+            Seed = s.Seed
+            Pad = data.Pad
+            Flip = data.Flip
+            Precision = (if s.Precision = "bf16" then Bf16 else F32)
+            ChannelsLast = s.ChannelsLast
+            Device = device
+        }
 
 /// JSON of this library's records: strict both ways, so that a missing, misspelt or surplus field is an error by name.
 [<RequireQualifiedAccess>]
@@ -233,7 +256,13 @@ module Json =
     /// The value, or what is wrong with the text.
     let read<'T> (where: string) (text: string) : Result<'T, Error> =
         let damaged reason =
-            Result.Error(Error.create Damaged $"the JSON is not what it should be: {reason}" where "write it again with this version")
+            Result.Error(
+                Error.create
+                    Damaged
+                    $"the JSON is not what it should be: {reason}"
+                    where
+                    "write it again with this version"
+            )
 
         try
             match JsonSerializer.Deserialize<'T>(text, line) with

@@ -2,36 +2,39 @@ namespace Ctkd.Fs
 
 /// What a temperature policy decides for a batch. Distillers consume only this, so any policy works with any of them.
 [<ReferenceEquality>]
-type Softening =
-    { /// z_t / T_t, shape [batch, classes].
-      Teacher: Tensor
-      /// z_s / T_s, shape [batch, classes].
-      Student: Tensor
-      /// Weight of each instance's divergence, T_t T_s: shape [] or [batch].
-      Weight: Tensor
-      /// T, for reports: shape [] or [batch].
-      T: Tensor }
+type Softening = {
+    /// z_t / T_t, shape [batch, classes].
+    Teacher: Tensor
+    /// z_s / T_s, shape [batch, classes].
+    Student: Tensor
+    /// Weight of each instance's divergence, T_t T_s: shape [] or [batch].
+    Weight: Tensor
+    /// T, for reports: shape [] or [batch].
+    T: Tensor
+}
 
 /// The numbers that schedules set once an epoch, as 0-d tensors on the device.
 [<ReferenceEquality>]
-type Dials =
-    { /// lambda, the strength of the adversary.
-      Strength: Tensor
-      /// T, where it follows a schedule.
-      Scheduled: Tensor }
+type Dials = {
+    /// lambda, the strength of the adversary.
+    Strength: Tensor
+    /// T, where it follows a schedule.
+    Scheduled: Tensor
+}
 
 /// A temperature policy as a value.
 [<NoComparison; NoEquality>]
-type Policy =
-    { Name: string
-      /// T by epoch, for policies that schedule it; the others ignore it.
-      Scheduled: Schedule
-      /// lambda by epoch, for policies with an adversary; the others ignore it.
-      Strength: Schedule
-      /// The policy's parameters for so many classes; they are trained by the student's optimiser.
-      Declares: int -> Declaration list
-      /// Parameters, dials, teacher logits and student logits to a softening.
-      Soften: Tree -> Dials -> Tensor -> Tensor -> Softening }
+type Policy = {
+    Name: string
+    /// T by epoch, for policies that schedule it; the others ignore it.
+    Scheduled: Schedule
+    /// lambda by epoch, for policies with an adversary; the others ignore it.
+    Strength: Schedule
+    /// The policy's parameters for so many classes; they are trained by the student's optimiser.
+    Declares: int -> Declaration list
+    /// Parameters, dials, teacher logits and student logits to a softening.
+    Soften: Tree -> Dials -> Tensor -> Tensor -> Softening
+}
 
 /// The range of a learned temperature: T = Start + Scale sigmoid(.), so T lies in (Start, Start + Scale).
 type TemperatureRange = { Start: float; Scale: float }
@@ -44,27 +47,28 @@ module Temperature =
     let published: TemperatureRange = { Start = 1.0; Scale = 20.0 }
 
     /// One T (shape [] or [batch]) for both sides: z_t / T, z_s / T, weight T^2.
-    let private shared (teacher: Tensor) (student: Tensor) (t: Tensor) : Softening =
-        { Teacher = Loss.soften t teacher
-          Student = Loss.soften t student
-          Weight = t * t
-          T = t }
+    let private shared (teacher: Tensor) (student: Tensor) (t: Tensor) : Softening = {
+        Teacher = Loss.soften t teacher
+        Student = Loss.soften t student
+        Weight = t * t
+        T = t
+    }
 
     /// T as an explicit schedule, the simplest dynamic baseline.
-    let scheduled (schedule: Schedule) : Policy =
-        { Name = "schedule"
-          Scheduled = schedule
-          Strength = Schedule.constant 0.0
-          Declares = fun _ -> []
-          Soften = fun _ dials teacher student -> shared teacher student dials.Scheduled }
+    let scheduled (schedule: Schedule) : Policy = {
+        Name = "schedule"
+        Scheduled = schedule
+        Strength = Schedule.constant 0.0
+        Declares = fun _ -> []
+        Soften = fun _ dials teacher student -> shared teacher student dials.Scheduled
+    }
 
     /// The same T throughout; 4 is the usual value.
     let fixedAt (t: float) : Policy =
         if not (System.Double.IsFinite t && t > 0.0) then
             invalidArg (nameof t) $"the temperature must be finite and > 0, got {string t}."
 
-        { scheduled (Schedule.constant t) with
-            Name = "fixed" }
+        { scheduled (Schedule.constant t) with Name = "fixed" }
 
     /// T = Start + Scale sigmoid(reverse(x, lambda)): what minimises the loss below the reversal maximises it in x.
     let private adversarial (range: TemperatureRange) (strength: Tensor) (x: Tensor) : Tensor =
@@ -74,30 +78,40 @@ module Temperature =
         |> Tensor.scale range.Scale
         |> Tensor.addNumber range.Start
 
-    let private learned (name: string) (range: TemperatureRange) (curriculum: Schedule) declares soften : Policy =
+    let private learned
+        (name: string)
+        (range: TemperatureRange)
+        (curriculum: Schedule)
+        declares
+        soften
+        : Policy =
         if not (System.Double.IsFinite range.Start && range.Start >= 0.0) then
             invalidArg (nameof range) $"the range must start at a finite number >= 0, got {range.Start}."
 
         if not (System.Double.IsFinite range.Scale && range.Scale > 0.0) then
             invalidArg (nameof range) $"the range's scale must be finite and > 0, got {range.Scale}."
 
-        { Name = name
-          Scheduled = Schedule.constant 1.0
-          Strength = curriculum
-          Declares = declares
-          Soften = soften }
+        {
+            Name = name
+            Scheduled = Schedule.constant 1.0
+            Strength = curriculum
+            Declares = declares
+            Soften = soften
+        }
 
     /// CTKD with one T for all: a scalar theta, trained to make the lesson harder as the curriculum's lambda grows.
     /// theta starts at 1, so that T starts at 15.6212 in the published range (arXiv:2211.16231, section 3).
     let ctkdGlobal (range: TemperatureRange) (curriculum: Schedule) : Policy =
-        let theta =
-            { Name = "theta"
-              Shape = []
-              Initial = Fill 1.0
-              Trained = true }
+        let theta = { Name = "theta"; Shape = []; Initial = Fill 1.0; Trained = true }
 
-        learned "ctkd-global" range curriculum (fun _ -> [ theta ]) (fun parameters dials teacher student ->
-            Tree.find "theta" parameters |> adversarial range dials.Strength |> shared teacher student)
+        learned
+            "ctkd-global"
+            range
+            curriculum
+            (fun _ -> [ theta ])
+            (fun parameters dials teacher student ->
+                Tree.find "theta" parameters |> adversarial range dials.Strength |> shared teacher student
+            )
 
     /// CTKD with one T for each instance: two linear layers (the published 1 x 1 convolutions) over [z_t ; z_s].
     /// Their inputs are detached: the reversal reaches the two layers, never the student.
@@ -105,19 +119,23 @@ module Temperature =
         if hidden < 1 then
             invalidArg (nameof hidden) $"the hidden width must be at least 1, got {hidden}."
 
-        let layers (classes: int) =
-            Layer.dense "hidden" (2 * classes) hidden, Layer.dense "output" hidden 1
+        let layers (classes: int) = Layer.dense "hidden" (2 * classes) hidden, Layer.dense "output" hidden 1
 
         let network (classes: int) =
             let first, second = layers classes
             Sequence [ Linear first; Relu; Linear second ]
 
-        let declares classes =
-            Layer.declarations KaimingNormalFanOut (network classes)
+        let declares classes = Layer.declarations KaimingNormalFanOut (network classes)
 
-        learned "ctkd-instance" range curriculum declares (fun parameters dials teacher student ->
-            Tensor.cat 1 [ Autograd.stopGradient teacher; Autograd.stopGradient student ]
-            |> Layer.forward parameters true (ResizeArray()) (network (Tensor.size 1 teacher))
-            |> Tensor.squeeze 1
-            |> adversarial range dials.Strength
-            |> shared teacher student)
+        learned
+            "ctkd-instance"
+            range
+            curriculum
+            declares
+            (fun parameters dials teacher student ->
+                Tensor.cat 1 [ Autograd.stopGradient teacher; Autograd.stopGradient student ]
+                |> Layer.forward parameters true (ResizeArray()) (network (Tensor.size 1 teacher))
+                |> Tensor.squeeze 1
+                |> adversarial range dials.Strength
+                |> shared teacher student
+            )

@@ -33,11 +33,9 @@ module Tensor =
     let live () : int64 = Tensor.Live
     let free (x: Tensor) : unit = x.Dispose()
 
-    let private longs (shape: int list) : int64[] =
-        shape |> List.map int64 |> Array.ofList
+    let private longs (shape: int list) : int64[] = shape |> List.map int64 |> Array.ofList
 
-    let toType (dtype: DType) (x: Tensor) : Tensor =
-        if x.DType = dtype then x else Ops.To(x, dtype)
+    let toType (dtype: DType) (x: Tensor) : Tensor = if x.DType = dtype then x else Ops.To(x, dtype)
 
     let ofFloats (dtype: DType) (shape: int list) (values: float[]) : Tensor =
         scope (fun () -> Tensor.Create<float>(ReadOnlySpan values, ReadOnlySpan(longs shape)) |> toType dtype)
@@ -58,15 +56,14 @@ module Tensor =
     let scalar (dtype: DType) (device: Device) (value: float) : Tensor = full dtype device value [||]
     let arange (device: Device) (count: int) : Tensor = Ops.Arange(0L, int64 count, 1L, device)
 
-    let toFloats (x: Tensor) : float[] =
-        scoped (fun () -> (toType DType.Float64 x).ToArray<float>())
+    let toFloats (x: Tensor) : float[] = scoped (fun () -> (toType DType.Float64 x).ToArray<float>())
 
     let toInt64s (x: Tensor) : int64[] = x.ToArray<int64>()
 
     let toFloat (x: Tensor) : float = (toFloats x)[0]
 
     let toBytes (x: Tensor) : byte[] =
-        let bytes = Array.zeroCreate<byte> (int x.ElementCount * x.DType.Size())
+        let bytes = Array.zeroCreate<byte>(int x.ElementCount * x.DType.Size())
         x.Read(Span bytes)
         bytes
 
@@ -77,8 +74,7 @@ module Tensor =
     let dtype (x: Tensor) : DType = x.DType
     let device (x: Tensor) : Device = x.Device
 
-    let toDevice (device: Device) (x: Tensor) : Tensor =
-        if x.Device = device then x else Ops.To(x, device)
+    let toDevice (device: Device) (x: Tensor) : Tensor = if x.Device = device then x else Ops.To(x, device)
 
     let contiguous (x: Tensor) : Tensor = Ops.Contiguous(x, false)
     let channelsLast (x: Tensor) : Tensor = Ops.Contiguous(x, true)
@@ -139,9 +135,18 @@ module Tensor =
     let private orNull (x: Tensor option) : Tensor | null = Option.toObj x
 
     let matmul (a: Tensor) (b: Tensor) : Tensor = Ops.MatMul(a, b)
-    let linear (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor = Ops.Linear(x, weight, orNull bias)
 
-    let conv2d (stride: int) (padding: int) (groups: int) (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor =
+    let linear (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor =
+        Ops.Linear(x, weight, orNull bias)
+
+    let conv2d
+        (stride: int)
+        (padding: int)
+        (groups: int)
+        (weight: Tensor)
+        (bias: Tensor option)
+        (x: Tensor)
+        : Tensor =
         Ops.Conv2d(x, weight, orNull bias, stride, padding, groups)
 
     let batchNorm
@@ -215,7 +220,8 @@ module Engine =
                 "run: dotnet fsi build.fsx native (it installs libtorch where missing and builds the engine's shim)"
             |> Error.raise
         | :? TorchException as refused ->
-            Error.create Engine "the tensor engine refused an operation" refused.Message "see: ctkd doctor" |> Error.raise
+            Error.create Engine "the tensor engine refused an operation" refused.Message "see: ctkd doctor"
+            |> Error.raise
 
     let version () : string = guarded (fun () -> Runtime.Version)
     let configuration () : string = guarded (fun () -> Runtime.Configuration)
@@ -238,7 +244,10 @@ module Engine =
                 let there = if present = 0 then "no CUDA device" else $"{present} CUDA device(s)"
 
                 Result.Error(
-                    Error.create Usage $"device '{name}' is not there: this engine sees {there}" ""
+                    Error.create
+                        Usage
+                        $"device '{name}' is not there: this engine sees {there}"
+                        ""
                         "use --device cpu, or set LIBTORCH to a libtorch with CUDA and run: dotnet fsi build.fsx native"
                 )
 

@@ -196,7 +196,13 @@ module Tensor =
 
     /// Convolution of [N, C, H, W] with a weight [out, in / groups, k, k].
     val conv2d:
-        stride: int -> padding: int -> groups: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
+        stride: int ->
+        padding: int ->
+        groups: int ->
+        weight: Tensor ->
+        bias: Tensor option ->
+        x: Tensor ->
+            Tensor
 
     /// Batch normalisation; in training mode the running statistics are updated in place.
     val batchNorm:

@@ -13,37 +13,39 @@ type Precision =
 
 /// The teacher's part in a course.
 [<NoComparison; NoEquality>]
-type Teaching =
-    { Model: Model
-      /// Frozen; runs in evaluation mode, without gradient.
-      Weights: Tree
-      Policy: Policy
-      /// Weighted distillation losses.
-      Distillers: (Schedule * Distiller) list }
+type Teaching = {
+    Model: Model
+    /// Frozen; runs in evaluation mode, without gradient.
+    Weights: Tree
+    Policy: Policy
+    /// Weighted distillation losses.
+    Distillers: (Schedule * Distiller) list
+}
 
 /// Everything about a training run that does not change while it runs.
 [<NoComparison; NoEquality>]
-type Course =
-    { Student: Model
-      /// None: the student learns from labels alone.
-      Teaching: Teaching option
-      /// Weight of the cross entropy with the labels.
-      CrossEntropy: Schedule
-      LearningRate: Schedule
-      Sgd: Sgd
-      /// Whether weight decay pulls the temperature's parameters too, as published.
-      DecayTemperature: bool
-      Epochs: int
-      Batch: int
-      Seed: int
-      /// Random crop after padding by so many pixels.
-      Pad: int
-      /// Random mirroring.
-      Flip: bool
-      Precision: Precision
-      /// Memory format of images and weights: channels innermost.
-      ChannelsLast: bool
-      Device: Device }
+type Course = {
+    Student: Model
+    /// None: the student learns from labels alone.
+    Teaching: Teaching option
+    /// Weight of the cross entropy with the labels.
+    CrossEntropy: Schedule
+    LearningRate: Schedule
+    Sgd: Sgd
+    /// Whether weight decay pulls the temperature's parameters too, as published.
+    DecayTemperature: bool
+    Epochs: int
+    Batch: int
+    Seed: int
+    /// Random crop after padding by so many pixels.
+    Pad: int
+    /// Random mirroring.
+    Flip: bool
+    Precision: Precision
+    /// Memory format of images and weights: channels innermost.
+    ChannelsLast: bool
+    Device: Device
+}
 
 /// The best evaluation so far.
 type Best = { Epoch: int; Top1: float }
@@ -51,46 +53,44 @@ type Best = { Epoch: int; Top1: float }
 /// Everything that changes while a course runs, and nothing else: what a checkpoint holds.
 /// A state is consumed by its step, which updates tensors in place: using it again raises.
 [<NoComparison; NoEquality>]
-type TrainState =
-    { /// The student's state_dict.
-      Student: Tree
-      /// Parameters of the temperature policy.
-      Temperature: Tree
-      /// Connectors of the distillers.
-      Connectors: Tree
-      /// The trained tensors of these three by path, the temperature's last: views, not further state.
-      Trained: Tree
-      /// The batch counters among the student's buffers.
-      Counters: Tensor[]
-      /// Velocities of all trained tensors.
-      Velocity: Tree
-      /// Metrics of the epoch so far.
-      Tally: Tally
-      /// The epoch that is being run, from 1.
-      Epoch: int
-      /// Batches done in it.
-      Step: int
-      Best: Best
-      /// All states of a chain share the counter; only the newest has its number.
-      Lease: int64 ref * int64 }
+type TrainState = {
+    /// The student's state_dict.
+    Student: Tree
+    /// Parameters of the temperature policy.
+    Temperature: Tree
+    /// Connectors of the distillers.
+    Connectors: Tree
+    /// The trained tensors of these three by path, the temperature's last: views, not further state.
+    Trained: Tree
+    /// The batch counters among the student's buffers.
+    Counters: Tensor[]
+    /// Velocities of all trained tensors.
+    Velocity: Tree
+    /// Metrics of the epoch so far.
+    Tally: Tally
+    /// The epoch that is being run, from 1.
+    Epoch: int
+    /// Batches done in it.
+    Step: int
+    Best: Best
+    /// All states of a chain share the counter; only the newest has its number.
+    Lease: int64 ref * int64
+}
 
 /// The numbers of an epoch that schedules set, as 0-d tensors on the device.
 [<NoComparison; NoEquality>]
-type EpochDials =
-    { Rate: Tensor
-      CrossEntropy: Tensor
-      Distillers: Tensor list
-      Policy: Dials }
+type EpochDials = { Rate: Tensor; CrossEntropy: Tensor; Distillers: Tensor list; Policy: Dials }
 
 /// The losses of a batch.
 [<NoComparison; NoEquality>]
-type BatchLosses =
-    { /// Unweighted, by name, in the order of the course.
-      Terms: (string * Tensor) list
-      /// The weighted sum that is descended.
-      Total: Tensor
-      Student: Outputs
-      T: Tensor option }
+type BatchLosses = {
+    /// Unweighted, by name, in the order of the course.
+    Terms: (string * Tensor) list
+    /// The weighted sum that is descended.
+    Total: Tensor
+    Student: Outputs
+    T: Tensor option
+}
 
 /// The training loop: a functional interface over tensors that are updated in place.
 [<RequireQualifiedAccess>]
@@ -111,20 +111,13 @@ module Train =
     /// Weights in the run's memory format.
     let format (course: Course) (weights: Tree) : Tree =
         weights
-        |> Tree.map (fun _ w ->
-            if course.ChannelsLast && Tensor.rank w = 4 then
-                Tensor.channelsLast w
-            else
-                w)
+        |> Tree.map (fun _ w -> if course.ChannelsLast && Tensor.rank w = 4 then Tensor.channelsLast w else w)
 
     /// The course with its teacher's weights in the run's memory format.
     let formatTeacher (course: Course) : Course =
-        let formatted (teaching: Teaching) =
-            { teaching with
-                Weights = format course teaching.Weights }
+        let formatted (teaching: Teaching) = { teaching with Weights = format course teaching.Weights }
 
-        { course with
-            Teaching = Option.map formatted course.Teaching }
+        { course with Teaching = Option.map formatted course.Teaching }
 
     let private precisely (course: Course) (body: unit -> 'T) : 'T =
         match course.Precision with
@@ -138,9 +131,7 @@ module Train =
         let outputs: Outputs = precisely course (fun () -> Model.forward model training weights images)
         let exact = Tensor.toType (dtype course)
 
-        { outputs with
-            Logits = exact outputs.Logits
-            Pooled = exact outputs.Pooled }
+        { outputs with Logits = exact outputs.Logits; Pooled = exact outputs.Pooled }
 
     // ---- state -----------------------------------------------------------------------------------------------------
 
@@ -148,10 +139,11 @@ module Train =
     let private trained (course: Course) (student: Tree) (connectors: Tree) (temperature: Tree) : Tree =
         let names = Model.trainedNames course.Student
 
-        Tree.concat
-            [ student |> Tree.filter names.Contains |> Tree.prefixed "student/"
-              connectors |> Tree.prefixed "connectors/"
-              temperature |> Tree.prefixed "temperature/" ]
+        Tree.concat [
+            student |> Tree.filter names.Contains |> Tree.prefixed "student/"
+            connectors |> Tree.prefixed "connectors/"
+            temperature |> Tree.prefixed "temperature/"
+        ]
 
     /// A state from its parts; trained tensors become leaves.
     let private assemble
@@ -167,47 +159,55 @@ module Train =
         for leaf in Tree.leaves trained do
             leaf.RequiresGrad <- true
 
-        { Student = student
-          Temperature = temperature
-          Connectors = connectors
-          Trained = trained
-          Counters = Model.counters student
-          Velocity = velocity
-          Tally = tally
-          Epoch = epoch
-          Step = step
-          Best = best
-          Lease = ref 0L, 0L }
+        {
+            Student = student
+            Temperature = temperature
+            Connectors = connectors
+            Trained = trained
+            Counters = Model.counters student
+            Velocity = velocity
+            Tally = tally
+            Epoch = epoch
+            Step = step
+            Best = best
+            Lease = ref 0L, 0L
+        }
 
     /// All tensors of a state under their paths.
     let toTree (state: TrainState) : Tree =
-        Tree.concat
-            [ Tree.prefixed "student/" state.Student
-              Tree.prefixed "connectors/" state.Connectors
-              Tree.prefixed "temperature/" state.Temperature
-              Tree.prefixed "velocity/" state.Velocity
-              Tree.prefixed "tally/" (Tally.toTree state.Tally) ]
+        Tree.concat [
+            Tree.prefixed "student/" state.Student
+            Tree.prefixed "connectors/" state.Connectors
+            Tree.prefixed "temperature/" state.Temperature
+            Tree.prefixed "velocity/" state.Velocity
+            Tree.prefixed "tally/" (Tally.toTree state.Tally)
+        ]
 
     /// A fresh state: every tensor from its own random key under the course's seed.
     let start (course: Course) : TrainState =
-        Tensor.scopeWith (toTree >> Tree.leaves >> Seq.ofArray) (fun () ->
-            let rng = Rng.ofSeed course.Seed |> Rng.split "initialisation"
-            let fresh purpose = Initialise.tree (dtype course) course.Device (Rng.split purpose rng)
-            let student = fresh "student" (Model.declarations course.Student) |> format course
+        Tensor.scopeWith
+            (toTree >> Tree.leaves >> Seq.ofArray)
+            (fun () ->
+                let rng = Rng.ofSeed course.Seed |> Rng.split "initialisation"
+                let fresh purpose = Initialise.tree (dtype course) course.Device (Rng.split purpose rng)
+                let student = fresh "student" (Model.declarations course.Student) |> format course
 
-            let temperature, connectors =
-                match course.Teaching with
-                | None -> Tree.empty, Tree.empty
-                | Some teaching ->
-                    fresh "temperature" (teaching.Policy.Declares course.Student.Classes),
-                    teaching.Distillers
-                    |> List.collect (fun (_, distiller) -> distiller.Declares teaching.Model course.Student)
-                    |> fresh "connectors"
+                let temperature, connectors =
+                    match course.Teaching with
+                    | None -> Tree.empty, Tree.empty
+                    | Some teaching ->
+                        fresh "temperature" (teaching.Policy.Declares course.Student.Classes),
+                        teaching.Distillers
+                        |> List.collect (fun (_, distiller) ->
+                            distiller.Declares teaching.Model course.Student
+                        )
+                        |> fresh "connectors"
 
-            let trained = trained course student connectors temperature
-            let tally = Tally.start course.Device (termNames course).Length
-            let begin' = 1, 0, { Epoch = 0; Top1 = 0.0 }
-            assemble student connectors temperature trained (Sgd.start trained) tally begin')
+                let trained = trained course student connectors temperature
+                let tally = Tally.start course.Device (termNames course).Length
+                let begin' = 1, 0, { Epoch = 0; Top1 = 0.0 }
+                assemble student connectors temperature trained (Sgd.start trained) tally begin'
+            )
 
     /// The state that `toTree` wrote, in the run's memory format.
     let ofTree (course: Course) (epoch: int) (step: int) (best: Best) (tree: Tree) : TrainState =
@@ -224,12 +224,17 @@ module Train =
         let dial schedule = Tensor.scalar (dtype course) course.Device (Schedule.at epoch schedule)
         let zero = Schedule.constant 0.0
 
-        { Rate = dial course.LearningRate
-          CrossEntropy = dial course.CrossEntropy
-          Distillers = course.Teaching |> Option.map _.Distillers |> Option.defaultValue [] |> List.map (fst >> dial)
-          Policy =
-            { Strength = course.Teaching |> Option.map _.Policy.Strength |> Option.defaultValue zero |> dial
-              Scheduled = course.Teaching |> Option.map _.Policy.Scheduled |> Option.defaultValue zero |> dial } }
+        {
+            Rate = dial course.LearningRate
+            CrossEntropy = dial course.CrossEntropy
+            Distillers =
+                course.Teaching |> Option.map _.Distillers |> Option.defaultValue [] |> List.map (fst >> dial)
+            Policy = {
+                Strength = course.Teaching |> Option.map _.Policy.Strength |> Option.defaultValue zero |> dial
+                Scheduled =
+                    course.Teaching |> Option.map _.Policy.Scheduled |> Option.defaultValue zero |> dial
+            }
+        }
 
     /// The losses of a batch: L = gamma CE + sum_i alpha_i distiller_i, with the policy's softening.
     let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : BatchLosses =
@@ -241,24 +246,33 @@ module Train =
             | None -> [], None
             | Some teaching ->
                 let teacher =
-                    Autograd.noGrad (fun () -> forward course teaching.Model false teaching.Weights batch.Images)
+                    Autograd.noGrad (fun () ->
+                        forward course teaching.Model false teaching.Weights batch.Images
+                    )
 
-                let lesson =
-                    { Teacher = teacher
-                      Student = student
-                      Softened = teaching.Policy.Soften state.Temperature dials.Policy teacher.Logits student.Logits
-                      Labels = batch.Labels }
+                let lesson = {
+                    Teacher = teacher
+                    Student = student
+                    Softened =
+                        teaching.Policy.Soften state.Temperature dials.Policy teacher.Logits student.Logits
+                    Labels = batch.Labels
+                }
 
-                [ for _, distiller in teaching.Distillers -> distiller.Name, distiller.Loss state.Connectors lesson ],
+                [
+                    for _, distiller in teaching.Distillers ->
+                        distiller.Name, distiller.Loss state.Connectors lesson
+                ],
                 Some lesson.Softened.T
 
         let terms = ce :: taught
         let weights = dials.CrossEntropy :: dials.Distillers
 
-        { Terms = terms
-          Total = List.map2 (fun weight (_, loss) -> weight * loss) weights terms |> List.reduce Tensor.add
-          Student = student
-          T = t }
+        {
+            Terms = terms
+            Total = List.map2 (fun weight (_, loss) -> weight * loss) weights terms |> List.reduce Tensor.add
+            Student = student
+            T = t
+        }
 
     /// The min-max update: one forward, one backward, one optimiser step. The student descends the loss; a learned
     /// temperature, behind its gradient reversal, climbs it in the same step. Consumes the state.
@@ -266,7 +280,8 @@ module Train =
         let counter, number = state.Lease
 
         if counter.Value <> number then
-            invalidOp "this training state was consumed by a later step: go on with the state that the step returned"
+            invalidOp
+                "this training state was consumed by a later step: go on with the state that the step returned"
 
         counter.Value <- number + 1L
 
@@ -287,8 +302,7 @@ module Train =
                 update course.Sgd (Array.take ordinary)
                 update { course.Sgd with WeightDecay = 0.0 } (Array.skip ordinary)
 
-            if state.Counters.Length > 0 then
-                Tensor.foreachAddIntInto 1 state.Counters
+            if state.Counters.Length > 0 then Tensor.foreachAddIntInto 1 state.Counters
 
             Tally.add
                 state.Step
@@ -296,11 +310,10 @@ module Train =
                 batch.Labels
                 losses.T
                 (List.map snd losses.Terms @ [ losses.Total ])
-                state.Tally)
+                state.Tally
+        )
 
-        { state with
-            Step = state.Step + 1
-            Lease = counter, number + 1L }
+        { state with Step = state.Step + 1; Lease = counter, number + 1L }
 
     // ---- epochs ---------------------------------------------------------------------------------------------------------
 
@@ -312,10 +325,7 @@ module Train =
     let nextEpoch (best: Best) (state: TrainState) : TrainState =
         Tally.clear state.Tally
 
-        { state with
-            Epoch = state.Epoch + 1
-            Step = 0
-            Best = best }
+        { state with Epoch = state.Epoch + 1; Step = 0; Best = best }
 
     /// How an epoch ended.
     [<NoComparison; NoEquality>]
@@ -364,11 +374,13 @@ module Train =
                         Tensor.scoped (fun () ->
                             let start = state.Step * course.Batch
                             let stop = min total (start + course.Batch)
-                            step course dials state (Augment.batch course.Pad plan start stop set))
+                            step course dials state (Augment.batch course.Pad plan start stop set)
+                        )
 
                     if pause next steps && next.Step < steps then
                         broken next |> Option.defaultValue (Stopped next)
                     else
                         go next
 
-            go state)
+            go state
+        )

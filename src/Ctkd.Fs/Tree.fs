@@ -4,10 +4,10 @@ open System.Collections.Generic
 
 /// Named tensors in a fixed order: a state_dict. Names are paths such as `layer1.0.conv1.weight`.
 [<ReferenceEquality>]
-type Tree =
-    private
-        { Entries: (string * Tensor)[]
-          Index: Dictionary<string, int> }
+type Tree = private {
+    Entries: (string * Tensor)[]
+    Index: Dictionary<string, int>
+} with
 
     override tree.ToString() : string =
         tree.Entries |> Array.map (fun (name, x) -> $"{name}: {x}") |> String.concat "\n"
@@ -65,8 +65,7 @@ module Tree =
         tree.Entries |> Array.filter (fst >> keep) |> ofSeq
 
     /// The entries of all trees, one after the other.
-    let concat (trees: Tree list) : Tree =
-        trees |> Seq.collect _.Entries |> ofSeq
+    let concat (trees: Tree list) : Tree = trees |> Seq.collect _.Entries |> ofSeq
 
     /// Each name with a prefix in front.
     let prefixed (prefix: string) (tree: Tree) : Tree =
@@ -79,7 +78,8 @@ module Tree =
             if name.StartsWith(prefix, System.StringComparison.Ordinal) then
                 Some(name.Substring prefix.Length, x)
             else
-                None)
+                None
+        )
         |> ofSeq
 
     /// Independent copies of all tensors.

@@ -5,20 +5,20 @@ open System
 /// Stored tensors against what a model asks for.
 [<RequireQualifiedAccess>]
 module Weights =
-    let private dtypes: (string * DType) list =
-        [ "F32", DType.Float32
-          "F64", DType.Float64
-          "F16", DType.Float16
-          "BF16", DType.BFloat16
-          "I64", DType.Int64
-          "I32", DType.Int32
-          "I16", DType.Int16
-          "I8", DType.Int8
-          "U8", DType.UInt8
-          "BOOL", DType.Bool ]
+    let private dtypes: (string * DType) list = [
+        "F32", DType.Float32
+        "F64", DType.Float64
+        "F16", DType.Float16
+        "BF16", DType.BFloat16
+        "I64", DType.Int64
+        "I32", DType.Int32
+        "I16", DType.Int16
+        "I8", DType.Int8
+        "U8", DType.UInt8
+        "BOOL", DType.Bool
+    ]
 
-    let private nameOf (dtype: DType) : string =
-        dtypes |> List.find (fun (_, known) -> known = dtype) |> fst
+    let private nameOf (dtype: DType) : string = dtypes |> List.find (fun (_, known) -> known = dtype) |> fst
 
     /// A tensor of the engine from a stored one.
     let load (stored: StoredTensor) : Tensor =
@@ -26,33 +26,33 @@ module Weights =
         Tensor.ofBytes dtype (Array.ofSeq stored.Shape) stored.Bytes.Span
 
     /// A stored tensor from one of the engine. Waits for the device.
-    let store (name: string) (x: Tensor) : StoredTensor =
-        { Name = name
-          DType = nameOf (Tensor.dtype x)
-          Shape = List.ofArray (Tensor.shape x)
-          Bytes = ReadOnlyMemory(Tensor.toBytes x) }
+    let store (name: string) (x: Tensor) : StoredTensor = {
+        Name = name
+        DType = nameOf (Tensor.dtype x)
+        Shape = List.ofArray (Tensor.shape x)
+        Bytes = ReadOnlyMemory(Tensor.toBytes x)
+    }
 
     /// What is expected of a tensor: element type and shape.
-    type Expected =
-        { Name: string
-          DType: DType
-          Shape: int64 list }
+    type Expected = { Name: string; DType: DType; Shape: int64 list }
 
     /// What a model expects when its weights are kept in `dtype`.
     let expected (dtype: DType) (declarations: Declaration list) : Expected list =
         declarations
-        |> List.map (fun d ->
-            { Name = d.Name
-              DType = Initialise.dtypeOf dtype d.Name
-              Shape = List.map int64 d.Shape })
+        |> List.map (fun d -> {
+            Name = d.Name
+            DType = Initialise.dtypeOf dtype d.Name
+            Shape = List.map int64 d.Shape
+        })
 
     /// What a tree holds.
     let expectedOf (tree: Tree) : Expected list =
         Tree.toList tree
-        |> List.map (fun (name, x) ->
-            { Name = name
-              DType = Tensor.dtype x
-              Shape = List.ofArray (Tensor.shape x) })
+        |> List.map (fun (name, x) -> {
+            Name = name
+            DType = Tensor.dtype x
+            Shape = List.ofArray (Tensor.shape x)
+        })
 
     let private describe (dtype: string) (shape: int64 seq) =
         let text = shape |> Seq.map string |> String.concat ", "
@@ -64,26 +64,37 @@ module Weights =
         let wanted = expected |> List.map _.Name |> Set.ofList
         let surplus = stored |> List.map _.Name |> List.filter (wanted.Contains >> not)
 
-        [ for e in expected do
-              match Map.tryFind e.Name byName with
-              | None ->
-                  let near = if surplus.IsEmpty then "" else $" (nearest: {(Error.nearest surplus e.Name).Head})"
-                  $"'{e.Name}' is missing{near}"
-              | Some t when List.ofSeq t.Shape <> e.Shape || t.DType <> nameOf e.DType ->
-                  $"'{e.Name}' is {describe t.DType t.Shape}, expected {describe (nameOf e.DType) e.Shape}"
-              | Some _ -> ()
-          for name in surplus do
-              $"'{name}' is not expected" ]
+        [
+            for e in expected do
+                match Map.tryFind e.Name byName with
+                | None ->
+                    let near =
+                        if surplus.IsEmpty then "" else $" (nearest: {(Error.nearest surplus e.Name).Head})"
+
+                    $"'{e.Name}' is missing{near}"
+                | Some t when List.ofSeq t.Shape <> e.Shape || t.DType <> nameOf e.DType ->
+                    $"'{e.Name}' is {describe t.DType t.Shape}, expected {describe (nameOf e.DType) e.Shape}"
+                | Some _ -> ()
+            for name in surplus do
+                $"'{name}' is not expected"
+        ]
 
     /// The stored tensors as a tree in the expected order and on the device, or every difference in one error.
-    let fit what where (device: Device) (expected: Expected list) (stored: StoredTensor list) : Result<Tree, Error> =
+    let fit
+        what
+        where
+        (device: Device)
+        (expected: Expected list)
+        (stored: StoredTensor list)
+        : Result<Tree, Error> =
         match differences expected stored with
         | [] ->
             let byName = stored |> List.map (fun t -> t.Name, t) |> Map.ofList
 
             expected
             |> List.map (fun e ->
-                e.Name, Tensor.scope (fun () -> load byName[e.Name] |> Tensor.toDevice device))
+                e.Name, Tensor.scope (fun () -> load byName[e.Name] |> Tensor.toDevice device)
+            )
             |> Tree.ofSeq
             |> Ok
         | all ->

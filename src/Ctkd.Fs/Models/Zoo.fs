@@ -5,13 +5,14 @@ namespace Ctkd.Fs
 module Zoo =
     let private narrow, wide = [ 16; 16; 32; 64 ], [ 32; 64; 128; 256 ]
 
-    let private families: (string * (int -> Model)) list =
-        [ for depth in [ 8; 14; 20; 32; 44; 56; 110 ] ->
-              let name = $"resnet{depth}"
-              name, ResNet.create name depth narrow
-          for depth in [ 8; 32 ] ->
-              let name = $"resnet{depth}x4"
-              name, ResNet.create name depth wide ]
+    let private families: (string * (int -> Model)) list = [
+        for depth in [ 8; 14; 20; 32; 44; 56; 110 ] ->
+            let name = $"resnet{depth}"
+            name, ResNet.create name depth narrow
+        for depth in [ 8; 32 ] ->
+            let name = $"resnet{depth}x4"
+            name, ResNet.create name depth wide
+    ]
 
     /// The names, smallest models of a family first.
     let names: string list = List.map fst families
