@@ -21,7 +21,7 @@ let byConfidence: Policy = {
 }
 
 // A small course on the embedded digits: a teacher on 50 images a class, then a student from it.
-let data = Run.loadData { Settings.defaults with PerClass = 50 } |> Error.orRaise
+let data = Settings.loadData { Settings.defaults with PerClass = 50 } |> Error.orRaise
 
 let settings = { Settings.defaults with Epochs = 10; Milestones = Settings.milestones 10 }
 

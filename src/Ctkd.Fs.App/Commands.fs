@@ -227,7 +227,7 @@ module Commands =
                 | Some path ->
                     result {
                         let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
-                        let! trained = Run.loadTrained device (args.TryGetResult EvalArgs.Model) path
+                        let! trained = Trained.load device (args.TryGetResult EvalArgs.Model) path
                         let recorded = trained.Info.Settings
 
                         let! s =
@@ -241,7 +241,7 @@ module Commands =
                                     Precision = args.GetResult(EvalArgs.Precision, "f32")
                             }
 
-                        let! accuracy = Run.evaluateOn device s trained
+                        let! accuracy = Trained.accuracy device s trained
 
                         terminal.Table {
                             Caption = ""

@@ -45,131 +45,12 @@ module Hooks =
         Stop = fun () -> false
     }
 
-/// A trained model from a file: its weights and what the file says of it.
-[<NoComparison; NoEquality>]
-type Trained = { Model: Model; Weights: Tree; Info: CheckpointInfo }
-
 /// Runs in folders: from settings to checkpoints, metrics and a report.
 [<RequireQualifiedAccess>]
 module Run =
 
     /// Batches between two looks at the loss, and images of an evaluation batch.
     let private readEvery, private evaluationBatch = 50, 250
-
-    // ---- loading ------------------------------------------------------------------------------------------------------
-
-    /// The data set of the settings, with their normalisation and number of images a class.
-    let loadData (s: Settings) : Result<Splits, Error> =
-        Datasets.load s.Data (if s.DataDir = "" then None else Some s.DataDir)
-        |> Result.bind (fun data ->
-            let channels = data.Train.Channels
-
-            if not s.Mean.IsEmpty && s.Mean.Length <> channels then
-                Result.Error(
-                    Error.create
-                        Usage
-                        $"mean and std have {s.Mean.Length} numbers, the images {channels} channels"
-                        ""
-                        "give one number a channel, such as --mean 0.5071 0.4867 0.4408"
-                )
-            else
-                Ok {
-                    data with
-                        Train =
-                            (if s.PerClass = 0 then
-                                 data.Train
-                             else
-                                 ImageSet.firstPerClass s.PerClass data.Train)
-                        Mean = (if s.Mean.IsEmpty then data.Mean else s.Mean)
-                        Std = (if s.Std.IsEmpty then data.Std else s.Std)
-                }
-        )
-
-    /// The trained student of a checkpoint. `expected` is the model that the user named, if any.
-    let loadTrained (device: Device) (expected: string option) (path: string) : Result<Trained, Error> =
-        result {
-            let! file = RunDirectory.checkpointOf path
-            let! checkpoint = Checkpoint.read file
-            let name = checkpoint.Info.Settings.Student
-
-            do!
-                match expected with
-                | Some other when other <> name ->
-                    Result.Error(
-                        Error.create
-                            Mismatch
-                            $"the weights are those of {name}, not of {other}"
-                            file
-                            $"name the model {name}, or give the weights of {other}"
-                    )
-                | _ -> Ok()
-
-            let! model = Zoo.find name checkpoint.Info.Classes
-            let! weights = Checkpoint.student model DType.Float32 device checkpoint
-
-            return { Model = model; Weights = weights; Info = checkpoint.Info }
-        }
-
-    /// SHA-256 over the names and bytes of a model's weights.
-    let private fingerprint (weights: Tree) : string =
-        use hash =
-            Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
-
-        for name, x in Tree.toList weights do
-            hash.AppendData(Text.Encoding.UTF8.GetBytes name)
-            hash.AppendData(Tensor.toBytes x)
-
-        Convert.ToHexStringLower(hash.GetHashAndReset())
-
-    /// Accuracy of a model as the course would run it, in batches of the given size.
-    let private evaluate
-        (batch: int)
-        (course: Course)
-        (model: Model)
-        (weights: Tree)
-        (set: DeviceSet)
-        : Accuracy =
-        set
-        |> Evaluate.accuracy batch (fun images -> (Train.forward course model false weights images).Logits)
-
-    /// Accuracy of a trained model on the test images that the settings name, in their precision.
-    let evaluateOn (device: Device) (s: Settings) (trained: Trained) : Result<Accuracy, Error> =
-        Tensor.scoped (fun () ->
-            result {
-                let! data = loadData s
-                do! Model.checkInput data.Test.Height data.Test.Width trained.Model
-
-                if trained.Model.Classes <> data.Test.Classes then
-                    return!
-                        Result.Error(
-                            Error.create
-                                Mismatch
-                                $"the model knows {trained.Model.Classes} classes, the data set has {data.Test.Classes}"
-                                s.Data
-                                "name the data set that the weights were trained on with --data"
-                        )
-                else
-                    let course = Settings.course s trained.Model None data device
-                    let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
-                    return evaluate s.Batch course trained.Model (Train.format course trained.Weights) set
-            }
-        )
-
-    /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
-    let private teacherWarning (settings: Settings) (trained: Trained) (accuracy: Accuracy) : string option =
-        let chance = 100.0 / float trained.Model.Classes
-        let recorded = trained.Info.Top1
-
-        if accuracy.Top1 < 2.0 * chance then
-            Some
-                $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
-        elif trained.Info.Settings.Data = settings.Data && accuracy.Top1 < recorded - 2.0 then
-            Some
-                $"the teacher had %.2f{recorded} %% when it was trained: check --mean and --std and the data set"
-        else
-            None
-
-    // ---- running --------------------------------------------------------------------------------------------------------
 
     /// Everything that a run needs, loaded and checked.
     [<NoComparison; NoEquality>]
@@ -198,27 +79,14 @@ module Run =
                     $"use --batch {images} or less"
             )
 
-    let private checkClasses (data: Splits) (trained: Trained) : Result<unit, Error> =
-        if trained.Model.Classes = data.Train.Classes then
-            Ok()
-        else
-            Result.Error(
-                Error.create
-                    Mismatch
-                    $"the teacher knows {trained.Model.Classes} classes, the data set has {data.Train.Classes}"
-                    ""
-                    "use a teacher that was trained on this data set"
-            )
-
     /// The teacher that the settings name, checked against the data.
     let private loadTeacher (s: Settings) (data: Splits) (device: Device) : Result<Trained option, Error> =
         if s.Teacher = "" then
             Ok None
         else
             result {
-                let! trained = loadTrained device (Some s.Teacher) s.TeacherWeights
-                do! Model.checkInput data.Train.Height data.Train.Width trained.Model
-                do! checkClasses data trained
+                let! trained = Trained.load device (Some s.Teacher) s.TeacherWeights
+                do! Trained.fits data trained
                 return Some trained
             }
 
@@ -230,16 +98,16 @@ module Run =
         (test: DeviceSet)
         (teacher: Trained)
         : Accuracy =
-        let accuracy = evaluate evaluationBatch course teacher.Model teacher.Weights test
+        let accuracy = Trained.accuracyIn evaluationBatch course teacher.Model teacher.Weights test
         hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
-        teacherWarning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+        Trained.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
         accuracy
 
     let private prepare (hooks: Hooks) (settings: Settings) : Result<Prepared, Error> =
         result {
             let! s = Settings.validate settings
             let! device = Engine.device s.Device
-            let! data = loadData s
+            let! data = Settings.loadData s
             do! checkBatch s data
             let! student = Zoo.find s.Student data.Train.Classes
             do! Model.checkInput data.Train.Height data.Train.Width student
@@ -255,7 +123,8 @@ module Run =
                 Train = upload data.Train
                 Test = test
                 Teacher = teacher |> Option.map (judge hooks s course test)
-                TeacherHash = teacher |> Option.map (fun t -> fingerprint t.Weights) |> Option.defaultValue ""
+                TeacherHash =
+                    teacher |> Option.map (fun t -> Trained.fingerprint t.Weights) |> Option.defaultValue ""
                 Height = data.Train.Height
                 Width = data.Train.Width
             }
@@ -322,7 +191,7 @@ module Run =
 
         let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = evaluate evaluationBatch course course.Student state.Student run.Test
+                let test = Trained.accuracyIn evaluationBatch course course.Student state.Student run.Test
 
                 do!
                     if Double.IsFinite test.Loss && isSound state then

@@ -186,6 +186,33 @@ module Settings =
                 Error.create Usage $"{several.Length} settings are wrong:{text}" "" "see --help for the flags"
             )
 
+    /// The data set of the settings, with their normalisation and number of images a class.
+    let loadData (s: Settings) : Result<Splits, Error> =
+        Datasets.load s.Data (if s.DataDir = "" then None else Some s.DataDir)
+        |> Result.bind (fun data ->
+            let channels = data.Train.Channels
+
+            if not s.Mean.IsEmpty && s.Mean.Length <> channels then
+                Result.Error(
+                    Error.create
+                        Usage
+                        $"mean and std have {s.Mean.Length} numbers, the images {channels} channels"
+                        ""
+                        "give one number a channel, such as --mean 0.5071 0.4867 0.4408"
+                )
+            else
+                Ok {
+                    data with
+                        Train =
+                            (if s.PerClass = 0 then
+                                 data.Train
+                             else
+                                 ImageSet.firstPerClass s.PerClass data.Train)
+                        Mean = (if s.Mean.IsEmpty then data.Mean else s.Mean)
+                        Std = (if s.Std.IsEmpty then data.Std else s.Std)
+                }
+        )
+
     /// The temperature policy that the settings name.
     let policy (s: Settings) : Policy =
         let range: TemperatureRange = { Start = s.TStart; Scale = s.TScale }

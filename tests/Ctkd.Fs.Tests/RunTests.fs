@@ -274,12 +274,12 @@ let ``a finished run that is resumed says so and changes nothing`` () =
 [<Fact>]
 let ``trained weights have the accuracy that their checkpoint recorded, in batches of any size`` () =
     Tensor.scoped (fun () ->
-        let trained = Run.loadTrained Device.Cpu None Runs.teacher.Value |> Error.orRaise
+        let trained = Trained.load Device.Cpu None Runs.teacher.Value |> Error.orRaise
         Assert.Equal("resnet8", trained.Model.Name)
 
         for batch in [ 100; 250; 1797; 5000 ] do
             let accuracy =
-                Run.evaluateOn Device.Cpu { trained.Info.Settings with Batch = batch } trained
+                Trained.accuracy Device.Cpu { trained.Info.Settings with Batch = batch } trained
                 |> Error.orRaise
 
             Assert.Equal((1797, trained.Info.Top1), (accuracy.Images, accuracy.Top1))

@@ -1,0 +1,94 @@
+namespace Ctkd.Fs
+
+open System
+open FsToolkit.ErrorHandling
+
+/// A trained model from a file: its weights and what the file says of it.
+[<NoComparison; NoEquality>]
+type Trained = { Model: Model; Weights: Tree; Info: CheckpointInfo }
+
+/// Trained models: loading, judging and naming them.
+[<RequireQualifiedAccess>]
+module Trained =
+
+    /// The trained student of a checkpoint. `expected` is the model that the user named, if any.
+    let load (device: Device) (expected: string option) (path: string) : Result<Trained, Error> =
+        result {
+            let! file = RunDirectory.checkpointOf path
+            let! checkpoint = Checkpoint.read file
+            let name = checkpoint.Info.Settings.Student
+
+            do!
+                match expected with
+                | Some other when other <> name ->
+                    Result.Error(
+                        Error.create
+                            Mismatch
+                            $"the weights are those of {name}, not of {other}"
+                            file
+                            $"name the model {name}, or give the weights of {other}"
+                    )
+                | _ -> Ok()
+
+            let! model = Zoo.find name checkpoint.Info.Classes
+            let! weights = Checkpoint.student model DType.Float32 device checkpoint
+
+            return { Model = model; Weights = weights; Info = checkpoint.Info }
+        }
+
+    /// SHA-256 over the names and bytes of a model's weights.
+    let fingerprint (weights: Tree) : string =
+        use hash =
+            Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
+
+        for name, x in Tree.toList weights do
+            hash.AppendData(Text.Encoding.UTF8.GetBytes name)
+            hash.AppendData(Tensor.toBytes x)
+
+        Convert.ToHexStringLower(hash.GetHashAndReset())
+
+    /// Accuracy of a model as the course would run it, in batches of the given size.
+    let accuracyIn (batch: int) (course: Course) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
+        set
+        |> Evaluate.accuracy batch (fun images -> (Train.forward course model false weights images).Logits)
+
+    /// Whether the model can see the data set's images and knows as many classes.
+    let fits (data: Splits) (trained: Trained) : Result<unit, Error> =
+        let model = trained.Model
+
+        if model.Classes = data.Test.Classes then
+            Model.checkInput data.Test.Height data.Test.Width model
+        else
+            Result.Error(
+                Error.create
+                    Mismatch
+                    $"{model.Name} knows {model.Classes} classes, the data set has {data.Test.Classes}"
+                    ""
+                    "name the data set that the weights were trained on with --data"
+            )
+
+    /// Accuracy of a trained model on the test images that the settings name, in their precision.
+    let accuracy (device: Device) (s: Settings) (trained: Trained) : Result<Accuracy, Error> =
+        Tensor.scoped (fun () ->
+            result {
+                let! data = Settings.loadData s
+                do! fits data trained
+                let course = Settings.course s trained.Model None data device
+                let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
+                return accuracyIn s.Batch course trained.Model (Train.format course trained.Weights) set
+            }
+        )
+
+    /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
+    let warning (settings: Settings) (trained: Trained) (accuracy: Accuracy) : string option =
+        let chance = 100.0 / float trained.Model.Classes
+        let recorded = trained.Info.Top1
+
+        if accuracy.Top1 < 2.0 * chance then
+            Some
+                $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
+        elif trained.Info.Settings.Data = settings.Data && accuracy.Top1 < recorded - 2.0 then
+            Some
+                $"the teacher had %.2f{recorded} %% when it was trained: check --mean and --std and the data set"
+        else
+            None
