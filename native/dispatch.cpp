@@ -106,11 +106,11 @@ CTKD_API const char* ctkd_op_arguments(void* op) { return static_cast<Op*>(op)->
 // With capacity 0 the results are dropped (in-place operators return their own argument).
 CTKD_API int ctkd_op_call(void* op, const Value* values, int count, ctkd::Handle* results, int capacity) {
   int produced = -1;
+  thread_local torch::jit::Stack stack;
   ctkd::guard([&] {
     const auto& handle = static_cast<Op*>(op)->handle;
     const auto& arguments = handle.schema().arguments();
     TORCH_CHECK(static_cast<size_t>(count) <= arguments.size(), "too many arguments for ", handle.schema().name());
-    thread_local torch::jit::Stack stack;
     stack.clear();
     for (size_t i = 0; i < arguments.size(); ++i)
       stack.push_back(unbox(i < static_cast<size_t>(count) ? values[i] : Value{kDefault, 0, {0}}, arguments[i]));
@@ -130,8 +130,8 @@ CTKD_API int ctkd_op_call(void* op, const Value* values, int count, ctkd::Handle
         pending.clear();
       }
     }
-    stack.clear();
   });
+  stack.clear();  // after a failure too: it must not keep tensors alive
   return produced;
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
-#include <dlfcn.h>
 #include <malloc.h>
 #include <torch/csrc/api/include/torch/version.h>
 #ifdef CTKD_CUDA
@@ -76,24 +75,12 @@ CTKD_API int ctkd_set_generator_state(int64_t device, Handle state) {
   });
 }
 
-// Algorithms that repeat to the bit, and TF32 on or off.
+// Algorithms that repeat to the bit.
 CTKD_API int ctkd_deterministic(int enabled) {
   return ctkd::guard([&] {
     at::globalContext().setDeterministicCuDNN(enabled != 0);
     at::globalContext().setBenchmarkCuDNN(enabled == 0);
   });
-}
-
-CTKD_API int ctkd_tf32(int enabled) {
-  return ctkd::guard([&] {
-    at::globalContext().setAllowTF32CuBLAS(enabled != 0);
-    at::globalContext().setAllowTF32CuDNN(enabled != 0);
-  });
-}
-
-// An extension library (torchvision's operators, say) registers itself when it is loaded.
-CTKD_API int ctkd_load_library(const char* path) {
-  return ctkd::guard([&] { TORCH_CHECK(dlopen(path, RTLD_NOW | RTLD_GLOBAL), dlerror()); });
 }
 
 CTKD_API int ctkd_cuda_devices() {

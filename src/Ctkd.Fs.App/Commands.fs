@@ -59,15 +59,19 @@ module Commands =
     let private finish (terminal: Terminal) (name: string) (summary: Summary) : Result<unit, Error> =
         result {
             let report = Path.Combine(summary.Folder, "report.html")
-            do! RunReport.write report name [ name, summary ]
             terminal.Table(RunReport.table [ name, summary ])
+            terminal.Say $"checkpoint {summary.Checkpoint}"
+            terminal.Json(outcomeOf summary)
 
             match summary.Ending with
-            | Finished -> terminal.Say $"checkpoint {summary.Checkpoint}\nreport     {report}"
+            | Finished ->
+                do! RunReport.write report name [ name, summary ]
+                terminal.Say $"report     {report}"
             | Interrupted -> terminal.Say $"interrupted; go on with: ctkd {name} --resume {summary.Folder}"
-
-            terminal.Json(outcomeOf summary)
         }
+
+    /// Runs may go on from another folder than they began in: their settings name whole paths.
+    let private absolute (path: string) : string = if path = "" then "" else Path.GetFullPath path
 
     /// Each flag that was given, as a change of the settings.
     let private change (settings: Settings) (flag: TrainArgs) : Settings =
@@ -75,9 +79,9 @@ module Commands =
         | TrainArgs.Model name
         | Student name -> { settings with Student = name }
         | Teacher name -> { settings with Teacher = name }
-        | TrainArgs.Weights file -> { settings with TeacherWeights = Path.GetFullPath file }
+        | TrainArgs.Weights file -> { settings with TeacherWeights = absolute file }
         | TrainArgs.Data name -> { settings with Data = name }
-        | TrainArgs.Data_Dir dir -> { settings with DataDir = Path.GetFullPath dir }
+        | TrainArgs.Data_Dir dir -> { settings with DataDir = absolute dir }
         | TrainArgs.Mean values -> { settings with Mean = values }
         | TrainArgs.Std values -> { settings with Std = values }
         | Per_Class count -> { settings with PerClass = count }
@@ -161,6 +165,26 @@ module Commands =
                 return! finish terminal name summary
         }
 
+    /// Flags that mean nothing without a teacher.
+    let private needsTeacher (flag: TrainArgs) : bool =
+        match flag with
+        | Student _
+        | Teacher _
+        | TrainArgs.Weights _
+        | Policy _
+        | T _
+        | T_Stop _
+        | T_Start _
+        | T_Scale _
+        | Hidden _
+        | Curriculum_Start _
+        | Curriculum_Stop _
+        | Curriculum_Epochs _
+        | No_Temperature_Decay
+        | Ce _
+        | Kd _ -> true
+        | _ -> false
+
     /// Trains a model from labels alone.
     let teach (args: ParseResults<TrainArgs>) : int =
         let terminal = Terminal(args.Contains TrainArgs.Json)
@@ -173,10 +197,10 @@ module Commands =
                 | None ->
                     let s = settings args
 
-                    if s.Teacher <> "" || s.TeacherWeights <> "" then
+                    if args.GetAllResults() |> List.exists needsTeacher then
                         usage
-                            "teach has no teacher"
-                            "leave --teacher and --weights out, or use: ctkd distill"
+                            "teach has no teacher: flags that --help marks with 'distill' have no effect here"
+                            "leave them out, or use: ctkd distill"
                     else
                         run terminal "teach" args s
             )

@@ -98,7 +98,7 @@ module Quickstart =
             terminal
             (fun () ->
                 result {
-                    let folder = args.GetResult(QuickstartArgs.Out, freeFolder ()) |> Path.GetFullPath
+                    let folder = args.TryGetResult QuickstartArgs.Out |> Option.filter ((<>) "") |> Option.defaultWith freeFolder |> Path.GetFullPath
                     let teacher = Path.Combine(folder, "teacher", "last.safetensors")
 
                     let! common =

@@ -25,9 +25,11 @@ module Signals =
             fun context ->
                 context.Cancel <- true
 
-                if Interlocked.CompareExchange(&received, exitCode, 0) = 0 then
-                    since <- Environment.TickCount64
-                elif Environment.TickCount64 - since > 1000L then
+                let now = Environment.TickCount64
+
+                if Interlocked.CompareExchange(&since, now, 0L) = 0L then
+                    Volatile.Write(&received, exitCode)
+                elif now - Volatile.Read &since > 1000L then
                     exit exitCode
         )
 

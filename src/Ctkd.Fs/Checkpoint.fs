@@ -6,8 +6,8 @@ open System
 type CheckpointInfo = {
     Settings: Settings
     Classes: int
-    Height: int
-    Width: int
+    /// SHA-256 of the training images and labels.
+    DataHash: string
     /// The epoch that goes on when the checkpoint is resumed, and the batches done in it.
     Epoch: int
     Step: int
@@ -51,7 +51,7 @@ module Checkpoint =
             )
 
     let private checkFormat (path: string) (text: string) : Result<unit, Error> =
-        match Int32.TryParse text with
+        match Int32.TryParse(text, Globalization.CultureInfo.InvariantCulture) with
         | true, number when number = format -> Ok()
         | true, number when number > format ->
             Result.Error(
@@ -65,7 +65,7 @@ module Checkpoint =
             Result.Error(
                 Error.create
                     Damaged
-                    $"the checkpoint's format '{text}' is not a known number"
+                    $"the checkpoint's format '{Files.printable text}' is not a known number"
                     path
                     "write it again"
             )
@@ -77,8 +77,6 @@ module Checkpoint =
             info.Step
             info.MetricLines
             info.Classes - 2
-            info.Height - 1
-            info.Width - 1
         ]
 
         if

@@ -64,9 +64,16 @@ module Error =
 
         (Seq.fold step [| 0 .. b.Length |] a)[b.Length]
 
-    /// The three candidates nearest to `name`, nearest first.
+    /// The three candidates nearest to `name`, nearest first. Of very many or very long names only the beginning counts.
     let nearest (candidates: string seq) (name: string) : string list =
-        candidates |> Seq.distinct |> Seq.sortBy (distance name) |> Seq.truncate 3 |> List.ofSeq
+        let short (text: string) = text.Substring(0, min text.Length 64)
+
+        candidates
+        |> Seq.distinct
+        |> Seq.truncate 1000
+        |> Seq.sortBy (short >> distance (short name))
+        |> Seq.truncate 3
+        |> List.ofSeq
 
     /// "unknown model 'resnet21'": names the nearest candidates.
     let unknown (kind: string) (candidates: string seq) (name: string) : Error =

@@ -110,9 +110,9 @@ type TrainingOptions() =
             defaults with
                 Student = this.Student
                 Teacher = teacher
-                TeacherWeights = this.TeacherWeights
+                TeacherWeights = (if this.TeacherWeights = "" then "" else System.IO.Path.GetFullPath this.TeacherWeights)
                 Data = this.Data
-                DataDir = this.DataDir
+                DataDir = (if this.DataDir = "" then "" else System.IO.Path.GetFullPath this.DataDir)
                 PerClass = this.PerClass
                 Epochs = epochs
                 Milestones = Settings.milestones (max 0 epochs)
@@ -149,7 +149,7 @@ type Training =
         ) : Summary =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull folder
-        options.ToSettings() |> Run.start (Training.Hooks(onEpoch, stop)) folder |> Error.orRaise
+        Engine.guarded (fun () -> options.ToSettings() |> Run.start (Training.Hooks(onEpoch, stop)) folder |> Error.orRaise)
 
     /// Trains in a new folder.
     static member Start(options: TrainingOptions, folder: string) : Summary =
@@ -160,4 +160,4 @@ type Training =
         (path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken)
         : Summary =
         ArgumentNullException.ThrowIfNull path
-        Run.resume (Training.Hooks(onEpoch, stop)) path |> Error.orRaise
+        Engine.guarded (fun () -> Run.resume (Training.Hooks(onEpoch, stop)) path |> Error.orRaise)

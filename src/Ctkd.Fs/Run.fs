@@ -61,8 +61,7 @@ module Run =
         Test: DeviceSet
         Teacher: Accuracy option
         TeacherHash: string
-        Height: int
-        Width: int
+        DataHash: string
     }
 
     let private checkBatch (s: Settings) (data: Splits) : Result<unit, Error> =
@@ -116,6 +115,8 @@ module Run =
             let course = Settings.course s student taught data device |> Train.formatTeacher
             let upload = Augment.upload (Train.dtype course) device data.Mean data.Std
             let test = upload data.Test
+            if device <> Device.Cpu then Engine.setDeterministic true
+            hooks.Say $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
 
             return {
                 Settings = s
@@ -125,16 +126,14 @@ module Run =
                 Teacher = teacher |> Option.map (judge hooks s course test)
                 TeacherHash =
                     teacher |> Option.map (fun t -> Trained.fingerprint t.Weights) |> Option.defaultValue ""
-                Height = data.Train.Height
-                Width = data.Train.Width
+                DataHash = Settings.fingerprint data
             }
         }
 
     let private info (run: Prepared) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo = {
         Settings = run.Settings
         Classes = run.Course.Student.Classes
-        Height = run.Height
-        Width = run.Width
+        DataHash = run.DataHash
         Epoch = state.Epoch
         Step = state.Step
         Best = state.Best
@@ -156,10 +155,11 @@ module Run =
             folder.Path
             (good + "try a smaller --lr, or --precision f32")
 
-    /// Whether every weight is a number: the last step's loss was, before it changed them.
+    /// Whether every number of the state is one: the last step's loss was, before it changed them.
     let private isSound (state: TrainState) : bool =
         Tensor.scoped (fun () ->
-            Tree.leaves state.Student
+            Tree.concat [ state.Student; Tree.prefixed "trained/" state.Trained; Tree.prefixed "velocity/" state.Velocity ]
+            |> Tree.leaves
             |> Array.forall (fun x -> Tensor.isFinite x |> Tensor.all |> Tensor.toFloat = 1.0)
         )
 
@@ -205,8 +205,9 @@ module Run =
                 let next = Train.nextEpoch best state
                 let lines = lines @ [ metrics ]
                 do! Metrics.append folder.Metrics metrics
-                do! save folder.Last next lines
+                // The latest checkpoint comes last: what it says of the best one is then true whenever the machine stops.
                 do! if better then save folder.Best next lines else Ok()
+                do! save folder.Last next lines
                 hooks.OnEpoch metrics
                 return next, lines
             }
@@ -244,9 +245,18 @@ module Run =
         use _ = folder
 
         try
-            body ()
-        with CtkdException error ->
-            Result.Error error
+            Engine.guarded body
+        with
+        | CtkdException error -> Result.Error error
+        | :? IOException
+        | :? UnauthorizedAccessException as problem ->
+            Result.Error(
+                Error.create
+                    Unwritable
+                    problem.Message
+                    folder.Path
+                    "free some space; the checkpoints written so far are whole"
+            )
 
     /// Starts a run in a new folder.
     let start (hooks: Hooks) (out: string) (settings: Settings) : Result<Summary, Error> =
@@ -278,19 +288,30 @@ module Run =
                     "put the original file back, or start a new run"
             )
 
-    let private checkStep (run: Prepared) (checkpoint: Checkpoint) : Result<unit, Error> =
-        let step, steps = checkpoint.Info.Step, Train.stepsPerEpoch run.Course run.Train
-
-        if step <= steps then
+    let private checkData (run: Prepared) (checkpoint: Checkpoint) : Result<unit, Error> =
+        if run.DataHash = checkpoint.Info.DataHash then
             Ok()
         else
             Result.Error(
                 Error.create
                     Mismatch
-                    $"the checkpoint stands at step {step} of an epoch, which has {steps} now: the data set has changed"
-                    checkpoint.Path
+                    "the data set is not the one that the run began with"
+                    run.Settings.DataDir
                     "put the original data set back, or start a new run"
             )
+
+    /// An older checkpoint becomes the latest one; what was there after it is kept beside, with the ending .old.
+    let private takeUp (hooks: Hooks) (folder: RunDirectory) (checkpoint: Checkpoint) (state: TrainState) =
+        if checkpoint.Path = folder.Last then
+            Ok()
+        else
+            for file in [ folder.Last; folder.Metrics ] do
+                if File.Exists file then File.Copy(file, file + ".old", true)
+
+            hooks.Say
+                $"going on from epoch {checkpoint.Info.Epoch}; what came after it is kept in {folder.Last}.old and {folder.Metrics}.old"
+
+            Checkpoint.write folder.Last checkpoint.Info state
 
     /// Goes on from a checkpoint, in the folder where it lies: bit for bit what the uninterrupted run would have done.
     let resume (hooks: Hooks) (path: string) : Result<Summary, Error> =
@@ -298,25 +319,18 @@ module Run =
             result {
                 let! file = RunDirectory.checkpointOf path
                 let! folder = RunDirectory.reopen (string (Path.GetDirectoryName(Path.GetFullPath file)))
-                let isLast = Path.GetFullPath file = folder.Last
 
                 return!
                     holding
                         folder
                         (fun () ->
                             result {
-                                let! checkpoint = Checkpoint.read file
+                                let! checkpoint = Checkpoint.read (Path.GetFullPath file)
                                 let! run = prepare hooks checkpoint.Info.Settings
                                 do! checkTeacher run checkpoint
+                                do! checkData run checkpoint
                                 let! state = Checkpoint.restore run.Course checkpoint
-                                do! checkStep run checkpoint
-                                // An older checkpoint becomes the latest one before the lines after it are dropped.
-                                do!
-                                    if isLast then
-                                        Ok()
-                                    else
-                                        Checkpoint.write folder.Last checkpoint.Info state
-
+                                do! takeUp hooks folder checkpoint state
                                 let! lines = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
                                 return! go hooks folder run state lines
                             }

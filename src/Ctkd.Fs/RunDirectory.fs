@@ -67,7 +67,11 @@ module RunDirectory =
     let create (path: string) : Result<RunDirectory, Error> =
         lock path
         |> Result.bind (fun run ->
-            if File.Exists run.Last || File.Exists run.Metrics then
+            // Without a checkpoint there is nothing to go on from: lines of an epoch that was never saved are dropped.
+            if not (File.Exists run.Last || File.Exists run.Best) then
+                File.Delete run.Metrics
+                Ok run
+            else
                 run.Lock.Dispose()
 
                 Result.Error(
@@ -77,8 +81,6 @@ module RunDirectory =
                         run.Path
                         "go on with it by --resume, or give another folder with --out"
                 )
-            else
-                Ok run
         )
 
     /// The folder of an existing run.

@@ -122,6 +122,9 @@ module Settings =
         let atLeast0 name value = number ">= 0" (value >= 0.0) name value
         let share name value = number "in [0, 1)" (value >= 0.0 && value < 1.0) name value
 
+        let atMost (most: int) name (value: int) =
+            if value <= most then [] else [ $"{name} must be at most {most}, got {value}" ]
+
         let atLeast (least: int) name (value: int) =
             if value >= least then [] else [ $"{name} must be at least {least}, got {value}" ]
 
@@ -147,6 +150,7 @@ module Settings =
             atLeast 1 "batch" s.Batch
             atLeast 0 "per-class" s.PerClass
             atLeast 1 "hidden" s.Hidden
+            atMost 65536 "hidden" s.Hidden
             atLeast 1 "curriculum-epochs" s.CurriculumEpochs
             positive "lr" s.LearningRate
             positive "decay" s.Decay
@@ -212,6 +216,13 @@ module Settings =
                         Std = (if s.Std.IsEmpty then data.Std else s.Std)
                 }
         )
+
+    /// SHA-256 of a data set's training images and labels: a run goes on only with the data that it began with.
+    let fingerprint (data: Splits) : string =
+        use hash = Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
+        hash.AppendData data.Train.Images
+        hash.AppendData(data.Train.Labels |> Array.collect BitConverter.GetBytes)
+        Convert.ToHexStringLower(hash.GetHashAndReset())
 
     /// The temperature policy that the settings name.
     let policy (s: Settings) : Policy =

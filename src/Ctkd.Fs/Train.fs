@@ -274,9 +274,8 @@ module Train =
             T = t
         }
 
-    /// The min-max update: one forward, one backward, one optimiser step. The student descends the loss; a learned
-    /// temperature, behind its gradient reversal, climbs it in the same step. Consumes the state.
-    let step (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : TrainState =
+    /// Consumes a state: only what this answers may go on.
+    let private renew (state: TrainState) : int64 ref * int64 =
         let counter, number = state.Lease
 
         if counter.Value <> number then
@@ -284,6 +283,12 @@ module Train =
                 "this training state was consumed by a later step: go on with the state that the step returned"
 
         counter.Value <- number + 1L
+        counter, number + 1L
+
+    /// The min-max update: one forward, one backward, one optimiser step. The student descends the loss; a learned
+    /// temperature, behind its gradient reversal, climbs it in the same step. Consumes the state.
+    let step (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : TrainState =
+        let lease = renew state
 
         Tensor.scoped (fun () ->
             let losses = losses course dials state batch
@@ -313,7 +318,7 @@ module Train =
                 state.Tally
         )
 
-        { state with Step = state.Step + 1; Lease = counter, number + 1L }
+        { state with Step = state.Step + 1; Lease = lease }
 
     // ---- epochs ---------------------------------------------------------------------------------------------------------
 
@@ -321,11 +326,11 @@ module Train =
     let stepsPerEpoch (course: Course) (set: DeviceSet) : int =
         (Augment.count set + course.Batch - 1) / course.Batch
 
-    /// The state at the beginning of the next epoch, with nothing seen.
+    /// The state at the beginning of the next epoch, with nothing seen. Consumes the state.
     let nextEpoch (best: Best) (state: TrainState) : TrainState =
+        let lease = renew state
         Tally.clear state.Tally
-
-        { state with Epoch = state.Epoch + 1; Step = 0; Best = best }
+        { state with Epoch = state.Epoch + 1; Step = 0; Best = best; Lease = lease }
 
     /// How an epoch ended.
     [<NoComparison; NoEquality>]

@@ -84,7 +84,7 @@ module Trained =
         let chance = 100.0 / float trained.Model.Classes
         let recorded = trained.Info.Top1
 
-        if accuracy.Top1 < 2.0 * chance then
+        if accuracy.Top1 < chance + 0.1 * (100.0 - chance) then
             Some
                 $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
         elif trained.Info.Settings.Data = settings.Data && accuracy.Top1 < recorded - 2.0 then

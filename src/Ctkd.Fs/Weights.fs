@@ -59,24 +59,28 @@ module Weights =
         $"{dtype} [{text}]"
 
     /// Everything in which the stored tensors differ from what is expected: missing, unexpected, of another shape or type.
-    let private differences (expected: Expected list) (stored: StoredTensor list) : string list =
+    /// Each is put into words only when asked: a hostile file may have a million of them.
+    let private differences (expected: Expected list) (stored: StoredTensor list) : (unit -> string) list =
         let byName = stored |> List.map (fun t -> t.Name, t) |> Map.ofList
         let wanted = expected |> List.map _.Name |> Set.ofList
         let surplus = stored |> List.map _.Name |> List.filter (wanted.Contains >> not)
 
+        let missing (name: string) () =
+            match Error.nearest surplus name with
+            | [] -> $"'{name}' is missing"
+            | near :: _ -> $"'{name}' is missing (nearest: {Files.printable near})"
+
+        let different (e: Expected) (t: StoredTensor) () =
+            $"'{e.Name}' is {describe t.DType t.Shape}, expected {describe (nameOf e.DType) e.Shape}"
+
         [
             for e in expected do
                 match Map.tryFind e.Name byName with
-                | None ->
-                    let near =
-                        if surplus.IsEmpty then "" else $" (nearest: {(Error.nearest surplus e.Name).Head})"
-
-                    $"'{e.Name}' is missing{near}"
-                | Some t when List.ofSeq t.Shape <> e.Shape || t.DType <> nameOf e.DType ->
-                    $"'{e.Name}' is {describe t.DType t.Shape}, expected {describe (nameOf e.DType) e.Shape}"
+                | None -> missing e.Name
+                | Some t when t.Shape <> e.Shape || t.DType <> nameOf e.DType -> different e t
                 | Some _ -> ()
             for name in surplus do
-                $"'{name}' is not expected"
+                fun () -> $"'{Files.printable name}' is not expected"
         ]
 
     /// The stored tensors as a tree in the expected order and on the device, or every difference in one error.
@@ -98,7 +102,7 @@ module Weights =
             |> Tree.ofSeq
             |> Ok
         | all ->
-            let shown = all |> List.truncate 8 |> List.map (fun d -> "\n  - " + d) |> String.concat ""
+            let shown = all |> List.truncate 8 |> List.map (fun d -> "\n  - " + d ()) |> String.concat ""
             let more = if all.Length > 8 then $"\n  - and {all.Length - 8} more" else ""
 
             Result.Error(

@@ -26,16 +26,21 @@ internal static unsafe partial class Native
     private const string Library = "ctkd_torch";
     private const int Abi = 1;
 
-    static Native() => NativeLibrary.SetDllImportResolver(typeof(Native).Assembly, Resolve);
+    // The runtime asks the resolver anew for every function: the library is found and started once for all of them.
+    private static readonly Lazy<IntPtr> library = new(Load, LazyThreadSafetyMode.ExecutionAndPublication);
 
-    private static IntPtr Resolve(string name, Assembly assembly, DllImportSearchPath? path)
+    static Native() =>
+        NativeLibrary.SetDllImportResolver(
+            typeof(Native).Assembly, (name, _, _) => name == Library ? library.Value : IntPtr.Zero);
+
+    private static IntPtr Load()
     {
-        if (name != Library)
-            return IntPtr.Zero;
-
         // F# Interactive loads the assembly from elsewhere than the program's folder: look beside both.
         string file = "libctkd_torch.so";
-        string?[] folders = [Path.GetDirectoryName(assembly.Location), AppContext.BaseDirectory];
+        // A package keeps it under runtimes/ until the program is published.
+        string packaged = Path.Combine("runtimes", RuntimeInformation.RuntimeIdentifier, "native");
+        string?[] beside = [Path.GetDirectoryName(typeof(Native).Assembly.Location), AppContext.BaseDirectory];
+        string?[] folders = [.. beside, .. beside.Where(f => !string.IsNullOrEmpty(f)).Select(f => Path.Combine(f!, packaged))];
         string? named = Environment.GetEnvironmentVariable("CTKD_NATIVE");
         string? found = named ?? folders.Where(f => !string.IsNullOrEmpty(f)).Select(f => Path.Combine(f!, file)).FirstOrDefault(File.Exists);
 
@@ -137,11 +142,6 @@ internal static unsafe partial class Native
     [LibraryImport(Library)] internal static partial int ctkd_set_generator_state(long device, IntPtr state);
 
     [LibraryImport(Library)] internal static partial int ctkd_deterministic(int enabled);
-
-    [LibraryImport(Library)] internal static partial int ctkd_tf32(int enabled);
-
-    [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
-    internal static partial int ctkd_load_library(string path);
 
     [LibraryImport(Library)] internal static partial int ctkd_cuda_devices();
 

@@ -42,10 +42,4 @@ public static class Runtime
 
     /// <summary>Algorithms that repeat to the bit (CUDA; the CPU's always do with the same number of threads).</summary>
     public static void SetDeterministic(bool enabled) => Native.Check(Native.ctkd_deterministic(enabled ? 1 : 0));
-
-    /// <summary>Matrix products of float32 in TF32 on CUDA devices that have it.</summary>
-    public static void SetTf32(bool enabled) => Native.Check(Native.ctkd_tf32(enabled ? 1 : 0));
-
-    /// <summary>Loads a library whose operators register themselves, such as torchvision's.</summary>
-    public static void LoadLibrary(string path) => Native.Check(Native.ctkd_load_library(path));
 }

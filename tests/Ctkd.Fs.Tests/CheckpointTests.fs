@@ -10,8 +10,7 @@ open Xunit
 let private info: CheckpointInfo = {
     Settings = Settings.defaults
     Classes = 4
-    Height = 8
-    Width = 8
+    DataHash = "def"
     Epoch = 3
     Step = 2
     Best = { Epoch = 2; Top1 = 100.0 / 3.0 }

@@ -34,7 +34,7 @@ let ``a relative path becomes an absolute one`` () =
 
 [<Fact>]
 let ``a folder that holds a run is refused and left free`` () =
-    for name in [ "last.safetensors"; "metrics.jsonl" ] do
+    for name in [ "last.safetensors"; "best.safetensors" ] do
         inFolder (fun folder ->
             File.WriteAllText(Path.Combine(folder, name), "kept")
             let error = errorOf (RunDirectory.create folder)

@@ -172,7 +172,7 @@ let ``a teacher of another name, of other classes or that is absent is refused``
         let classes = refused { own with Teacher = "resnet8"; TeacherWeights = settings.TeacherWeights }
 
         Assert.Equal(
-            (Mismatch, "the teacher knows 10 classes, the data set has 3"),
+            (Mismatch, "resnet8 knows 10 classes, the data set has 3"),
             (classes.Kind, classes.What)
         )
 

@@ -53,8 +53,8 @@ let ``a run writes its settings, a line an epoch, and its last and best checkpoi
         let best, _ = Runs.contents (Path.Combine(Runs.run folder, "best.safetensors"))
 
         Assert.Equal(
-            (3, 0, 2, 10, 8, 8),
-            (info.Epoch, info.Step, info.MetricLines, info.Classes, info.Height, info.Width)
+            (3, 0, 2, 10, 64),
+            (info.Epoch, info.Step, info.MetricLines, info.Classes, info.DataHash.Length)
         )
 
         Assert.Equal((summary.Epochs[1].Top1, summary.Best), (info.Top1, info.Best))

@@ -24,7 +24,7 @@ module Numpy =
     // one long text take no memory.
     let private encode (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
-        | [ PickleValue.Text _ as text; encoding ] when PickleValue.text encoding = Some "latin1" -> Ok text
+        | [ PickleValue.Text _ as text; encoding ] when PickleValue.isText "latin1" encoding -> Ok text
         | _ -> Error "it may encode nothing but Latin-1"
 
     /// The globals that a pickle with numpy arrays needs, for `Pickle.parse`.

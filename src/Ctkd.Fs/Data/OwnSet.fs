@@ -113,8 +113,15 @@ module OwnSet =
         let test, train = Array.partition isTest [| 0..last |]
         ImageSet.select train set, ImageSet.select test set
 
+    let private within (path: string) (key: string) (least: int) (most: int) (value: int option) =
+        match value with
+        | Some number when number < least || number > most ->
+            Error(wrong path $"its metadata gives {key} as {number}, expected is a number from {least} to {most}")
+        | _ -> Ok value
+
     let private classes (path: string) (file: SafetensorsFile) : Result<int option, Error> =
         parsed path "a whole number" whole "classes" file
+        |> Result.bind (within path "classes" 2 100_000)
 
     /// The images of a file whose names begin with `prefix`, valid for the number of classes if it is given.
     let private valid (path: string) (classes: int option) (file: SafetensorsFile) (prefix: string) =
@@ -177,7 +184,8 @@ module OwnSet =
         (file: SafetensorsFile)
         (train: ImageSet, test: ImageSet)
         : Result<Splits, Error> =
-        let pad = parsed path "a whole number" whole "pad" file
+        let side = min train.Height train.Width
+        let pad = parsed path "a whole number" whole "pad" file |> Result.bind (within path "pad" 0 side)
         let flip = parsed path "true or false" Boolean.TryParse "flip" file
 
         match normalisation path file train, pad, flip with

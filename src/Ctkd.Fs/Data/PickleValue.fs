@@ -46,12 +46,19 @@ module PickleValue =
         | PickleValue.Bytes bytes -> Some(Encoding.Latin1.GetString bytes.Span)
         | _ -> None
 
+    /// Whether a value is this text; its length is compared first, because a hostile file may hold long keys many times.
+    let isText (expected: string) (value: PickleValue) : bool =
+        match value with
+        | PickleValue.Text text -> text = expected
+        | PickleValue.Bytes bytes -> bytes.Length = expected.Length && Encoding.Latin1.GetString bytes.Span = expected
+        | _ -> false
+
     /// What a dictionary holds under a name, the last one where it is there more than once.
     let field (name: string) (value: PickleValue) : PickleValue option =
         match value with
         | PickleValue.Dictionary entries ->
             entries
-            |> Seq.tryFindBack (fun (struct (key, _)) -> text key = Some name)
+            |> Seq.tryFindBack (fun (struct (key, _)) -> isText name key)
             |> Option.map (fun (struct (_, found)) -> found)
         | _ -> None
 
