@@ -181,7 +181,12 @@ type private Server(failure: string -> Error, command: string list) =
             with :? IOException ->
                 None
 
-        answer |> Option.defaultWith (fun () -> failure (String.concat " " command) |> Error.raise)
+        answer
+        |> Option.defaultWith (fun () ->
+            server.WaitForExit()
+            let line = String.concat " " command
+            failure $"{line}\n  exit code: {server.ExitCode}" |> Error.raise
+        )
 
     /// Seconds of so many training steps.
     member server.Time(steps: int) : float = server.Ask $"run {steps}" |> float

@@ -7,7 +7,7 @@ open Ctkd.Fs
 
 /// The tour: a teacher on handwritten digits, and four students that see only 20 images a class.
 module Quickstart =
-    let private teacherEpochs, private studentEpochs, private perClass = 8, 40, 20
+    let private teacherEpochs, private studentEpochs, private perClass = 8, 30, 20
 
     let private withEpochs (epochs: int) (settings: Settings) : Settings = {
         settings with
@@ -98,7 +98,12 @@ module Quickstart =
             terminal
             (fun () ->
                 result {
-                    let folder = args.TryGetResult QuickstartArgs.Out |> Option.filter ((<>) "") |> Option.defaultWith freeFolder |> Path.GetFullPath
+                    let folder =
+                        args.TryGetResult QuickstartArgs.Out
+                        |> Option.filter ((<>) "")
+                        |> Option.defaultWith freeFolder
+                        |> Path.GetFullPath
+
                     let teacher = Path.Combine(folder, "teacher", "last.safetensors")
 
                     let! common =

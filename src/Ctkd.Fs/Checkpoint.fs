@@ -72,12 +72,7 @@ module Checkpoint =
 
     /// Refuses numbers that no run has.
     let private plausible (path: string) (info: CheckpointInfo) : Result<CheckpointInfo, Error> =
-        let counts = [
-            info.Epoch - 1
-            info.Step
-            info.MetricLines
-            info.Classes - 2
-        ]
+        let counts = [ info.Epoch - 1; info.Step; info.MetricLines; info.Classes - 2 ]
 
         if
             List.forall (fun n -> n >= 0) counts && List.forall Double.IsFinite [ info.Top1; info.Best.Top1 ]

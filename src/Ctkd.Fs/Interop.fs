@@ -110,7 +110,8 @@ type TrainingOptions() =
             defaults with
                 Student = this.Student
                 Teacher = teacher
-                TeacherWeights = (if this.TeacherWeights = "" then "" else System.IO.Path.GetFullPath this.TeacherWeights)
+                TeacherWeights =
+                    (if this.TeacherWeights = "" then "" else System.IO.Path.GetFullPath this.TeacherWeights)
                 Data = this.Data
                 DataDir = (if this.DataDir = "" then "" else System.IO.Path.GetFullPath this.DataDir)
                 PerClass = this.PerClass
@@ -149,7 +150,10 @@ type Training =
         ) : Summary =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull folder
-        Engine.guarded (fun () -> options.ToSettings() |> Run.start (Training.Hooks(onEpoch, stop)) folder |> Error.orRaise)
+
+        Engine.guarded (fun () ->
+            options.ToSettings() |> Run.start (Training.Hooks(onEpoch, stop)) folder |> Error.orRaise
+        )
 
     /// Trains in a new folder.
     static member Start(options: TrainingOptions, folder: string) : Summary =

@@ -116,7 +116,9 @@ module Run =
             let upload = Augment.upload (Train.dtype course) device data.Mean data.Std
             let test = upload data.Test
             if device <> Device.Cpu then Engine.setDeterministic true
-            hooks.Say $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
+
+            hooks.Say
+                $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
 
             return {
                 Settings = s
@@ -158,7 +160,11 @@ module Run =
     /// Whether every number of the state is one: the last step's loss was, before it changed them.
     let private isSound (state: TrainState) : bool =
         Tensor.scoped (fun () ->
-            Tree.concat [ state.Student; Tree.prefixed "trained/" state.Trained; Tree.prefixed "velocity/" state.Velocity ]
+            Tree.concat [
+                state.Student
+                Tree.prefixed "trained/" state.Trained
+                Tree.prefixed "velocity/" state.Velocity
+            ]
             |> Tree.leaves
             |> Array.forall (fun x -> Tensor.isFinite x |> Tensor.all |> Tensor.toFloat = 1.0)
         )

@@ -80,7 +80,10 @@ module RunReport =
                     "Curriculum"
                     "lambda"
                     _.Lambda
-                    (runs |> List.filter (fun (_, s) -> s.Settings.Policy.StartsWith("ctkd", System.StringComparison.Ordinal)))
+                    (runs
+                     |> List.filter (fun (_, s) ->
+                         s.Settings.Policy.StartsWith("ctkd", System.StringComparison.Ordinal)
+                     ))
             ]
             |> List.choose id
 

@@ -219,7 +219,9 @@ module Settings =
 
     /// SHA-256 of a data set's training images and labels: a run goes on only with the data that it began with.
     let fingerprint (data: Splits) : string =
-        use hash = Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
+        use hash =
+            Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
+
         hash.AppendData data.Train.Images
         hash.AppendData(data.Train.Labels |> Array.collect BitConverter.GetBytes)
         Convert.ToHexStringLower(hash.GetHashAndReset())

@@ -264,7 +264,7 @@ let ``hostile JSON in the state is an error`` () =
         set "step" "2.5"
         set "metricLines" "-1"
         set "classes" "-1"
-        set "height" "0"
+        set "dataHash" "null"
         set "top1" "\"NaN\""
         set "top1" "1e999"
         set "more" "1"

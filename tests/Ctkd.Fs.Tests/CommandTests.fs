@@ -87,7 +87,9 @@ let ``an unknown command, flag or name is wrong usage with the nearest names`` (
         "teach --data digit", "unknown data set 'digit'", "digits, "
         "teach --precision f64", "unknown precision 'f64'", "f32, "
         "teach --device cpuu", "unknown device 'cpuu'", "cpu, "
-        "teach --policy ctkd-globl", "unknown policy 'ctkd-globl'", "ctkd-global, "
+        $"distill --weights {Runs.teacher.Value} --policy ctkd-globl",
+        "unknown policy 'ctkd-globl'",
+        "ctkd-global, "
     ]
 
     inFolder (fun folder ->
@@ -107,7 +109,8 @@ let ``values that cannot be are wrong usage, with the flag, the bound and what t
         "teach --lr nan", "lr must be finite and > 0, got NaN"
         "teach --lr -1", "lr must be finite and > 0, got -1"
         "teach --lr infinity", "lr must be finite and > 0, got Infinity"
-        "teach --t 0", "t must be finite and > 0, got 0"
+        $"distill --weights {Runs.teacher.Value} --t 0", "t must be finite and > 0, got 0"
+        "teach --t 4", "teach has no teacher"
         "teach --batch 0", "batch must be at least 1, got 0"
         "teach --batch 4000", "batch is 4000, but there are only 3823 training images"
         "teach --epochs 1e3", "--epochs"

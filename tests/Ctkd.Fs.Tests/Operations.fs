@@ -246,7 +246,7 @@ let others: string list =
         "scope scoped scopeWith live free ofFloats ofSingles ofInt64s ofBytes scalar zeros full arange"
         "toFloats toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
         "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite isClose argMax all any"
-        "copyInto addInto zeroInto fillInto"
+        "copyInto addInto reluInto zeroInto fillInto"
         "foreachAdd foreachAddInto foreachAddIntInto foreachScaleInto foreachAddMulInto"
     ]
     |> List.collect (fun line -> List.ofArray (line.Split ' '))

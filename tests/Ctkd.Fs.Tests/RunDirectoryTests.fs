@@ -46,6 +46,14 @@ let ``a folder that holds a run is refused and left free`` () =
         )
 
 [<Fact>]
+let ``lines of a run that has no checkpoint hold no folder, and are dropped`` () =
+    inFolder (fun folder ->
+        File.WriteAllText(Path.Combine(folder, "metrics.jsonl"), "{}")
+        use run = RunDirectory.create folder |> Error.orRaise
+        Assert.False(File.Exists run.Metrics)
+    )
+
+[<Fact>]
 let ``a folder is held by one until it is released`` () =
     inFolder (fun folder ->
         let first = RunDirectory.create folder |> Error.orRaise

@@ -66,8 +66,9 @@ let ``a run writes its settings, a line an epoch, and its last and best checkpoi
         )
 
         Assert.Equal(64, info.TeacherHash.Length)
-        Assert.Equal(1, said.Count)
-        Assert.Matches(@"^teacher resnet8: \d+\.\d\d % top-1 on 1797 test images$", said[0])
+        Assert.Equal(2, said.Count)
+        Assert.Equal("digits: 50 training and 1797 test images", said[0])
+        Assert.Matches(@"^teacher resnet8: \d+\.\d\d % top-1 on 1797 test images$", said[1])
         Assert.Equal((Runs.contents Runs.teacher.Value |> fst).Top1, summary.Teacher.Value.Top1)
     )
 
@@ -224,6 +225,11 @@ let ``resuming an older checkpoint drops the lines after it, and ends alike`` ()
         Assert.Equal(1, (Runs.lines (Runs.run folder)).Length)
         // What the folder resumes from is now the older checkpoint too: lines and checkpoint agree.
         Assert.Equal(Runs.contents older, Runs.contents (Runs.last folder))
+        // What came after it is kept beside.
+        let checkpoint, _, lines = expected
+        Assert.Equal(checkpoint, Runs.contents (Runs.last folder + ".old"))
+        let kept = Metrics.read (Path.Combine(Runs.run folder, "metrics.jsonl.old")) |> Error.orRaise
+        Assert.Equal<int list>(lines |> List.map _.Epoch, kept |> List.map _.Epoch)
         Run.resume Hooks.none (Runs.run folder) |> Error.orRaise |> ignore
         Assert.Equal(expected, Runs.outcome (Runs.run folder))
     )

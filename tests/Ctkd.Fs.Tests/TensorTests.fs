@@ -175,6 +175,9 @@ let ``functions in place change their target and nothing else`` () =
         expect [ 11.0; 22.0 ] x
         Tensor.copyInto x source
         expect [ 10.0; 20.0 ] x
+        let signed = doubles [ -1.0; 2.0 ]
+        Tensor.reluInto signed
+        expect [ 0.0; 2.0 ] signed
         Tensor.fillInto x 0.5
         expect [ 0.5; 0.5 ] x
         Tensor.foreachAdd 2.0 [| x |] [| source |] |> Array.head |> expect [ 20.5; 40.5 ]
@@ -263,6 +266,7 @@ let ``questions to and changes of a freed tensor throw`` () =
         Tensor.any >> ignore
         Tensor.copyInto y
         Tensor.addInto y
+        Tensor.reluInto
         Tensor.zeroInto
         (fun x -> Tensor.fillInto x 1.0)
         (fun x -> Tensor.foreachAdd 1.0 [| y; x |] [| y; y |] |> ignore)

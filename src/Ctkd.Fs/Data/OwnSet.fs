@@ -116,12 +116,15 @@ module OwnSet =
     let private within (path: string) (key: string) (least: int) (most: int) (value: int option) =
         match value with
         | Some number when number < least || number > most ->
-            Error(wrong path $"its metadata gives {key} as {number}, expected is a number from {least} to {most}")
+            Error(
+                wrong
+                    path
+                    $"its metadata gives {key} as {number}, expected is a number from {least} to {most}"
+            )
         | _ -> Ok value
 
     let private classes (path: string) (file: SafetensorsFile) : Result<int option, Error> =
-        parsed path "a whole number" whole "classes" file
-        |> Result.bind (within path "classes" 2 100_000)
+        parsed path "a whole number" whole "classes" file |> Result.bind (within path "classes" 2 100_000)
 
     /// The images of a file whose names begin with `prefix`, valid for the number of classes if it is given.
     let private valid (path: string) (classes: int option) (file: SafetensorsFile) (prefix: string) =
@@ -184,8 +187,7 @@ module OwnSet =
         (file: SafetensorsFile)
         (train: ImageSet, test: ImageSet)
         : Result<Splits, Error> =
-        let side = min train.Height train.Width
-        let pad = parsed path "a whole number" whole "pad" file |> Result.bind (within path "pad" 0 side)
+        let pad = parsed path "a whole number" whole "pad" file |> Result.bind (within path "pad" 0 256)
         let flip = parsed path "true or false" Boolean.TryParse "flip" file
 
         match normalisation path file train, pad, flip with

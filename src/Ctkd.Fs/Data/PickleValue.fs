@@ -50,7 +50,8 @@ module PickleValue =
     let isText (expected: string) (value: PickleValue) : bool =
         match value with
         | PickleValue.Text text -> text = expected
-        | PickleValue.Bytes bytes -> bytes.Length = expected.Length && Encoding.Latin1.GetString bytes.Span = expected
+        | PickleValue.Bytes bytes ->
+            bytes.Length = expected.Length && Encoding.Latin1.GetString bytes.Span = expected
         | _ -> false
 
     /// What a dictionary holds under a name, the last one where it is there more than once.
