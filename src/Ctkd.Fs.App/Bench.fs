@@ -1,5 +1,5 @@
-/// `ctkd bench`: our training step and PyTorch's, run in alternation. Each side is a process of its own that answers
-/// commands on its standard input (bench/torch_step.py lists them) and sleeps while the other one works.
+/// `ctkd bench`: our training step and PyTorch's, run in alternation. Each side is a process of its own that
+/// answers commands on its standard input (bench/torch_step.py lists them) and sleeps while the other one works.
 module Ctkd.Fs.App.Bench
 
 open System
@@ -13,7 +13,7 @@ let private batch, classes, images, size, pad = 64, 100, 4096, 32, 4
 
 // ---- our side ----
 
-/// The same work as torch_step.py: teacher resnet56, student resnet20, CTKD's global temperature, random images.
+/// The work of torch_step.py: teacher resnet56, student resnet20, CTKD's global temperature, random images.
 let private course (channelsLast: bool) : Course =
     let model name = Zoo.find name classes |> Error.orRaise
     let teacher = model "resnet56"
@@ -152,7 +152,7 @@ let private noTorch (reason: string) : Error =
         reason
         "dotnet fsi build.fsx deps"
 
-/// A server: a process that answers each line with a line. It ends when this process does: its input closes then.
+/// A process that answers each line with a line. It ends when this process does: its input closes then.
 type private Server(failure: string -> Error, command: string list) =
     let info =
         ProcessStartInfo(
@@ -217,8 +217,8 @@ let private theirs (options: string list) : Server =
 /// A median with its 95 % interval.
 type Estimate = { Median: float; Low: float; High: float }
 
-/// The median's interval between two order statistics: by the binomial distribution it holds the true median with a
-/// probability of at least 95 %, whatever the values' distribution (from 6 values on; below, all of them).
+/// The median's interval between two order statistics: by the binomial distribution it holds the true median
+/// with a probability of at least 95 %, whatever the values' distribution (from 6 values on; below, all of them).
 let private estimate (values: float[]) : Estimate =
     let sorted = Array.sort values
     let n = sorted.Length
