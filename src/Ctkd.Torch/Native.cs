@@ -47,9 +47,9 @@ internal static unsafe partial class Native
         if (found is null)
             throw new EngineMissingException($"{file} is not in {string.Join(" nor in ", folders.Distinct())}");
 
-        // OpenMP's threads wait for each other by spinning. Beside another busy program its default of 300,000 turns makes
-        // both twice as slow as these; alone there is no difference. Its library reads this when it is loaded.
-        _ = setenv("GOMP_SPINCOUNT", "1000", 0);
+        // OpenMP's threads wait for each other by spinning. Alone, 3,000 turns are as fast as its default of 300,000, and
+        // 1,000 are 7 % slower; beside another busy program both run 1.4 times as fast. It reads this when it is loaded.
+        _ = setenv("GOMP_SPINCOUNT", "3000", 0);
 
         IntPtr handle;
         try
