@@ -6,8 +6,41 @@ type Initial =
     | Fill of float
     /// N(0, 2 / fan-out): He et al. 2015, for layers followed by ReLU.
     | KaimingNormalFanOut
+    /// N(0, deviation^2).
+    | Normal of deviation: float
     /// Uniform in +-1 / sqrt(fan-in): PyTorch's default for convolutions, linear layers and their biases.
     | UniformFanIn of fanIn: int
+
+/// How the parameters of a family of networks start; each is asked with the fan-in of its layer.
+[<NoComparison; NoEquality>]
+type Starts = {
+    Convolution: int -> Initial
+    ConvolutionBias: int -> Initial
+    Linear: int -> Initial
+    LinearBias: int -> Initial
+}
+
+/// The starts that the published models have. Batch normalisations begin with scale 1 and shift 0 in all of them.
+[<RequireQualifiedAccess>]
+module Starts =
+    /// PyTorch's defaults.
+    let pyTorch: Starts = {
+        Convolution = UniformFanIn
+        ConvolutionBias = UniformFanIn
+        Linear = UniformFanIn
+        LinearBias = UniformFanIn
+    }
+
+    /// Residual networks: convolutions for the ReLU behind them.
+    let kaiming: Starts = { pyTorch with Convolution = fun _ -> KaimingNormalFanOut }
+
+    /// As `kaiming`, with biases of zero; `linear` says how the classifier's weights start.
+    let kaimingZeroBias (linear: int -> Initial) : Starts = {
+        Convolution = fun _ -> KaimingNormalFanOut
+        ConvolutionBias = fun _ -> Fill 0.0
+        Linear = linear
+        LinearBias = fun _ -> Fill 0.0
+    }
 
 /// A tensor that a model, policy or distiller asks for.
 type Declaration = {
@@ -49,6 +82,8 @@ type Layer =
     | Conv of Convolution
     | BatchNorm of Normalisation
     | Relu
+    /// min(max(x, 0), 6).
+    | Relu6
     | MaxPool of kernel: int * stride: int * padding: int
     | AvgPool of kernel: int * stride: int * padding: int
     /// Mean over height and width: [N, C, H, W] -> [N, C].
@@ -57,6 +92,12 @@ type Layer =
     | Sequence of Layer list
     /// body x + shortcut x.
     | Residual of body: Layer * shortcut: Layer
+    /// The branches' results of the same input, joined along the channels.
+    | Concat of Layer list
+    /// The channels from `first` on, `count` of them.
+    | Channels of first: int * count: int
+    /// Transposes channels as (groups, channels of a group): mixes what grouped convolutions keep apart.
+    | Shuffle of groups: int
     /// Records its input as a feature and passes it on.
     | Tap
     /// Frees what the body made but its result: activations that nothing needs die with their block.
@@ -66,6 +107,8 @@ type Layer =
 
 /// A layer of the user's own.
 and [<ReferenceEquality>] Custom = {
+    /// For messages.
+    Name: string
     Declares: Declaration list
     /// The weights, whether training, and the input.
     Forward: Tree -> bool -> Tensor -> Tensor
@@ -80,18 +123,43 @@ module Layer =
     /// The epsilon and momentum of every batch normalisation in the zoo: PyTorch's defaults.
     let private epsilon, momentum = 1e-5, 0.1
 
-    /// A convolution without bias: the name is that of the module.
+    /// A convolution that keeps the image's size at stride 1 (padding kernel / 2); the name is that of the module.
+    let convolution (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Convolution = {
+        Weight = name + ".weight"
+        Bias = None
+        In = inputs
+        Out = outputs
+        Kernel = kernel
+        Stride = stride
+        Padding = kernel / 2
+        Groups = 1
+    }
+
+    /// `convolution` as a layer, without bias.
     let conv (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Layer =
+        Conv(convolution name kernel stride inputs outputs)
+
+    /// As `conv`, with a bias.
+    let convWithBias (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Layer =
         Conv {
-            Weight = name + ".weight"
-            Bias = None
-            In = inputs
-            Out = outputs
-            Kernel = kernel
-            Stride = stride
-            Padding = kernel / 2
-            Groups = 1
+            convolution name kernel stride inputs outputs with
+                Bias = Some(name + ".bias")
         }
+
+    /// As `conv`, each group of outputs sees its group of inputs only.
+    let groupedConv
+        (groups: int)
+        (name: string)
+        (kernel: int)
+        (stride: int)
+        (inputs: int)
+        (outputs: int)
+        : Layer =
+        Conv { convolution name kernel stride inputs outputs with Groups = groups }
+
+    /// A 3 x 3 convolution of each channel for itself.
+    let depthwiseConv (name: string) (stride: int) (channels: int) : Layer =
+        groupedConv channels name 3 stride channels channels
 
     /// Batch normalisation: the name is that of the module.
     let batchNorm (name: string) (channels: int) : Layer =
@@ -115,8 +183,8 @@ module Layer =
     /// The input itself.
     let identity: Layer = Sequence []
 
-    /// What the layer needs, in state_dict order. `convolutions` says how the family's convolutions start.
-    let rec declarations (convolutions: Initial) (layer: Layer) : Declaration list =
+    /// What the layer needs, in state_dict order.
+    let rec declarations (starts: Starts) (layer: Layer) : Declaration list =
         let trained name shape initial = { Name = name; Shape = shape; Initial = initial; Trained = true }
 
         let buffer name shape value = { Name = name; Shape = shape; Initial = Fill value; Trained = false }
@@ -124,11 +192,13 @@ module Layer =
         match layer with
         | Conv c ->
             let fanIn = c.In / c.Groups * c.Kernel * c.Kernel
-            let weight = trained c.Weight [ c.Out; c.In / c.Groups; c.Kernel; c.Kernel ] convolutions
+
+            let weight =
+                trained c.Weight [ c.Out; c.In / c.Groups; c.Kernel; c.Kernel ] (starts.Convolution fanIn)
 
             let bias =
                 c.Bias
-                |> Option.map (fun name -> trained name [ c.Out ] (UniformFanIn fanIn))
+                |> Option.map (fun name -> trained name [ c.Out ] (starts.ConvolutionBias fanIn))
                 |> Option.toList
 
             weight :: bias
@@ -140,57 +210,22 @@ module Layer =
             buffer n.Counter [] 0.0
           ]
         | Linear d -> [
-            trained d.Weight [ d.Out; d.In ] (UniformFanIn d.In)
-            trained d.Bias [ d.Out ] (UniformFanIn d.In)
+            trained d.Weight [ d.Out; d.In ] (starts.Linear d.In)
+            trained d.Bias [ d.Out ] (starts.LinearBias d.In)
           ]
-        | Sequence layers -> List.collect (declarations convolutions) layers
-        | Residual(body, shortcut) -> declarations convolutions body @ declarations convolutions shortcut
-        | Block body -> declarations convolutions body
+        | Sequence layers
+        | Concat layers -> List.collect (declarations starts) layers
+        | Residual(body, shortcut) -> declarations starts body @ declarations starts shortcut
+        | Block body -> declarations starts body
         | Custom custom -> custom.Declares
         | Relu
+        | Relu6
         | MaxPool _
         | AvgPool _
         | GlobalPool
+        | Channels _
+        | Shuffle _
         | Tap -> []
-
-    /// The shape [C; H; W] (or [C]) that the layer makes of one image of the given shape.
-    let rec outputShape (layer: Layer) (input: int list) : int list =
-        let windowed channels kernel stride padding =
-            match input with
-            | [ _; height; width ] ->
-                let reduced size = (size + 2 * padding - kernel) / stride + 1
-                [ channels; reduced height; reduced width ]
-            | _ -> invalidArg (nameof input) $"an image [C; H; W] is expected, got %A{input}."
-
-        match layer with
-        | Conv c -> windowed c.Out c.Kernel c.Stride c.Padding
-        | MaxPool(kernel, stride, padding)
-        | AvgPool(kernel, stride, padding) -> windowed input.Head kernel stride padding
-        | GlobalPool -> [ input.Head ]
-        | Linear d -> [ d.Out ]
-        | Sequence layers -> List.fold (fun shape layer -> outputShape layer shape) input layers
-        | Residual(body, _)
-        | Block body -> outputShape body input
-        | Custom custom -> custom.OutputShape input
-        | BatchNorm _
-        | Relu
-        | Tap -> input
-
-    /// By how much the layer's strides divide an image: its smallest sensible height and width.
-    let rec totalStride (layer: Layer) : int =
-        match layer with
-        | Conv c -> c.Stride
-        | MaxPool(_, stride, _)
-        | AvgPool(_, stride, _) -> stride
-        | Sequence layers -> List.fold (fun stride layer -> stride * totalStride layer) 1 layers
-        | Residual(body, _)
-        | Block body -> totalStride body
-        | BatchNorm _
-        | Relu
-        | GlobalPool
-        | Linear _
-        | Tap
-        | Custom _ -> 1
 
     /// Runs the layer. `taps` collects the features in their order; in training mode batch normalisation uses and
     /// updates the statistics of the batch.
@@ -207,7 +242,7 @@ module Layer =
         let rec run layers x =
             match layers with
             | [] -> x
-            | (BatchNorm _ | Residual _ as first) :: Relu :: rest ->
+            | (BatchNorm _ | Residual _ | Concat _ as first) :: Relu :: rest ->
                 let y = forward weights training taps first x
                 Tensor.reluInto y
                 run rest y
@@ -226,6 +261,7 @@ module Layer =
                 (tensor n.Variance)
                 x
         | Relu -> Tensor.relu x
+        | Relu6 -> Tensor.clamp 0.0 6.0 x
         | MaxPool(kernel, stride, padding) -> Tensor.maxPool2d kernel stride padding x
         | AvgPool(kernel, stride, padding) -> Tensor.avgPool2d kernel stride padding x
         | GlobalPool -> Tensor.meanOverImage x
@@ -233,6 +269,10 @@ module Layer =
         | Sequence layers -> run layers x
         | Residual(body, shortcut) ->
             forward weights training taps body x + forward weights training taps shortcut x
+        | Concat branches ->
+            branches |> List.map (fun branch -> forward weights training taps branch x) |> Tensor.cat 1
+        | Channels(first, count) -> Tensor.slice 1 first (first + count) x
+        | Shuffle groups -> Tensor.shuffleChannels groups x
         | Tap ->
             taps.Add x
             x

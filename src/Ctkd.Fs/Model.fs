@@ -12,7 +12,7 @@ type Outputs = {
 }
 
 /// A network for images as a value: no module objects, no hidden fields. Its weights are a `Tree` beside it.
-[<NoComparison>]
+[<NoComparison; NoEquality>]
 type Model = {
     Name: string
     Classes: int
@@ -20,17 +20,24 @@ type Model = {
     Body: Layer
     /// The last layer, known by its role: what SRRL and linear probes need of a teacher.
     Classifier: Dense
-    /// How the family's convolutions start.
-    Convolutions: Initial
+    /// The share of the pooled features that training drops before the classifier; 0 in most models.
+    Dropout: float
+    Starts: Starts
 }
 
 /// The functions over models.
 [<RequireQualifiedAccess>]
 module Model =
 
+    /// The whole network as one layer.
+    let layers (model: Model) : Layer = Sequence [ model.Body; Linear model.Classifier ]
+
+    /// Every layer with its shapes for images of the given height and width, in the order in which it runs.
+    let trace (height: int) (width: int) (model: Model) : Traced list =
+        Shapes.trace (layers model) [ 3; height; width ] |> fst
+
     /// Every tensor of the model's state_dict, in PyTorch's order.
-    let declarations (model: Model) : Declaration list =
-        Layer.declarations model.Convolutions (Sequence [ model.Body; Linear model.Classifier ])
+    let declarations (model: Model) : Declaration list = Layer.declarations model.Starts (layers model)
 
     /// Number of trained numbers.
     let parameterCount (model: Model) : int64 =
@@ -44,7 +51,7 @@ module Model =
         model |> declarations |> List.filter _.Trained |> List.map _.Name |> Set.ofList
 
     /// The smallest image that the model's strides fit.
-    let smallestInput (model: Model) : int = Layer.totalStride model.Body
+    let smallestInput (model: Model) : int = Shapes.totalStride model.Body
 
     /// Refuses images that are smaller than the model's strides.
     let checkInput (height: int) (width: int) (model: Model) : Result<unit, Error> =
@@ -62,11 +69,15 @@ module Model =
             )
 
     /// Logits and features of a batch of images. In training mode batch normalisation uses the batch's statistics and
-    /// updates the running ones in place; the training step advances the batch counters (`counters`).
+    /// updates the running ones in place; the training step advances the batch counters (`counters`). Dropout draws
+    /// from the engine's own generator, which the training step seeds.
     let forward (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
         let taps = ResizeArray<Tensor>()
         let pooled = Layer.forward weights training taps model.Body images
-        let logits = Layer.forward weights training taps (Linear model.Classifier) pooled
+
+        let kept = if training && model.Dropout > 0.0 then Tensor.dropout model.Dropout pooled else pooled
+
+        let logits = Layer.forward weights training taps (Linear model.Classifier) kept
 
         { Features = List.ofSeq taps; Pooled = pooled; Logits = logits }
 
@@ -89,6 +100,7 @@ module Initialise =
             let fanOut = declaration.Shape.Head * List.fold (*) 1 (List.skip 2 declaration.Shape)
             let deviation = sqrt (2.0 / float fanOut)
             Rng.normals count rng |> Array.map (fun x -> x * deviation)
+        | Normal deviation -> Rng.normals count rng |> Array.map (fun x -> x * deviation)
         | UniformFanIn fanIn -> Rng.uniforms (1.0 / sqrt (float fanIn)) count rng
 
     /// The type in which a tensor is kept: counters are integers.

@@ -125,7 +125,7 @@ module Temperature =
             let first, second = layers classes
             Sequence [ Linear first; Relu; Linear second ]
 
-        let declares classes = Layer.declarations KaimingNormalFanOut (network classes)
+        let declares classes = Layer.declarations Starts.pyTorch (network classes)
 
         learned
             "ctkd-instance"

@@ -167,6 +167,16 @@ module Tensor =
     let avgPool2d (kernel: int) (stride: int) (padding: int) (x: Tensor) : Tensor =
         Ops.AvgPool2d(x, kernel, stride, padding)
 
+    let dropout (share: float) (x: Tensor) : Tensor = Ops.Dropout(x, share)
+
+    let shuffleChannels (groups: int) (x: Tensor) : Tensor =
+        let shape = x.Shape
+        let channels = shape[1]
+
+        let apart = Ops.Reshape(x, [| shape[0]; int64 groups; channels / int64 groups; shape[2] * shape[3] |])
+
+        Ops.Reshape(Ops.Transpose(apart, 1, 2), shape)
+
     let crossEntropyEach (labels: Tensor) (logits: Tensor) : Tensor = Ops.CrossEntropy(logits, labels, false)
     let crossEntropy (labels: Tensor) (logits: Tensor) : Tensor = Ops.CrossEntropy(logits, labels, true)
 

@@ -219,6 +219,12 @@ module Tensor =
     val maxPool2d: kernel: int -> stride: int -> padding: int -> x: Tensor -> Tensor
     val avgPool2d: kernel: int -> stride: int -> padding: int -> x: Tensor -> Tensor
 
+    /// Zero with probability `share`, divided by 1 - share elsewhere; drawn from the engine's own generator (`Engine.seed`).
+    val dropout: share: float -> x: Tensor -> Tensor
+
+    /// [N, C, H, W] with the channels transposed as (groups, C / groups).
+    val shuffleChannels: groups: int -> x: Tensor -> Tensor
+
     /// -log softmax(logits)[label], one value an instance [N] (not reduced).
     val crossEntropyEach: labels: Tensor -> logits: Tensor -> Tensor
 

@@ -274,6 +274,15 @@ module Train =
             T = t
         }
 
+    /// What is dropped at a step is a function of the seed and the step: a resumed run drops the same.
+    let private seedDropout (course: Course) (state: TrainState) : unit =
+        if course.Student.Dropout > 0.0 then
+            Rng.ofSeed course.Seed
+            |> Rng.split "dropout"
+            |> Rng.at state.Epoch
+            |> Rng.bits state.Step
+            |> Engine.seed course.Device
+
     /// Consumes a state: only what this answers may go on.
     let private renew (state: TrainState) : int64 ref * int64 =
         let counter, number = state.Lease
@@ -289,6 +298,7 @@ module Train =
     /// temperature, behind its gradient reversal, climbs it in the same step. Consumes the state.
     let step (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : TrainState =
         let lease = renew state
+        seedDropout course state
 
         Tensor.scoped (fun () ->
             let losses = losses course dials state batch

@@ -125,6 +125,7 @@ public static class Ops
     private static readonly Operator batchNorm = new("aten::batch_norm", "input weight bias running_mean running_var training momentum eps cudnn_enabled");
     private static readonly Operator maxPool2d = new("aten::max_pool2d", "self kernel_size stride padding");
     private static readonly Operator avgPool2d = new("aten::avg_pool2d", "self kernel_size stride padding");
+    private static readonly Operator dropout = new("aten::dropout", "input p train");
     private static readonly Operator crossEntropy = new("aten::cross_entropy_loss", "self target weight reduction");
 
     public static Tensor MatMul(Tensor a, Tensor b) => matmul.Call(a, b);
@@ -137,6 +138,7 @@ public static class Ops
         maxPool2d.Call(x, Value.Pair(kernel, kernel), Value.Pair(stride, stride), Value.Pair(padding, padding));
     public static Tensor AvgPool2d(Tensor x, int kernel, int stride, int padding) =>
         avgPool2d.Call(x, Value.Pair(kernel, kernel), Value.Pair(stride, stride), Value.Pair(padding, padding));
+    public static Tensor Dropout(Tensor x, double share) => dropout.Call(x, share, true);
     public static Tensor CrossEntropy(Tensor logits, Tensor labels, bool reduce) => crossEntropy.Call(logits, labels, Value.None, reduce ? 1L : 0L);
 
     // Shapes and selection

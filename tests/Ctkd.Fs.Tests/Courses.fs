@@ -14,7 +14,8 @@ let tiny (width: int) (classes: int) : Model = {
             GlobalPool
         ]
     Classifier = Layer.dense "fc" width classes
-    Convolutions = KaimingNormalFanOut
+    Dropout = 0.0
+    Starts = Starts.kaiming
 }
 
 /// Weights of a teacher, from its own seed.

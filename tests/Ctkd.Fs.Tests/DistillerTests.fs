@@ -34,5 +34,5 @@ let ``vanilla KD is the mean over the batch of KD at the policy's T`` () =
 
 [<Fact>]
 let ``vanilla KD has no connectors`` () =
-    let model = ResNet.create "small" 8 [ 4; 4; 8; 8 ] 10
+    let model = ResNet.small "small" 8 [ 4; 4; 8; 8 ] 10
     Assert.Empty(Distiller.kd.Declares model model)

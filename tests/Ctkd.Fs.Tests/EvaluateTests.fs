@@ -76,7 +76,7 @@ let ``the size of the batches does not matter`` () =
 let ``evaluation changes no weight, records no gradient and leaves no tensors`` () =
     Expect.leavesNothing (fun () ->
         Tensor.scoped (fun () ->
-            let model = ResNet.create "small" 8 [ 4; 4; 8; 8 ] 4
+            let model = ResNet.small "small" 8 [ 4; 4; 8; 8 ] 4
 
             let weights =
                 Model.declarations model |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1)

@@ -9,8 +9,7 @@ open FsCheck.FSharp
 open Xunit
 
 let private fresh (layer: Layer) : Tree =
-    Layer.declarations KaimingNormalFanOut layer
-    |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
+    Layer.declarations Starts.kaiming layer |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
 
 let private forward (weights: Tree) (training: bool) (layer: Layer) (x: Tensor) : Tensor =
     Layer.forward weights training (ResizeArray()) layer x
@@ -76,16 +75,13 @@ let ``outputShape tells the shape that a layer gives`` () =
                 let actual =
                     forward (fresh layer) false layer (Expect.ofDense (image (2 :: shape))) |> Tensor.shape
 
-                Assert.Equal<int list>(
-                    2 :: Layer.outputShape layer shape,
-                    List.ofArray (Array.map int actual)
-                )
+                Assert.Equal<int list>(2 :: Shapes.behind layer shape, List.ofArray (Array.map int actual))
             )
         )
 
 [<Fact>]
 let ``a window asks for an image`` () =
-    Expect.refuses "input" (fun () -> Layer.outputShape (convolution 3 1 1 1) [ 4 ])
+    Expect.refuses "input" (fun () -> Shapes.behind (convolution 3 1 1 1) [ 4 ])
 
 [<Fact>]
 let ``total stride is the product of the strides on the longest way`` () =
@@ -97,8 +93,8 @@ let ``total stride is the product of the strides on the longest way`` () =
         GlobalPool
     ]
 
-    Assert.Equal(8, Layer.totalStride (Sequence layers))
-    Assert.Equal(1, Layer.totalStride (Sequence []))
+    Assert.Equal(8, Shapes.totalStride (Sequence layers))
+    Assert.Equal(1, Shapes.totalStride (Sequence []))
 
 [<Fact>]
 let ``layers compute what they say`` () =
@@ -233,7 +229,7 @@ let ``the declarations of a layer are those of its parts in order`` () =
     ]
 
     let declared =
-        Layer.declarations KaimingNormalFanOut (Block(Sequence(layers @ [ Linear(Layer.dense "fc" 8 2) ])))
+        Layer.declarations Starts.kaiming (Block(Sequence(layers @ [ Linear(Layer.dense "fc" 8 2) ])))
 
     let expected = [
         "a.weight", [ 8; 3; 3; 3 ], true
@@ -257,7 +253,7 @@ let ``the declarations of a layer are those of its parts in order`` () =
 let ``convolutions start as their family wants, biases and linear layers within 1 over the root of the fan-in``
     ()
     =
-    let initials layer = Layer.declarations KaimingNormalFanOut layer |> List.map _.Initial
+    let initials layer = Layer.declarations Starts.kaiming layer |> List.map _.Initial
     Assert.Equal<Initial list>([ KaimingNormalFanOut; UniformFanIn 18 ], initials (convolution 3 1 1 2))
     Assert.Equal<Initial list>([ UniformFanIn 8; UniformFanIn 8 ], initials (Linear(Layer.dense "fc" 8 2)))
     let normalisation = [ Fill 1.0; Fill 0.0; Fill 0.0; Fill 1.0; Fill 0.0 ]

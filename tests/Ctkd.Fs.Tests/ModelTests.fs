@@ -47,10 +47,7 @@ let ``every ResNet gives the shapes that it announces`` () =
             Assert.Equal<int64[] list>(expected, outputs.Features |> List.map Tensor.shape)
             Assert.Equal<int64[]>([| 2L; 7L |], Tensor.shape outputs.Logits)
 
-            Assert.Equal<int list>(
-                Layer.outputShape model.Body [ 3; 12; 12 ],
-                [ Tensor.size 1 outputs.Pooled ]
-            )
+            Assert.Equal<int list>(Shapes.behind model.Body [ 3; 12; 12 ], [ Tensor.size 1 outputs.Pooled ])
 
             Assert.Equal(model.Classifier.In, Tensor.size 1 outputs.Pooled)
         )
@@ -142,7 +139,7 @@ let ``one seed gives one set of weights and another seed another`` () =
         anyInt
         (fun seed ->
             Tensor.scoped (fun () ->
-                let model = ResNet.create "small" 8 [ 2; 2; 4; 4 ] 3
+                let model = ResNet.small "small" 8 [ 2; 2; 4; 4 ] 3
                 Expect.sameTree (fresh seed model) (fresh seed model)
                 let conv seed = fresh seed model |> Tree.find "conv1.weight" |> Tensor.toFloats
                 Assert.NotEqual<float[]>(conv seed, conv (seed ^^^ 1))
@@ -205,11 +202,11 @@ let ``depths that are not 6 n + 2 are refused`` () =
 
     check
         depths
-        (fun depth -> Expect.refuses "depth" (fun () -> ResNet.create "odd" depth [ 16; 16; 32; 64 ] 10))
+        (fun depth -> Expect.refuses "depth" (fun () -> ResNet.small "odd" depth [ 16; 16; 32; 64 ] 10))
 
     check
         (Gen.choose (1, 30))
-        (fun n -> Assert.Equal(10, (ResNet.create "even" (6 * n + 2) [ 16; 16; 32; 64 ] 10).Classes))
+        (fun n -> Assert.Equal(10, (ResNet.small "even" (6 * n + 2) [ 16; 16; 32; 64 ] 10).Classes))
 
 [<Fact>]
 let ``an unknown model is an error of usage with the nearest names`` () =

@@ -129,6 +129,7 @@ let ``a layer of one's own is trained like the others`` () =
 
         let own =
             Custom {
+                Name = "gain"
                 Declares = [ gain ]
                 Forward = fun weights _ x -> x * Tree.find "gain" weights
                 OutputShape = id
@@ -142,7 +143,7 @@ let ``a layer of one's own is trained like the others`` () =
         let course = { alone with Student = student }
         let state = Train.start course |> finish course (upload 20 course)
         Assert.Equal(3L * 4L * 9L + 4L + 20L, Model.parameterCount student)
-        Assert.Equal<int list>([ 4 ], Layer.outputShape student.Body [ 3; 8; 8 ])
+        Assert.Equal<int list>([ 4 ], Shapes.behind student.Body [ 3; 8; 8 ])
         Assert.DoesNotContain(1.0, Tree.find "gain" state.Student |> Tensor.toFloats)
     )
 

@@ -1,63 +1,133 @@
 namespace Ctkd.Fs
 
-/// Residual networks for small images (He et al. 2016, section 4.2), as RepDistiller, CTKD and mdistiller have them.
+/// Residual networks (He et al. 2016). For small images in two shapes: with three stages, as RepDistiller, CTKD and
+/// mdistiller have them (section 4.2), and with the four stages of the ImageNet networks behind a 3 x 3 stem; for
+/// ImageNet as torchvision has them.
 [<RequireQualifiedAccess>]
 module ResNet =
 
-    /// Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes.
-    let private basicBlock (name: string) (stride: int) (inputs: int) (outputs: int) : Layer =
-        let body = [
-            Layer.conv $"{name}.conv1" 3 stride inputs outputs
-            Layer.batchNorm $"{name}.bn1" outputs
-            Relu
-            Layer.conv $"{name}.conv2" 3 1 outputs outputs
-            Layer.batchNorm $"{name}.bn2" outputs
-        ]
+    /// Name, stride, width in and width of the block, to the layer. The last one may be wider: `expansion`.
+    [<NoComparison; NoEquality>]
+    type private BlockKind = { Expansion: int; Layers: string -> int -> int -> int -> Layer list }
 
-        let shortcut =
+    let private normalised (name: string) (index: int) (kernel: int) (stride: int) inputs outputs = [
+        Layer.conv $"{name}.conv{index}" kernel stride inputs outputs
+        Layer.batchNorm $"{name}.bn{index}" outputs
+    ]
+
+    /// Two 3 x 3 convolutions.
+    let private basic = {
+        Expansion = 1
+        Layers =
+            fun name stride inputs width ->
+                normalised name 1 3 stride inputs width @ [ Relu ] @ normalised name 2 3 1 width width
+    }
+
+    /// 1 x 1, 3 x 3, 1 x 1: a bottleneck a quarter as wide as its result; the stride is in the middle.
+    let private bottleneck = {
+        Expansion = 4
+        Layers =
+            fun name stride inputs width ->
+                normalised name 1 1 1 inputs width
+                @ [ Relu ]
+                @ normalised name 2 3 stride width width
+                @ [ Relu ]
+                @ normalised name 3 1 1 width (4 * width)
+    }
+
+    /// The block beside a shortcut, which is a 1 x 1 convolution where the shape changes.
+    let private block (kind: BlockKind) (shortcut: string) (name: string) (stride: int) inputs width : Layer =
+        let outputs = kind.Expansion * width
+
+        let beside =
             if stride = 1 && inputs = outputs then
                 []
             else
                 [
-                    Layer.conv $"{name}.downsample.0" 1 stride inputs outputs
-                    Layer.batchNorm $"{name}.downsample.1" outputs
+                    Layer.conv $"{name}.{shortcut}.0" 1 stride inputs outputs
+                    Layer.batchNorm $"{name}.{shortcut}.1" outputs
                 ]
 
-        Block(Sequence [ Residual(Sequence body, Sequence shortcut); Relu ])
+        Block(Sequence [ Residual(Sequence(kind.Layers name stride inputs width), Sequence beside); Relu ])
 
-    let private stage (index: int) (blocks: int) (inputs: int) (outputs: int) : Layer list =
-        List.init
-            blocks
-            (fun i ->
-                let stride = if i = 0 && index > 1 then 2 else 1
-                basicBlock $"layer{index}.{i}" stride (if i = 0 then inputs else outputs) outputs
-            )
-        @ [ Tap ]
+    /// Stages of blocks, each with its width and number of blocks; all but the first halve the image.
+    let private stages
+        (kind: BlockKind)
+        (shortcut: string)
+        (stem: int)
+        (shape: (int * int) list)
+        : Layer list =
+        let inputs = stem :: List.map (fun (width, _) -> kind.Expansion * width) shape
+
+        List.zip (List.take shape.Length inputs) shape
+        |> List.mapi (fun stage (inputs, (width, blocks)) ->
+            List.init
+                blocks
+                (fun i ->
+                    let name = $"layer{stage + 1}.{i}"
+                    let stride = if i = 0 && stage > 0 then 2 else 1
+                    block kind shortcut name stride (if i = 0 then inputs else kind.Expansion * width) width
+                )
+            @ [ Tap ]
+        )
+        |> List.concat
+
+    let private stem (kernel: int) (stride: int) (width: int) : Layer list = [
+        Block(Sequence [ Layer.conv "conv1" kernel stride 3 width; Layer.batchNorm "bn1" width; Relu ])
+        Tap
+    ]
 
     /// The network of the given depth (6 n + 2) with the widths of its stem and three stages.
     /// Features: stem, then the three stages, each after its ReLU.
-    let create (name: string) (depth: int) (widths: int list) (classes: int) : Model =
+    let small (name: string) (depth: int) (widths: int list) (classes: int) : Model =
         if depth < 8 || (depth - 2) % 6 <> 0 then
             invalidArg (nameof depth) $"the depth must be 6 n + 2 with n >= 1, got {depth}."
 
-        let blocks = (depth - 2) / 6
-        let stem = widths.Head
-
-        let stages =
-            List.pairwise widths |> List.mapi (fun i (inputs, outputs) -> stage (i + 1) blocks inputs outputs)
+        let shape = [ for width in widths.Tail -> width, (depth - 2) / 6 ]
 
         {
             Name = name
             Classes = classes
             Body =
-                Sequence(
-                    [
-                        Block(Sequence [ Layer.conv "conv1" 3 1 3 stem; Layer.batchNorm "bn1" stem; Relu ])
-                        Tap
-                    ]
-                    @ List.concat stages
-                    @ [ GlobalPool ]
-                )
+                Sequence(stem 3 1 widths.Head @ stages basic "downsample" widths.Head shape @ [ GlobalPool ])
             Classifier = Layer.dense "fc" (List.last widths) classes
-            Convolutions = KaimingNormalFanOut
+            Dropout = 0.0
+            Starts = Starts.kaiming
         }
+
+    let private widths = [ 64; 128; 256; 512 ]
+
+    let private fourStages
+        stem
+        kind
+        shortcut
+        (blocks: int list)
+        (classifier: string)
+        starts
+        name
+        classes
+        : Model = {
+        Name = name
+        Classes = classes
+        Body = Sequence(stem @ stages kind shortcut 64 (List.zip widths blocks) @ [ GlobalPool ])
+        Classifier = Layer.dense classifier (kind.Expansion * 512) classes
+        Dropout = 0.0
+        Starts = starts
+    }
+
+    /// For 32 x 32 images: a 3 x 3 stem without pooling. Features: stem, then the four stages.
+    let private fourStagesSmall kind blocks =
+        fourStages (stem 3 1 64) kind "shortcut" blocks "linear" Starts.pyTorch
+
+    /// For 224 x 224 images. Features: the stem before its max-pool, then the four stages.
+    let private imageNet kind blocks =
+        fourStages (stem 7 2 64 @ [ MaxPool(3, 2, 1) ]) kind "downsample" blocks "fc" Starts.kaiming
+
+    /// ResNet-18 with the stem for small images.
+    let small18: string -> int -> Model = fourStagesSmall basic [ 2; 2; 2; 2 ]
+    /// ResNet-50 with the stem for small images.
+    let small50: string -> int -> Model = fourStagesSmall bottleneck [ 3; 4; 6; 3 ]
+    let imageNet18: string -> int -> Model = imageNet basic [ 2; 2; 2; 2 ]
+    let imageNet34: string -> int -> Model = imageNet basic [ 3; 4; 6; 3 ]
+    let imageNet50: string -> int -> Model = imageNet bottleneck [ 3; 4; 6; 3 ]
+    let imageNet101: string -> int -> Model = imageNet bottleneck [ 3; 4; 23; 3 ]

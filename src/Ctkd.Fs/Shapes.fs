@@ -1,0 +1,118 @@
+namespace Ctkd.Fs
+
+/// A layer and the shapes of one image before and behind it: [C; H; W], or [C] behind the global pool.
+[<NoComparison>]
+type Traced = { Layer: Layer; Input: int list; Output: int list }
+
+/// What layers do to shapes, without any weights.
+[<RequireQualifiedAccess>]
+module Shapes =
+
+    /// A window that slides over the image.
+    let private windowed channels kernel stride padding (input: int list) : int list =
+        match input with
+        | [ _; height; width ] when min height width + 2 * padding >= kernel ->
+            let reduced size = (size + 2 * padding - kernel) / stride + 1
+            [ channels; reduced height; reduced width ]
+        | _ ->
+            invalidArg
+                (nameof input)
+                $"an image [C; H; W] of at least {kernel} x {kernel} is expected, got %A{input}."
+
+    let private expectChannels (what: string) (channels: int) (input: int list) : unit =
+        if input.Head <> channels then
+            invalidArg (nameof input) $"{what} expects {channels} channels, got %A{input}."
+
+    /// The shape behind a layer that has no layers in it.
+    let private single (layer: Layer) (input: int list) : int list =
+        match layer with
+        | Conv c ->
+            expectChannels c.Weight c.In input
+            windowed c.Out c.Kernel c.Stride c.Padding input
+        | BatchNorm n ->
+            expectChannels n.Scale n.Channels input
+            input
+        | Linear d ->
+            expectChannels d.Weight d.In input
+            [ d.Out ]
+        | MaxPool(kernel, stride, padding)
+        | AvgPool(kernel, stride, padding) -> windowed input.Head kernel stride padding input
+        | GlobalPool -> [ input.Head ]
+        | Channels(first, count) ->
+            if first + count > input.Head then
+                invalidArg (nameof input) $"channels {first} to {first + count - 1} are asked of %A{input}."
+
+            count :: input.Tail
+        | Shuffle groups ->
+            if input.Head % groups <> 0 then
+                invalidArg (nameof input) $"%A{input} has no {groups} equal groups of channels."
+
+            input
+        | Custom custom -> custom.OutputShape input
+        | Relu
+        | Relu6
+        | Tap
+        | Sequence _
+        | Residual _
+        | Concat _
+        | Block _ -> input
+
+    /// Every layer in the order in which it runs, from an image of the given shape, and the shape behind the last.
+    /// A sum or a join stands behind its branches. Raises `ArgumentException` where a shape does not fit.
+    let rec trace (layer: Layer) (input: int list) : Traced list * int list =
+        let joined (branches: Layer list) (output: int list list -> int list) =
+            let inner, outputs = branches |> List.map (fun branch -> trace branch input) |> List.unzip
+            let output = output outputs
+            List.concat inner @ [ { Layer = layer; Input = input; Output = output } ], output
+
+        match layer with
+        | Sequence layers ->
+            let inner, output = List.mapFold (fun shape layer -> trace layer shape) input layers
+            List.concat inner, output
+        | Block body -> trace body input
+        | Residual(body, shortcut) ->
+            joined
+                [ body; shortcut ]
+                (fun outputs ->
+                    if outputs[0] <> outputs[1] then
+                        invalidArg (nameof input) $"a sum of the shapes %A{outputs[0]} and %A{outputs[1]}."
+
+                    outputs[0]
+                )
+        | Concat branches ->
+            joined branches (fun outputs -> List.sumBy List.head outputs :: outputs.Head.Tail)
+        | _ ->
+            let output = single layer input
+            [ { Layer = layer; Input = input; Output = output } ], output
+
+    /// The shape behind the layer of one image of the given shape.
+    let behind (layer: Layer) (input: int list) : int list = snd (trace layer input)
+
+    /// The shapes of the features that the layer's taps record.
+    let tapped (traced: Traced list) : int list list =
+        traced
+        |> List.choose (fun t ->
+            match t.Layer with
+            | Tap -> Some t.Input
+            | _ -> None
+        )
+
+    /// By how much the layer's strides divide an image: its smallest sensible height and width.
+    let rec totalStride (layer: Layer) : int =
+        match layer with
+        | Conv c -> c.Stride
+        | MaxPool(_, stride, _)
+        | AvgPool(_, stride, _) -> stride
+        | Sequence layers -> List.fold (fun stride layer -> stride * totalStride layer) 1 layers
+        | Concat branches -> branches |> List.map totalStride |> List.max
+        | Residual(body, _)
+        | Block body -> totalStride body
+        | BatchNorm _
+        | Relu
+        | Relu6
+        | GlobalPool
+        | Linear _
+        | Channels _
+        | Shuffle _
+        | Tap
+        | Custom _ -> 1
