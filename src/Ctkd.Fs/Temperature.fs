@@ -32,6 +32,8 @@ type Policy = {
     Strength: Schedule
     /// The policy's parameters for so many classes; they are trained by the student's optimiser.
     Declares: int -> Declaration list
+    /// What the policy's own network costs an image, for so many classes.
+    Macs: int -> Macs
     /// Parameters, dials, teacher logits and student logits to a softening.
     Soften: Tree -> Dials -> Tensor -> Tensor -> Softening
 }
@@ -60,6 +62,7 @@ module Temperature =
         Scheduled = schedule
         Strength = Schedule.constant 0.0
         Declares = fun _ -> []
+        Macs = fun _ -> Macs.Zero
         Soften = fun _ dials teacher student -> shared teacher student dials.Scheduled
     }
 
@@ -83,6 +86,7 @@ module Temperature =
         (range: TemperatureRange)
         (curriculum: Schedule)
         declares
+        macs
         soften
         : Policy =
         if not (System.Double.IsFinite range.Start && range.Start >= 0.0) then
@@ -96,6 +100,7 @@ module Temperature =
             Scheduled = Schedule.constant 1.0
             Strength = curriculum
             Declares = declares
+            Macs = macs
             Soften = soften
         }
 
@@ -109,6 +114,7 @@ module Temperature =
             range
             curriculum
             (fun _ -> [ theta ])
+            (fun _ -> Macs.Zero)
             (fun parameters dials teacher student ->
                 Tree.find "theta" parameters |> adversarial range dials.Strength |> shared teacher student
             )
@@ -132,6 +138,7 @@ module Temperature =
             range
             curriculum
             declares
+            (fun classes -> Macs.ofLayer [ 2 * classes ] (network classes))
             (fun parameters dials teacher student ->
                 Tensor.cat 1 [ Autograd.stopGradient teacher; Autograd.stopGradient student ]
                 |> Layer.forward parameters true (ResizeArray()) (network (Tensor.size 1 teacher))
