@@ -146,14 +146,22 @@ type QuickstartArgs =
 /// The flags of `models`.
 [<HelpFlags("--help", "-h", "help")>]
 type ModelsArgs =
+    | [<MainCommand; Unique>] Name of NAME: string
     | [<Unique>] Classes of COUNT: int
+    | [<Unique>] Size of PIXELS: int
+    | [<Unique>] Policy of NAME: string
+    | [<Unique>] Hidden of WIDTH: int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Classes _ -> "number of classes [100]"
-            | Json -> "the table as JSON"
+            | Name _ -> "print the layers of this model"
+            | Classes _ -> "number of classes [100, of ImageNet's models 1000]"
+            | Size _ -> "height and width of the images [32, of ImageNet's models 224]"
+            | Policy _ -> $"add what this temperature policy's network costs [none]: {policies}"
+            | Hidden _ -> $"hidden width of ctkd-instance [{s.Hidden}]"
+            | Json -> "everything as JSON: counts, features, the state_dict's names and shapes"
 
 /// The flags of `doctor`.
 [<HelpFlags("--help", "-h", "help")>]
@@ -205,7 +213,8 @@ type CtkdArgs =
             | Teach _ -> "train a model from labels alone"
             | Distill _ -> "train a student from a teacher, with a fixed or a dynamic temperature"
             | Eval _ -> "classify a test set with trained weights"
-            | Models _ -> "list the models"
+            | Models _ ->
+                "list the models with their parameters, multiply-accumulates and features, or print the layers of one"
             | Doctor _ -> "what the engine is, what is missing and the command that mends it"
             | Bench _ -> "time the training step beside PyTorch's"
             | Version -> "print the version"

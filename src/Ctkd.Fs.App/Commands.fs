@@ -21,10 +21,7 @@ type RunResult = {
 /// What `eval --json` prints.
 type EvalResult = { Model: string; Images: int; Top1: float; Top5: float; Loss: float }
 
-/// What `models --json` prints for a model.
-type ModelRow = { Name: string; Parameters: int64; SmallestInput: int }
-
-/// The commands `teach`, `distill`, `eval` and `models`: flags to settings, settings to library calls.
+/// The commands `teach`, `distill` and `eval`: flags to settings, settings to library calls.
 module Commands =
 
     /// Runs a command's body; errors become messages and exit codes, a signal its own exit code.
@@ -93,12 +90,12 @@ module Commands =
         | Momentum share -> { settings with Momentum = share }
         | Weight_Decay weight -> { settings with WeightDecay = weight }
         | Nesterov -> { settings with Nesterov = true }
-        | Policy name -> { settings with Policy = name }
+        | TrainArgs.Policy name -> { settings with Policy = name }
         | T value -> { settings with T = value }
         | T_Stop value -> { settings with TStop = value }
         | T_Start value -> { settings with TStart = value }
         | T_Scale value -> { settings with TScale = value }
-        | Hidden width -> { settings with Hidden = width }
+        | TrainArgs.Hidden width -> { settings with Hidden = width }
         | Curriculum_Start value -> { settings with CurriculumStart = value }
         | Curriculum_Stop value -> { settings with CurriculumStop = value }
         | Curriculum_Epochs count -> { settings with CurriculumEpochs = count }
@@ -134,7 +131,7 @@ module Commands =
             let out =
                 args.GetResult(
                     TrainArgs.Out,
-                    Path.Combine("runs", $"{name}-{settings.Student}-{settings.Seed}")
+                    Path.Combine("runs", $"{name}-{settings.Student.Replace('/', '-')}-{settings.Seed}")
                 )
 
             let! summary = terminal.Progress name settings.Epochs (fun hooks -> Run.start hooks out settings)
@@ -171,12 +168,12 @@ module Commands =
         | Student _
         | Teacher _
         | TrainArgs.Weights _
-        | Policy _
+        | TrainArgs.Policy _
         | T _
         | T_Stop _
         | T_Start _
         | T_Scale _
-        | Hidden _
+        | TrainArgs.Hidden _
         | Curriculum_Start _
         | Curriculum_Stop _
         | Curriculum_Epochs _
@@ -289,43 +286,4 @@ module Commands =
                             Loss = accuracy.Loss
                         }
                     }
-            )
-
-    /// Lists the models.
-    let models (args: ParseResults<ModelsArgs>) : int =
-        let terminal = Terminal(args.Contains ModelsArgs.Json)
-
-        guarded
-            terminal
-            (fun () ->
-                result {
-                    let classes = args.GetResult(ModelsArgs.Classes, 100)
-
-                    if classes < 2 then
-                        return! usage $"classes must be at least 2, got {classes}" "use --classes 100"
-                    else
-                        let! models = Zoo.names |> List.traverseResultM (fun name -> Zoo.find name classes)
-
-                        let rows =
-                            models
-                            |> List.map (fun model -> {
-                                Name = model.Name
-                                Parameters = Model.parameterCount model
-                                SmallestInput = Model.smallestInput model
-                            })
-
-                        terminal.Table {
-                            Caption = ""
-                            Header = [ "model"; "parameters"; "smallest image" ]
-                            Rows =
-                                rows
-                                |> List.map (fun m -> [
-                                    m.Name
-                                    $"{m.Parameters:N0}"
-                                    $"{m.SmallestInput} x {m.SmallestInput}"
-                                ])
-                        }
-
-                        terminal.Json rows
-                }
             )

@@ -26,7 +26,7 @@ let private run (command: CtkdArgs) : int =
     | Teach args -> Commands.teach args
     | Distill args -> Commands.distill args
     | Eval args -> Commands.eval args
-    | Models args -> Commands.models args
+    | Models args -> Models.command args
     | Doctor args -> Doctor.command args
     | Bench args -> bench args
     | Version ->

@@ -176,7 +176,7 @@ let ``with --json the standard output holds the result and nothing else, also of
     =
     inFolder (fun folder ->
         let models = jsonLine (expect 0 folder "models --json --classes 10")
-        Assert.Equal(Zoo.names.Length, models.AsArray().Count)
+        Assert.Equal<string seq>(Zoo.names, models.AsObject() |> Seq.map _.Key)
         let doctor = ctkd folder "doctor --json"
         Assert.True((jsonLine doctor).AsArray().Count > 5)
         let taught = expect 0 folder $"teach {small} --out a --json"
@@ -185,6 +185,30 @@ let ``with --json the standard output holds the result and nothing else, also of
         Assert.Equal("", (expect 1 folder $"teach --resume none --json").Out)
         Assert.Equal("", (expect 2 folder $"teach --lr 0 --json").Out)
     )
+
+[<Fact>]
+let ``models prints the counts of the zoo, and the layers of one model`` () =
+    let all = jsonLine (expect 0 "/" "models --json")
+    let mobile = nonNull all["imagenet/MobileNetV1"]
+    Assert.Equal(4_231_976L, (nonNull mobile["params"]).GetValue<int64>())
+    Assert.Equal(568_740_352L, (nonNull mobile["macs_total"]).GetValue<int64>())
+    Assert.Equal(224, (nonNull mobile["input_size"]).GetValue<int>())
+    Assert.Null mobile["layers"]
+
+    let one = jsonLine (expect 0 "/" "models wrn_16_2 --policy ctkd-instance --json")
+    let wrn = nonNull one["wrn_16_2"]
+    Assert.Equal(102_912L, (nonNull wrn["macs_temperature"]).GetValue<int64>())
+    let layers = (nonNull wrn["layers"]).AsArray() |> Seq.map nonNull |> List.ofSeq
+    let total (field: string) = layers |> List.sumBy (fun layer -> (nonNull layer[field]).GetValue<int64>())
+    Assert.Equal((nonNull wrn["params"]).GetValue<int64>(), total "params")
+    Assert.Equal((nonNull wrn["macs_total"]).GetValue<int64>(), total "macs")
+
+    let printed = expect 0 "/" "models resnet20 --policy ctkd-instance"
+    Assert.Contains("41.62", printed.Out)
+    Assert.Contains("41.72", printed.Out)
+    Assert.Contains("layer3.0.downsample.0", printed.Out)
+    Assert.Contains("did you mean one of: resnet20", (expect 2 "/" "models resnet21").Err)
+    Assert.Contains("at least 4 x 4", (expect 2 "/" "models resnet20 --size 2").Err)
 
 [<Fact>]
 let ``a number has a decimal point, whatever the user's language is`` () =
