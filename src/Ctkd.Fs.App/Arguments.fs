@@ -57,8 +57,8 @@ type TrainArgs =
             match this with
             | Model _ -> $"teach: the model to train [{s.Student}]: {models}"
             | Student _ -> $"distill: the model to train [{s.Student}]"
-            | Teacher _ -> "distill: the teacher's model [the one its weights name]"
-            | Weights _ -> "distill: the teacher's weights, a checkpoint file or a run's folder; needed"
+            | Teacher _ -> "distill: the teacher's model [the one that its weights name or fit]"
+            | Weights _ -> "distill: the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
             | Data _ -> $"data set [{s.Data}]: {list Datasets.names}"
             | Data_Dir _ -> "folder (or file) of the data set; digits need none"
             | Mean _ -> "mean of each channel, pixels from 0 to 1 [the data set's]"
@@ -113,8 +113,8 @@ type EvalArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Weights _ -> "checkpoint file or run's folder; needed"
-            | Model _ -> "model of the weights [the one they name]"
+            | Weights _ -> "weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Model _ -> "model of the weights [the one that they name or fit]"
             | Data _ -> "data set whose test images are classified [the one the weights were trained on]"
             | Data_Dir _ -> "folder (or file) of the data set [as trained]"
             | Mean _ -> "mean of each channel [as trained; of another --data its own]"
@@ -163,6 +163,36 @@ type ModelsArgs =
             | Hidden _ -> $"hidden width of ctkd-instance [{s.Hidden}]"
             | Json -> "everything as JSON: counts, features, the state_dict's names and shapes"
 
+/// The flags of `inspect`.
+[<HelpFlags("--help", "-h", "help")>]
+type InspectArgs =
+    | [<MainCommand; Unique>] File of FILE: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | File _ -> "a checkpoint, a run's folder, a safetensors or PyTorch file"
+            | Json -> "everything as one JSON object"
+
+/// The flags of `convert`.
+[<HelpFlags("--help", "-h", "help")>]
+type ConvertArgs =
+    | [<Unique>] Weights of FILE: string
+    | [<Unique>] Out of FILE: string
+    | [<Unique>] Model of NAME: string
+    | [<Unique>] Format of NAME: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Weights _ -> "what is converted: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Out _ -> "the new file; needed"
+            | Model _ -> "model of the weights: they are checked against it [the one that they name or fit, if any]"
+            | Format _ -> "safetensors or pytorch [by the new file's ending: .safetensors, or .pt .pth .th .ckpt]"
+            | Json -> "the result as one JSON object"
+
 /// The flags of `doctor`.
 [<HelpFlags("--help", "-h", "help")>]
 type DoctorArgs =
@@ -201,6 +231,8 @@ type CtkdArgs =
     | [<SubCommand>] Distill of ParseResults<TrainArgs>
     | [<SubCommand>] Eval of ParseResults<EvalArgs>
     | [<SubCommand>] Models of ParseResults<ModelsArgs>
+    | [<SubCommand>] Inspect of ParseResults<InspectArgs>
+    | [<SubCommand>] Convert of ParseResults<ConvertArgs>
     | [<SubCommand>] Doctor of ParseResults<DoctorArgs>
     | [<SubCommand>] Bench of ParseResults<BenchArgs>
     | [<SubCommand>] Version
@@ -215,6 +247,8 @@ type CtkdArgs =
             | Eval _ -> "classify a test set with trained weights"
             | Models _ ->
                 "list the models with their parameters, multiply-accumulates and features, or print the layers of one"
+            | Inspect _ -> "what a file of weights holds, and which model it fits"
+            | Convert _ -> "write weights in another format: PyTorch's, or safetensors"
             | Doctor _ -> "what the engine is, what is missing and the command that mends it"
             | Bench _ -> "time the training step beside PyTorch's"
             | Version -> "print the version"

@@ -222,10 +222,7 @@ module Commands =
                                     "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
                         else
                             let! file = RunDirectory.checkpointOf s.TeacherWeights
-                            let! checkpoint = Checkpoint.read file
-
-                            let teacher =
-                                if s.Teacher = "" then checkpoint.Info.Settings.Student else s.Teacher
+                            let! teacher = if s.Teacher = "" then Trained.nameOf file else Ok s.Teacher
 
                             return!
                                 run terminal "distill" args {
@@ -236,6 +233,30 @@ module Commands =
                     }
             )
 
+    /// How the weights were trained, and what the flags change of it.
+    let private evalSettings (args: ParseResults<EvalArgs>) (trained: Trained) : Result<Settings, Error> =
+        result {
+            let! recorded =
+                match trained.Info, args.TryGetResult EvalArgs.Data with
+                | Some info, _ -> Ok info.Settings
+                | None, Some _ -> Ok { Settings.defaults with Student = trained.Model.Name }
+                | None, None ->
+                    usage
+                        "these weights do not say what they were trained on"
+                        "name the data set with --data, and its normalisation with --mean and --std where it was another"
+
+            return!
+                Settings.validate {
+                    recorded with
+                        Data = args.GetResult(EvalArgs.Data, recorded.Data)
+                        DataDir = args.GetResult(EvalArgs.Data_Dir, recorded.DataDir)
+                        Mean = args.GetResult(EvalArgs.Mean, recorded.Mean)
+                        Std = args.GetResult(EvalArgs.Std, recorded.Std)
+                        Batch = args.GetResult(EvalArgs.Batch, 250)
+                        Precision = args.GetResult(EvalArgs.Precision, "f32")
+                }
+        }
+
     /// Classifies a test set.
     let eval (args: ParseResults<EvalArgs>) : int =
         let terminal = Terminal(args.Contains EvalArgs.Json)
@@ -244,24 +265,12 @@ module Commands =
             terminal
             (fun () ->
                 match args.TryGetResult EvalArgs.Weights with
-                | None -> usage "eval needs weights" "give --weights FILE: a checkpoint or a run's folder"
+                | None -> usage "eval needs weights" "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
                 | Some path ->
                     result {
                         let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
                         let! trained = Trained.load device (args.TryGetResult EvalArgs.Model) path
-                        let recorded = trained.Info.Settings
-
-                        let! s =
-                            Settings.validate {
-                                recorded with
-                                    Data = args.GetResult(EvalArgs.Data, recorded.Data)
-                                    DataDir = args.GetResult(EvalArgs.Data_Dir, recorded.DataDir)
-                                    Mean = args.GetResult(EvalArgs.Mean, recorded.Mean)
-                                    Std = args.GetResult(EvalArgs.Std, recorded.Std)
-                                    Batch = args.GetResult(EvalArgs.Batch, 250)
-                                    Precision = args.GetResult(EvalArgs.Precision, "f32")
-                            }
-
+                        let! s = evalSettings args trained
                         let! accuracy = Trained.accuracy device s trained
 
                         terminal.Table {

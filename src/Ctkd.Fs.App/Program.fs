@@ -27,6 +27,8 @@ let private run (command: CtkdArgs) : int =
     | Distill args -> Commands.distill args
     | Eval args -> Commands.eval args
     | Models args -> Models.command args
+    | Inspect args -> WeightFiles.inspect args
+    | Convert args -> WeightFiles.convert args
     | Doctor args -> Doctor.command args
     | Bench args -> bench args
     | Version ->
@@ -44,6 +46,8 @@ let private known (command: string) : string * string list =
     | "quickstart" -> "flag", names (ArgumentParser.Create<QuickstartArgs>().GetArgumentCases())
     | "bench" -> "flag", names (ArgumentParser.Create<BenchArgs>().GetArgumentCases())
     | "models" -> "flag", names (ArgumentParser.Create<ModelsArgs>().GetArgumentCases())
+    | "inspect" -> "flag", names (ArgumentParser.Create<InspectArgs>().GetArgumentCases())
+    | "convert" -> "flag", names (ArgumentParser.Create<ConvertArgs>().GetArgumentCases())
     | "doctor" -> "flag", names (ArgumentParser.Create<DoctorArgs>().GetArgumentCases())
     | _ -> "command", names (ArgumentParser.Create<CtkdArgs>().GetArgumentCases())
 

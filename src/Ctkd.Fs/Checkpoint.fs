@@ -30,10 +30,15 @@ module Checkpoint =
     /// Number of the format; a file with a larger one was written by a later version.
     let format = 1
 
+    let private kind = "ctkd-checkpoint"
+
+    /// Whether a file's metadata are those of a checkpoint.
+    let isCheckpoint (metadata: (string * string) list) : bool = List.contains ("kind", kind) metadata
+
     /// Writes a state: to a temporary name, flushed to disk, then renamed over the old file.
     let write (path: string) (info: CheckpointInfo) (state: TrainState) : Result<unit, Error> =
         {
-            Metadata = [ "format", string format; "kind", "ctkd-checkpoint"; "state", Json.write info ]
+            Metadata = [ "format", string format; "kind", kind; "state", Json.write info ]
             Tensors = Train.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
         }
         |> Safetensors.writeSealed path
@@ -117,6 +122,14 @@ module Checkpoint =
                 |> Result.map (Train.ofTree course info.Epoch info.Step info.Best)
             )
 
+    /// The student's tensors as they are stored, under the names of its state_dict.
+    let studentTensors (checkpoint: Checkpoint) : StoredTensor list =
+        let prefix = "student/"
+
+        checkpoint.Tensors
+        |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
+        |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
+
     /// The student's state_dict of a checkpoint for a model.
     let student
         (model: Model)
@@ -124,11 +137,7 @@ module Checkpoint =
         (device: Device)
         (checkpoint: Checkpoint)
         : Result<Tree, Error> =
-        let prefix = "student/"
-
-        checkpoint.Tensors
-        |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
-        |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
+        studentTensors checkpoint
         |> Weights.fit
             $"model {model.Name}"
             checkpoint.Path

@@ -101,10 +101,7 @@ type TrainingOptions() =
             if this.TeacherWeights = "" then
                 ""
             else
-                RunDirectory.checkpointOf this.TeacherWeights
-                |> Result.bind Checkpoint.read
-                |> Error.orRaise
-                |> _.Info.Settings.Student
+                Trained.nameOf this.TeacherWeights |> Error.orRaise
 
         {
             defaults with

@@ -3,18 +3,21 @@ namespace Ctkd.Fs
 open System
 open FsToolkit.ErrorHandling
 
-/// A trained model from a file: its weights and what the file says of it.
+/// A trained model from a file.
 [<NoComparison; NoEquality>]
-type Trained = { Model: Model; Weights: Tree; Info: CheckpointInfo }
+type Trained = {
+    Model: Model
+    Weights: Tree
+    /// What the run recorded that trained it; nothing of weights from elsewhere.
+    Info: CheckpointInfo option
+}
 
 /// Trained models: loading, judging and naming them.
 [<RequireQualifiedAccess>]
 module Trained =
 
-    /// The trained student of a checkpoint. `expected` is the model that the user named, if any.
-    let load (device: Device) (expected: string option) (path: string) : Result<Trained, Error> =
+    let private ofCheckpoint device (expected: string option) (file: string) : Result<Trained, Error> =
         result {
-            let! file = RunDirectory.checkpointOf path
             let! checkpoint = Checkpoint.read file
             let name = checkpoint.Info.Settings.Student
 
@@ -32,9 +35,39 @@ module Trained =
 
             let! model = Zoo.find name checkpoint.Info.Classes
             let! weights = Checkpoint.student model DType.Float32 device checkpoint
-
-            return { Model = model; Weights = weights; Info = checkpoint.Info }
+            return { Model = model; Weights = weights; Info = Some checkpoint.Info }
         }
+
+    let private ofWeights device (expected: string option) (file: WeightsFile) : Result<Trained, Error> =
+        result {
+            let! model = Identify.model expected file
+
+            let! weights =
+                file
+                |> WeightsFile.fit
+                    $"model {model.Name} for {model.Classes} classes"
+                    device
+                    (Weights.expected DType.Float32 (Model.declarations model))
+
+            return { Model = model; Weights = weights; Info = None }
+        }
+
+    /// The trained model of a run's folder, of a checkpoint (its student), or of any file of weights: safetensors or
+    /// PyTorch's. `expected` is the model that the user named, if any; without it the file tells, or its tensors do.
+    let load (device: Device) (expected: string option) (path: string) : Result<Trained, Error> =
+        result {
+            let! file = RunDirectory.checkpointOf path
+            let! weights = WeightsFile.read file
+
+            if Checkpoint.isCheckpoint weights.Metadata then
+                return! ofCheckpoint device expected file
+            else
+                return! ofWeights device expected weights
+        }
+
+    /// The model's name alone.
+    let nameOf (path: string) : Result<string, Error> =
+        Tensor.scoped (fun () -> load Device.Cpu None path |> Result.map _.Model.Name)
 
     /// SHA-256 over the names and bytes of a model's weights.
     let fingerprint (weights: Tree) : string =
@@ -82,13 +115,18 @@ module Trained =
     /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
     let warning (settings: Settings) (trained: Trained) (accuracy: Accuracy) : string option =
         let chance = 100.0 / float trained.Model.Classes
-        let recorded = trained.Info.Top1
+
+        let recorded =
+            trained.Info
+            |> Option.filter (fun info -> info.Settings.Data = settings.Data)
+            |> Option.map _.Top1
 
         if accuracy.Top1 < chance + 0.1 * (100.0 - chance) then
             Some
                 $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
-        elif trained.Info.Settings.Data = settings.Data && accuracy.Top1 < recorded - 2.0 then
-            Some
-                $"the teacher had %.2f{recorded} %% when it was trained: check --mean and --std and the data set"
         else
-            None
+            recorded
+            |> Option.filter (fun top1 -> accuracy.Top1 < top1 - 2.0)
+            |> Option.map (fun top1 ->
+                $"the teacher had %.2f{top1} %% when it was trained: check --mean and --std and the data set"
+            )
