@@ -113,3 +113,21 @@ module Files =
                 Error(unwritable path problem)
         finally
             discard temporary
+
+    /// The parts one after the other.
+    let internal join (parts: ReadOnlyMemory<byte> list) : byte[] =
+        use stream = new MemoryStream()
+        parts |> List.iter (fun part -> stream.Write part.Span)
+        stream.ToArray()
+
+    /// As `replace`, with a file of these parts; one that could not be read back (2 GB) is not begun.
+    let internal replaceByParts (path: string) (parts: ReadOnlyMemory<byte> list) : Result<unit, Error> =
+        let total = parts |> List.sumBy (fun part -> int64 part.Length)
+
+        if total > int64 Array.MaxLength then
+            let what =
+                $"'{Path.GetFileName path}' would have {total} bytes, a file may have {Array.MaxLength}"
+
+            Error(Error.create Unwritable what path "split it into smaller files")
+        else
+            replace path (fun stream -> parts |> List.iter (fun part -> stream.Write part.Span))

@@ -8,6 +8,9 @@ open System.Text
 /// Why a pickle is refused; it does not leave the reader.
 exception internal Unpicklable of string
 
+/// The name that a pickle imports and may not; it does not leave the reader.
+exception internal Forbidden of string
+
 /// The bytes of a pickle and the place reached in them.
 [<ReferenceEquality>]
 type internal PickleInput = { Data: ReadOnlyMemory<byte>; mutable Position: int }

@@ -22,7 +22,8 @@ exception internal NotSafetensors of string
 /// the tensors. What is against the format raises `NotSafetensors`.
 [<RequireQualifiedAccess>]
 module internal SafetensorsLayout =
-    let private itemSizes: Map<string, int64> =
+    /// Bytes of one element, by type.
+    let itemSizes: Map<string, int64> =
         Map [
             "F64", 8L
             "I64", 8L
@@ -46,7 +47,7 @@ module internal SafetensorsLayout =
     let private require (condition: bool) (reason: string) : unit = if not condition then refuse reason
 
     /// The number of bytes of a tensor; refuses an unknown type, a negative extent and an overflow.
-    let private sizeOf (name: string) (dtype: string) (shape: int64 list) : int64 =
+    let sizeOf (name: string) (dtype: string) (shape: int64 list) : int64 =
         let item =
             match Map.tryFind dtype itemSizes with
             | Some size -> size

@@ -7,11 +7,20 @@ open System.IO
 /// Makes a value of the arguments of an allowed global, or says why it does not.
 type PickleConstructor = PickleValue list -> Result<PickleValue, string>
 
+/// What a pickle may do.
+[<ReferenceEquality>]
+type PickleRules = {
+    /// The full names that it may import, and their constructors.
+    Allowed: Map<string, PickleConstructor>
+    /// What stands for a thing outside the pickle, given the pickle's name of it.
+    Outside: PickleValue -> Result<PickleValue, string>
+}
+
 /// The pickle's stack machine.
 [<ReferenceEquality>]
 type private PickleMachine = {
     Input: PickleInput
-    Allowed: Map<string, PickleConstructor>
+    Rules: PickleRules
     Stack: ResizeArray<PickleValue>
     Marks: Stack<int>
     Memo: Dictionary<int64, PickleValue>
@@ -90,10 +99,10 @@ module Pickle =
     let private import (modul: string) (name: string) (m: PickleMachine) : unit =
         let full = $"{modul}.{name}"
 
-        if Map.containsKey full m.Allowed then
+        if Map.containsKey full m.Rules.Allowed then
             push (PickleValue.Global full) m
         else
-            refuse $"it asks for {full}, which is not among the few names that are allowed"
+            raise (Forbidden full)
 
     /// The old way to make an instance: no allowed global needs it, and any other is refused by its name.
     let private makeInstance (m: PickleMachine) : unit =
@@ -108,7 +117,7 @@ module Pickle =
     let private reduce (m: PickleMachine) : unit =
         match popMany 2 m with
         | [ PickleValue.Global name; PickleValue.Tuple arguments ] ->
-            match m.Allowed[name] arguments with
+            match m.Rules.Allowed[name] arguments with
             | Ok value -> push value m
             | Error reason -> refuse $"{name}: {reason}"
         | _ -> refuse "it calls what is no allowed name"
@@ -118,7 +127,14 @@ module Pickle =
 
         match top m with
         | PickleValue.Object o -> o.State <- state
+        // Attributes of an ordered dictionary, such as the versions of layers that PyTorch notes: never asked for.
+        | PickleValue.Dictionary _ -> ()
         | _ -> refuse "it gives a state to what has none"
+
+    let private outside (m: PickleMachine) : unit =
+        match m.Rules.Outside(pop m) with
+        | Ok value -> push value m
+        | Error reason -> refuse reason
 
     let private protocol (m: PickleMachine) : unit =
         match PickleInput.uint8 m.Input with
@@ -212,6 +228,7 @@ module Pickle =
         '\x93', importFromStack
         'R', reduce
         'b', build
+        'Q', outside
     ]
 
     let private instructions: Map<char, PickleMachine -> unit> = Map(scalars @ containers @ others)
@@ -237,17 +254,35 @@ module Pickle =
 
             opcode <- next ()
 
-        match m.Input.Data.Length - m.Input.Position with
-        | 0 -> pop m
+        pop m
+
+    /// The value of the pickle that begins at the input's position, which then is behind its end. What is
+    /// against the rules raises `Unpicklable` or `Forbidden`.
+    let internal next (rules: PickleRules) (input: PickleInput) : PickleValue =
+        run {
+            Input = input
+            Rules = rules
+            Stack = ResizeArray()
+            Marks = Stack()
+            Memo = Dictionary()
+        }
+
+    /// The value of the one pickle that `data` is.
+    let internal whole (rules: PickleRules) (data: ReadOnlyMemory<byte>) : PickleValue =
+        let input = { Data = data; Position = 0 }
+        let value = next rules input
+
+        match data.Length - input.Position with
+        | 0 -> value
         | rest -> refuse $"{rest} bytes follow its end"
 
-    let private start (allowed: Map<string, PickleConstructor>) (data: byte[]) : PickleMachine = {
-        Input = { Data = ReadOnlyMemory data; Position = 0 }
-        Allowed = allowed
-        Stack = ResizeArray()
-        Marks = Stack()
-        Memo = Dictionary()
-    }
+    /// What a refused name is told.
+    let internal forbidden (name: string) : string =
+        $"it asks for {name}, which is not among the few names that are allowed"
+
+    /// The rule of a pickle that stands alone.
+    let internal nothingOutside (_: PickleValue) : Result<PickleValue, string> =
+        Error "it refers to what is outside it"
 
     /// The value of a pickle; `allowed` maps the full names that it may import to their constructors, and
     /// `where` is the path that messages name. The bytes in the value are views of `data`.
@@ -256,8 +291,12 @@ module Pickle =
         (where: string)
         (data: byte[])
         : Result<PickleValue, Error> =
-        try
-            Ok(run (start allowed data))
-        with Unpicklable reason ->
+        let refused (reason: string) =
             let what = $"'{Path.GetFileName where}' is refused as a pickle: {Files.printable reason}"
             Error(Error.create Damaged what where "fetch the file again; do not open it with Python")
+
+        try
+            Ok(whole { Allowed = allowed; Outside = nothingOutside } (ReadOnlyMemory data))
+        with
+        | Unpicklable reason -> refused reason
+        | Forbidden name -> refused (forbidden name)

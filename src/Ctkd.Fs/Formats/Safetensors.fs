@@ -36,27 +36,12 @@ module Safetensors =
         with NotSafetensors reason ->
             invalidArg (nameof file) reason
 
-    let private join (parts: ReadOnlyMemory<byte> list) : byte[] =
-        use stream = new MemoryStream()
-        parts |> List.iter (fun part -> stream.Write part.Span)
-        stream.ToArray()
-
-    let private writePieces (path: string) (parts: ReadOnlyMemory<byte> list) : Result<unit, Error> =
-        let total = parts |> List.sumBy (fun part -> int64 part.Length)
-
-        if total > int64 Array.MaxLength then
-            let what =
-                $"'{Path.GetFileName path}' would have {total} bytes, a file may have {Array.MaxLength}"
-
-            Error(Error.create Unwritable what path "split it into smaller files")
-        else
-            Files.replace path (fun stream -> parts |> List.iter (fun part -> stream.Write part.Span))
-
     /// The bytes of a file. A wrong size, type or name in it is a mistake of the program: an exception.
-    let encode (file: SafetensorsFile) : byte[] = join (pieces file)
+    let encode (file: SafetensorsFile) : byte[] = Files.join (pieces file)
 
     /// Writes a file in one step: after any failure, a full disk included, the old file is still whole.
-    let write (path: string) (file: SafetensorsFile) : Result<unit, Error> = writePieces path (pieces file)
+    let write (path: string) (file: SafetensorsFile) : Result<unit, Error> =
+        Files.replaceByParts path (pieces file)
 
     // ---- sealed files
 
@@ -107,7 +92,7 @@ module Safetensors =
 
     /// The bytes of a file whose metadata begins with `sha256`: the SHA-256 of the whole file, taken with
     /// zeros in the place of its own 64 digits.
-    let encodeSealed (file: SafetensorsFile) : byte[] = join (sealedPieces file)
+    let encodeSealed (file: SafetensorsFile) : byte[] = Files.join (sealedPieces file)
 
     /// As `parse`, for a sealed file: a single changed byte anywhere is an error. The seal is not returned.
     let parseSealed (where: string) (bytes: byte[]) : Result<SafetensorsFile, Error> =
@@ -115,7 +100,7 @@ module Safetensors =
 
     /// As `write`, with the checksum of `encodeSealed`.
     let writeSealed (path: string) (file: SafetensorsFile) : Result<unit, Error> =
-        writePieces path (sealedPieces file)
+        Files.replaceByParts path (sealedPieces file)
 
     /// Reads a sealed file and verifies it before anything is returned.
     let readSealed (path: string) : Result<SafetensorsFile, Error> =
