@@ -1,9 +1,7 @@
 module Ctkd.Fs.Tests.OptimiserTests
 
 open System
-open System.Diagnostics
 open System.Globalization
-open System.IO
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open FsCheck
@@ -156,36 +154,9 @@ while True:
         print(*[repr(x) for x in p.tolist()])
 """
 
-/// The interpreter that has PyTorch: Debian's, or that of a libtorch of one's own.
-let private python: string =
-    Environment.GetEnvironmentVariable "CTKD_PYTHON"
-    |> Option.ofObj
-    |> Option.defaultValue "/usr/bin/python3"
-
 /// What the script prints for the given lines, as numbers.
 let private inPyTorch (script: string) (lines: string list) : float[] =
-    let missing problem = Assert.Fail $"{problem}: PyTorch is needed here, run: dotnet fsi build.fsx deps"
-
-    if not (File.Exists python) then missing $"{python} is not there"
-
-    let start =
-        ProcessStartInfo(
-            python,
-            [ "-c"; script ],
-            RedirectStandardInput = true,
-            RedirectStandardOutput = true,
-            RedirectStandardError = true
-        )
-
-    use child = Process.Start start |> Option.ofObj |> Option.get
-    let output, errors = child.StandardOutput.ReadToEndAsync(), child.StandardError.ReadToEndAsync()
-    lines |> List.iter (fun line -> child.StandardInput.WriteLine line)
-    child.StandardInput.Close()
-    child.WaitForExit()
-
-    if child.ExitCode <> 0 then missing $"{python} says {errors.Result.Trim()}"
-
-    output.Result.Split([| ' '; '\n' |], StringSplitOptions.RemoveEmptyEntries)
+    (PyTorch.run script [] lines).Split([| ' '; '\n' |], StringSplitOptions.RemoveEmptyEntries)
     |> Array.map (fun text -> Double.Parse(text, CultureInfo.InvariantCulture))
 
 [<Fact>]

@@ -12,7 +12,8 @@ open Xunit
 let private check (property: Property) : unit =
     Check.One(Config.QuickThrowOnFailure.WithMaxTest 200, property)
 
-let private tensor (name: string) (dtype: string) (shape: int64 list) (bytes: byte[]) : StoredTensor = {
+/// A stored tensor of these bytes.
+let tensor (name: string) (dtype: string) (shape: int64 list) (bytes: byte[]) : StoredTensor = {
     Name = name
     DType = dtype
     Shape = shape
@@ -28,9 +29,12 @@ let private small: SafetensorsFile = {
     ]
 }
 
+/// Tensors as comparable values.
+let plainTensors (tensors: StoredTensor list) : (string * string * int64 list * byte[]) list =
+    tensors |> List.map (fun t -> t.Name, t.DType, t.Shape, t.Bytes.ToArray())
+
 /// A file as comparable values.
-let private plain (file: SafetensorsFile) =
-    file.Metadata, file.Tensors |> List.map (fun t -> t.Name, t.DType, t.Shape, t.Bytes.ToArray())
+let private plain (file: SafetensorsFile) = file.Metadata, plainTensors file.Tensors
 
 /// A file made by hand: the length of the header, the header, the data.
 let private byHand (header: string) (data: byte[]) : byte[] =
@@ -39,7 +43,8 @@ let private byHand (header: string) (data: byte[]) : byte[] =
     BinaryPrimitives.WriteUInt64LittleEndian(Span length, uint64 text.Length)
     Array.concat [ length; text; data ]
 
-let private itemSizes =
+/// Bytes of one element, by type.
+let itemSizes: Map<string, int> =
     Map [
         "F64", 8
         "F32", 4
@@ -57,7 +62,8 @@ let private textGen: Gen<string> =
     let characters = List.ofSeq "abcXYZ019._-/ \"\\\n\té漢<+&" |> List.map string
     Gen.elements ("😀" :: characters) |> Gen.listOf |> Gen.map (String.concat "")
 
-let private tensorGen: Gen<StoredTensor> =
+/// Any tensor of any type.
+let tensorGen: Gen<StoredTensor> =
     gen {
         let! name = textGen
         let! dtype = Gen.elements (List.ofSeq itemSizes.Keys)

@@ -1,12 +1,17 @@
 namespace Ctkd.Fs
 
 open System
+open System.Buffers.Binary
 
-/// The arrays of bytes that numpy puts into pickles, of every numpy version and Python 2 or 3.
+/// The arrays of bytes and the numbers that numpy puts into pickles, of every numpy version and Python 2 or
+/// 3.
 [<RequireQualifiedAccess>]
 module Numpy =
     let private arrayKind = "numpy.ndarray"
     let private typeKind = "numpy.dtype"
+
+    /// A number by itself; its arguments are its type and its bytes.
+    let internal numberKind = "numpy.scalar"
 
     let private inert (kind: string) (arguments: PickleValue list) : PickleValue =
         PickleValue.Object { Kind = kind; Arguments = arguments; State = PickleValue.Nothing }
@@ -32,6 +37,8 @@ module Numpy =
         Map [
             "numpy.core.multiarray._reconstruct", reconstruct
             "numpy._core.multiarray._reconstruct", reconstruct
+            "numpy.core.multiarray.scalar", (inert numberKind >> Ok)
+            "numpy._core.multiarray.scalar", (inert numberKind >> Ok)
             arrayKind, notCalled
             typeKind, (inert typeKind >> Ok)
             "_codecs.encode", encode
@@ -85,3 +92,41 @@ module Numpy =
         match value with
         | PickleValue.Object o when o.Kind = arrayKind -> matrixOfState o.State
         | _ -> Error "it is no numpy array"
+
+    // ---- numbers
+
+    let private decoders: (string * (ReadOnlyMemory<byte> -> PickleValue)) list = [
+        "f8", (fun b -> PickleValue.Real(BinaryPrimitives.ReadDoubleLittleEndian b.Span))
+        "f4", (fun b -> PickleValue.Real(float (BinaryPrimitives.ReadSingleLittleEndian b.Span)))
+        "i8", (fun b -> PickleValue.Whole(BinaryPrimitives.ReadInt64LittleEndian b.Span))
+        "i4", (fun b -> PickleValue.Whole(int64 (BinaryPrimitives.ReadInt32LittleEndian b.Span)))
+        "b1", (fun b -> PickleValue.Truth(b.Span[0] <> 0uy))
+    ]
+
+    /// The type's name, such as "f8", unless its numbers begin with the highest byte.
+    let private littleType (dtype: PickleValue) : PickleValue option =
+        let isBig (state: PickleValue) =
+            match state with
+            | PickleValue.Tuple(_ :: order :: _) -> PickleValue.isText ">" order
+            | _ -> false
+
+        match dtype with
+        | PickleValue.Object o when o.Kind = typeKind && not (isBig o.State) -> List.tryHead o.Arguments
+        | _ -> None
+
+    /// Bytes that are as many as expected; a long text is not copied to find out.
+    let private exactly (length: int) (value: PickleValue) : ReadOnlyMemory<byte> option =
+        match value with
+        | PickleValue.Text text when text.Length <> length -> None
+        | _ -> PickleValue.bytes value |> Option.filter (fun bytes -> bytes.Length = length)
+
+    /// The number that a scalar's arguments are, if it is of a usual type: float, integer or truth value.
+    let internal number (arguments: PickleValue list) : PickleValue option =
+        match arguments with
+        | [ dtype; value ] ->
+            littleType dtype
+            |> Option.bind (fun name -> List.tryFind (fun (code, _) -> PickleValue.isText code name) decoders)
+            |> Option.bind (fun (code: string, decode) ->
+                exactly (int code[1] - int '0') value |> Option.map decode
+            )
+        | _ -> None

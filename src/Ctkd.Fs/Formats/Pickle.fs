@@ -127,7 +127,8 @@ module Pickle =
 
         match top m with
         | PickleValue.Object o -> o.State <- state
-        // Attributes of an ordered dictionary, such as the versions of layers that PyTorch notes: never asked for.
+        // Attributes of an ordered dictionary, such as the versions of layers that PyTorch notes: never asked
+        // for.
         | PickleValue.Dictionary _ -> ()
         | _ -> refuse "it gives a state to what has none"
 

@@ -1,0 +1,77 @@
+namespace Ctkd.Fs
+
+open System
+open System.IO
+
+/// A PyTorch file: its format in words, and what it holds.
+[<ReferenceEquality>]
+type TorchFile = { Format: string; Root: TorchEntry }
+
+/// PyTorch files (.pt, .pth, .th, .ckpt), read as data: nothing in them is ever run. Tensors, numbers, texts
+/// and containers are read, and everything else is refused by its name.
+[<RequireQualifiedAccess>]
+module TorchFile =
+    let private refused (where: string) (reason: string) (next: string) : Error =
+        let what = $"'{Path.GetFileName where}' is refused as a PyTorch file: {Files.printable reason}"
+        Error.create Damaged what where next
+
+    let private again =
+        "fetch the file again, or save it again with torch.save; "
+        + "do not open it with Python unless you trust it"
+
+    let private onlyWeights (where: string) : string =
+        let name = Path.GetFileName where
+
+        "if you trust the file, keep only its weights, with PyTorch: "
+        + $"torch.save(torch.load('{name}')['model'], 'weights.pt'), or of a whole module "
+        + $"torch.save(torch.load('{name}').state_dict(), 'weights.pt')"
+
+    let private isTar (bytes: byte[]) : bool =
+        bytes.Length >= 512 && ReadOnlySpan(bytes, 257, 5).SequenceEqual(ReadOnlySpan "ustar"B)
+
+    let private isZip (bytes: byte[]) : bool = ReadOnlySpan(bytes).StartsWith(ReadOnlySpan TorchZip.signature)
+
+    /// Whether the bytes begin as a PyTorch file does, of whatever age.
+    let isTorch (bytes: byte[]) : bool = isZip bytes || TorchLegacy.isLegacy bytes || isTar bytes
+
+    let private parseBytes (bytes: byte[]) : TorchFile =
+        if isZip bytes then
+            { Format = "PyTorch (zip)"; Root = TorchZip.parse bytes }
+        elif TorchLegacy.isLegacy bytes then
+            { Format = "PyTorch (before 1.6)"; Root = TorchLegacy.parse bytes }
+        elif isTar bytes then
+            PickleInput.refuse "it has the tar format of PyTorch before 0.2, which is not read"
+        else
+            PickleInput.refuse "it does not begin as one"
+
+    /// <summary>The file in the bytes, in zip format or in that of PyTorch before 1.6.</summary>
+    /// <param name="where">The path that messages name.</param>
+    /// <param name="bytes">The contents; tensors may be views of them.</param>
+    /// <returns>
+    /// The file, or a <c>Damaged</c> error with its reason: truncated, inconsistent, too deep, more than a
+    /// few times as large as the file, or with a name that is not allowed.
+    /// </returns>
+    let parse (where: string) (bytes: byte[]) : Result<TorchFile, Error> =
+        try
+            Ok(parseBytes bytes)
+        with
+        | Unpicklable reason -> Error(refused where reason again)
+        | Forbidden name -> Error(refused where (Pickle.forbidden name) (onlyWeights where))
+        // What .NET says of a broken zip file.
+        | :? InvalidDataException
+        | :? IOException
+        | :? NotSupportedException
+        | :? ArgumentException as problem ->
+            Error(refused where $"it is no whole zip file ({problem.Message})" again)
+
+    /// Reads a PyTorch file of up to 2 GB.
+    let read (path: string) : Result<TorchFile, Error> = Files.read path |> Result.bind (parse path)
+
+    /// The bytes of a file with these tensors as its state_dict, in PyTorch's zip format. A wrong size, type
+    /// or name is a mistake of the program: an exception.
+    let encode (tensors: StoredTensor list) : byte[] = Files.join (TorchWriter.pieces tensors)
+
+    /// Writes tensors as a state_dict in PyTorch's zip format, for `torch.load(path, weights_only=True)`. In
+    /// one step: after any failure the old file is still whole. The same tensors always give the same bytes.
+    let write (path: string) (tensors: StoredTensor list) : Result<unit, Error> =
+        Files.replaceByParts path (TorchWriter.pieces tensors)

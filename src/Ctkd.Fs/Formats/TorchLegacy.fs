@@ -1,0 +1,121 @@
+namespace Ctkd.Fs
+
+open System
+open System.Collections.Generic
+
+/// PyTorch's format before 1.6: five pickles one after the other, then the bytes of the storages. What is
+/// against the format raises `Unpicklable` or `Forbidden`.
+[<RequireQualifiedAccess>]
+module internal TorchLegacy =
+    let private refuse (reason: string) : 'T = PickleInput.refuse reason
+
+    /// The pickle of the number 0x1950a86a20f9469cfc6c, without the header that depends on the protocol.
+    let private magic = [|
+        0x8auy
+        0x0auy
+        0x6cuy
+        0xfcuy
+        0x9cuy
+        0x46uy
+        0xf9uy
+        0x20uy
+        0x6auy
+        0xa8uy
+        0x50uy
+        0x19uy
+        byte '.'
+    |]
+
+    /// The longest header of a pickle: its protocol and the length of a frame.
+    let private maxHeader = 11
+
+    /// Where the second pickle begins, if the bytes begin with the first.
+    let private behindMagic (data: byte[]) : int option =
+        match
+            ReadOnlySpan(data, 0, min data.Length (maxHeader + magic.Length)).IndexOf(ReadOnlySpan magic)
+        with
+        | -1 -> None
+        | start -> Some(start + magic.Length)
+
+    /// Whether the bytes are of this format.
+    let isLegacy (data: byte[]) : bool = (behindMagic data).IsSome
+
+    /// The numbers that describe the writer.
+    let private plain (input: PickleInput) : PickleValue =
+        Pickle.next { Allowed = Map.empty; Outside = Pickle.nothingOutside } input
+
+    let private checkHeader (input: PickleInput) : unit =
+        match plain input with
+        | PickleValue.Whole 1001L -> ()
+        | _ -> refuse "it is of another version than 1001 of PyTorch's old format"
+
+        match plain input |> PickleValue.field "little_endian" with
+        | Some(PickleValue.Truth false) ->
+            refuse "it was written on a big-endian machine: save it again on another"
+        | _ -> ()
+
+    /// Remembers what the pickle says of its storages: the bytes that follow it do not tell their type.
+    let private noting (known: Dictionary<string, string * int64>) (name: PickleValue) =
+        let note (dtype: string) (key: string) (count: int64) (storage: PickleValue) =
+            if known.TryAdd(key, (dtype, count)) || known[key] = (dtype, count) then
+                Ok storage
+            else
+                Error "a storage is described in two ways"
+
+        TorchPickle.storage name
+        |> Result.bind (fun storage ->
+            match TorchPickle.describe storage with
+            | Some(dtype, key, count) -> note dtype key count storage
+            | None -> Error "the name of a storage is malformed"
+        )
+
+    let private keys (value: PickleValue) : string list =
+        match value with
+        | PickleValue.Sequence items ->
+            items
+            |> Seq.map (PickleValue.text >> Option.defaultWith (fun () -> refuse "a storage has no name"))
+            |> List.ofSeq
+        | _ -> refuse "it does not list its storages"
+
+    let private readStorage
+        (known: Dictionary<string, string * int64>)
+        (input: PickleInput)
+        (storages: Map<string, ReadOnlyMemory<byte>>)
+        (key: string)
+        : Map<string, ReadOnlyMemory<byte>> =
+        let dtype, announced =
+            match known.TryGetValue key with
+            | true, description when not (storages.ContainsKey key) -> description
+            | _ -> refuse $"storage '{key}' is listed twice or belongs to no tensor"
+
+        let count = PickleInput.uint64 input
+
+        if count <> announced then
+            refuse $"storage '{key}' has {count} elements, and {announced} are announced"
+
+        if count > int64 Array.MaxLength then
+            refuse $"storage '{key}' announces {count} elements"
+
+        storages.Add(key, PickleInput.take (count * SafetensorsLayout.itemSizes[dtype]) input)
+
+    /// The entries of a file.
+    let parse (data: byte[]) : TorchEntry =
+        let input = {
+            Data = ReadOnlyMemory data
+            Position = behindMagic data |> Option.defaultValue 0
+        }
+
+        checkHeader input
+        let known = Dictionary<string, string * int64>()
+        let value = Pickle.next { Allowed = TorchPickle.allowed; Outside = noting known } input
+        let storages = plain input |> keys |> List.fold (readStorage known input) Map.empty
+
+        if input.Position < data.Length then
+            refuse $"{data.Length - input.Position} bytes follow its end"
+
+        let storage _ key _ =
+            storages
+            |> Map.tryFind key
+            |> Option.defaultWith (fun () -> refuse $"storage '{key}' is not there")
+
+        TorchTree.ofPickle data.Length storage value

@@ -1,0 +1,165 @@
+namespace Ctkd.Fs
+
+open System
+open System.Collections.Generic
+
+/// Turns the value of a PyTorch pickle into entries. Values that contain themselves, or one list a thousand
+/// times, meet limits on depth, number and copied bytes: what exceeds them raises `Unpicklable`.
+[<RequireQualifiedAccess>]
+module internal TorchTree =
+    let private maxDepth = 32
+    let private maxValues = 1_000_000
+
+    /// What may be copied: a few times the file, and this much.
+    let private freeCopies = 67_108_864L
+
+    /// The bytes of a storage: element type, key and number of elements, as the pickle names it.
+    type Storage = string -> string -> int64 -> ReadOnlyMemory<byte>
+
+    [<ReferenceEquality>]
+    type private Walk = { Storage: Storage; mutable ValuesLeft: int; mutable BytesLeft: int64 }
+
+    let private refuse (reason: string) : 'T = PickleInput.refuse reason
+
+    let private reserve (walk: Walk) (bytes: int64) : unit =
+        if bytes > walk.BytesLeft then
+            refuse "its tensors show the same bytes too often: save each tensor with .contiguous()"
+
+        walk.BytesLeft <- walk.BytesLeft - bytes
+
+    // ---- tensors
+
+    let private wholes (what: string) (value: PickleValue) : int64 list =
+        match value with
+        | PickleValue.Tuple items ->
+            let items = List.truncate (TorchView.maxRank + 1) items
+
+            if items.Length > TorchView.maxRank then
+                refuse $"a tensor has more than {TorchView.maxRank} dimensions"
+
+            items
+            |> List.map (
+                function
+                | PickleValue.Whole number -> number
+                | _ -> refuse $"the {what} of a tensor are no integers"
+            )
+        | _ -> refuse $"the {what} of a tensor are no tuple"
+
+    let private tensor (walk: Walk) (name: string) (arguments: PickleValue list) : StoredTensor =
+        match arguments with
+        | storage :: PickleValue.Whole offset :: extents :: strides :: dtype ->
+            let stored, key, count =
+                TorchPickle.describe storage
+                |> Option.defaultWith (fun () -> refuse "a tensor has no storage")
+
+            let dtype =
+                match dtype with
+                | [ PickleValue.Text named ] -> named
+                | _ -> stored
+
+            let view = {
+                ItemSize = int SafetensorsLayout.itemSizes[dtype]
+                Offset = offset
+                Shape = wholes "extents" extents
+                Strides = wholes "strides" strides
+            }
+
+            {
+                Name = name
+                DType = dtype
+                Shape = view.Shape
+                Bytes = TorchView.bytes (reserve walk) (walk.Storage stored key count) view
+            }
+        | _ -> refuse "the offset of a tensor is no integer"
+
+    // ---- everything
+
+    /// A text of the pickle; strings of Python 2 are copied.
+    let private text (walk: Walk) (value: PickleValue) : string option =
+        match value with
+        | PickleValue.Bytes bytes -> reserve walk (2L * int64 bytes.Length)
+        | _ -> ()
+
+        PickleValue.text value
+
+    let private nameOf (walk: Walk) (key: PickleValue) : string =
+        match key with
+        | PickleValue.Whole number -> string number
+        | PickleValue.Real number -> string number
+        | PickleValue.Text text ->
+            // A long name may come many times, and each is compared.
+            reserve walk (2L * int64 text.Length)
+            text
+        | PickleValue.Bytes _ -> text walk key |> Option.defaultValue ""
+        | _ -> refuse "a dictionary in it has a key that is neither text nor number"
+
+    let private pairOf (value: PickleValue) : struct (PickleValue * PickleValue) =
+        match value with
+        | PickleValue.Tuple [ key; held ] -> struct (key, held)
+        | PickleValue.Sequence items when items.Count = 2 -> struct (items[0], items[1])
+        | _ -> refuse "an ordered dictionary is made of what is no pair"
+
+    let rec private entry (walk: Walk) (depth: int) (name: string) (value: PickleValue) : TorchEntry =
+        walk.ValuesLeft <- walk.ValuesLeft - 1
+
+        if walk.ValuesLeft < 0 then refuse $"it holds more than {maxValues} values"
+
+        if depth > maxDepth then refuse $"it is nested more than {maxDepth} deep"
+
+        match value with
+        | PickleValue.Nothing -> TorchEntry.Other "nothing"
+        | PickleValue.Truth yes -> TorchEntry.Other(if yes then "true" else "false")
+        | PickleValue.Whole number -> TorchEntry.Whole number
+        | PickleValue.Real number -> TorchEntry.Number number
+        | PickleValue.Text _
+        | PickleValue.Bytes _ -> text walk value |> Option.defaultValue "" |> TorchEntry.Text
+        | PickleValue.Global name -> TorchEntry.Text name
+        | PickleValue.Sequence items -> list walk depth items
+        | PickleValue.Tuple items -> list walk depth items
+        | PickleValue.Dictionary pairs -> group walk depth pairs
+        | PickleValue.Object o when o.Kind = TorchPickle.tensorKind ->
+            TorchEntry.Tensor(tensor walk name o.Arguments)
+        | PickleValue.Object o when o.Kind = Numpy.numberKind ->
+            match Numpy.number o.Arguments with
+            | Some number -> entry walk depth name number
+            | None -> TorchEntry.Other "a number of numpy"
+        | PickleValue.Object { Kind = kind; Arguments = [ PickleValue.Sequence pairs ] } when
+            kind = TorchPickle.pairsKind
+            ->
+            group walk depth (Seq.map pairOf pairs)
+        | PickleValue.Object { Kind = kind; Arguments = device :: _ } when kind = TorchPickle.deviceKind ->
+            text walk device |> Option.defaultValue kind |> TorchEntry.Text
+        | PickleValue.Object o -> TorchEntry.Other o.Kind
+
+    and private list (walk: Walk) (depth: int) (items: PickleValue seq) : TorchEntry =
+        items
+        |> Seq.mapi (fun i item ->
+            let name = string i
+            name, entry walk (depth + 1) name item
+        )
+        |> List.ofSeq
+        |> TorchEntry.Group
+
+    and private group (walk: Walk) (depth: int) (pairs: struct (PickleValue * PickleValue) seq) : TorchEntry =
+        let seen = HashSet<string>()
+
+        [
+            for struct (key, held) in pairs do
+                let name = nameOf walk key
+
+                if not (seen.Add name) then
+                    refuse $"a dictionary in it has the name '{name}' twice"
+
+                name, entry walk (depth + 1) name held
+        ]
+        |> TorchEntry.Group
+
+    /// The entries of a pickle's value in a file of so many bytes.
+    let ofPickle (fileSize: int) (storage: Storage) (value: PickleValue) : TorchEntry =
+        let walk = {
+            Storage = storage
+            ValuesLeft = maxValues
+            BytesLeft = freeCopies + 4L * int64 fileSize
+        }
+
+        entry walk 0 "" value
