@@ -103,12 +103,12 @@ module Initialise =
         | Normal deviation -> Rng.normals count rng |> Array.map (fun x -> x * deviation)
         | UniformFanIn fanIn -> Rng.uniforms (1.0 / sqrt (float fanIn)) count rng
 
+    /// Whether the name is that of a normalisation's batch counter.
+    let isCounter (name: string) : bool =
+        name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal)
+
     /// The type in which a tensor is kept: counters are integers.
-    let dtypeOf (dtype: DType) (name: string) : DType =
-        if name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal) then
-            DType.Int64
-        else
-            dtype
+    let dtypeOf (dtype: DType) (name: string) : DType = if isCounter name then DType.Int64 else dtype
 
     /// Values for every declaration, each from its own key: adding a layer does not change the others.
     let tree (dtype: DType) (device: Device) (rng: Rng) (declarations: Declaration list) : Tree =

@@ -54,21 +54,63 @@ module Weights =
             Shape = List.ofArray (Tensor.shape x)
         })
 
+    let private floats = [ DType.Float64; DType.Float32; DType.Float16; DType.BFloat16 ]
+
+    let private integers = [ DType.Int64; DType.Int32; DType.Int16; DType.Int8; DType.UInt8 ]
+
+    let private converted (dtype: DType) (stored: StoredTensor) : StoredTensor =
+        Tensor.scoped (fun () -> load stored |> Tensor.toType dtype |> store stored.Name)
+
+    /// Files of other programs: floating-point numbers of another width become those that are expected, as do
+    /// integers, and a batch counter that is not there starts at 0, since PyTorch before 0.4.1 had none.
+    let adapt (expected: Expected list) (stored: StoredTensor list) : StoredTensor list =
+        let wanted = expected |> List.map (fun e -> e.Name, e) |> Map.ofList
+        let there = stored |> List.map _.Name |> Set.ofList
+        let isAmong dtypes name = dtypes |> List.exists (fun dtype -> nameOf dtype = name)
+
+        let change (tensor: StoredTensor) =
+            match Map.tryFind tensor.Name wanted with
+            | Some e when
+                nameOf e.DType <> tensor.DType
+                && [ floats; integers ]
+                   |> List.exists (fun kind -> isAmong kind tensor.DType && List.contains e.DType kind)
+                ->
+                converted e.DType tensor
+            | _ -> tensor
+
+        let counter (e: Expected) =
+            if Initialise.isCounter e.Name && e.Shape.IsEmpty && not (there.Contains e.Name) then
+                Some {
+                    Name = e.Name
+                    DType = nameOf DType.Int64
+                    Shape = []
+                    Bytes = ReadOnlyMemory(Array.zeroCreate sizeof<int64>)
+                }
+            else
+                None
+
+        List.map change stored @ List.choose counter expected
+
     let private describe (dtype: string) (shape: int64 seq) =
         let text = shape |> Seq.map string |> String.concat ", "
         $"{dtype} [{text}]"
 
-    /// Everything in which the stored tensors differ from what is expected: missing, unexpected, of another shape or type.
-    /// Each is put into words only when asked: a hostile file may have a million of them.
+    /// Everything in which the stored tensors differ from what is expected: missing, unexpected, of another
+    /// shape or type. Each is put into words only when asked: a hostile file may have a million of them.
     let private differences (expected: Expected list) (stored: StoredTensor list) : (unit -> string) list =
         let byName = stored |> List.map (fun t -> t.Name, t) |> Map.ofList
         let wanted = expected |> List.map _.Name |> Set.ofList
         let surplus = stored |> List.map _.Name |> List.filter (wanted.Contains >> not)
 
-        let missing (name: string) () =
-            match Error.nearest surplus name with
-            | [] -> $"'{name}' is missing"
-            | near :: _ -> $"'{name}' is missing (nearest: {Files.printable near})"
+        let absent = expected |> List.map _.Name |> List.filter (byName.ContainsKey >> not)
+
+        let unpaired (what: string) (candidates: string list) (name: string) () =
+            let near = Error.nearest candidates name |> List.truncate 1
+
+            let hint =
+                near |> List.map (fun name -> $" (nearest: {Files.printable name})") |> String.concat ""
+
+            $"'{Files.printable name}' is {what}{hint}"
 
         let different (e: Expected) (t: StoredTensor) () =
             $"'{e.Name}' is {describe t.DType t.Shape}, expected {describe (nameOf e.DType) e.Shape}"
@@ -76,14 +118,15 @@ module Weights =
         [
             for e in expected do
                 match Map.tryFind e.Name byName with
-                | None -> missing e.Name
+                | None -> unpaired "missing" surplus e.Name
                 | Some t when t.Shape <> e.Shape || t.DType <> nameOf e.DType -> different e t
                 | Some _ -> ()
             for name in surplus do
-                fun () -> $"'{Files.printable name}' is not expected"
+                unpaired "not expected" absent name
         ]
 
-    /// The stored tensors as a tree in the expected order and on the device, or every difference in one error.
+    /// The stored tensors as a tree in the expected order and on the device, or every difference in one
+    /// error.
     let fit
         what
         where

@@ -101,7 +101,7 @@ let ``a missing tensor is named, with the nearest of those that are too many`` (
     let misspelt = differences (renamed "fc.bias" "fc.bais")
 
     Assert.Equal<string list>(
-        [ "'fc.bias' is missing (nearest: fc.bais)"; "'fc.bais' is not expected" ],
+        [ "'fc.bias' is missing (nearest: fc.bais)"; "'fc.bais' is not expected (nearest: fc.bias)" ],
         misspelt
     )
 
