@@ -58,7 +58,8 @@ type TrainArgs =
             | Model _ -> $"teach: the model to train [{s.Student}]: {models}"
             | Student _ -> $"distill: the model to train [{s.Student}]"
             | Teacher _ -> "distill: the teacher's model [the one that its weights name or fit]"
-            | Weights _ -> "distill: the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Weights _ ->
+                "distill: the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
             | Data _ -> $"data set [{s.Data}]: {list Datasets.names}"
             | Data_Dir _ -> "folder (or file) of the data set; digits need none"
             | Mean _ -> "mean of each channel, pixels from 0 to 1 [the data set's]"
@@ -187,10 +188,13 @@ type ConvertArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Weights _ -> "what is converted: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Weights _ ->
+                "what is converted: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
             | Out _ -> "the new file; needed"
-            | Model _ -> "model of the weights: they are checked against it [the one that they name or fit, if any]"
-            | Format _ -> "safetensors or pytorch [by the new file's ending: .safetensors, or .pt .pth .th .ckpt]"
+            | Model _ ->
+                "model of the weights: they are checked against it [the one that they name or fit, if any]"
+            | Format _ ->
+                "safetensors or pytorch [by the new file's ending: .safetensors, or .pt .pth .th .ckpt]"
             | Json -> "the result as one JSON object"
 
 /// The flags of `doctor`.

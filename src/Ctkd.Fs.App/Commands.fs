@@ -265,7 +265,10 @@ module Commands =
             terminal
             (fun () ->
                 match args.TryGetResult EvalArgs.Weights with
-                | None -> usage "eval needs weights" "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
+                | None ->
+                    usage
+                        "eval needs weights"
+                        "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
                 | Some path ->
                     result {
                         let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))

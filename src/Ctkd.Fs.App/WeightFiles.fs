@@ -29,7 +29,13 @@ type Inspection = {
 }
 
 /// What `convert --json` prints.
-type Conversion = { File: string; Bytes: int64; Format: string; Model: string option; Tensors: int }
+type Conversion = {
+    File: string
+    Bytes: int64
+    Format: string
+    Model: string option
+    Tensors: int
+}
 
 /// The commands `inspect` and `convert`: files of weights of any format.
 module WeightFiles =
@@ -82,7 +88,8 @@ module WeightFiles =
 
     let private isFinite (tensor: StoredTensor) : bool =
         elements tensor = 0L
-        || Tensor.scoped (fun () -> Weights.load tensor |> Tensor.isFinite |> Tensor.all |> Tensor.toFloat) = 1.0
+        || Tensor.scoped (fun () -> Weights.load tensor |> Tensor.isFinite |> Tensor.all |> Tensor.toFloat) =
+            1.0
 
     let private inspection (file: WeightsFile) : Inspection =
         let tensors = file.Found.Tensors
@@ -105,11 +112,7 @@ module WeightFiles =
             Metadata = Map.ofList file.Metadata
             Tensors =
                 tensors
-                |> List.map (fun tensor -> {
-                    Name = tensor.Name
-                    Type = tensor.DType
-                    Shape = tensor.Shape
-                })
+                |> List.map (fun tensor -> { Name = tensor.Name; Type = tensor.DType; Shape = tensor.Shape })
         }
 
     let private say (terminal: Terminal) (i: Inspection) : unit =
@@ -200,7 +203,12 @@ module WeightFiles =
             | [ only ] -> Ok(Some only)
             | _ -> Ok None
 
-    let private write format (out: string) (model: Model option) (tensors: StoredTensor list) : Result<unit, Error> =
+    let private write
+        format
+        (out: string)
+        (model: Model option)
+        (tensors: StoredTensor list)
+        : Result<unit, Error> =
         match format with
         | "safetensors" ->
             let metadata =
@@ -226,7 +234,9 @@ module WeightFiles =
                 match args.TryGetResult ConvertArgs.Weights, args.TryGetResult ConvertArgs.Out with
                 | None, _
                 | _, None ->
-                    usage "convert needs two files" "give them: ctkd convert --weights FILE --out NEW.safetensors"
+                    usage
+                        "convert needs two files"
+                        "give them: ctkd convert --weights FILE --out NEW.safetensors"
                 | Some path, Some out ->
                     result {
                         let! format = formatOf args out
@@ -236,7 +246,9 @@ module WeightFiles =
                         let tensors =
                             match model with
                             | Some model ->
-                                (WeightsFile.find (Weights.expected DType.Float32 (Model.declarations model)) file)
+                                (WeightsFile.find
+                                    (Weights.expected DType.Float32 (Model.declarations model))
+                                    file)
                                     .Tensors
                             | None -> file.Found.Tensors
 

@@ -7,7 +7,7 @@ open System.IO
 [<RequireQualifiedAccess>]
 module Files =
     /// A text that comes from a file as part of a message: on one line, without control characters, not long.
-    let internal printable (text: string) : string =
+    let printable (text: string) : string =
         let start = text |> Seq.truncate 300 |> Seq.map (fun c -> if Char.IsControl c then '?' else c)
         String(Array.ofSeq start) + (if text.Length > 300 then "..." else "")
 

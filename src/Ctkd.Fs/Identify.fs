@@ -64,7 +64,8 @@ module Identify =
                     |> List.map (fun (count, name) -> $"{name} ({count} tensors differ)")
                     |> String.concat ", "
 
-                "the weights fit no model of the zoo", $"nearest: {near}; name one with --model to see how they differ"
+                "the weights fit no model of the zoo",
+                $"nearest: {near}; name one with --model to see how they differ"
             | several ->
                 let names = several |> List.map _.Name |> String.concat ", "
                 "the weights fit several models", $"name one with --model: {names}"

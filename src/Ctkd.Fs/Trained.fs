@@ -38,6 +38,14 @@ module Trained =
             return { Model = model; Weights = weights; Info = Some checkpoint.Info }
         }
 
+    /// Says which models the weights do fit.
+    let private advise (file: WeightsFile) (error: Error) : Error =
+        match Identify.fitting file with
+        | [] -> error
+        | fitting ->
+            let names = fitting |> List.map _.Name |> String.concat " or "
+            { error with Next = $"these weights fit {names}: name that model" }
+
     let private ofWeights device (expected: string option) (file: WeightsFile) : Result<Trained, Error> =
         result {
             let! model = Identify.model expected file
@@ -48,6 +56,7 @@ module Trained =
                     $"model {model.Name} for {model.Classes} classes"
                     device
                     (Weights.expected DType.Float32 (Model.declarations model))
+                |> Result.mapError (advise file)
 
             return { Model = model; Weights = weights; Info = None }
         }

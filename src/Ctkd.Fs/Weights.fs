@@ -95,16 +95,58 @@ module Weights =
         let text = shape |> Seq.map string |> String.concat ", "
         $"{dtype} [{text}]"
 
-    /// Everything in which the stored tensors differ from what is expected: missing, unexpected, of another
-    /// shape or type. Each is put into words only when asked: a hostile file may have a million of them.
-    let private differences (expected: Expected list) (stored: StoredTensor list) : (unit -> string) list =
+    /// In what a stored tensor differs from what is expected.
+    [<NoComparison>]
+    type private Difference =
+        | Missing of string
+        | Unexpected of string
+        | Different of Expected * StoredTensor
+
+    let private differences (expected: Expected list) (stored: StoredTensor list) : Difference list =
         let byName = stored |> List.map (fun t -> t.Name, t) |> Map.ofList
         let wanted = expected |> List.map _.Name |> Set.ofList
-        let surplus = stored |> List.map _.Name |> List.filter (wanted.Contains >> not)
 
-        let absent = expected |> List.map _.Name |> List.filter (byName.ContainsKey >> not)
+        [
+            for e in expected do
+                match Map.tryFind e.Name byName with
+                | None -> Missing e.Name
+                | Some t when t.Shape <> e.Shape || t.DType <> nameOf e.DType -> Different(e, t)
+                | Some _ -> ()
+            for t in stored do
+                if not (wanted.Contains t.Name) then Unexpected t.Name
+        ]
 
-        let unpaired (what: string) (candidates: string list) (name: string) () =
+    /// In how many tensors the stored ones differ from what is expected.
+    let countDifferences (expected: Expected list) (stored: StoredTensor list) : int =
+        (differences expected stored).Length
+
+    /// The differences kind by kind, a line each; of a kind with very many the first: a file may have a million.
+    let private explain (all: Difference list) : string =
+        let missing =
+            all
+            |> List.choose (
+                function
+                | Missing name -> Some name
+                | _ -> None
+            )
+
+        let unexpected =
+            all
+            |> List.choose (
+                function
+                | Unexpected name -> Some name
+                | _ -> None
+            )
+
+        let different =
+            all
+            |> List.choose (
+                function
+                | Different(e, t) -> Some(e, t)
+                | _ -> None
+            )
+
+        let unpaired (what: string) (candidates: string list) (name: string) =
             let near = Error.nearest candidates name |> List.truncate 1
 
             let hint =
@@ -112,18 +154,19 @@ module Weights =
 
             $"'{Files.printable name}' is {what}{hint}"
 
-        let different (e: Expected) (t: StoredTensor) () =
+        let listed what say items =
+            let more = List.length items - 8
+            let rest = if more > 0 then [ $"and {more} more are {what}" ] else []
+            (items |> List.truncate 8 |> List.map say) @ rest
+
+        let reshaped (e: Expected, t: StoredTensor) =
             $"'{e.Name}' is {describe t.DType t.Shape}, expected {describe (nameOf e.DType) e.Shape}"
 
-        [
-            for e in expected do
-                match Map.tryFind e.Name byName with
-                | None -> unpaired "missing" surplus e.Name
-                | Some t when t.Shape <> e.Shape || t.DType <> nameOf e.DType -> different e t
-                | Some _ -> ()
-            for name in surplus do
-                unpaired "not expected" absent name
-        ]
+        listed "missing" (unpaired "missing" unexpected) missing
+        @ listed "of another shape or type" reshaped different
+        @ listed "not expected" (unpaired "not expected" missing) unexpected
+        |> List.map (fun line -> "\n  - " + line)
+        |> String.concat ""
 
     /// The stored tensors as a tree in the expected order and on the device, or every difference in one
     /// error.
@@ -145,13 +188,10 @@ module Weights =
             |> Tree.ofSeq
             |> Ok
         | all ->
-            let shown = all |> List.truncate 8 |> List.map (fun d -> "\n  - " + d ()) |> String.concat ""
-            let more = if all.Length > 8 then $"\n  - and {all.Length - 8} more" else ""
-
             Result.Error(
                 Error.create
                     Mismatch
-                    $"the tensors do not fit {what}; {all.Length} difference(s):{shown}{more}"
+                    $"the tensors do not fit {what}; {all.Length} difference(s):{explain all}"
                     where
                     "name the model and the number of classes that this file was written for"
             )

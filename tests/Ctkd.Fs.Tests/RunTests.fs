@@ -281,12 +281,12 @@ let ``a finished run that is resumed says so and changes nothing`` () =
 let ``trained weights have the accuracy that their checkpoint recorded, in batches of any size`` () =
     Tensor.scoped (fun () ->
         let trained = Trained.load Device.Cpu None Runs.teacher.Value |> Error.orRaise
+        let info = Option.get trained.Info
         Assert.Equal("resnet8", trained.Model.Name)
 
         for batch in [ 100; 250; 1797; 5000 ] do
             let accuracy =
-                Trained.accuracy Device.Cpu { trained.Info.Settings with Batch = batch } trained
-                |> Error.orRaise
+                Trained.accuracy Device.Cpu { info.Settings with Batch = batch } trained |> Error.orRaise
 
-            Assert.Equal((1797, trained.Info.Top1), (accuracy.Images, accuracy.Top1))
+            Assert.Equal((1797, info.Top1), (accuracy.Images, accuracy.Top1))
     )
