@@ -70,7 +70,7 @@ module WeightFiles =
                             "teacher", info.Settings.Teacher
                             "policy", (if info.Settings.Teacher = "" then "" else info.Settings.Policy)
                             "data", info.Settings.Data
-                            "epoch", string info.Epoch
+                            "epochs done", string (info.Epoch - 1)
                             "top-1", string info.Top1
                             "best top-1", string info.Best.Top1
                         ]

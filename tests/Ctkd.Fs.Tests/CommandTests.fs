@@ -29,6 +29,7 @@ let ``help of a command names every flag with what it is when it is not given`` 
 
     let withoutDefault = [
         "--weights"
+        "--out"
         "--data-dir"
         "--resume"
         "--json"
@@ -44,6 +45,8 @@ let ``help of a command names every flag with what it is when it is not given`` 
         "eval", ArgumentParser.Create<EvalArgs>()
         "quickstart", ArgumentParser.Create<QuickstartArgs>()
         "models", ArgumentParser.Create<ModelsArgs>()
+        "inspect", ArgumentParser.Create<InspectArgs>()
+        "convert", ArgumentParser.Create<ConvertArgs>()
         "doctor", ArgumentParser.Create<DoctorArgs>()
         "bench", ArgumentParser.Create<BenchArgs>()
     ]
@@ -71,7 +74,19 @@ let ``help and version succeed, and a bare ctkd is wrong usage that shows the co
     let help = expect 0 "/" "--help"
     let bare = expect 2 "/" ""
 
-    for command in [ "quickstart"; "teach"; "distill"; "eval"; "models"; "doctor"; "bench"; "version" ] do
+    for command in
+        [
+            "quickstart"
+            "teach"
+            "distill"
+            "eval"
+            "models"
+            "inspect"
+            "convert"
+            "doctor"
+            "bench"
+            "version"
+        ] do
         Assert.Contains($"\n    {command} ", help.Out)
         Assert.Contains($"\n    {command} ", bare.Err)
 

@@ -1,0 +1,113 @@
+module Ctkd.Fs.Tests.TrainedTests
+
+open System
+open System.IO
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Folders
+open Xunit
+
+let private student (path: string) : StoredTensor list =
+    Checkpoint.read path |> Error.orRaise |> Checkpoint.studentTensors
+
+let private hex (tree: Tree) =
+    Tree.toList tree |> List.map (fun (name, x) -> name, Convert.ToHexString(Tensor.toBytes x))
+
+let private load (path: string) : Trained = Trained.load Device.Cpu None path |> Error.orRaise
+
+[<Fact>]
+let ``a run's folder, its checkpoint, a safetensors and a PyTorch file of it are the same model`` () =
+    inFolder (fun folder ->
+        Tensor.scoped (fun () ->
+            let checkpoint = Runs.teacher.Value
+            let safetensors, torch = Path.Combine(folder, "w.safetensors"), Path.Combine(folder, "w.pt")
+            let tensors = student checkpoint
+            Safetensors.write safetensors { Metadata = []; Tensors = tensors } |> Error.orRaise
+            TorchFile.write torch tensors |> Error.orRaise
+            let expected = load checkpoint
+            Assert.True expected.Info.IsSome
+
+            for path in [ string (Path.GetDirectoryName checkpoint); safetensors; torch ] do
+                let trained = load path
+                Assert.Equal(("resnet8", 10), (trained.Model.Name, trained.Model.Classes))
+                Assert.Equal<(string * string) list>(hex expected.Weights, hex trained.Weights)
+                Assert.Equal(path <> safetensors && path <> torch, trained.Info.IsSome)
+                Assert.Equal(Ok "resnet8", Trained.nameOf path)
+        )
+    )
+
+[<Fact>]
+let ``weights of another model than the user named are refused with the one that they fit`` () =
+    inFolder (fun folder ->
+        let path = Path.Combine(folder, "w.pt")
+        TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
+        let before = Tensor.live ()
+        let error = errorOf (Trained.load Device.Cpu (Some "resnet14") path)
+        Assert.Equal((Mismatch, path), (error.Kind, error.Where))
+        Assert.Contains("do not fit model resnet14 for 10 classes", error.What)
+        Assert.Contains("these weights fit resnet8", error.Next)
+        Assert.Equal(before, Tensor.live ())
+        let checkpoint = errorOf (Trained.load Device.Cpu (Some "resnet14") Runs.teacher.Value)
+        Assert.Contains("those of resnet8, not of resnet14", checkpoint.What)
+    )
+
+[<Fact>]
+let ``a PyTorch file teaches as the checkpoint does, to the bit`` () =
+    inFolder (fun folder ->
+        let path = Path.Combine(folder, "w.pt")
+        TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
+        let settings = Runs.small |> Runs.taught "ctkd-instance"
+        let own, other = Path.Combine(folder, "own"), Path.Combine(folder, "other")
+        Runs.finish own settings |> ignore
+        Runs.finish other { settings with TeacherWeights = path } |> ignore
+        let (_, ownTensors), _, ownLines = Runs.outcome own
+        let (_, otherTensors), _, otherLines = Runs.outcome other
+        Assert.True((ownTensors = otherTensors))
+        Assert.Equal<EpochMetrics list>(ownLines, otherLines)
+    )
+
+/// resnet8 written out in PyTorch's functions over a state_dict.
+let private resnet8 =
+    """
+import sys, torch, numpy
+from torch.nn import functional as F
+w = torch.load(sys.argv[1], weights_only=True)
+def bn(name, x):
+    p = lambda part: w[f"{name}.{part}"]
+    return F.batch_norm(x, p("running_mean"), p("running_var"), p("weight"), p("bias"))
+def conv(name, x, stride):
+    k = w[name + ".weight"]
+    return F.conv2d(x, k, stride=stride, padding=k.shape[2] // 2)
+def block(name, x, stride):
+    out = F.relu(bn(name + ".bn1", conv(name + ".conv1", x, stride)))
+    out = bn(name + ".bn2", conv(name + ".conv2", out, 1))
+    if name + ".downsample.0.weight" in w:
+        x = bn(name + ".downsample.1", conv(name + ".downsample.0", x, stride))
+    return F.relu(out + x)
+x = torch.from_numpy(numpy.fromfile(sys.argv[2], dtype=numpy.float32)).reshape(-1, 3, 32, 32)
+x = F.relu(bn("bn1", conv("conv1", x, 1)))
+for stage, stride in (1, 1), (2, 2), (3, 2):
+    x = block(f"layer{stage}.0", x, stride)
+for value in F.linear(x.mean((2, 3)), w["fc.weight"], w["fc.bias"]).reshape(-1):
+    print(value.item())
+"""
+
+[<Fact>]
+let ``a file written here gives the same logits in PyTorch`` () =
+    inFolder (fun folder ->
+        Tensor.scoped (fun () ->
+            let path, images = Path.Combine(folder, "w.pt"), Path.Combine(folder, "images.bin")
+            TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
+            let trained = load path
+            let pixels = Golden.probe DType.Float32 "images" [ 5; 3; 32; 32 ] 2.0 0.0
+            File.WriteAllBytes(images, Tensor.toBytes pixels)
+            let ours = Model.forward trained.Model false trained.Weights pixels
+            let expected = PyTorch.run resnet8 [ path; images ] []
+            let theirs = expected.Split('\n', StringSplitOptions.RemoveEmptyEntries) |> Array.map float
+            let scale = Golden.rms theirs
+
+            Assert.All(
+                Array.zip theirs (Tensor.toFloats ours.Logits),
+                fun (theirs, ours) -> Assert.InRange(abs (theirs - ours), 0.0, 1e-5 * scale)
+            )
+        )
+    )
