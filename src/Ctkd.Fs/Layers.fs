@@ -120,8 +120,10 @@ and [<ReferenceEquality>] Custom = {
 [<RequireQualifiedAccess>]
 module Layer =
 
-    /// The epsilon and momentum of every batch normalisation in the zoo: PyTorch's defaults.
-    let private epsilon, momentum = 1e-5, 0.1
+    /// The epsilon of every batch normalisation in the zoo: PyTorch's default, as is the momentum.
+    let epsilon = 1e-5
+
+    let private momentum = 0.1
 
     /// A convolution that keeps the image's size at stride 1 (padding kernel / 2); the name is that of the module.
     let convolution (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Convolution = {
@@ -182,6 +184,15 @@ module Layer =
 
     /// The input itself.
     let identity: Layer = Sequence []
+
+    /// The layers that have no layers in them, in the order in which they run.
+    let rec leaves (layer: Layer) : Layer list =
+        match layer with
+        | Sequence layers
+        | Concat layers -> List.collect leaves layers
+        | Residual(body, shortcut) -> leaves body @ leaves shortcut
+        | Block body -> leaves body
+        | leaf -> [ leaf ]
 
     /// What the layer needs, in state_dict order.
     let rec declarations (starts: Starts) (layer: Layer) : Declaration list =
