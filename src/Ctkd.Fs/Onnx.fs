@@ -1,0 +1,186 @@
+namespace Ctkd.Fs
+
+open System
+open System.Globalization
+open Ctkd.Onnx
+open FsToolkit.ErrorHandling
+open Google.Protobuf
+
+/// Networks as ONNX files: what other runtimes read. The input is "images" [batch, 3, height, width] and the
+/// output "logits" [batch, classes], both float32 with a free batch. Nodes are named by their modules and
+/// constants as in the state_dict.
+[<RequireQualifiedAccess>]
+module Onnx =
+    let private input, output = "images", "logits"
+
+    /// The version of the file format that came with an opset.
+    let private irVersion (opset: int) : int64 =
+        if opset < 19 then 8L
+        elif opset < 21 then 9L
+        else 10L
+
+    let private refuseCustoms (model: Model) : Result<unit, Error> =
+        let custom =
+            function
+            | Custom custom -> Some custom.Name
+            | _ -> None
+
+        match Layer.leaves model.Body |> List.tryPick custom with
+        | None -> Ok()
+        | Some name ->
+            Result.Error(
+                Error.create
+                    Usage
+                    $"{model.Name} cannot be exported: its layer '{name}' is of your own making"
+                    "only the library's layers have ONNX operators"
+                    "make it of the library's layers"
+            )
+
+    let private mismatch (what: string) : Error =
+        Error.create Mismatch what "" "give the weights of this model"
+
+    let private damaged (name: string) (what: string) : Error =
+        Error.create Damaged $"the tensor '{name}' {what}" "" "did the training diverge? take earlier weights"
+
+    /// The tensor is there, has its shape, and is finite as float32.
+    let private checkTensor (weights: Tree) (d: Declaration) : Result<unit, Error> =
+        Tensor.scoped (fun () ->
+            match Tree.tryFind d.Name weights with
+            | None -> Result.Error(mismatch $"the weights lack the tensor '{d.Name}'")
+            | Some x when Tensor.shape x <> Array.ofList (List.map int64 d.Shape) ->
+                let shape = Tensor.shape x |> Array.map int |> List.ofArray
+                Result.Error(mismatch $"the tensor '{d.Name}' has the shape %A{shape}, not %A{d.Shape}")
+            | Some x ->
+                let finite = x |> Tensor.toType DType.Float32 |> Tensor.isFinite |> Tensor.all
+
+                if Tensor.toFloat finite = 1.0 then
+                    Ok()
+                else
+                    Result.Error(damaged d.Name "holds numbers that are not finite as float32")
+        )
+
+    let private checkVariance (weights: Tree) (name: string) : Result<unit, Error> =
+        let least = Tensor.scoped (fun () -> Tree.find name weights |> Tensor.min |> Tensor.toFloat)
+
+        if least >= 0.0 then
+            Ok()
+        else
+            Result.Error(damaged name $"holds a negative variance, {least}")
+
+    /// Everything that a graph is made of: no counters of batches.
+    let private checkWeights (model: Model) (weights: Tree) : Result<unit, Error> =
+        let variance =
+            function
+            | BatchNorm n -> Some n.Variance
+            | _ -> None
+
+        result {
+            do!
+                Model.declarations model
+                |> List.filter (fun d -> not d.Shape.IsEmpty)
+                |> List.traverseResultM (checkTensor weights)
+                |> Result.ignore
+
+            do!
+                Layer.leaves model.Body
+                |> List.choose variance
+                |> List.traverseResultM (checkVariance weights)
+                |> Result.ignore
+        }
+
+    /// (pixel - mean) / std as nodes.
+    let private normalise (graph: OnnxGraph) (mean: float list) (std: float list) (x: OnnxValue) : OnnxValue =
+        let constant name values =
+            values |> List.map float32 |> Array.ofList |> graph.Floats $"{x.Name}.{name}" [ 3; 1; 1 ]
+
+        let node operator name inputs = graph.Node operator $"{x.Name}/{name}" None inputs []
+        let centred = node "Sub" "centred" [ x.Name; constant "mean" mean ]
+        { x with Name = node "Div" "normalised" [ centred; constant "std" std ] }
+
+    let private graphOf (options: OnnxOptions) (model: Model) (weights: Tree) : GraphProto =
+        let graph = OnnxGraph(model.Name, [ input; output ])
+        let images: OnnxValue = { Name = input; Shape = [ 3; options.Height; options.Width ] }
+        let taps = ResizeArray<OnnxValue>()
+        graph.Input images
+
+        let seen =
+            match options.Images with
+            | OnnxImages.Pixels(mean, std) -> normalise graph mean std images
+            | OnnxImages.AsTrained
+            | OnnxImages.Normalised _ -> images
+
+        let add result layer x = OnnxLayers.add graph weights taps.Add result layer x
+        seen |> add None model.Body |> add (Some output) (Linear model.Classifier) |> graph.Output
+
+        if options.Features then
+            for i, tapped in Seq.indexed taps do
+                let name = graph.Node "Identity" $"feature.{i}" None [ tapped.Name ] []
+                graph.Output { tapped with Name = name }
+
+        graph.Proto
+
+    let private facts (options: OnnxOptions) (model: Model) : (string * string) list =
+        let numbers (values: float list) =
+            values |> List.map (fun v -> v.ToString("R", CultureInfo.InvariantCulture)) |> String.concat ","
+
+        let scale given (mean, std) = [ "images", given; "mean", numbers mean; "std", numbers std ]
+
+        [
+            "model", model.Name
+            "classes", string model.Classes
+            yield!
+                match options.Images with
+                | OnnxImages.AsTrained -> []
+                | OnnxImages.Normalised(mean, std) -> scale "(pixels from 0 to 1 - mean) / std" (mean, std)
+                | OnnxImages.Pixels(mean, std) -> scale "pixels from 0 to 1" (mean, std)
+        ]
+
+    let private version: string =
+        typeof<OnnxOptions>.Assembly.GetName().Version
+        |> Option.ofObj
+        |> Option.map (fun v -> v.ToString 3)
+        |> Option.defaultValue ""
+
+    /// <summary>A network and its weights as an ONNX file in memory: equal bytes for equal input.</summary>
+    /// <param name="options">Opset, size of the images, and what else the graph does.</param>
+    /// <param name="model">The network; a layer of the user's own is refused by its name.</param>
+    /// <param name="weights">Its state_dict of any floating-point type; the file has float32.</param>
+    /// <returns>
+    /// The bytes; or a <c>Usage</c> error of the options, <c>Mismatch</c> where weights and model do not fit,
+    /// <c>Damaged</c> where a number is not finite or a variance negative.
+    /// </returns>
+    let encode (options: OnnxOptions) (model: Model) (weights: Tree) : Result<byte[], Error> =
+        Tensor.scoped (fun () ->
+            result {
+                let! options = OnnxOptions.validate model options
+                do! refuseCustoms model
+                do! checkWeights model weights
+
+                let model, weights =
+                    if options.FoldBatchNorm then FoldBatchNorm.model model weights else model, weights
+
+                // A merged weight may leave the range of float32.
+                if options.FoldBatchNorm then do! checkWeights model weights
+
+                let file =
+                    ModelProto(
+                        IrVersion = irVersion options.Opset,
+                        ProducerName = "ctkd",
+                        ProducerVersion = version,
+                        DocString = $"{model.Name}: logits of {model.Classes} classes for RGB images",
+                        Graph = graphOf options model weights
+                    )
+
+                file.OpsetImport.Add(OperatorSetIdProto(Version = int64 options.Opset))
+
+                for key, value in facts options model do
+                    file.MetadataProps.Add(StringStringEntryProto(Key = key, Value = value))
+
+                return file.ToByteArray()
+            }
+        )
+
+    /// `encode` into a file, which is made or replaced in one step.
+    let write (path: string) (options: OnnxOptions) (model: Model) (weights: Tree) : Result<unit, Error> =
+        encode options model weights
+        |> Result.bind (fun bytes -> Files.replace path _.Write(ReadOnlySpan bytes))
