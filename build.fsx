@@ -124,6 +124,7 @@ type HaveEngine =
     | Folder of path: string
 
 type HavePyTorch = HavePyTorch
+type HaveOnnxRuntime = HaveOnnxRuntime
 type HaveTools = HaveTools
 type HavePackages = HavePackages
 
@@ -174,6 +175,20 @@ let engine () : HaveEngine =
 let pyTorch () : HavePyTorch =
     if (variable "LIBTORCH").IsNone then debian (debianEngine @ [ "python3-torch" ])
     HavePyTorch
+
+/// What the tests run exported networks with: ONNX Runtime for node, from npm.
+let onnxRuntime () : HaveOnnxRuntime =
+    if not (onPath "node" && onPath "npm") then debian [ "nodejs"; "npm" ]
+    let lock = File.ReadAllText(inRoot "tests/onnx/package-lock.json")
+    let isThere = Directory.Exists(inRoot "tests/onnx/node_modules/onnxruntime-node")
+
+    let install () =
+        say "installing ONNX Runtime for the tests"
+        let next = "is the registry that `npm config get registry` names reachable?"
+        quietly next (words "npm ci --ignore-scripts --prefix tests/onnx")
+
+    unlessDone "artifacts/stamps/onnxruntime" isThere [ lock ] install
+    HaveOnnxRuntime
 
 let noSource = "is the package source that `dotnet nuget list source` names reachable?"
 
@@ -305,7 +320,12 @@ let outcomes (file: string) : (string * string) list =
     |> Seq.map (fun element -> read element "outcome", read element "testName")
     |> List.ofSeq
 
-let test (HavePyTorch: HavePyTorch) (HaveBuilt: HaveBuilt) (arguments: string list) : int =
+let test
+    (HavePyTorch: HavePyTorch)
+    (HaveOnnxRuntime: HaveOnnxRuntime)
+    (HaveBuilt: HaveBuilt)
+    (arguments: string list)
+    : int =
     let filter =
         match arguments with
         | name :: rest when not (name.StartsWith '-') -> "--filter" :: $"FullyQualifiedName~{name}" :: rest
@@ -367,7 +387,7 @@ let pack (HaveBuilt: HaveBuilt) : int =
 // ---- targets ----
 
 let targets = [
-    "deps", "", "installs what is missing: Debian packages, .NET tools, NuGet packages"
+    "deps", "", "installs what is missing: Debian packages, .NET tools, NuGet and npm packages"
     "native", "", "builds native/, the C ABI over libtorch; LIBTORCH names another libtorch"
     "build", "", "builds everything"
     "test", "[NAME]", "runs the tests, or those with NAME in their full name; takes options of `dotnet test`"
@@ -388,7 +408,7 @@ let main (arguments: string list) : int =
     | []
     | [ "help" ] -> help ()
     | [ "deps" ] ->
-        let HavePyTorch, HavePackages = pyTorch (), tools () |> packages
+        let HavePyTorch, HaveOnnxRuntime, HavePackages = pyTorch (), onnxRuntime (), tools () |> packages
         0
     | [ "native" ] ->
         let HaveNative = engine () |> native
@@ -396,7 +416,7 @@ let main (arguments: string list) : int =
     | [ "build" ] ->
         let HaveBuilt = built everything
         0
-    | "test" :: rest -> test (pyTorch ()) (built everything) rest
+    | "test" :: rest -> test (pyTorch ()) (onnxRuntime ()) (built everything) rest
     | "run" :: rest -> runApp (built app) rest
     | [ "scripts" ] -> built everything |> scripts
     | "bench" :: rest -> bench (pyTorch ()) (built app) rest
