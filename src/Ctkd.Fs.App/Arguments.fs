@@ -125,6 +125,35 @@ type EvalArgs =
             | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
             | Json -> "the result as one JSON object"
 
+/// The flags of `export`.
+[<HelpFlags("--help", "-h", "help")>]
+type ExportArgs =
+    | [<Unique>] Weights of FILE: string
+    | [<Unique>] Model of NAME: string
+    | [<Unique>] Onnx of FILE: string
+    | [<Unique>] Fold_Batch_Norm
+    | [<Unique>] Opset of NUMBER: int
+    | [<Unique>] Size of PIXELS: int
+    | [<Unique>] Normalise
+    | [<Unique>] Mean of NUMBER: float list
+    | [<Unique>] Std of NUMBER: float list
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Weights _ -> "checkpoint file or run's folder; needed"
+            | Model _ -> "model of the weights [the one they name]"
+            | Onnx _ -> "the ONNX file to write or replace; needed"
+            | Fold_Batch_Norm -> "merge batch normalisations into the convolutions before them [no]"
+            | Opset _ -> $"version of ONNX's operators, 17 to 21 [{(OnnxOptions.forSize 1).Opset}]"
+            | Size _ -> "height and width of the images [those of the training data, or as published]"
+            | Normalise ->
+                "take pixels from 0 to 1 and normalise them in the network [the caller normalises them]"
+            | Mean _ -> "mean of each channel, pixels from 0 to 1 [as trained]"
+            | Std _ -> "standard deviation of each channel [as trained]"
+            | Json -> "what was written as one JSON object"
+
 /// The flags of `quickstart`.
 [<HelpFlags("--help", "-h", "help")>]
 type QuickstartArgs =
@@ -234,6 +263,7 @@ type CtkdArgs =
     | [<SubCommand>] Teach of ParseResults<TrainArgs>
     | [<SubCommand>] Distill of ParseResults<TrainArgs>
     | [<SubCommand>] Eval of ParseResults<EvalArgs>
+    | [<SubCommand>] Export of ParseResults<ExportArgs>
     | [<SubCommand>] Models of ParseResults<ModelsArgs>
     | [<SubCommand>] Inspect of ParseResults<InspectArgs>
     | [<SubCommand>] Convert of ParseResults<ConvertArgs>
@@ -249,6 +279,7 @@ type CtkdArgs =
             | Teach _ -> "train a model from labels alone"
             | Distill _ -> "train a student from a teacher, with a fixed or a dynamic temperature"
             | Eval _ -> "classify a test set with trained weights"
+            | Export _ -> "write trained weights as a network that other runtimes read: ONNX"
             | Models _ ->
                 "list the models with their parameters, multiply-accumulates and features, or print the layers of one"
             | Inspect _ -> "what a file of weights holds, and which model it fits"

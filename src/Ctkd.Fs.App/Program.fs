@@ -26,6 +26,7 @@ let private run (command: CtkdArgs) : int =
     | Teach args -> Commands.teach args
     | Distill args -> Commands.distill args
     | Eval args -> Commands.eval args
+    | CtkdArgs.Export args -> Export.command args
     | Models args -> Models.command args
     | Inspect args -> WeightFiles.inspect args
     | Convert args -> WeightFiles.convert args
@@ -43,6 +44,7 @@ let private known (command: string) : string * string list =
     | "teach"
     | "distill" -> "flag", names (ArgumentParser.Create<TrainArgs>().GetArgumentCases())
     | "eval" -> "flag", names (ArgumentParser.Create<EvalArgs>().GetArgumentCases())
+    | "export" -> "flag", names (ArgumentParser.Create<ExportArgs>().GetArgumentCases())
     | "quickstart" -> "flag", names (ArgumentParser.Create<QuickstartArgs>().GetArgumentCases())
     | "bench" -> "flag", names (ArgumentParser.Create<BenchArgs>().GetArgumentCases())
     | "models" -> "flag", names (ArgumentParser.Create<ModelsArgs>().GetArgumentCases())

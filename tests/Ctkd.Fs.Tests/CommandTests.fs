@@ -30,6 +30,7 @@ let ``help of a command names every flag with what it is when it is not given`` 
     let withoutDefault = [
         "--weights"
         "--out"
+        "--onnx"
         "--data-dir"
         "--resume"
         "--json"
@@ -43,6 +44,7 @@ let ``help of a command names every flag with what it is when it is not given`` 
         "teach", ArgumentParser.Create<TrainArgs>()
         "distill", ArgumentParser.Create<TrainArgs>()
         "eval", ArgumentParser.Create<EvalArgs>()
+        "export", ArgumentParser.Create<ExportArgs>()
         "quickstart", ArgumentParser.Create<QuickstartArgs>()
         "models", ArgumentParser.Create<ModelsArgs>()
         "inspect", ArgumentParser.Create<InspectArgs>()
@@ -80,6 +82,7 @@ let ``help and version succeed, and a bare ctkd is wrong usage that shows the co
             "teach"
             "distill"
             "eval"
+            "export"
             "models"
             "inspect"
             "convert"
@@ -135,6 +138,8 @@ let ``values that cannot be are wrong usage, with the flag, the bound and what t
         "teach --weights x", "teach has no teacher"
         "distill", "distill needs a teacher's weights"
         "eval", "eval needs weights"
+        "export", "export needs weights"
+        "export --weights x", "export needs a file to write"
         "models --classes 1", "classes must be at least 2"
         "teach --lr 0.1 --lr 0.2", "more than once"
     ]

@@ -1,0 +1,129 @@
+namespace Ctkd.Fs.App
+
+open System.IO
+open Argu
+open FsToolkit.ErrorHandling
+open Ctkd.Fs
+
+/// What `export --json` prints.
+type Exported = {
+    Path: string
+    Bytes: int64
+    Model: string
+    Parameters: int64
+    Opset: int
+    Input: string
+    Pixels: string
+    BatchNormFolded: bool
+}
+
+/// The command `export`.
+module Export =
+    let private usage (what: string) (next: string) : Result<'T, Error> =
+        Result.Error(Error.create ErrorKind.Usage what "" next)
+
+    let private needed (what: string) (next: string) (value: 'T option) : Result<'T, Error> =
+        match value with
+        | Some value -> Ok value
+        | None -> usage what next
+
+    /// Mean and standard deviation of the flags, or of the training data if it is still there.
+    let private scale
+        (args: ParseResults<ExportArgs>)
+        (data: Result<Splits, Error>)
+        : Result<(float list * float list) option, Error> =
+        match args.TryGetResult ExportArgs.Mean, args.TryGetResult ExportArgs.Std with
+        | Some mean, Some std -> Ok(Some(mean, std))
+        | None, None -> data |> Result.toOption |> Option.map (fun data -> data.Mean, data.Std) |> Ok
+        | _ -> usage "mean and std must be given together" "give both, or neither"
+
+    let private images normalise (scale: (float list * float list) option) : Result<OnnxImages, Error> =
+        match normalise, scale with
+        | true, Some(mean, std) -> Ok(OnnxImages.Pixels(mean, std))
+        | true, None ->
+            usage "the training data is not there to name its mean and std" "give --mean and --std"
+        | false, Some(mean, std) -> Ok(OnnxImages.Normalised(mean, std))
+        | false, None -> Ok OnnxImages.AsTrained
+
+    let private described (images: OnnxImages) : string =
+        match images with
+        | OnnxImages.Pixels _ -> "from 0 to 1"
+        | OnnxImages.Normalised _ -> "normalised by the caller: mean and std are in the file"
+        | OnnxImages.AsTrained -> "normalised by the caller as in training: the file does not say how"
+
+    let private size (trained: Trained) (data: Result<Splits, Error>) : Result<int * int, Error> =
+        match data with
+        | Ok data -> Ok(data.Test.Height, data.Test.Width)
+        | Result.Error _ -> Zoo.published trained.Model.Name |> Result.map (fun p -> p.Size, p.Size)
+
+    /// Writes trained weights as an ONNX file.
+    let command (args: ParseResults<ExportArgs>) : int =
+        let terminal = Terminal(args.Contains ExportArgs.Json)
+
+        Commands.guarded
+            terminal
+            (fun () ->
+                result {
+                    let! weights =
+                        args.TryGetResult ExportArgs.Weights
+                        |> needed
+                            "export needs weights"
+                            "give --weights FILE: a checkpoint or a run's folder"
+
+                    let! path =
+                        args.TryGetResult ExportArgs.Onnx
+                        |> needed "export needs a file to write" "give --onnx FILE"
+
+                    let! trained = Trained.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
+                    let data = Settings.loadData trained.Info.Settings
+                    let! scale = scale args data
+                    let! images = images (args.Contains Normalise) scale
+
+                    let! height, width =
+                        match args.TryGetResult Size with
+                        | Some pixels -> Ok(pixels, pixels)
+                        | None -> size trained data
+
+                    let standard = OnnxOptions.forSize height
+
+                    let options = {
+                        standard with
+                            Width = width
+                            Opset = args.GetResult(Opset, standard.Opset)
+                            FoldBatchNorm = args.Contains Fold_Batch_Norm
+                            Images = images
+                    }
+
+                    do! Onnx.write path options trained.Model trained.Weights
+
+                    let exported = {
+                        Path = Path.GetFullPath path
+                        Bytes = FileInfo(path).Length
+                        Model = trained.Model.Name
+                        Parameters = Model.parameterCount trained.Model
+                        Opset = options.Opset
+                        Input = $"[batch, 3, {height}, {width}]"
+                        Pixels = described images
+                        BatchNormFolded = options.FoldBatchNorm
+                    }
+
+                    terminal.Table {
+                        Caption = ""
+                        Header = [ "model"; "parameters"; "input"; "opset"; "bytes"; "batch norm" ]
+                        Rows = [
+                            [
+                                exported.Model
+                                $"{exported.Parameters:N0}"
+                                exported.Input
+                                string exported.Opset
+                                $"{exported.Bytes:N0}"
+                                (if exported.BatchNormFolded then "folded" else "kept")
+                            ]
+                        ]
+                    }
+
+                    terminal.Say $"pixels     {exported.Pixels}"
+                    terminal.Say $"written    {exported.Path}"
+                    terminal.Json exported
+                }
+            )
