@@ -68,19 +68,24 @@ module Export =
                         args.TryGetResult ExportArgs.Weights
                         |> needed
                             "export needs weights"
-                            "give --weights FILE: a checkpoint or a run's folder"
+                            "give --weights FILE: a checkpoint, a run's folder, a safetensors or PyTorch file"
 
                     let! path =
                         args.TryGetResult ExportArgs.Onnx
                         |> needed "export needs a file to write" "give --onnx FILE"
 
                     let! trained = Trained.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
-                    let data = Settings.loadData trained.Info.Settings
+
+                    let data =
+                        match trained.Info with
+                        | Some info -> Settings.loadData info.Settings
+                        | None -> usage "these weights do not say what they were trained on" ""
+
                     let! scale = scale args data
                     let! images = images (args.Contains Normalise) scale
 
                     let! height, width =
-                        match args.TryGetResult Size with
+                        match args.TryGetResult ExportArgs.Size with
                         | Some pixels -> Ok(pixels, pixels)
                         | None -> size trained data
 
