@@ -80,7 +80,14 @@ module Shapes =
                     outputs[0]
                 )
         | Concat branches ->
-            joined branches (fun outputs -> List.sumBy List.head outputs :: outputs.Head.Tail)
+            joined
+                branches
+                (fun outputs ->
+                    if outputs |> List.exists (fun output -> output.Tail <> outputs.Head.Tail) then
+                        invalidArg (nameof input) $"branches of the shapes %A{outputs} cannot be joined."
+
+                    List.sumBy List.head outputs :: outputs.Head.Tail
+                )
         | _ ->
             let output = single layer input
             [ { Layer = layer; Input = input; Output = output } ], output

@@ -171,11 +171,19 @@ module Tensor =
 
     let shuffleChannels (groups: int) (x: Tensor) : Tensor =
         let shape = x.Shape
-        let channels = shape[1]
+        let batch, channels, height, width = shape[0], shape[1], shape[2], shape[3]
+        let groups = int64 groups
+        let swapped apart = Ops.Transpose(apart, 1, 2)
 
-        let apart = Ops.Reshape(x, [| shape[0]; int64 groups; channels / int64 groups; shape[2] * shape[3] |])
-
-        Ops.Reshape(Ops.Transpose(apart, 1, 2), shape)
+        // Either way the channels come apart without a copy.
+        if isChannelsLast x then
+            let pixels = Ops.Permute(x, [| 0L; 2L; 3L; 1L |])
+            let apart = Ops.Reshape(pixels, [| batch * height * width; groups; channels / groups |])
+            let mixed = Ops.Reshape(swapped apart, [| batch; height; width; channels |])
+            Ops.Permute(mixed, [| 0L; 3L; 1L; 2L |])
+        else
+            let apart = Ops.Reshape(x, [| batch; groups; channels / groups; height * width |])
+            Ops.Reshape(swapped apart, shape)
 
     let crossEntropyEach (labels: Tensor) (logits: Tensor) : Tensor = Ops.CrossEntropy(logits, labels, false)
     let crossEntropy (labels: Tensor) (logits: Tensor) : Tensor = Ops.CrossEntropy(logits, labels, true)

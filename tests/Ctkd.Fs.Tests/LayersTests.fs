@@ -258,3 +258,44 @@ let ``convolutions start as their family wants, biases and linear layers within 
     Assert.Equal<Initial list>([ UniformFanIn 8; UniformFanIn 8 ], initials (Linear(Layer.dense "fc" 8 2)))
     let normalisation = [ Fill 1.0; Fill 0.0; Fill 0.0; Fill 1.0; Fill 0.0 ]
     Assert.Equal<Initial list>(normalisation, initials (Layer.batchNorm "bn" 4))
+
+[<Fact>]
+let ``branches see the same input and their channels are joined in order`` () =
+    Tensor.scoped (fun () ->
+        let x = image [ 2; 4; 3; 3 ] |> Expect.ofDense
+        let run layer = forward (fresh layer) false layer x |> Tensor.toFloats
+        let halves = Concat [ Channels(2, 2); Channels(0, 2) ]
+        Assert.Equal<float[]>(run Layer.identity, run (Sequence [ halves; halves ]))
+        let mixed = Sequence [ Shuffle 2; Shuffle 2 ]
+        Assert.Equal<float[]>(run Layer.identity, run mixed)
+        let clipped = Sequence [ Residual(Residual(Relu, Relu), Relu); Relu6 ]
+        let expected = run Layer.identity |> Array.map (fun v -> min 6.0 (3.0 * max 0.0 v))
+        Expect.close 1e-12 0.0 expected (run clipped)
+    )
+
+[<Fact>]
+let ``a ReLU behind joined branches leaves their inputs as they were`` () =
+    Tensor.scoped (fun () ->
+        let x = image [ 2; 4; 3; 3 ] |> Expect.ofDense
+        let before = Tensor.toFloats x
+        let layer = Sequence [ Concat [ Layer.identity ]; Relu ]
+        let after = forward (fresh layer) false layer x |> Tensor.toFloats
+        Assert.Equal<float[]>(before, Tensor.toFloats x)
+        Assert.Equal<float[]>(before |> Array.map (max 0.0), after)
+    )
+
+[<Fact>]
+let ``shapes that do not fit are refused by name`` () =
+    for layer, shape in
+        [
+            Layer.conv "conv" 3 1 3 8, [ 4; 8; 8 ]
+            Layer.conv "conv" 3 1 4 8, [ 4; 0; 8 ]
+            MaxPool(3, 1, 0), [ 4; 2; 8 ]
+            Layer.batchNorm "bn" 3, [ 4; 8; 8 ]
+            Linear(Layer.dense "fc" 3 2), [ 4 ]
+            Channels(2, 3), [ 4; 8; 8 ]
+            Shuffle 3, [ 4; 8; 8 ]
+            Residual(Layer.conv "conv" 3 2 4 4, Layer.identity), [ 4; 8; 8 ]
+            Concat [ Layer.conv "conv" 3 2 4 4; Layer.identity ], [ 4; 8; 8 ]
+        ] do
+        Expect.refuses "input" (fun () -> Shapes.behind layer shape)

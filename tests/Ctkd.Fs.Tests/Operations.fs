@@ -199,6 +199,13 @@ let private shapes: Operation list = [
     renamed "flatten" (Tensor.flatten 1) [ 2; 3; 2 ] [ 2; 6 ]
     renamed "contiguous" (Tensor.transpose 0 1 >> Tensor.transpose 0 1 >> Tensor.contiguous) [ 2; 3 ] [ 2; 3 ]
     renamed "channelsLast" Tensor.channelsLast [ 2; 3; 2; 2 ] [ 2; 3; 2; 2 ]
+    // Channel j comes from group j % 3, where it is number j / 3 of two.
+    picked
+        "shuffleChannels"
+        (Tensor.shuffleChannels 3)
+        [ 2; 6; 2; 1 ]
+        [ 2; 6; 2; 1 ]
+        (fun i -> [ i[0]; i[1] % 3 * 2 + i[1] / 3; i[2]; i[3] ])
     picked "expand" (Tensor.expand (whole [ 4; 3 ])) [ 1; 3 ] [ 4; 3 ] (fun i -> [ 0; i[1] ])
     picked "transpose" (Tensor.transpose 0 1) [ 2; 3 ] [ 3; 2 ] List.rev
     picked
@@ -247,6 +254,6 @@ let others: string list =
         "toFloats toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
         "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite isClose argMax all any"
         "copyInto addInto reluInto zeroInto fillInto"
-        "foreachAdd foreachAddInto foreachAddIntInto foreachScaleInto foreachAddMulInto"
+        "dropout foreachAdd foreachAddInto foreachAddIntInto foreachScaleInto foreachAddMulInto"
     ]
     |> List.collect (fun line -> List.ofArray (line.Split ' '))

@@ -45,6 +45,33 @@ let ``every operation gives the values and the shape of its plain counterpart`` 
         )
 
 [<Fact>]
+let ``dropout zeroes its share, keeps the mean, and repeats from a seed`` () =
+    Tensor.scoped (fun () ->
+        let ones = Tensor.ofFloats DType.Float64 [ 20_000 ] (Array.create 20_000 1.0)
+
+        let dropped (seed: uint64) =
+            Engine.seed Device.Cpu seed
+            Tensor.dropout 0.2 ones |> Tensor.toFloats
+
+        let values = dropped 3UL
+        Assert.Equal<Set<float>>(Set [ 0.0; 1.25 ], Set values)
+        // Four standard deviations of the share.
+        Assert.InRange(Array.average values, 1.0 - 0.0142, 1.0 + 0.0142)
+        Assert.Equal<float[]>(values, dropped 3UL)
+        Assert.NotEqual<float[]>(values, dropped 4UL)
+    )
+
+[<Fact>]
+let ``shuffled channels keep the memory format`` () =
+    Tensor.scoped (fun () ->
+        let x = Tensor.ofFloats DType.Float64 [ 2; 6; 3; 5 ] (Rng.normals 180 (Rng.ofSeed 1))
+        let expected = Tensor.shuffleChannels 2 x |> Tensor.toFloats
+        let last = Tensor.shuffleChannels 2 (Tensor.channelsLast x)
+        Assert.True(Tensor.isChannelsLast last)
+        Assert.Equal<float[]>(expected, Tensor.toFloats last)
+    )
+
+[<Fact>]
 let ``operators between tensors and numbers are those of arithmetic`` () =
     let results =
         Tensor.scoped (fun () ->

@@ -148,6 +148,26 @@ let ``a layer of one's own is trained like the others`` () =
     )
 
 [<Fact>]
+let ``a model with dropout drops in training only, and the same at every repetition`` () =
+    Tensor.scoped (fun () ->
+        let course = { alone with Student = { tiny 4 4 with Dropout = 0.5 } }
+        let set = upload 20 course
+        let weights (state: TrainState) = Tree.find "fc.weight" state.Student |> Tensor.toFloats
+        let trained () = Train.start course |> finish course set |> weights
+        let first = trained ()
+        Engine.seed Device.Cpu 99UL
+        Assert.Equal<float[]>(first, trained ())
+        let without = { course with Student = tiny 4 4 }
+        Assert.NotEqual<float[]>(first, Train.start without |> finish without set |> weights)
+        let state = Train.start course
+        let images = Tensor.ofFloats DType.Float32 [ 2; 3; 8; 8 ] (Rng.normals 384 (Rng.ofSeed 1))
+
+        let logits model = (Model.forward model false state.Student images).Logits |> Tensor.toFloats
+
+        Assert.Equal<float[]>(logits without.Student, logits course.Student)
+    )
+
+[<Fact>]
 let ``a student learns what its labels say`` () =
     Tensor.scoped (fun () ->
         // The label is the brightest quarter of the range that the image's pixels lie in.
