@@ -96,6 +96,7 @@ module Tensor =
     let log (x: Tensor) : Tensor = Ops.Log x
     let sqrt (x: Tensor) : Tensor = Ops.Sqrt x
     let sigmoid (x: Tensor) : Tensor = Ops.Sigmoid x
+    let softplus (x: Tensor) : Tensor = Ops.Softplus(x, 40.0)
     let relu (x: Tensor) : Tensor = Ops.Relu x
     let clamp (low: float) (high: float) (x: Tensor) : Tensor = Ops.Clamp(x, low, high)
     let maximum (a: Tensor) (b: Tensor) : Tensor = Ops.Maximum(a, b)
@@ -108,6 +109,16 @@ module Tensor =
     let logicalAnd (a: Tensor) (b: Tensor) : Tensor = Ops.And(a, b)
     let logicalNot (x: Tensor) : Tensor = Ops.Not x
     let isFinite (x: Tensor) : Tensor = Ops.IsFinite x
+
+    // int64 multiplication wraps as that of uint64 does; the mask makes the arithmetic shift a logical one.
+    let mix (x: Tensor) : Tensor =
+        scope (fun () ->
+            let shift (bits: int) z = Ops.And(Ops.ShiftRight(z, bits), Int64.MaxValue >>> (bits - 1))
+            let turn bits factor z = Ops.MulWhole(Ops.Xor(z, shift bits z), int64 (factor: uint64))
+            let z = Ops.AddWhole(x, int64 0x9E3779B97F4A7C15UL)
+            let z = turn 30 0xBF58476D1CE4E5B9UL z |> turn 27 0x94D049BB133111EBUL
+            shift 11 (Ops.Xor(z, shift 31 z))
+        )
 
     let isClose (relative: float) (absolute: float) (a: Tensor) (b: Tensor) : Tensor =
         Ops.IsClose(a, b, relative, absolute)
@@ -148,6 +159,15 @@ module Tensor =
         (x: Tensor)
         : Tensor =
         Ops.Conv2d(x, weight, orNull bias, stride, padding, groups)
+
+    let convTranspose2d
+        (stride: int)
+        (padding: int)
+        (weight: Tensor)
+        (bias: Tensor option)
+        (x: Tensor)
+        : Tensor =
+        Ops.ConvTranspose2d(x, weight, orNull bias, stride, padding)
 
     let batchNorm
         (training: bool)
@@ -211,6 +231,10 @@ module Tensor =
     let reluInto (target: Tensor) : unit = Ops.ReluInto target
     let zeroInto (target: Tensor) : unit = Ops.ZeroInto target
     let fillInto (target: Tensor) (value: float) : unit = Ops.FillInto(target, value)
+
+    let rowsInto (target: Tensor) (index: Tensor) (source: Tensor) : unit =
+        Ops.IndexCopyInto(target, 0, index, source)
+
     let foreachAdd (alpha: float) (a: Tensor[]) (b: Tensor[]) : Tensor[] = Ops.ForeachAdd(a, b, alpha)
 
     let foreachAddInto (alpha: float) (target: Tensor[]) (source: Tensor[]) : unit =

@@ -133,6 +133,10 @@ module Tensor =
     val log: x: Tensor -> Tensor
     val sqrt: x: Tensor -> Tensor
     val sigmoid: x: Tensor -> Tensor
+
+    /// log(1 + exp x); x itself beyond 40, where the two are equal in float64.
+    val softplus: x: Tensor -> Tensor
+
     val relu: x: Tensor -> Tensor
 
     /// Limited to [low, high].
@@ -154,6 +158,9 @@ module Tensor =
     val logicalAnd: a: Tensor -> b: Tensor -> Tensor
     val logicalNot: x: Tensor -> Tensor
     val isFinite: x: Tensor -> Tensor
+
+    /// The top 53 bits of `Rng`'s mixing function of every int64: `Rng.bits i { Key = k } >>> 11` for the element k + i.
+    val mix: x: Tensor -> Tensor
 
     /// |a - b| <= absolute + relative |b|, element by element.
     val isClose: relative: float -> absolute: float -> a: Tensor -> b: Tensor -> Tensor
@@ -203,6 +210,10 @@ module Tensor =
         bias: Tensor option ->
         x: Tensor ->
             Tensor
+
+    /// Transposed convolution of [N, C, H, W] with a weight [C, out, k, k].
+    val convTranspose2d:
+        stride: int -> padding: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
 
     /// Batch normalisation; in training mode the running statistics are updated in place.
     val batchNorm:
@@ -263,6 +274,9 @@ module Tensor =
     val reluInto: target: Tensor -> unit
     val zeroInto: target: Tensor -> unit
     val fillInto: target: Tensor -> value: float -> unit
+
+    /// Overwrites the rows of the target that the index lists; rows listed twice must have equal sources.
+    val rowsInto: target: Tensor -> index: Tensor -> source: Tensor -> unit
 
     /// a[i] + alpha b[i].
     val foreachAdd: alpha: float -> a: Tensor[] -> b: Tensor[] -> Tensor[]

@@ -41,6 +41,7 @@ public static class Ops
     private static readonly Operator log = new("aten::log", "self");
     private static readonly Operator sqrt = new("aten::sqrt", "self");
     private static readonly Operator sigmoid = new("aten::sigmoid", "self");
+    private static readonly Operator softplus = new("aten::softplus", "self beta threshold");
     private static readonly Operator relu = new("aten::relu", "self");
     private static readonly Operator clamp = new("aten::clamp", "self min max");
     private static readonly Operator maximum = new("aten::maximum", "self other");
@@ -53,6 +54,9 @@ public static class Ops
     private static readonly Operator logicalAnd = new("aten::logical_and", "self other");
     private static readonly Operator logicalNot = new("aten::logical_not", "self");
     private static readonly Operator isFinite = new("aten::isfinite", "self");
+    private static readonly Operator xor = new("aten::bitwise_xor.Tensor", "self other");
+    private static readonly Operator and = new("aten::bitwise_and.Scalar", "self other");
+    private static readonly Operator shiftRight = new("aten::bitwise_right_shift.Tensor_Scalar", "self other");
     private static readonly Operator isClose = new("aten::isclose", "self other rtol atol");
 
     public static Tensor Add(Tensor a, Tensor b) => add.Call(a, b);
@@ -70,6 +74,7 @@ public static class Ops
     public static Tensor Log(Tensor x) => log.Call(x);
     public static Tensor Sqrt(Tensor x) => sqrt.Call(x);
     public static Tensor Sigmoid(Tensor x) => sigmoid.Call(x);
+    public static Tensor Softplus(Tensor x, double threshold) => softplus.Call(x, 1.0, threshold);
     public static Tensor Relu(Tensor x) => relu.Call(x);
     public static Tensor Clamp(Tensor x, double low, double high) => clamp.Call(x, low, high);
     public static Tensor Maximum(Tensor a, Tensor b) => maximum.Call(a, b);
@@ -82,6 +87,9 @@ public static class Ops
     public static Tensor And(Tensor a, Tensor b) => logicalAnd.Call(a, b);
     public static Tensor Not(Tensor x) => logicalNot.Call(x);
     public static Tensor IsFinite(Tensor x) => isFinite.Call(x);
+    public static Tensor Xor(Tensor a, Tensor b) => xor.Call(a, b);
+    public static Tensor And(Tensor x, long mask) => and.Call(x, mask);
+    public static Tensor ShiftRight(Tensor x, int bits) => shiftRight.Call(x, (long)bits);
     public static Tensor IsClose(Tensor a, Tensor b, double relative, double absolute) => isClose.Call(a, b, relative, absolute);
 
     // Reductions
@@ -122,6 +130,7 @@ public static class Ops
     private static readonly Operator matmul = new("aten::matmul", "self other");
     private static readonly Operator linear = new("aten::linear", "input weight bias");
     private static readonly Operator conv2d = new("aten::conv2d", "input weight bias stride padding dilation groups");
+    private static readonly Operator convTranspose2d = new("aten::conv_transpose2d.input", "input weight bias stride padding");
     private static readonly Operator batchNorm = new("aten::batch_norm", "input weight bias running_mean running_var training momentum eps cudnn_enabled");
     private static readonly Operator maxPool2d = new("aten::max_pool2d", "self kernel_size stride padding");
     private static readonly Operator avgPool2d = new("aten::avg_pool2d", "self kernel_size stride padding");
@@ -132,6 +141,8 @@ public static class Ops
     public static Tensor Linear(Tensor x, Tensor weight, Tensor? bias) => linear.Call(x, weight, bias);
     public static Tensor Conv2d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int groups) =>
         conv2d.Call(x, weight, bias, Value.Pair(stride, stride), Value.Pair(padding, padding), Value.Pair(1, 1), (long)groups);
+    public static Tensor ConvTranspose2d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding) =>
+        convTranspose2d.Call(x, weight, bias, Value.Pair(stride, stride), Value.Pair(padding, padding));
     public static Tensor BatchNorm(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool training, double momentum, double epsilon) =>
         batchNorm.Call(x, weight, bias, mean, variance, training, momentum, epsilon, true);
     public static Tensor MaxPool2d(Tensor x, int kernel, int stride, int padding) =>
@@ -178,6 +189,7 @@ public static class Ops
     private static readonly Operator reluInto = new("aten::relu_", "self");
     private static readonly Operator zeroInto = new("aten::zero_", "self");
     private static readonly Operator fillInto = new("aten::fill_.Scalar", "self value");
+    private static readonly Operator indexCopyInto = new("aten::index_copy_", "self dim index source");
     private static readonly Operator foreachAdd = new("aten::_foreach_add.List", "self other alpha");
     private static readonly Operator foreachAddInto = new("aten::_foreach_add_.List", "self other alpha");
     private static readonly Operator foreachAddNumberInto = new("aten::_foreach_add_.Scalar", "self scalar");
@@ -189,6 +201,8 @@ public static class Ops
     public static void ReluInto(Tensor target) => reluInto.Do(target);
     public static void ZeroInto(Tensor target) => zeroInto.Do(target);
     public static void FillInto(Tensor target, double value) => fillInto.Do(target, value);
+    public static void IndexCopyInto(Tensor target, int dim, Tensor index, Tensor source) =>
+        indexCopyInto.Do(target, (long)dim, index, source);
     public static Tensor[] ForeachAdd(Tensor[] a, Tensor[] b, double alpha) => foreachAdd.CallMany(a, b, alpha);
     public static void ForeachAddInto(Tensor[] target, Tensor[] source, double alpha) => foreachAddInto.Do(target, source, alpha);
     public static void ForeachAddNumberInto(Tensor[] target, long value) => foreachAddNumberInto.Do(target, value);

@@ -107,6 +107,7 @@ let private elementWise: Operation list = [
     each "exp" Tensor.exp exp
     positive "log" Tensor.log log
     positive "sqrt" Tensor.sqrt sqrt
+    each "softplus" Tensor.softplus (fun x -> log (1.0 + exp x))
     each "sigmoid" Tensor.sigmoid (fun x -> 1.0 / (1.0 + exp -x))
     each "relu" Tensor.relu (max 0.0)
     each "clamp" (Tensor.clamp -1.0 1.0) (max -1.0 >> min 1.0)
@@ -178,6 +179,11 @@ let private layers: Operation list = [
         (fun xs -> Tensor.conv2d 2 1 2 xs[1] (Some xs[2]) xs[0])
         (fun xs -> conv2d 2 1 2 xs[1] xs[2] xs[0])
         [ [ 2; 4; 5; 4 ]; [ 2; 2; 3; 3 ]; [ 2 ] ]
+    operation
+        "convTranspose2d"
+        (fun xs -> Tensor.convTranspose2d 2 1 xs[1] (Some xs[2]) xs[0])
+        (fun xs -> convTranspose2d 2 1 xs[1] xs[2] xs[0])
+        [ [ 2; 3; 3; 2 ]; [ 3; 2; 4; 4 ]; [ 2 ] ]
     operation "batchNorm" (normalise true) (fun xs -> batchNorm 1e-5 (channelMoments xs[0]) xs[1] xs[2] xs[0]) [
         [ 2; 3; 2; 2 ]
         [ 3 ]
@@ -252,8 +258,8 @@ let others: string list =
     [
         "scope scoped scopeWith live free ofFloats ofSingles ofInt64s ofBytes scalar zeros full arange"
         "toFloats toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
-        "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite isClose argMax all any"
-        "copyInto addInto reluInto zeroInto fillInto"
+        "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite mix isClose argMax all any"
+        "copyInto addInto reluInto zeroInto fillInto rowsInto"
         "dropout foreachAdd foreachAddInto foreachAddIntInto foreachScaleInto foreachAddMulInto"
     ]
     |> List.collect (fun line -> List.ofArray (line.Split ' '))

@@ -97,6 +97,26 @@ let conv2d (stride: int) (padding: int) (groups: int) (weight: Dense) (bias: Den
             )
     | _ -> invalidArg (nameof x) "an image and a kernel are expected"
 
+/// Every input pixel spreads its kernel over the output: weight [inputs, outputs, kernel, kernel].
+let convTranspose2d (stride: int) (padding: int) (weight: Dense) (bias: Dense) (x: Dense) : Dense =
+    let kernel, outputs = weight.Shape[2], weight.Shape[1]
+    let size length = (length - 1) * stride - 2 * padding + kernel
+
+    tabulate
+        [ x.Shape[0]; outputs; size x.Shape[2]; size x.Shape[3] ]
+        (fun index ->
+            at bias [ index[1] ]
+            + List.sum [
+                for i in 0 .. x.Shape[1] - 1 do
+                    for row in 0 .. x.Shape[2] - 1 do
+                        for column in 0 .. x.Shape[3] - 1 do
+                            let dy, dx =
+                                index[2] + padding - row * stride, index[3] + padding - column * stride
+
+                            at x [ index[0]; i; row; column ] * padded weight [ i; index[1]; dy; dx ]
+            ]
+        )
+
 /// Each window of a pooling, reduced by a function of its numbers inside the image.
 let private pool kernel stride padding (reduce: float list -> float) (x: Dense) : Dense =
     let height, width = x.Shape[2], x.Shape[3]

@@ -194,6 +194,23 @@ let ``positions of the largest are those of a sort, and of equals the first`` ()
     Assert.Equal(1.0, Expect.value (fun () -> Tensor.argMax 0 (doubles [ 0.0; 2.0; 2.0; 1.0 ])))
 
 [<Fact>]
+let ``mixing on the device gives the bits of the host's generator`` () =
+    check
+        (Gen.choose (System.Int32.MinValue, System.Int32.MaxValue))
+        (fun seed ->
+            Tensor.scoped (fun () ->
+                let rng = Rng.ofSeed seed
+                let counters = Array.init 20 (fun i -> int64 (rng.Key + uint64 i))
+                let expected = Array.init 20 (fun i -> int64 (Rng.bits i rng >>> 11))
+
+                Assert.Equal<int64[]>(
+                    expected,
+                    Tensor.ofInt64s [ 20 ] counters |> Tensor.mix |> Tensor.toInt64s
+                )
+            )
+        )
+
+[<Fact>]
 let ``functions in place change their target and nothing else`` () =
     Tensor.scoped (fun () ->
         let x, source = doubles [ 1.0; 2.0 ], doubles [ 10.0; 20.0 ]
@@ -217,6 +234,9 @@ let ``functions in place change their target and nothing else`` () =
         Tensor.zeroInto x
         expect [ 0.0; 0.0 ] x
         expect [ 10.0; 20.0 ] source
+        let rows = Expect.tensor [ 3; 1 ] [| 1.0; 2.0; 3.0 |]
+        Tensor.rowsInto rows (Tensor.ofInt64s [ 2 ] [| 2L; 0L |]) (Expect.tensor [ 2; 1 ] [| 30.0; 10.0 |])
+        expect [ 10.0; 2.0; 30.0 ] rows
         let counter = Tensor.ofInt64s [] [| 41L |]
         Tensor.foreachAddIntInto 1 [| counter |]
         Assert.Equal<int64[]>([| 42L |], Tensor.toInt64s counter)
@@ -289,6 +309,7 @@ let ``questions to and changes of a freed tensor throw`` () =
         Tensor.isFinite >> ignore
         Tensor.isClose 0.0 0.0 y >> ignore
         Tensor.argMax 0 >> ignore
+        Tensor.mix >> ignore
         Tensor.all >> ignore
         Tensor.any >> ignore
         Tensor.copyInto y
@@ -296,6 +317,7 @@ let ``questions to and changes of a freed tensor throw`` () =
         Tensor.reluInto
         Tensor.zeroInto
         (fun x -> Tensor.fillInto x 1.0)
+        (fun x -> Tensor.rowsInto y (Tensor.ofInt64s [ 1 ] [| 0L |]) x)
         (fun x -> Tensor.foreachAdd 1.0 [| y; x |] [| y; y |] |> ignore)
         (fun x -> Tensor.foreachAddInto 1.0 [| x |] [| y |])
         (fun x -> Tensor.foreachAddIntInto 1 [| x |])
