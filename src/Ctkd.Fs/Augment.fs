@@ -34,6 +34,8 @@ type Batch = {
     Images: Tensor
     /// int64 [B].
     Labels: Tensor
+    /// Positions of the images in their set: int64 [B].
+    Index: Tensor
 }
 
 /// Random crop after padding with black, mirroring and normalising, as batched tensor code.
@@ -133,7 +135,7 @@ module Augment =
     /// The images at positions start .. stop - 1 of the epoch's order, augmented.
     let batch (pad: int) (plan: EpochPlan) (start: int) (stop: int) (set: DeviceSet) : Batch =
         Tensor.scopeWith
-            (fun (batch: Batch) -> [ batch.Images; batch.Labels ])
+            (fun (batch: Batch) -> [ batch.Images; batch.Labels; batch.Index ])
             (fun () ->
                 let at = Tensor.slice 0 start stop
                 let order = at plan.Order
@@ -145,14 +147,16 @@ module Augment =
                         |> crop pad (at plan.Row) (at plan.Column) (at plan.Direction)
                         |> normalise set
                     Labels = Tensor.indexSelect 0 order set.Labels
+                    Index = order
                 }
             )
 
     /// The images start .. stop - 1 as they are: for evaluation.
     let plain (start: int) (stop: int) (set: DeviceSet) : Batch =
         Tensor.scopeWith
-            (fun (batch: Batch) -> [ batch.Images; batch.Labels ])
+            (fun (batch: Batch) -> [ batch.Images; batch.Labels; batch.Index ])
             (fun () -> {
                 Images = set.Images |> Tensor.slice 0 start stop |> normalise set
                 Labels = Tensor.slice 0 start stop set.Labels |> Tensor.clone
+                Index = Tensor.arange (Tensor.device set.Labels) (stop - start) |> Tensor.addInt start
             })

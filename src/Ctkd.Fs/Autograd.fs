@@ -22,15 +22,20 @@ module Autograd =
         finally
             Autograd.SetEnabled before |> ignore
 
-    /// d loss / d leaf for each leaf, in one backward pass.
-    /// Raises `InvalidOperationException` when the loss does not depend on a leaf: that is a mistake in a model or a loss.
-    let gradients (loss: Tensor) (leaves: Tensor[]) : Tensor[] =
+    /// d loss / d leaf for each leaf, in one backward pass. Of the leaves from the index `free` on the loss need not depend:
+    /// they get zeros then, as a learned temperature does beside losses without a softmax.
+    let gradientsOrZeros (free: int) (loss: Tensor) (leaves: Tensor[]) : Tensor[] =
         Autograd.Gradients(ReadOnlySpan [| loss |], ReadOnlySpan leaves, false, false)
         |> Array.mapi (fun i gradient ->
             match gradient with
+            | null when i >= free -> Tensor.zeros leaves[i].DType leaves[i].Device leaves[i].Shape
             | null -> invalidOp $"the loss does not depend on leaf {i} of {leaves.Length}"
             | gradient -> gradient
         )
+
+    /// d loss / d leaf for each leaf, in one backward pass.
+    /// Raises `InvalidOperationException` when the loss does not depend on a leaf: that is a mistake in a model or a loss.
+    let gradients (loss: Tensor) (leaves: Tensor[]) : Tensor[] = gradientsOrZeros leaves.Length loss leaves
 
     /// The same values; no gradient flows through (Bengio's stop-gradient).
     let stopGradient (x: Tensor) : Tensor = Tensor.detach x

@@ -48,5 +48,20 @@ module Loss =
     let kd (temperature: Tensor) (teacher: Tensor) (student: Tensor) : Tensor =
         temperature * temperature * kl (soften temperature teacher) (soften temperature student)
 
+    /// (z - mean_c z) / (1e-7 + std_c z) for each instance, std with Bessel's correction: shape [batch, classes].
+    /// Logits that are all equal become 0.
+    let standardise (logits: Tensor) : Tensor =
+        let centred = logits - Tensor.unsqueeze -1 (Tensor.meanOver -1 logits)
+        let freedom = float (Tensor.size -1 logits - 1)
+
+        // The root has no finite slope at 0: below 1e-30 the variance counts as constant.
+        let deviation =
+            Tensor.sumOver -1 (centred * centred)
+            |> Tensor.scale (1.0 / freedom)
+            |> Tensor.clamp 1e-30 infinity
+            |> Tensor.sqrt
+
+        centred / Tensor.unsqueeze -1 (Tensor.addNumber 1e-7 deviation)
+
     /// Cross entropy with integer labels [batch], mean over the instances.
     let crossEntropy (labels: Tensor) (logits: Tensor) : Tensor = Tensor.crossEntropy labels logits

@@ -49,7 +49,7 @@ module Temperature =
     let published: TemperatureRange = { Start = 1.0; Scale = 20.0 }
 
     /// One T (shape [] or [batch]) for both sides: z_t / T, z_s / T, weight T^2.
-    let private shared (teacher: Tensor) (student: Tensor) (t: Tensor) : Softening = {
+    let shared (teacher: Tensor) (student: Tensor) (t: Tensor) : Softening = {
         Teacher = Loss.soften t teacher
         Student = Loss.soften t student
         Weight = t * t
@@ -66,12 +66,17 @@ module Temperature =
         Soften = fun _ dials teacher student -> shared teacher student dials.Scheduled
     }
 
-    /// The same T throughout; 4 is the usual value.
-    let fixedAt (t: float) : Policy =
+    let private checkedT (name: string) (t: float) : float =
         if not (System.Double.IsFinite t && t > 0.0) then
-            invalidArg (nameof t) $"the temperature must be finite and > 0, got {string t}."
+            invalidArg name $"the temperature must be finite and > 0, got {string t}."
 
-        { scheduled (Schedule.constant t) with Name = "fixed" }
+        t
+
+    /// The same T throughout; 4 is the usual value.
+    let fixedAt (t: float) : Policy = {
+        scheduled (Schedule.constant (checkedT (nameof t) t)) with
+            Name = "fixed"
+    }
 
     /// T = Start + Scale sigmoid(reverse(x, lambda)): what minimises the loss below the reversal maximises it in x.
     let private adversarial (range: TemperatureRange) (strength: Tensor) (x: Tensor) : Tensor =
@@ -146,3 +151,42 @@ module Temperature =
                 |> adversarial range dials.Strength
                 |> shared teacher student
             )
+
+    /// DTKD's two temperatures of each instance, T_t and T_s: tau shared out by the largest logits,
+    /// T_t = 2 tau m_t / (m_t + m_s) and T_s = 2 tau m_s / (m_t + m_s), so that both sides get equally sharp.
+    /// The published formula is singular where m_t + m_s = 0 and negative where one is; here m counts as 0.001 at
+    /// least, without gradient below: both T are positive and finite everywhere, and the published ones where
+    /// both maxima are larger.
+    let balanced (tau: Tensor) (teacher: Tensor) (student: Tensor) : Tensor * Tensor =
+        let largest logits = Tensor.maxOver 1 logits |> Tensor.clamp 1e-3 infinity
+        let ofTeacher, ofStudent = largest teacher, largest student
+        let share = Tensor.scale 2.0 tau / (ofTeacher + ofStudent)
+        share * ofTeacher, share * ofStudent
+
+    /// DTKD (Wei and Bai 2024, arXiv:2404.12711, section 3): z_t / T_t, z_s / T_s, weight T_t T_s, T_t + T_s = 2 tau.
+    /// Reports show T_s. Its published recipe adds KD at tau: `Distiller.sum [ 3.0, kd; 1.0, Distiller.at 4.0 kd ]`,
+    /// under `Schedule.warmUp 1.0 20`.
+    let dtkd (tau: float) : Policy = {
+        scheduled (Schedule.constant (checkedT (nameof tau) tau)) with
+            Name = "dtkd"
+            Soften =
+                fun _ dials teacher student ->
+                    let ofTeacher, ofStudent = balanced dials.Scheduled teacher student
+
+                    {
+                        Teacher = Loss.soften ofTeacher teacher
+                        Student = Loss.soften ofStudent student
+                        Weight = ofTeacher * ofStudent
+                        T = ofStudent
+                    }
+    }
+
+    /// Logit standardisation (Sun et al. 2024, arXiv:2403.01427, algorithm 1) before any policy: `fixedAt 2.0` gives the
+    /// published method, `ctkdGlobal` a learned temperature on standardised logits.
+    let standardised (policy: Policy) : Policy = {
+        policy with
+            Name = policy.Name + "-standardised"
+            Soften =
+                fun parameters dials teacher student ->
+                    policy.Soften parameters dials (Loss.standardise teacher) (Loss.standardise student)
+    }

@@ -18,7 +18,7 @@ type Teaching = {
     /// Frozen; runs in evaluation mode, without gradient.
     Weights: Tree
     Policy: Policy
-    /// Weighted distillation losses.
+    /// Weighted distillation losses, each of a name of its own.
     Distillers: (Schedule * Distiller) list
 }
 
@@ -58,11 +58,11 @@ type TrainState = {
     Student: Tree
     /// Parameters of the temperature policy.
     Temperature: Tree
-    /// Connectors of the distillers.
+    /// Connectors of the distillers, and their memories.
     Connectors: Tree
     /// The trained tensors of these three by path, the temperature's last: views, not further state.
     Trained: Tree
-    /// The batch counters among the student's buffers.
+    /// The batch counters among the student's and the connectors' buffers.
     Counters: Tensor[]
     /// Velocities of all trained tensors.
     Velocity: Tree
@@ -90,6 +90,8 @@ type BatchLosses = {
     Total: Tensor
     Student: Outputs
     T: Tensor option
+    /// What the distillers saw, if there are any.
+    Lesson: Lesson option
 }
 
 /// The training loop: a functional interface over tensors that are updated in place.
@@ -103,10 +105,12 @@ module Train =
         | F32
         | Bf16 -> DType.Float32
 
+    let private distillers (course: Course) : Distiller list =
+        course.Teaching |> Option.map _.Distillers |> Option.defaultValue [] |> List.map snd
+
     /// Names of the loss terms, the total last.
     let termNames (course: Course) : string list =
-        let taught = course.Teaching |> Option.map _.Distillers |> Option.defaultValue []
-        [ "ce" ] @ List.map (fun (_, distiller: Distiller) -> distiller.Name) taught @ [ "loss" ]
+        [ "ce" ] @ (distillers course |> List.map _.Name) @ [ "loss" ]
 
     /// Weights in the run's memory format.
     let format (course: Course) (weights: Tree) : Tree =
@@ -139,9 +143,16 @@ module Train =
     let private trained (course: Course) (student: Tree) (connectors: Tree) (temperature: Tree) : Tree =
         let names = Model.trainedNames course.Student
 
+        let connecting =
+            distillers course
+            |> Distillation.declarations
+            |> List.filter _.Trained
+            |> List.map _.Name
+            |> Set.ofList
+
         Tree.concat [
             student |> Tree.filter names.Contains |> Tree.prefixed "student/"
-            connectors |> Tree.prefixed "connectors/"
+            connectors |> Tree.filter connecting.Contains |> Tree.prefixed "connectors/"
             temperature |> Tree.prefixed "temperature/"
         ]
 
@@ -164,7 +175,7 @@ module Train =
             Temperature = temperature
             Connectors = connectors
             Trained = trained
-            Counters = Model.counters student
+            Counters = Array.append (Model.counters student) (Model.counters connectors)
             Velocity = velocity
             Tally = tally
             Epoch = epoch
@@ -190,18 +201,20 @@ module Train =
             (fun () ->
                 let rng = Rng.ofSeed course.Seed |> Rng.split "initialisation"
                 let fresh purpose = Initialise.tree (dtype course) course.Device (Rng.split purpose rng)
+                let distillers = distillers course
                 let student = fresh "student" (Model.declarations course.Student) |> format course
 
-                let temperature, connectors =
+                let temperature =
                     match course.Teaching with
-                    | None -> Tree.empty, Tree.empty
-                    | Some teaching ->
-                        fresh "temperature" (teaching.Policy.Declares course.Student.Classes),
-                        teaching.Distillers
-                        |> List.collect (fun (_, distiller) ->
-                            distiller.Declares teaching.Model course.Student
-                        )
-                        |> fresh "connectors"
+                    | None -> Tree.empty
+                    | Some teaching -> fresh "temperature" (teaching.Policy.Declares course.Student.Classes)
+
+                let memory =
+                    Distillation.memory distillers (dtype course) course.Device (Rng.split "memory" rng)
+
+                let connectors =
+                    Tree.concat [ fresh "connectors" (Distillation.declarations distillers); memory ]
+                    |> format course
 
                 let trained = trained course student connectors temperature
                 let tally = Tally.start course.Device (termNames course).Length
@@ -236,12 +249,16 @@ module Train =
             }
         }
 
+    /// What is random in a step is a function of the seed, the epoch and the step: a resumed run repeats it.
+    let private stepRng (purpose: string) (course: Course) (state: TrainState) : Rng =
+        Rng.ofSeed course.Seed |> Rng.split purpose |> Rng.at state.Epoch
+
     /// The losses of a batch: L = gamma CE + sum_i alpha_i distiller_i, with the policy's softening.
     let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : BatchLosses =
         let student = forward course course.Student true state.Student batch.Images
         let ce = "ce", Loss.crossEntropy batch.Labels student.Logits
 
-        let taught, t =
+        let taught, lesson =
             match course.Teaching with
             | None -> [], None
             | Some teaching ->
@@ -250,19 +267,24 @@ module Train =
                         forward course teaching.Model false teaching.Weights batch.Images
                     )
 
-                let lesson = {
+                let classifier = Linear teaching.Model.Classifier
+
+                let lesson: Lesson = {
                     Teacher = teacher
                     Student = student
                     Softened =
                         teaching.Policy.Soften state.Temperature dials.Policy teacher.Logits student.Logits
                     Labels = batch.Labels
+                    Index = batch.Index
+                    Classify = Layer.forward teaching.Weights false (ResizeArray()) classifier
+                    Key = stepRng "distillers" course state |> Draws.key course.Device state.Step
                 }
 
                 [
-                    for _, distiller in teaching.Distillers ->
-                        distiller.Name, distiller.Loss state.Connectors lesson
+                    for distiller in distillers course ->
+                        distiller.Name, Distillation.loss distiller state.Connectors lesson
                 ],
-                Some lesson.Softened.T
+                Some lesson
 
         let terms = ce :: taught
         let weights = dials.CrossEntropy :: dials.Distillers
@@ -271,17 +293,13 @@ module Train =
             Terms = terms
             Total = List.map2 (fun weight (_, loss) -> weight * loss) weights terms |> List.reduce Tensor.add
             Student = student
-            T = t
+            T = lesson |> Option.map _.Softened.T
+            Lesson = lesson
         }
 
-    /// What is dropped at a step is a function of the seed and the step: a resumed run drops the same.
     let private seedDropout (course: Course) (state: TrainState) : unit =
         if course.Student.Dropout > 0.0 then
-            Rng.ofSeed course.Seed
-            |> Rng.split "dropout"
-            |> Rng.at state.Epoch
-            |> Rng.bits state.Step
-            |> Engine.seed course.Device
+            stepRng "dropout" course state |> Rng.bits state.Step |> Engine.seed course.Device
 
     /// Consumes a state: only what this answers may go on.
     let private renew (state: TrainState) : int64 ref * int64 =
@@ -303,13 +321,20 @@ module Train =
         Tensor.scoped (fun () ->
             let losses = losses course dials state batch
             let leaves = Tree.leaves state.Trained
-            let gradients = Autograd.gradients losses.Total leaves
+            let ordinary = leaves.Length - Tree.count state.Temperature
+            let gradients = Autograd.gradientsOrZeros ordinary losses.Total leaves
             let velocities = Tree.leaves state.Velocity
 
             let update sgd (part: Tensor[] -> Tensor[]) =
                 Sgd.step sgd dials.Rate (part gradients) (part velocities) (part leaves)
 
-            let ordinary = leaves.Length - Tree.count state.Temperature
+            losses.Lesson
+            |> Option.iter (fun lesson ->
+                Autograd.noGrad (fun () ->
+                    for distiller in distillers course do
+                        Distillation.settle distiller state.Connectors lesson
+                )
+            )
 
             if course.DecayTemperature || ordinary = leaves.Length then
                 update course.Sgd id

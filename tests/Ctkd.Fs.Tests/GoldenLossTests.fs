@@ -1,94 +1,14 @@
 namespace Ctkd.Fs.Tests
 
-open System.Globalization
 open System.Text.Json
-open System.Text.RegularExpressions
 open Ctkd.Fs
 open Xunit
 open Xunit.Abstractions
 open Ctkd.Fs.Tests.Golden
-
-/// What a losses file gives to each of its cases.
-[<NoComparison; NoEquality>]
-type GoldenInputs = {
-    DType: DType
-    Tag: string
-    Batch: int
-    Teacher: Tensor
-    Student: Tensor
-    Labels: Tensor
-}
-
-/// One way to compute a case: the loss, the leaves besides the logits, and further values to compare.
-[<NoComparison; NoEquality>]
-type GoldenRoute = { Loss: Tensor; Leaves: (string * Tensor) list; Values: Comparison list }
+open Ctkd.Fs.Tests.GoldenRoutes
+open Ctkd.Fs.Tests.GoldenFeatures
 
 module GoldenLosses =
-    let private cpu = Device.Cpu
-    let private leaf dtype value = Tensor.scalar dtype cpu value |> Autograd.leaf
-
-    /// T of a case: a number, or "probe(KEY,scale S,shift H)" for one T an instance.
-    let private temperature (inputs: GoldenInputs) (parameters: JsonElement) : Tensor =
-        match field "T" parameters with
-        | t when t.ValueKind = JsonValueKind.Number -> leaf inputs.DType (t.GetDouble())
-        | t ->
-            let found =
-                Regex.Match(string (t.GetString()), @"^probe\((\w+), ?scale ([-\d.]+), ?shift ([-\d.]+)\)$")
-
-            Assert.True(found.Success, $"T is neither a number nor a probe: {t}")
-            let part (i: int) = found.Groups[i].Value
-            let float i = System.Double.Parse(part i, CultureInfo.InvariantCulture)
-            probe inputs.DType $"{inputs.Tag}/{part 1}" [ inputs.Batch ] (float 2) (float 3) |> Autograd.leaf
-
-    /// A distiller's loss under a policy's softening.
-    let private distilled (distiller: Distiller) (inputs: GoldenInputs) (softened: Softening) : Tensor =
-        let outputs logits : Outputs = { Features = []; Pooled = logits; Logits = logits }
-
-        distiller.Loss Tree.empty {
-            Teacher = outputs inputs.Teacher
-            Student = outputs inputs.Student
-            Softened = softened
-            Labels = inputs.Labels
-        }
-
-    /// Through the formula, and through a policy whose dial is T.
-    let private kd (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
-        let t = temperature inputs parameters
-        let route loss = { Loss = loss; Leaves = [ "T", t ]; Values = [] }
-        let policy = Temperature.scheduled (Schedule.constant 1.0)
-        let dials = { Strength = Tensor.scalar inputs.DType cpu 0.0; Scheduled = t }
-
-        [
-            Loss.kd t inputs.Teacher inputs.Student |> Tensor.mean |> route
-            policy.Soften Tree.empty dials inputs.Teacher inputs.Student
-            |> distilled Distiller.kd inputs
-            |> route
-        ]
-
-    let private ctkdGlobal (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
-        let range = { Start = number "t_start" parameters; Scale = number "t_scale" parameters }
-        let strength = -(number "lambda_signed" parameters)
-        let policy = Temperature.ctkdGlobal range (Schedule.constant strength)
-        let theta = leaf inputs.DType (number "theta" parameters)
-
-        let dials = {
-            Strength = Tensor.scalar inputs.DType cpu (Schedule.at 1 policy.Strength)
-            Scheduled = Tensor.scalar inputs.DType cpu (Schedule.at 1 policy.Scheduled)
-        }
-
-        let softened = policy.Soften (Tree.ofSeq [ "theta", theta ]) dials inputs.Teacher inputs.Student
-
-        [
-            {
-                Loss = distilled Distiller.kd inputs softened
-                Leaves = [ "theta", theta ]
-                Values = [ scalar "T" (number "T" parameters) (Tensor.toFloat softened.T) ]
-            }
-        ]
-
-    /// The cases that this version implements, by name.
-    let implemented: Map<string, GoldenInputs -> JsonElement -> GoldenRoute list> =
-        Map [ "kd", kd; "kd_instance", kd; "ctkd_global", ctkdGlobal ]
 
     /// Values, and the gradients that the case lists, by every route.
     let compare (dtype: DType) (file: JsonElement) (case: JsonElement) : Comparison list * Comparison list =
@@ -104,6 +24,7 @@ module GoldenLosses =
             Teacher = logits "teacher_logits"
             Student = logits "student_logits"
             Labels = labels $"{tag}/labels" batch classes
+            Pairing = pairing file
         }
 
         let gradients (route: GoldenRoute) =
@@ -118,20 +39,22 @@ module GoldenLosses =
                     yield! statistics $"gradient of {name}" expected gradient
             ]
 
-        let routes = implemented[text "name" case] inputs (field "params" case)
+        let routes = implemented[text "name" case] inputs (field "params" case) case
+
+        // A case of several calls lists all their values; its loss is that of the first.
+        let value = if has "value" case then number "value" case else Array.head (floats "values" case)
 
         let values = [
             vector "labels" (floats "labels" file) (Tensor.toFloats inputs.Labels)
             for route in routes do
-                scalar "value" (number "value" case) (Tensor.toFloat route.Loss)
+                scalar "value" value (Tensor.toFloat route.Loss)
                 yield! route.Values
         ]
 
         values, List.collect gradients routes
 
 type GoldenLossTests(output: ITestOutputHelper) =
-    static member Cases =
-        (find ()).Cases |> List.filter (_.Name >> GoldenLosses.implemented.ContainsKey) |> rows
+    static member Cases = (find ()).Cases |> List.filter (_.Name >> implemented.ContainsKey) |> rows
 
     member private _.Compare dtype (file: string) (index: int) (name: string) judge : unit =
         run

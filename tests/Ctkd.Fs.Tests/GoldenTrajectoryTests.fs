@@ -11,7 +11,15 @@ module GoldenTrajectories =
 
     /// The distillers that this version implements, by the file's `method`.
     let private distillers: Map<string, JsonElement -> (Schedule * Distiller) list> =
-        Map [ "kd", fun run -> [ Schedule.constant (number "alpha_kl" run), Distiller.kd ] ]
+        let kd run = Schedule.constant (number "alpha_kl" run), Distiller.kd
+
+        let dkd run =
+            let softened (lesson: Lesson) =
+                Dkd.loss (number "dkd_alpha" run) (number "dkd_beta" run) lesson.Labels lesson.Softened
+
+            Schedule.constant (number "beta_other" run), Distillation.simple "dkd" (softened >> Tensor.mean)
+
+        Map [ "kd", (fun run -> [ kd run ]); "dkd", (fun run -> [ kd run; dkd run ]) ]
 
     /// The policies that this version implements, by the file's `temperature`.
     let private policies: Map<string, JsonElement -> Policy> =
@@ -95,6 +103,7 @@ module GoldenTrajectories =
             let batch: Batch = {
                 Images = probe DType.Float64 $"{tag}/batch{i}" [ course.Batch; 3; 32; 32 ] 1.5 0.0
                 Labels = labels $"{tag}/labels{i}" course.Batch course.Student.Classes
+                Index = Tensor.arange course.Device course.Batch
             }
 
             Tally.clear state.Tally
@@ -114,6 +123,7 @@ module GoldenTrajectories =
                 same "T" means.T
                 same "ce" ours["ce"]
                 same "kl" ours["kd"]
+                same "other" (Map.tryFind "dkd" ours |> Option.defaultValue 0.0)
                 same "loss" ours["loss"]
                 same "theta_after" theta
             ]

@@ -1,0 +1,161 @@
+namespace Ctkd.Fs
+
+/// What contrastive representation distillation may vary; `Crd.published` has the usual values.
+type CrdOptions = {
+    /// Length of the embeddings.
+    Width: int
+    /// K, the negatives of each instance.
+    Negatives: int
+    /// Divides the scores.
+    Temperature: float
+    /// Share of an old row that stays in the memory.
+    Momentum: float
+}
+
+/// Contrastive representation distillation (Tian et al. 2020, arXiv:1910.10699, section 3.1): the student's embedding
+/// of an image is to find the teacher's among K of images of other classes, and the teacher's the student's.
+///
+/// Each side scores the other side's memory of all training images: P = exp(dot / 0.07) / Z, Z fixed at the first
+/// batch. The loss of a side is -(sum log(P / (P + m Pn + eps)) + sum log(m Pn / (P + m Pn + eps))) / B, m = K and
+/// Pn = 1 / n. With a = log P - log(m Pn + eps) these terms are softplus(-a) and softplus(a) + a constant.
+[<RequireQualifiedAccess>]
+module Crd =
+    let private epsilon = 1e-7
+
+    let published: CrdOptions = { Width = 128; Negatives = 16384; Temperature = 0.07; Momentum = 0.5 }
+
+    /// One side: embeddings [batch, width] against a memory [n, width]; the contrast [batch, 1 + K] lists the rows,
+    /// the positive first. Z (shape [], 0 before the first batch) is fixed in place: shape [].
+    let side
+        (options: CrdOptions)
+        (z: Tensor)
+        (memory: Tensor)
+        (contrast: Tensor)
+        (embedding: Tensor)
+        : Tensor =
+        let n, negatives = float (Tensor.size 0 memory), float (Tensor.size 1 contrast - 1)
+        let noise = negatives / n
+
+        // One product with the whole memory is far cheaper than gathering batch x (1 + K) rows.
+        let scores =
+            Tensor.matmul embedding (Tensor.transpose 0 1 memory)
+            |> Tensor.gather 1 contrast
+            |> Tensor.scale (1.0 / options.Temperature)
+
+        let first = Tensor.detach scores |> Tensor.exp |> Tensor.mean |> Tensor.scale n
+        Tensor.copyInto z (Tensor.where (Tensor.eqNumber 0.0 z) first z)
+        let a = scores - Tensor.log (Tensor.scale (noise + epsilon) z)
+        let columns start stop = Tensor.slice 1 start stop a
+        let hits = columns 0 1 |> Tensor.neg |> Tensor.softplus |> Tensor.sumOver 1
+        let misses = columns 1 (int negatives + 1) |> Tensor.softplus |> Tensor.sumOver 1
+        Tensor.mean (hits + misses) |> Tensor.addNumber (negatives * log ((noise + epsilon) / noise))
+
+    /// Rows of the memory move towards the batch's embeddings and are renormalised. Of an image that occurs twice in
+    /// the batch the last instance counts.
+    let remember (options: CrdOptions) (memory: Tensor) (index: Tensor) (embedding: Tensor) : unit =
+        let rows =
+            Tensor.scale options.Momentum (Tensor.indexSelect 0 index memory)
+            + Tensor.scale (1.0 - options.Momentum) embedding
+            |> Rows.normalise
+
+        let same = Tensor.eq (Tensor.unsqueeze 1 index) (Tensor.unsqueeze 0 index)
+        let position = Tensor.arange (Tensor.device index) (Tensor.size 0 index)
+        let last = Tensor.toType DType.Int64 same * Tensor.unsqueeze 0 position |> Tensor.maxOver 1
+        Tensor.rowsInto memory index (Tensor.indexSelect 0 last rows)
+
+    /// K images of other classes for each label, uniform with repetition: [batch, K]. The training images lie in `order`
+    /// class by class; the images of a class are the `size` from `first` on.
+    let negatives (count: int) (tables: Tree) (labels: Tensor) (key: Tensor) : Tensor =
+        Tensor.scope (fun () ->
+            let order = Tree.find "order" tables
+            let ofLabel name = Tree.find name tables |> Tensor.indexSelect 0 labels |> Tensor.unsqueeze 1
+            let first, size = ofLabel "first", ofLabel "size"
+            let others = Tensor.toType DType.Float64 (Tensor.addInt (Tensor.size 0 order) -size)
+            let shape = [| Tensor.count labels; int64 count |]
+            let rank = Draws.uniform key shape * others |> Tensor.toType DType.Int64
+            let rank = Tensor.where (Tensor.less rank first) rank (rank + size)
+            Tensor.indexSelect 0 (Tensor.flatten 0 rank) order |> Tensor.reshape shape
+        )
+
+    /// Positions of the training images class by class, and where each class begins and how many images it has.
+    let private tables (device: Device) (pairing: Pairing) : Tree =
+        let size = Array.zeroCreate<int64> pairing.Student.Classes
+        pairing.Labels |> Array.iter (fun label -> size[label] <- size[label] + 1L)
+        let first = Array.scan (+) 0L size |> Array.truncate size.Length
+
+        let order =
+            pairing.Labels
+            |> Array.indexed
+            |> Array.sortBy (fun (i, label) -> label, i)
+            |> Array.map (fst >> int64)
+
+        let upload (values: int64[]) =
+            Tensor.scope (fun () -> Tensor.ofInt64s [ values.Length ] values |> Tensor.toDevice device)
+
+        Tree.ofSeq [ "order", upload order; "first", upload first; "size", upload size ]
+
+    /// Uniform in +-1 / sqrt(width / 3), so that rows have norm 1 on average.
+    let private memory (options: CrdOptions) (pairing: Pairing) dtype (device: Device) (rng: Rng) : Tree =
+        let rows side =
+            Tensor.scope (fun () ->
+                let bound = 1.0 / sqrt (float options.Width / 3.0)
+                let shape = [| int64 pairing.Labels.Length; int64 options.Width |]
+
+                Draws.uniform (Draws.key device 0 (Rng.split side rng)) shape
+                |> Tensor.scale (2.0 * bound)
+                |> Tensor.addNumber -bound
+                |> Tensor.toType dtype
+            )
+
+        let zero () = Tensor.zeros dtype device [||]
+
+        Tree.concat [
+            Tree.ofSeq [ "memory_student", rows "student"; "memory_teacher", rows "teacher" ]
+            Tree.ofSeq [ "z_student", zero (); "z_teacher", zero () ]
+            tables device pairing
+        ]
+
+    let private embed (name: string) (state: Tree) (pooled: Tensor) : Tensor =
+        pooled
+        |> Tensor.linear (Tree.find $"{name}.weight" state) (Some(Tree.find $"{name}.bias" state))
+        |> Rows.normalise
+
+    /// Both sides, for given negatives.
+    let loss (options: CrdOptions) (state: Tree) (contrast: Tensor) (lesson: Lesson) : Tensor =
+        let score own other embedding =
+            side options (Tree.find $"z_{own}" state) (Tree.find $"memory_{other}" state) contrast embedding
+
+        score "student" "teacher" (embed "embed_s" state lesson.Student.Pooled)
+        + score "teacher" "student" (embed "embed_t" state lesson.Teacher.Pooled)
+
+    let private settle (options: CrdOptions) (state: Tree) (lesson: Lesson) : unit =
+        let move side embedding = remember options (Tree.find $"memory_{side}" state) lesson.Index embedding
+        move "student" (embed "embed_s" state lesson.Student.Pooled)
+        move "teacher" (embed "embed_t" state lesson.Teacher.Pooled)
+
+    /// On the pooled features. Memories and Z are part of the training state.
+    let distiller (options: CrdOptions) (pairing: Pairing) : Result<Distiller, Error> =
+        let connectors =
+            Sequence [
+                Linear(Layer.dense "embed_s" pairing.Student.Pooled options.Width)
+                Linear(Layer.dense "embed_t" pairing.Teacher.Pooled options.Width)
+            ]
+
+        if pairing.Labels |> Array.distinct |> Array.length < 2 then
+            Pairing.refuse
+                "crd"
+                pairing
+                "its negatives are images of other classes, and all images are of one"
+        else
+            let contrast state (lesson: Lesson) =
+                let drawn = negatives options.Negatives state lesson.Labels lesson.Key
+                Tensor.cat 1 [ Tensor.unsqueeze 1 lesson.Index; drawn ]
+
+            Ok {
+                Name = "crd"
+                Fewest = 1
+                Declares = Layer.declarations Starts.pyTorch connectors
+                Memory = memory options pairing
+                Loss = fun state lesson -> loss options state (contrast state lesson) lesson
+                Settle = settle options
+            }

@@ -1,0 +1,55 @@
+namespace Ctkd.Fs
+
+/// Decoupled knowledge distillation (Zhao et al. 2022, arXiv:2203.08679, eq. 7):
+/// mean_i w_i (alpha TCKD_i + beta NCKD_i), where alpha = 1 and beta = 1 - p_y of the teacher would be KD.
+/// TCKD is the divergence of the pairs [p_y, 1 - p_y], NCKD that of the softmaxes over the other classes.
+///
+/// All of it stays in log space: with d = z_y - logsumexp(others), log p_y = -softplus(-d) and log(1 - p_y) =
+/// -softplus(d); the target's column is dropped, not pushed to minus infinity, which would make dL/dT NaN.
+[<RequireQualifiedAccess>]
+module Dkd =
+
+    /// The target's logit [batch] and those of the other classes [batch, classes - 1], in their order.
+    let private split (labels: Tensor) (logits: Tensor) : Tensor * Tensor =
+        let label = Tensor.unsqueeze 1 labels
+        let column = Tensor.arange (Tensor.device labels) (Tensor.size 1 logits - 1) |> Tensor.unsqueeze 0
+        let others = Tensor.where (Tensor.less column label) column (Tensor.addInt 1 column)
+        logits |> Tensor.gather 1 label |> Tensor.squeeze 1, Tensor.gather 1 others logits
+
+    /// TCKD [batch] of softened logits [batch, classes].
+    let target (labels: Tensor) (teacher: Tensor) (student: Tensor) : Tensor =
+        let logPair logits =
+            let target, others = split labels logits
+            let d = target - Tensor.logSumExp -1 others
+            -Tensor.softplus -d, -Tensor.softplus d
+
+        let (yes, no), (yes', no') = logPair teacher, logPair student
+        Tensor.exp yes * (yes - yes') + Tensor.exp no * (no - no')
+
+    /// NCKD [batch] of softened logits [batch, classes].
+    let others (labels: Tensor) (teacher: Tensor) (student: Tensor) : Tensor =
+        Loss.kl (snd (split labels teacher)) (snd (split labels student))
+
+    /// DKD for softened logits of more than two classes: w (alpha TCKD + beta NCKD), shape [batch].
+    let loss (alpha: float) (beta: float) (labels: Tensor) (softened: Softening) : Tensor =
+        if Tensor.size 1 softened.Student < 3 then
+            invalidArg
+                (nameof softened)
+                "DKD compares the classes other than the target: it needs at least 3."
+
+        let part formula = formula labels softened.Teacher softened.Student
+        softened.Weight * (Tensor.scale alpha (part target) + Tensor.scale beta (part others))
+
+    /// DKD with its two weights: 1 and, by pair of models, 1 to 8.
+    let distiller (alpha: float) (beta: float) (pairing: Pairing) : Result<Distiller, Error> =
+        if pairing.Student.Classes < 3 then
+            Pairing.refuse
+                "dkd"
+                pairing
+                "beside the target there must be two classes or more"
+                "distill with kd, or data of three classes or more"
+        else
+            Distillation.simple
+                "dkd"
+                (fun lesson -> loss alpha beta lesson.Labels lesson.Softened |> Tensor.mean)
+            |> Ok

@@ -1,0 +1,178 @@
+/// How the cases of logits are computed, and what all cases share.
+module Ctkd.Fs.Tests.GoldenRoutes
+
+open System.Globalization
+open System.Text.Json
+open System.Text.RegularExpressions
+open Ctkd.Fs
+open Xunit
+open Ctkd.Fs.Tests.Golden
+
+/// What a losses file gives to each of its cases.
+[<NoComparison; NoEquality>]
+type GoldenInputs = {
+    DType: DType
+    Tag: string
+    Batch: int
+    Teacher: Tensor
+    Student: Tensor
+    Labels: Tensor
+    /// The models' features as the file's cases describe them.
+    Pairing: Pairing
+}
+
+/// One way to compute a case: the loss, the leaves besides the logits, and further values to compare.
+[<NoComparison; NoEquality>]
+type GoldenRoute = { Loss: Tensor; Leaves: (string * Tensor) list; Values: Comparison list }
+
+let private cpu = Device.Cpu
+let private leaf dtype value = Tensor.scalar dtype cpu value |> Autograd.leaf
+
+let route leaves values loss : GoldenRoute = { Loss = loss; Leaves = leaves; Values = values }
+
+/// The features of a losses file: lengths and map shapes stand with some of its cases. The stem is not looked at.
+let pairing (file: JsonElement) : Pairing =
+    let parameters = field "cases" file |> items |> List.map (field "params")
+    let stem = [ 1; 1; 1 ]
+
+    let length name =
+        parameters |> List.tryFind (has name) |> Option.map (integer name) |> Option.defaultValue 1
+
+    let map name =
+        match List.tryFind (has name) parameters with
+        | Some found -> floats name found |> Array.map int |> List.ofArray |> List.tail
+        | None -> stem
+
+    let shown side : Shown = {
+        Model = side
+        Maps = [ stem; map $"{side}_map" ]
+        Pooled = length (if side = "teacher" then "d_t" else "d_s")
+        Classes = integer "C" file
+    }
+
+    {
+        Teacher = shown "teacher"
+        Student = shown "student"
+        Labels = [| 0; 1 |]
+        SmallestBatch = integer "B" file
+    }
+
+// ---- logits -------------------------------------------------------------------------------------
+
+/// T of a case: a number, or "probe(KEY,scale S,shift H)" for one T an instance.
+let private temperature (inputs: GoldenInputs) (parameters: JsonElement) : Tensor =
+    match field "T" parameters with
+    | t when t.ValueKind = JsonValueKind.Number -> leaf inputs.DType (t.GetDouble())
+    | t ->
+        let found =
+            Regex.Match(string (t.GetString()), @"^probe\((\w+), ?scale ([-\d.]+), ?shift ([-\d.]+)\)$")
+
+        Assert.True(found.Success, $"T is neither a number nor a probe: {t}")
+        let part (i: int) = found.Groups[i].Value
+        let float i = System.Double.Parse(part i, CultureInfo.InvariantCulture)
+        probe inputs.DType $"{inputs.Tag}/{part 1}" [ inputs.Batch ] (float 2) (float 3) |> Autograd.leaf
+
+/// What a distiller sees of the case: the logits as they were softened, and features.
+let lesson (inputs: GoldenInputs) softened teacher student classify index : Lesson =
+    let outputs logits (pooled, map) : Outputs = { Features = [ map; map ]; Pooled = pooled; Logits = logits }
+
+    {
+        Teacher = outputs inputs.Teacher teacher
+        Student = outputs inputs.Student student
+        Softened = softened
+        Labels = inputs.Labels
+        Index = index
+        Classify = classify
+        Key = Tensor.scalar DType.Int64 cpu 0.0
+    }
+
+let private dials (inputs: GoldenInputs) (strength: float) (scheduled: Tensor) : Dials = {
+    Strength = Tensor.scalar inputs.DType cpu strength
+    Scheduled = scheduled
+}
+
+let unsoftened (inputs: GoldenInputs) : Softening =
+    Temperature.shared inputs.Teacher inputs.Student (Tensor.scalar inputs.DType cpu 1.0)
+
+/// A distiller's loss on softened logits; it sees no features.
+let private distilled (distiller: Distiller) (inputs: GoldenInputs) (softened: Softening) : Tensor =
+    let none = inputs.Student, inputs.Student
+    distiller.Loss Tree.empty (lesson inputs softened none none id inputs.Labels)
+
+/// Through the formula, and through a policy whose dial is T.
+let kd (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
+    let t = temperature inputs parameters
+    let policy = Temperature.scheduled (Schedule.constant 1.0)
+
+    [
+        Loss.kd t inputs.Teacher inputs.Student |> Tensor.mean
+        policy.Soften Tree.empty (dials inputs 0.0 t) inputs.Teacher inputs.Student
+        |> distilled Distiller.kd inputs
+    ]
+    |> List.map (route [ "T", t ] [])
+
+let ctkdGlobal (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
+    let range = { Start = number "t_start" parameters; Scale = number "t_scale" parameters }
+    let strength = -(number "lambda_signed" parameters)
+    let policy = Temperature.ctkdGlobal range (Schedule.constant strength)
+    let theta = leaf inputs.DType (number "theta" parameters)
+    let strength = Schedule.at 1 policy.Strength
+    let dials = dials inputs strength (Tensor.scalar inputs.DType cpu (Schedule.at 1 policy.Scheduled))
+    let softened = policy.Soften (Tree.ofSeq [ "theta", theta ]) dials inputs.Teacher inputs.Student
+
+    [
+        distilled Distiller.kd inputs softened
+        |> route [ "theta", theta ] [ scalar "T" (number "T" parameters) (Tensor.toFloat softened.T) ]
+    ]
+
+let dkd (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
+    let t = temperature inputs parameters
+
+    let distiller =
+        Dkd.distiller (number "alpha" parameters) (number "beta" parameters) inputs.Pairing |> Error.orRaise
+
+    [
+        Temperature.shared inputs.Teacher inputs.Student t
+        |> distilled distiller inputs
+        |> route [ "T", t ] []
+    ]
+
+/// w(e) (alpha L_DTKD + beta KD(tau)) + gamma CE, as a course under the policy has it.
+let dtkdTotal (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
+    let number name = number name parameters
+    let tau = Tensor.scalar inputs.DType cpu (number "tau")
+    let policy = Temperature.dtkd (number "tau")
+    let softened = policy.Soften Tree.empty (dials inputs 0.0 tau) inputs.Teacher inputs.Student
+
+    let both =
+        Distiller.sum [
+            number "alpha", Distiller.kd
+            number "beta", Distiller.at (number "tau") Distiller.kd
+        ]
+
+    let warmUp =
+        Schedule.warmUp 1.0 (integer "warmup" parameters) |> Schedule.at (integer "epoch" parameters)
+
+    let ce = Loss.crossEntropy inputs.Labels inputs.Student |> Tensor.scale (number "ce_weight")
+    let ofTeacher, ofStudent = Temperature.balanced tau inputs.Teacher inputs.Student
+    let temperatures name = vector name (floats name parameters)
+
+    [
+        Tensor.scale warmUp (distilled both inputs softened) + ce
+        |> route [] [
+            temperatures "T_teacher" (Tensor.toFloats ofTeacher)
+            temperatures "T_student" (Tensor.toFloats ofStudent)
+            temperatures "T_student" (Tensor.toFloats softened.T)
+        ]
+    ]
+
+let standardised (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
+    let tau = number "tau" parameters
+    let policy = Temperature.standardised (Temperature.fixedAt tau)
+    let dials = dials inputs 0.0 (Tensor.scalar inputs.DType cpu tau)
+
+    [
+        policy.Soften Tree.empty dials inputs.Teacher inputs.Student
+        |> distilled Distiller.kd inputs
+        |> route [] []
+    ]
