@@ -148,6 +148,8 @@ let ``labels follow their images, and an epoch sees every image once`` () =
                 Assert.Equal<int64[]>(Array.init 12 int64, Array.sort order)
                 let labels = batches |> List.map (_.Labels >> Tensor.toInt64s) |> Array.concat
                 Assert.Equal<int64[]>(order |> Array.map (fun i -> i % 4L), labels)
+                let index = batches |> List.map (_.Index >> Tensor.toInt64s) |> Array.concat
+                Assert.Equal<int64[]>(order, index)
                 let whole = (Augment.batch pad made 0 12 set).Images |> Tensor.toFloats
                 Expect.same whole (batches |> List.map (_.Images >> Tensor.toFloats) |> Array.concat)
             )
@@ -198,6 +200,7 @@ let ``for evaluation the images come as they are, in their order`` () =
         let expected = tabulate [ 5; 3; 5; 4 ] (fun i -> normalised i[1] (at pixels (i[0] + 3 :: i.Tail)))
         Expect.close 1e-13 1e-14 expected.Values (Tensor.toFloats batch.Images)
         Assert.Equal<int64[]>([| 3L; 0L; 1L; 2L; 3L |], Tensor.toInt64s batch.Labels)
+        Assert.Equal<int64[]>([| 3L .. 7L |], Tensor.toInt64s batch.Index)
     )
 
 [<Fact>]

@@ -179,6 +179,11 @@ let ``a sample is the values of the epochs from 1`` () =
         )
 
 [<Fact>]
+let ``a warm-up reaches its weight in a straight line and keeps it`` () =
+    let at epoch = Schedule.warmUp 2.0 20 |> Schedule.at epoch
+    Assert.Equal<float list>([ 0.0; 0.5; 1.0; 2.0; 2.0 ], List.map at [ 0; 5; 10; 20; 240 ])
+
+[<Fact>]
 let ``equal schedules are equal values`` () =
     Assert.Equal(Schedule.cosine 0.0 1.0 10, Schedule.curriculum 10)
     Assert.NotEqual(Schedule.linear 0.0 1.0 10, Schedule.curriculum 10)

@@ -135,6 +135,14 @@ module Crd =
 
     /// On the pooled features. Memories and Z are part of the training state.
     let distiller (options: CrdOptions) (pairing: Pairing) : Result<Distiller, Error> =
+        for name, value in
+            [ nameof options.Width, options.Width; nameof options.Negatives, options.Negatives ] do
+            if value < 1 then
+                invalidArg (nameof options) $"{name} must be at least 1, got {value}."
+
+        if not (options.Temperature > 0.0 && options.Momentum >= 0.0 && options.Momentum < 1.0) then
+            invalidArg (nameof options) $"Temperature must be > 0 and Momentum in [0, 1), got {options}."
+
         let connectors =
             Sequence [
                 Linear(Layer.dense "embed_s" pairing.Student.Pooled options.Width)
@@ -145,7 +153,8 @@ module Crd =
             Pairing.refuse
                 "crd"
                 pairing
-                "its negatives are images of other classes, and all images are of one"
+                "its negatives are images of other classes, and all training images are of one"
+                "train on images of two classes or more"
         else
             let contrast state (lesson: Lesson) =
                 let drawn = negatives options.Negatives state lesson.Labels lesson.Key

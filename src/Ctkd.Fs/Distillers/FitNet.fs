@@ -49,7 +49,8 @@ module FitNet =
                 Pairing.refuse
                     "fitnet"
                     pairing
-                    $"map {hint} is %A{student.Tail} and %A{teacher.Tail} pixels large"
+                    $"map {hint} is %A{student.Tail} and %A{teacher.Tail} pixels large: equal, double or half fit"
+                    "choose another hint, or other models"
             | Some regressor ->
                 let fewest = if teacher.Tail = [ 1; 1 ] then 2 else 1
 

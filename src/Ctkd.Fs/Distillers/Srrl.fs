@@ -32,6 +32,7 @@ module Srrl =
                 "srrl"
                 pairing
                 $"they know {pairing.Student.Classes} and {pairing.Teacher.Classes} classes"
+                "choose a teacher of the student's classes"
         else
             // One instance alone has no variance to normalise by.
             Distillation.connected "srrl" 2 (Layer.declarations Starts.pyTorch phi) loss

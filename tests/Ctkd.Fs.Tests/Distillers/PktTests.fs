@@ -1,0 +1,79 @@
+module Ctkd.Fs.Tests.PktTests
+
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Generators
+open Ctkd.Fs.Tests.Lessons
+open Ctkd.Fs.Tests.Oracle
+open FsCheck.FSharp
+open Xunit
+
+let private features batch seed = normal seed [ batch; 5 ], normal (seed + 10) [ batch; 3 ]
+
+let private value (a: Dense) (b: Dense) =
+    Expect.value (fun () -> Pkt.loss (Expect.ofDense a) (Expect.ofDense b))
+
+/// The published loops.
+let private pkt (teacher: Dense) (student: Dense) : float =
+    let eps = 1e-7
+    let dot a b = Array.fold2 (fun sum x y -> sum + x * y) 0.0 a b
+
+    let neighbours (x: Dense) =
+        let unit =
+            rows x
+            |> Array.map (fun row -> let n = sqrt (dot row row) in Array.map (fun v -> v / (n + eps)) row)
+
+        unit
+        |> Array.map (fun a ->
+            let s = unit |> Array.map (fun b -> (dot a b + 1.0) / 2.0) in
+            Array.map (fun v -> v / Array.sum s) s
+        )
+
+    Array.map2
+        (Array.map2 (fun q p -> q * log ((q + eps) / (p + eps))))
+        (neighbours teacher)
+        (neighbours student)
+    |> Array.concat
+    |> Array.average
+
+[<Fact>]
+let ``PKT is the published loop`` () =
+    check
+        (Gen.zip seeds (Gen.choose (1, 6)))
+        (fun (seed, batch) ->
+            let teacher, student = features batch seed
+            Expect.near 1e-9 1e-14 (pkt teacher student) (value teacher student)
+        )
+
+[<Fact>]
+let ``PKT does not change when features are rotated or scaled`` () =
+    check
+        (Gen.zip3 seeds (Gen.choose (2, 6)) (uniform 0.5 4.0))
+        (fun (seed, batch, factor) ->
+            let teacher, student = features batch seed
+            let expected = value teacher student
+            Expect.near 1e-9 1e-13 expected (value (rotated seed teacher) (rotated (seed + 3) student))
+            let scaled = { student with Values = Array.map ((*) factor) student.Values }
+            Expect.near 1e-5 1e-9 expected (value teacher scaled)
+        )
+
+[<Fact>]
+let ``the gradients of PKT are those of its values`` () =
+    checkMany
+        20
+        (Gen.zip seeds (Gen.choose (2, 5)))
+        (fun (seed, batch) ->
+            let teacher, student = features batch seed
+            Expect.gradientsMatch (fun xs -> Pkt.loss xs[0] xs[1]) [ teacher; student ]
+        )
+
+[<Fact>]
+let ``PKT is 0 for student = teacher, and features of zeros give no NaN`` () =
+    check
+        (Gen.zip seeds (Gen.choose (1, 6)))
+        (fun (seed, batch) ->
+            let teacher, student = features batch seed
+            Assert.Equal(0.0, value teacher teacher)
+            let zeros = { student with Values = Array.map (fun _ -> 0.0) student.Values }
+            let gradients = Expect.gradients (fun xs -> Pkt.loss xs[0] xs[1]) [ teacher; zeros ]
+            Assert.All(Array.concat gradients, fun g -> Assert.True(System.Double.IsFinite g))
+        )

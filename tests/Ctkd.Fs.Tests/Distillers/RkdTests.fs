@@ -1,0 +1,101 @@
+module Ctkd.Fs.Tests.RkdTests
+
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Generators
+open Ctkd.Fs.Tests.Lessons
+open Ctkd.Fs.Tests.Oracle
+open FsCheck.FSharp
+open Xunit
+
+let private features batch seed = normal seed [ batch; 5 ], normal (seed + 10) [ batch; 3 ]
+
+let private valueAt distance angle (a: Dense) (b: Dense) =
+    Expect.value (fun () -> Rkd.loss distance angle (Expect.ofDense a) (Expect.ofDense b))
+
+let private value = valueAt 25.0 50.0
+
+/// The published loops.
+let private rkd (distance: float) (angle: float) (teacher: Dense) (student: Dense) : float =
+    let minus = Array.map2 (fun a b -> a - b)
+    let dot a b = Array.fold2 (fun sum x y -> sum + x * y) 0.0 a b
+    let smooth a b = let d = abs (a - b) in if d < 1.0 then 0.5 * d * d else d - 0.5
+
+    let distances (x: float[][]) =
+        let all = [|
+            for a in x do
+                for b in x ->
+                    if obj.ReferenceEquals(a, b) then 0.0 else let d = minus a b in sqrt (max 1e-12 (dot d d))
+        |]
+
+        let mean = all |> Array.filter (fun d -> d > 0.0) |> Array.average
+        Array.map (fun d -> d / mean) all
+
+    let angles (x: float[][]) =
+        let unit a b =
+            let d = minus a b in
+            let n = max 1e-12 (sqrt (dot d d)) in
+            Array.map (fun v -> v / n) d
+
+        [|
+            for j in x do
+                for i in x do
+                    for k in x -> dot (unit i j) (unit k j)
+        |]
+
+    let mean f = Array.map2 smooth (f (rows student)) (f (rows teacher)) |> Array.average
+    distance * mean distances + angle * mean angles
+
+[<Fact>]
+let ``RKD is the published loops, in distances and in angles`` () =
+    check
+        (Gen.zip seeds (Gen.choose (2, 6)))
+        (fun (seed, batch) ->
+            let teacher, student = features batch seed
+
+            for distance, angle in [ 1.0, 0.0; 0.0, 1.0; 25.0, 50.0 ] do
+                Expect.near
+                    1e-9
+                    1e-13
+                    (rkd distance angle teacher student)
+                    (valueAt distance angle teacher student)
+        )
+
+[<Fact>]
+let ``RKD does not change when features are rotated, scaled or moved`` () =
+    check
+        (Gen.zip3 seeds (Gen.choose (2, 6)) (uniform 0.1 10.0))
+        (fun (seed, batch, factor) ->
+            let teacher, student = features batch seed
+            let turned = rotated (seed + 3) student
+            let moved = { turned with Values = Array.map (fun v -> factor * v + 1.0) turned.Values }
+            Expect.near 1e-8 1e-12 (value teacher student) (value (rotated seed teacher) moved)
+        )
+
+[<Fact>]
+let ``the gradients of RKD are those of its values`` () =
+    checkMany
+        20
+        (Gen.zip seeds (Gen.choose (2, 4)))
+        (fun (seed, batch) ->
+            let teacher, student = features batch seed
+            Expect.gradientsMatch (fun xs -> Rkd.loss 25.0 50.0 xs[0] xs[1]) [ teacher; student ]
+        )
+
+[<Fact>]
+let ``RKD is 0 for student = teacher, and features that coincide give no NaN`` () =
+    check
+        (Gen.zip seeds (Gen.choose (2, 6)))
+        (fun (seed, batch) ->
+            let teacher, student = features batch seed
+            Assert.Equal(0.0, value teacher teacher)
+            let same = { student with Values = Array.map (fun _ -> 0.5) student.Values }
+            let gradients = Expect.gradients (fun xs -> Rkd.loss 25.0 50.0 xs[0] xs[1]) [ teacher; same ]
+            Assert.All(Array.concat gradients, fun g -> Assert.True(System.Double.IsFinite g))
+        )
+
+[<Fact>]
+let ``RKD refuses an epoch whose last batch is one image`` () =
+    let one = { pairing [] [] with SmallestBatch = 1 }
+    let error = errorOf (Rkd.distiller 25.0 50.0 one)
+    Assert.Equal(Usage, error.Kind)
+    Assert.Contains("at least 2 images", error.What)

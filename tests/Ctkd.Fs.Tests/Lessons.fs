@@ -1,0 +1,106 @@
+/// Lessons from plain arrays, and models whose maps every distiller can use.
+module Ctkd.Fs.Tests.Lessons
+
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Oracle
+open FsCheck.FSharp
+
+/// Standard normal numbers of a shape.
+let normal (seed: int) (shape: int list) : Dense = {
+    Shape = shape
+    Values = Rng.ofSeed seed |> Rng.normals (List.fold (*) 1 shape)
+}
+
+/// Any seed.
+let seeds: FsCheck.Gen<int> = Gen.choose (0, 1_000_000)
+
+/// So many labels below the number of classes.
+let labels (seed: int) (count: int) (classes: int) : int[] =
+    let rng = Rng.ofSeed seed |> Rng.split "labels"
+    Array.init count (fun i -> Rng.below classes i rng)
+
+let ofLabels (labels: int[]) : Tensor = Tensor.ofInt64s [ labels.Length ] (Array.map int64 labels)
+
+/// A lesson at T = 1 of pooled features; logits and maps are what the test gives.
+let lesson (teacher: Outputs) (student: Outputs) (labels: int[]) : Lesson = {
+    Teacher = teacher
+    Student = student
+    Softened = Temperature.shared teacher.Logits student.Logits (Expect.number 1.0)
+    Labels = ofLabels labels
+    Index = Tensor.arange Device.Cpu labels.Length
+    Classify = id
+    Key = Tensor.scalar DType.Int64 Device.Cpu 0.0
+}
+
+/// Outputs of which only the pooled features matter.
+let pooled (features: Tensor) : Outputs = { Features = []; Pooled = features; Logits = features }
+
+/// Outputs of which only the maps matter.
+let mapped (maps: Tensor list) : Outputs =
+    let pooled = Tensor.meanOverImage (List.last maps)
+    { Features = maps; Pooled = pooled; Logits = pooled }
+
+/// The rows turned by two reflections, x (I - 2 v v^T) twice: an orthogonal map of determinant 1.
+let rotated (seed: int) (x: Dense) : Dense =
+    let d = List.last x.Shape
+
+    let reflect (v: float[]) (row: float[]) =
+        let along = Array.fold2 (fun sum a b -> sum + a * b) 0.0 row v / Array.sumBy (fun a -> a * a) v
+        Array.map2 (fun a b -> a - 2.0 * along * b) row v
+
+    let turn = reflect (normal seed [ d ]).Values >> reflect (normal (seed + 1) [ d ]).Values
+    { x with Values = rows x |> Array.collect turn }
+
+/// A network of three small stages: a stem at full size and two maps, each half as large as the one before.
+let threeMaps (widths: int * int * int) (classes: int) : Model =
+    let first, second, third = widths
+
+    let stage name stride inputs outputs = [
+        Block(
+            Sequence [ Layer.conv name 3 stride inputs outputs; Layer.batchNorm $"{name}.bn" outputs; Relu ]
+        )
+        Tap
+    ]
+
+    {
+        Name = $"small{third}"
+        Classes = classes
+        Body =
+            Sequence(
+                stage "a" 1 3 first @ stage "b" 2 first second @ stage "c" 2 second third @ [ GlobalPool ]
+            )
+        Classifier = Layer.dense "fc" third classes
+        Dropout = 0.0
+        Starts = Starts.kaiming
+    }
+
+/// A pairing of two shapes by hand.
+let pairing (teacher: int list list) (student: int list list) : Pairing =
+    let shown name (maps: int list list) : Shown = {
+        Model = name
+        Maps = maps
+        Pooled = (if maps.IsEmpty then 4 else (List.last maps).Head)
+        Classes = 4
+    }
+
+    {
+        Teacher = shown "teacher" teacher
+        Student = shown "student" student
+        Labels = Array.init 20 (fun i -> i % 4)
+        SmallestBatch = 4
+    }
+
+/// The error of a result.
+let errorOf (result: Result<'T, Error>) : Error =
+    match result with
+    | Ok _ -> failwith "an error was expected"
+    | Result.Error error -> error
+
+/// Fresh connectors and memory of a distiller, in float64.
+let state (seed: int) (distiller: Distiller) : Tree =
+    let rng = Rng.ofSeed seed
+
+    Tree.concat [
+        Initialise.tree DType.Float64 Device.Cpu rng distiller.Declares
+        distiller.Memory DType.Float64 Device.Cpu rng
+    ]
