@@ -82,20 +82,37 @@ let ``DTKD softens each side by its own T and weighs by both`` () =
 [<Fact>]
 let ``the gradients of DTKD flow through both maxima`` () =
     checkMany
-        30
+        100
         (logitsOf [ 1.0; 5.0 ])
         (fun x ->
-            let f xs = lossUnder (Temperature.dtkd 4.0) 0.0 [] xs
+            let apart values =
+                let sorted = Array.sortDescending values
+                sorted[0] - sorted[1] > 0.02
+
             let teacher, student = maxima x
 
-            // Central differences need a smooth place: away from the bound and from ties.
-            if Array.forall (fun m -> abs (m - 1e-3) > 0.02) (Array.append teacher student) then
-                let apart values =
-                    let sorted = Array.sortDescending values
-                    sorted[0] - sorted[1] > 0.02
+            // Central differences need a smooth place: no ties, and no temperature near 0.
+            if
+                Array.forall (fun m -> m > 0.5) (Array.append teacher student)
+                && Array.forall apart (Array.chunkBySize x.Classes (Array.append x.Teacher x.Student))
+            then
+                Expect.gradientsMatch (lossUnder (Temperature.dtkd 4.0) 0.0 []) (inputs Tree.empty x)
+        )
 
-                if Array.forall apart (Array.chunkBySize x.Classes (Array.append x.Teacher x.Student)) then
-                    Expect.gradientsMatch f (inputs Tree.empty x)
+[<Fact>]
+let ``where no logit exceeds 0.001 DTKD is KD at tau, gradients included`` () =
+    check
+        moderateLogits
+        (fun x ->
+            let below values = Array.map (fun z -> -abs z) values
+            let inputs = inputs Tree.empty { x with Teacher = below x.Teacher; Student = below x.Student }
+            let under policy = lossUnder policy 0.0 []
+            let value f = Expect.value (fun () -> f (List.map Expect.ofDense inputs))
+            let dtkd, kd = under (Temperature.dtkd 4.0), under (Temperature.fixedAt 4.0)
+            Expect.near 1e-12 1e-15 (value kd) (value dtkd)
+
+            for expected, actual in List.zip (Expect.gradients kd inputs) (Expect.gradients dtkd inputs) do
+                Expect.close 1e-11 1e-14 expected actual
         )
 
 [<Fact>]
