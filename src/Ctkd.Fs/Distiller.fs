@@ -19,7 +19,7 @@ module Distiller =
 
         {
             distiller with
-                Name = $"{distiller.Name}@{t}"
+                Name = distiller.Name + "@" + string t
                 Loss = fun state lesson -> distiller.Loss state (softened lesson)
         }
 

@@ -171,6 +171,38 @@ let ``a run with CRD's memories that is resumed in its epoch goes on to the bit`
     )
 
 [<Fact>]
+let ``a checkpoint holds connectors and memories, and the student of a checkpoint has neither`` () =
+    Folders.inFolder (fun folder ->
+        Tensor.scoped (fun () ->
+            let distiller = Distiller.sum [ 0.8, made "crd"; 1.0, made "fitnet"; 1.0, made "vid" ]
+            let course = course everyPolicy.Head distiller
+            let batch = Augment.plain 0 8 (upload 8 course)
+            let state = Train.step course (Train.dials course 1) (Train.start course) batch
+            let path = System.IO.Path.Combine(folder, "c.safetensors")
+
+            let info: CheckpointInfo = {
+                Settings = Settings.defaults
+                Classes = 4
+                DataHash = ""
+                Epoch = 1
+                Step = 1
+                Best = state.Best
+                Top1 = 0.0
+                MetricLines = 0
+                TeacherHash = ""
+            }
+
+            Checkpoint.write path info state |> Error.orRaise
+            let checkpoint = Checkpoint.read path |> Error.orRaise
+            let restored = Checkpoint.restore course checkpoint |> Error.orRaise
+            Expect.sameTree (Train.toTree state) (Train.toTree restored)
+            Assert.Contains("crd+fitnet+vid/crd/memory_student", Tree.names restored.Connectors)
+            let deployed = Checkpoint.student student DType.Float32 Device.Cpu checkpoint |> Error.orRaise
+            Expect.sameTree state.Student deployed
+        )
+    )
+
+[<Fact>]
 let ``CRD draws other negatives in every step and the same in every run`` () =
     Tensor.scoped (fun () ->
         let course = course everyPolicy.Head (made "crd")
@@ -205,6 +237,21 @@ let ``losses are float32 under bfloat16, whatever they look at`` () =
             for name, loss in losses.Terms do
                 Assert.Equal((name, DType.Float32), (name, Tensor.dtype loss))
                 Assert.True(System.Double.IsFinite(Tensor.toFloat loss), name)
+        )
+
+[<Fact>]
+let ``losses do not depend on the memory format`` () =
+    for distiller in everyDistiller 8 |> List.map Error.orRaise do
+        Tensor.scoped (fun () ->
+            let loss channelsLast =
+                let course = { course everyPolicy.Head distiller with ChannelsLast = channelsLast }
+                let set = upload 8 course
+
+                (Train.losses course (Train.dials course 1) (Train.start course) (Augment.plain 0 8 set))
+                    .Total
+                |> Tensor.toFloat
+
+            Expect.near 1e-4 1e-6 (loss false) (loss true)
         )
 
 [<Fact>]

@@ -83,11 +83,12 @@ module Crd =
         pairing.Labels |> Array.iter (fun label -> size[label] <- size[label] + 1L)
         let first = Array.scan (+) 0L size |> Array.truncate size.Length
 
-        let order =
-            pairing.Labels
-            |> Array.indexed
-            |> Array.sortBy (fun (i, label) -> label, i)
-            |> Array.map (fst >> int64)
+        let order, next = Array.zeroCreate<int64> pairing.Labels.Length, Array.copy first
+
+        for i in 0 .. order.Length - 1 do
+            let label = pairing.Labels[i]
+            order[int next[label]] <- int64 i
+            next[label] <- next[label] + 1L
 
         let upload (values: int64[]) =
             Tensor.scope (fun () -> Tensor.ofInt64s [ values.Length ] values |> Tensor.toDevice device)
