@@ -1,11 +1,12 @@
 """The training step of `ctkd bench` in plain PyTorch: teacher resnet56, student resnet20, CTKD's global temperature.
 
 A server: reads commands from standard input, one a line, and answers each with one line.
-  run N    trains N steps and prints the seconds that they took
-  memory   prints the peak resident memory of this process in MiB
-  version  prints PyTorch's version and its number of threads
-  quit     ends
-Option: --channels-last stores images and weights with their channels innermost.
+  run PART N  does N batches of a part of the work and prints the seconds that they took
+  memory      prints the peak resident memory of this process in MiB
+  version     prints PyTorch's version and its number of threads
+  quit        ends
+The parts: step (all of it), teacher (its forward pass), student (forward, backward, optimiser), data (the batches).
+Options: --channels-last stores images and weights with their channels innermost, --bf16 is autocast to bfloat16.
 """
 import os
 import sys
@@ -87,8 +88,9 @@ class Reverse(torch.autograd.Function):
 class Bench:
     """Models, optimiser and the synthetic set: uint8, resident in memory."""
 
-    def __init__(self, channels_last):
+    def __init__(self, channels_last, bf16):
         torch.manual_seed(1)
+        self.bf16 = bf16
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.teacher = ResNet(56).to(memory_format=self.format).eval()
         self.student = ResNet(20).to(memory_format=self.format).train()
@@ -122,23 +124,47 @@ class Bench:
         images = (images.float() * (1 / 255) - self.mean) / self.std
         return images.contiguous(memory_format=self.format), self.labels[order]
 
+    def autocast(self):
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
+
+    def lesson(self, images):
+        """The teacher's logits."""
+        with torch.no_grad(), self.autocast():
+            return self.teacher(images)[1].float()
+
+    def learn(self, loss):
+        """Backward pass and optimiser."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+
+    def logits(self, images):
+        """The student's logits."""
+        with self.autocast():
+            return self.student(images)[1].float()
+
     def step(self):
         """One forward pass of each model, one backward pass, one step of the optimiser, metrics kept as sums."""
         images, labels = self.batch()
-        _, logits = self.student(images)
-        with torch.no_grad():
-            _, teacher = self.teacher(images)
+        logits, teacher = self.logits(images), self.lesson(images)
         t = 1 + 20 * torch.sigmoid(Reverse.apply(self.theta, 0.5))
         ce = F.cross_entropy(logits, labels)
         p, q = F.softmax(teacher / t, 1), F.log_softmax(logits / t, 1)
         kd = F.kl_div(q, p, reduction="sum") * t * t / BATCH
-        loss = 0.1 * ce + 0.9 * kd
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+        self.learn(0.1 * ce + 0.9 * kd)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             self.sums += torch.stack([correct.double(), t.double(), ce.double(), kd.double()])
+
+    def parts(self):
+        """What `run` can do, each on a batch."""
+        images, labels = self.batch()
+        return {
+            "step": self.step,
+            "teacher": lambda: self.lesson(images),
+            "student": lambda: self.learn(F.cross_entropy(self.logits(images), labels)),
+            "data": self.batch,
+        }
 
 
 def peak():
@@ -149,13 +175,14 @@ def peak():
 
 def main():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    bench = Bench("--channels-last" in sys.argv)
+    parts = Bench("--channels-last" in sys.argv, "--bf16" in sys.argv).parts()
     for line in sys.stdin:
         command = line.split()
         if command[0] == "run":
+            part, count = parts[command[1]], int(command[2])
             start = time.perf_counter()
-            for _ in range(int(command[1])):
-                bench.step()
+            for _ in range(count):
+                part()
             print(time.perf_counter() - start, flush=True)
         elif command[0] == "memory":
             print(peak(), flush=True)

@@ -239,21 +239,23 @@ type DoctorArgs =
 /// The flags of `bench`.
 [<HelpFlags("--help", "-h", "help")>]
 type BenchArgs =
+    | [<Unique>] Part of NAME: string
     | [<Unique>] Pairs of COUNT: int
     | [<Unique>] Steps of COUNT: int
-    | [<Unique>] Channels_Last
     | [<Unique>] No_Torch
     | [<Hidden>] Serve
+    | [<Hidden>] Bf16
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member this.Usage =
             match this with
+            | Part _ -> "step, teacher, student or data [all of them]"
             | Pairs _ -> "alternating pairs of measurements [15]"
-            | Steps _ -> "training steps a measurement [4]"
-            | Channels_Last -> "both sides with the channels innermost [outermost, as published]"
+            | Steps _ -> "batches a measurement [4]"
             | No_Torch -> "measure this program alone"
             | Serve -> "internal"
+            | Bf16 -> "internal"
             | Json -> "the result as one JSON object"
 
 /// The commands.

@@ -1,156 +1,14 @@
-/// `ctkd bench`: our training step and PyTorch's, run in alternation. Each side is a process of its own that
-/// answers commands on its standard input (bench/torch_step.py lists them) and sleeps while the other one works.
+/// `ctkd bench`: the parts of the training step, ours and PyTorch's, run in alternation. Each side is a process of its
+/// own that answers commands on its standard input and sleeps while another one works.
 module Ctkd.Fs.App.Bench
 
 open System
 open System.ComponentModel
 open System.Diagnostics
 open System.IO
-open System.Text.Json
 open Ctkd.Fs
 
-let private batch, classes, images, size, pad = 64, 100, 4096, 32, 4
-
-// ---- our side ----
-
-/// The work of torch_step.py: teacher resnet56, student resnet20, CTKD's global temperature, random images.
-let private course (channelsLast: bool) : Course =
-    let model name = Zoo.find name classes |> Error.orRaise
-    let teacher = model "resnet56"
-
-    let course = {
-        Student = model "resnet20"
-        Teaching = None
-        CrossEntropy = Schedule.constant 0.1
-        LearningRate = Schedule.constant 0.05
-        Sgd = Sgd.defaults
-        DecayTemperature = true
-        Epochs = 1
-        Batch = batch
-        Seed = 1
-        Pad = pad
-        Flip = true
-        Precision = F32
-        ChannelsLast = channelsLast
-        Device = Engine.device "cpu" |> Error.orRaise
-    }
-
-    let teaching = {
-        Model = teacher
-        Weights =
-            Model.declarations teacher
-            |> Initialise.tree DType.Float32 course.Device (Rng.ofSeed 2)
-            |> Train.format course
-        Policy = Temperature.ctkdGlobal Temperature.published (Schedule.constant 0.5)
-        Distillers = [ Schedule.constant 0.9, Distiller.kd ]
-    }
-
-    { course with Teaching = Some teaching }
-
-let private randomSet () : ImageSet =
-    let random = Random 3
-    let pixels = Array.zeroCreate<byte>(images * 3 * size * size)
-    random.NextBytes pixels
-
-    {
-        Name = "random"
-        Classes = classes
-        Channels = 3
-        Height = size
-        Width = size
-        Images = pixels
-        Labels = Array.init images (fun _ -> random.Next classes)
-    }
-
-/// A function that trains so many steps, over one epoch after the other.
-let private trainer (channelsLast: bool) : int -> unit =
-    let course = course channelsLast
-    let dials = Train.dials course 1
-
-    let set =
-        randomSet ()
-        |> Augment.upload DType.Float32 course.Device [ 0.5071; 0.4867; 0.4408 ] [ 0.2675; 0.2565; 0.2761 ]
-
-    let fresh epoch = Augment.plan (Rng.ofSeed course.Seed) epoch pad true set
-    let mutable state = Train.start course
-    let mutable plan = fresh 0
-
-    let next () =
-        let at = state.Step * batch % images
-
-        if at = 0 && state.Step > 0 then
-            Augment.free plan
-            plan <- fresh state.Step
-
-        state <-
-            Tensor.scopeWith
-                (fun _ -> Seq.empty)
-                (fun () -> Augment.batch pad plan at (at + batch) set |> Train.step course dials state)
-
-    fun steps ->
-        for _ in 1..steps do
-            next ()
-
-let private seconds (work: unit -> unit) : float =
-    let start = Stopwatch.GetTimestamp()
-    work ()
-    Stopwatch.GetElapsedTime(start).TotalSeconds
-
-let private median (values: float[]) : float =
-    let sorted = Array.sort values
-    (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2.0
-
-/// Microseconds of one call of the engine: an addition of two tensors of one element.
-let private callCost () : float =
-    let calls = 10_000
-    use x = Tensor.scalar DType.Float32 (Engine.device "cpu" |> Error.orRaise) 1.0
-
-    let add () =
-        for _ in 1..calls do
-            use _ = Tensor.add x x
-            ()
-
-    Array.init 30 (fun _ -> seconds add / float calls * 1e6) |> Array.skip 15 |> median
-
-/// Peak resident memory of this process in MiB.
-let private peak () : float =
-    File.ReadLines "/proc/self/status"
-    |> Seq.pick (fun line ->
-        match line.Split([| ' '; '\t' |], StringSplitOptions.RemoveEmptyEntries) with
-        | [| "VmHWM:"; kilobytes; _ |] -> Some(float kilobytes / 1024.0)
-        | _ -> None
-    )
-
-/// Our side as a server: the commands of torch_step.py, and `cost`.
-let serve (channelsLast: bool) : int =
-    let train = trainer channelsLast
-
-    let answer (command: string) : string =
-        match command.Split ' ' with
-        | [| "run"; steps |] -> seconds (fun () -> train (int steps)) |> string
-        | [| "memory" |] -> peak () |> string
-        | [| "cost" |] -> callCost () |> string
-        | [| "version" |] -> $"libtorch {Engine.version ()}, {Engine.threads ()} threads"
-        | _ -> raise (NotSupportedException command)
-
-    let rec go () =
-        match Console.In.ReadLine() with
-        | null
-        | "quit" -> 0
-        | command ->
-            Console.Out.WriteLine(answer command)
-            go ()
-
-    go ()
-
-// ---- both sides ----
-
-let private noTorch (reason: string) : Error =
-    Error.create
-        Missing
-        "PyTorch cannot be run, to which ctkd bench compares"
-        reason
-        "dotnet fsi build.fsx deps"
+// ---- sides ----
 
 /// A process that answers each line with a line. It ends when this process does: its input closes then.
 type private Server(failure: string -> Error, command: string list) =
@@ -188,14 +46,21 @@ type private Server(failure: string -> Error, command: string list) =
             failure $"{line}\n  exit code: {server.ExitCode}" |> Error.raise
         )
 
-    /// Seconds of so many training steps.
-    member server.Time(steps: int) : float = server.Ask $"run {steps}" |> float
+    /// Seconds of so many batches of a part.
+    member server.Time (part: string) (count: int) : float = server.Ask $"run {part} {count}" |> float
 
     /// Ends the process.
     member _.Stop() : unit =
         server.Kill()
         server.WaitForExit()
         server.Dispose()
+
+let private noTorch (reason: string) : Error =
+    Error.create
+        Missing
+        "PyTorch cannot be run, to which ctkd bench compares"
+        reason
+        "dotnet fsi build.fsx deps"
 
 let private ours (options: string list) : Server =
     let self = Environment.GetCommandLineArgs()[0]
@@ -214,6 +79,24 @@ let private theirs (options: string list) : Server =
 
     new Server(noTorch, python :: Path.Combine(AppContext.BaseDirectory, "torch_step.py") :: options)
 
+/// What is timed: whose, how, and the precision whose ceiling it is measured by.
+[<NoComparison; NoEquality>]
+type private Contestant = { Name: string; Start: unit -> Server; Precision: string; Ours: bool }
+
+/// Ours: as the library trains. PyTorch's: as published, and as fast as eager code can be.
+let private contestants: Contestant list =
+    let side name start precision own = { Name = name; Start = start; Precision = precision; Ours = own }
+
+    [
+        side "ours, f32" (fun () -> ours []) "f32" true
+        side "ours, bf16" (fun () -> ours [ "--bf16" ]) "bf16" true
+        side "PyTorch, f32, as published" (fun () -> theirs []) "f32" false
+        side "PyTorch, f32, channels last" (fun () -> theirs [ "--channels-last" ]) "f32" false
+        side "PyTorch, bf16, channels last" (fun () -> theirs [ "--channels-last"; "--bf16" ]) "bf16" false
+    ]
+
+// ---- numbers ----
+
 /// A median with its 95 % interval.
 type Estimate = { Median: float; Low: float; High: float }
 
@@ -227,107 +110,201 @@ let private estimate (values: float[]) : Estimate =
     let outside = below |> Seq.takeWhile (fun p -> p <= 0.025) |> Seq.length |> max 1
 
     {
-        Median = median sorted
+        Median = BenchWork.median sorted
         Low = sorted[outside - 1]
         High = sorted[n - outside]
     }
 
-/// One side's result.
-type Side = { Engine: string; ImagesPerSecond: float; PeakMiB: float }
+/// One side's result in one part.
+type Speed = {
+    Part: string
+    Side: string
+    ImagesPerSecond: float
+    /// Of the machine's own large convolutions in that precision; none where there is nothing to compute.
+    ShareOfCeiling: float option
+}
 
-/// What a run of the benchmark found. Ratios are of times, ours to PyTorch's: below 1 ours is faster.
+/// How many times as fast one of ours is as one of PyTorch's, in one part.
+type Ratio = { Part: string; Ours: string; Theirs: string; Times: Estimate }
+
+/// What a run of the benchmark found.
 type Report = {
-    Format: string
+    Engine: string
+    PyTorch: string option
     Pairs: int
-    Steps: int
-    Ours: Side
-    PyTorch: Side option
-    TimeRatio: Estimate option
-    MemoryRatio: float option
+    Batches: int
+    /// GFLOP/s of large convolutions, GB/s of a copy.
+    ConvolutionsF32: float
+    ConvolutionsBf16: float
+    Copies: float
+    Speeds: Speed list
+    Ratios: Ratio list
+    PeakMiB: (string * float) list
     CallMicroseconds: float
 }
 
-let private measure (compare: bool) (pairs: int) (steps: int) (channelsLast: bool) : Report =
-    let options = if channelsLast then [ "--channels-last" ] else []
-    let mine = ours options
-    let sides = mine :: (if compare then [ theirs options ] else [])
+// ---- measuring ----
+
+/// Seconds by part and side, pair by pair.
+let private times
+    (parts: string list)
+    (pairs: int)
+    (batches: int)
+    (sides: Server list)
+    : Map<string, float[][]> =
+    let samples = parts |> List.map (fun part -> part, ResizeArray<float[]>())
+
+    for pair in 1..pairs do
+        for part, found in samples do
+            let time (side: Server) = side.Time part batches
+            // Forwards, then backwards: what drifts slowly meets all alike.
+            let one =
+                if pair % 2 = 1 then
+                    List.map time sides
+                else
+                    sides |> List.rev |> List.map time |> List.rev
+
+            found.Add(Array.ofList one)
+
+        eprintf $"\rpair {pair} of {pairs}"
+
+    eprintfn ""
+    samples |> List.map (fun (part, found) -> part, found.ToArray()) |> Map.ofList
+
+let private measure (compare: bool) (parts: string list) (pairs: int) (batches: int) : Report =
+    let chosen = contestants |> List.filter (fun side -> compare || side.Ours)
+    let sides = chosen |> List.map (fun side -> side, side.Start())
 
     use _ = {
         new IDisposable with
-            member _.Dispose() = sides |> List.iter _.Stop()
+            member _.Dispose() = sides |> List.iter (fun (_, server) -> server.Stop())
     }
 
-    for side in sides do
-        side.Ask "version" |> ignore
-        side.Time(max steps 20) |> ignore
+    let asked (own: bool) (precision: string) (question: string) =
+        sides
+        |> List.tryFind (fun (side, _) -> side.Ours = own && side.Precision = precision)
+        |> Option.map (fun (_, server) -> server.Ask question)
 
-    // Order A B B A: what drifts slowly meets both alike.
-    let times = [|
-        for pair in 1..pairs do
-            let ordered work = if pair % 2 = 1 then work sides else List.rev (work (List.rev sides))
-            ordered (List.map _.Time(steps)) |> Array.ofList
-    |]
+    let number precision question = asked true precision question |> Option.get |> float
 
-    let result index (side: Server) = {
-        Engine = side.Ask "version"
-        ImagesPerSecond = float (steps * batch) / median (times |> Array.map (Array.item index))
-        PeakMiB = side.Ask "memory" |> float
-    }
+    for _, server in sides do
+        server.Ask "version" |> ignore
 
-    let results = List.mapi result sides
+        for part in parts do
+            server.Time part (max batches 8) |> ignore
+
+    let times = times parts pairs batches (List.map snd sides)
+    let memory = sides |> List.map (fun (side, server) -> side.Name, float (server.Ask "memory"))
+    let f32, bf16 = number "f32" "convolutions", number "bf16" "convolutions"
+
+    let speed part index (side: Contestant) =
+        let images =
+            float (batches * BenchWork.batch) / BenchWork.median (times[part] |> Array.map (Array.item index))
+
+        let ceiling = if side.Precision = "bf16" then bf16 else f32
+
+        {
+            Part = part
+            Side = side.Name
+            ImagesPerSecond = images
+            ShareOfCeiling =
+                BenchWork.operations part |> Option.map (fun operations -> images * operations / ceiling)
+        }
+
+    let ratios part = [
+        for own, mine in List.indexed chosen do
+            for other, torch in List.indexed chosen do
+                if mine.Ours && not torch.Ours then
+                    {
+                        Part = part
+                        Ours = mine.Name
+                        Theirs = torch.Name
+                        Times = times[part] |> Array.map (fun pair -> pair[other] / pair[own]) |> estimate
+                    }
+    ]
 
     {
-        Format = if channelsLast then "channels last" else "contiguous"
+        Engine = asked true "f32" "version" |> Option.get
+        PyTorch = asked false "f32" "version"
         Pairs = pairs
-        Steps = steps
-        Ours = results.Head
-        PyTorch = List.tryItem 1 results
-        TimeRatio =
-            if compare then
-                Some(times |> Array.map (fun pair -> pair[0] / pair[1]) |> estimate)
-            else
-                None
-        MemoryRatio = List.tryItem 1 results |> Option.map (fun other -> results.Head.PeakMiB / other.PeakMiB)
-        CallMicroseconds = mine.Ask "cost" |> float
+        Batches = batches
+        ConvolutionsF32 = f32 / 1e9
+        ConvolutionsBf16 = bf16 / 1e9
+        Copies = number "f32" "copies" / 1e9
+        Speeds = parts |> List.collect (fun part -> chosen |> List.mapi (speed part))
+        Ratios = parts |> List.collect ratios
+        PeakMiB = memory
+        CallMicroseconds = number "f32" "cost"
     }
 
-let private print (report: Report) : unit =
-    let side name (side: Side) =
-        printfn $"%-10s{name}%10.1f{side.ImagesPerSecond}%14.0f{side.PeakMiB}   {side.Engine}"
+let private print (terminal: Terminal) (report: Report) : unit =
+    let ceilings =
+        $"large convolutions %.0f{report.ConvolutionsF32} GFLOP/s in f32, %.0f{report.ConvolutionsBf16} in bf16; copies %.1f{report.Copies} GB/s"
 
-    printfn
-        "Teacher resnet56, student resnet20, CTKD's global temperature, batch %d, float32, %s"
-        batch
-        report.Format
+    terminal.Say $"Teacher resnet56, student resnet20, CTKD's global temperature, batch {BenchWork.batch}."
+    terminal.Say $"{report.Engine}; {ceilings}"
 
-    printfn "%-10s%10s%14s" "" "images/s" "peak MiB"
-    side "ours" report.Ours
-    Option.iter (side "PyTorch") report.PyTorch
+    terminal.Table {
+        Caption = ""
+        Header = [ "part"; "side"; "images/s"; "% of convolutions"; "peak MiB" ]
+        Rows =
+            report.Speeds
+            |> List.map (fun speed -> [
+                speed.Part
+                speed.Side
+                $"%.0f{speed.ImagesPerSecond}"
+                (match speed.ShareOfCeiling with
+                 | Some share -> $"%.0f{100.0 * share}"
+                 | None -> "-")
+                (if speed.Part = "step" then
+                     report.PeakMiB
+                     |> List.find (fun (side, _) -> side = speed.Side)
+                     |> fun (_, m) -> $"%.0f{m}"
+                 else
+                     "-")
+            ])
+    }
 
-    match report.TimeRatio, report.MemoryRatio with
-    | Some time, Some memory ->
-        printfn $"time, ours / PyTorch: %.3f{time.Median}, 95 %% interval %.3f{time.Low} to %.3f{time.High}"
+    if not report.Ratios.IsEmpty then
+        terminal.Table {
+            Caption =
+                $"times as fast: median of {report.Pairs} pairs of {report.Batches} batches, 95 %% interval"
+            Header = [ "part"; "ours"; "theirs"; "times"; "from"; "to" ]
+            Rows =
+                report.Ratios
+                |> List.map (fun ratio -> [
+                    ratio.Part
+                    ratio.Ours
+                    ratio.Theirs
+                    $"%.3f{ratio.Times.Median}"
+                    $"%.3f{ratio.Times.Low}"
+                    $"%.3f{ratio.Times.High}"
+                ])
+        }
 
-        printfn
-            $"  (median of {report.Pairs} alternating pairs of {report.Steps} steps; below 1 ours is faster)"
+    terminal.Say $"one call of the engine on one element: %.2f{report.CallMicroseconds} us"
 
-        printfn $"peak memory, ours / PyTorch: %.3f{memory}"
-    | _ -> ()
+/// Measures and prints. Without `compare` only our sides run.
+let run (compare: bool) (part: string option) (pairs: int) (batches: int) (json: bool) : int =
+    let terminal = Terminal json
 
-    printfn $"one call of the engine on one element: %.2f{report.CallMicroseconds} us"
-
-/// Measures and prints. Without `compare` only our side runs.
-let run (compare: bool) (pairs: int) (steps: int) (channelsLast: bool) (json: bool) : int =
-    if pairs < 1 || steps < 1 then
-        eprintfn $"error: pairs and steps must be at least 1, got {pairs} and {steps}"
-        2
-    else
-        try
-            let report = measure compare pairs steps channelsLast
-
-            if json then printfn $"{JsonSerializer.Serialize report}" else print report
-
-            0
-        with CtkdException error ->
-            eprintfn $"error: {error}"
-            1
+    Commands.guarded
+        terminal
+        (fun () ->
+            match part with
+            | _ when pairs < 1 || batches < 1 ->
+                Error.create
+                    Usage
+                    $"pairs and steps must be at least 1, got {pairs} and {batches}"
+                    ""
+                    "see --help"
+                |> Result.Error
+            | Some name when not (List.contains name BenchWork.parts) ->
+                Result.Error(Error.unknown "part" BenchWork.parts name)
+            | _ ->
+                let parts = part |> Option.map List.singleton |> Option.defaultValue BenchWork.parts
+                let report = measure compare parts pairs batches
+                print terminal report
+                terminal.Json report
+                Ok()
+        )

@@ -12,13 +12,17 @@ let private version () : string =
     |> Option.defaultValue "unknown"
 
 let private bench (args: ParseResults<BenchArgs>) : int =
-    let channelsLast, json = args.Contains Channels_Last, args.Contains BenchArgs.Json
-
     if args.Contains Serve then
-        Bench.serve channelsLast
+        BenchWork.serve (if args.Contains BenchArgs.Bf16 then Precision.Bf16 else F32)
     else
         let compare = not (args.Contains No_Torch)
-        Bench.run compare (args.GetResult(Pairs, 15)) (args.GetResult(Steps, 4)) channelsLast json
+
+        Bench.run
+            compare
+            (args.TryGetResult Part)
+            (args.GetResult(Pairs, 15))
+            (args.GetResult(Steps, 4))
+            (args.Contains BenchArgs.Json)
 
 let private run (command: CtkdArgs) : int =
     match command with

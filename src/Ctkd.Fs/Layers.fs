@@ -238,6 +238,14 @@ module Layer =
         | Shuffle _
         | Tap -> []
 
+    /// Whether the layer's result is its own and no backward pass needs it: it may be overwritten.
+    let rec private isFresh (layer: Layer) : bool =
+        match layer with
+        | Conv _
+        | BatchNorm _ -> true
+        | Sequence layers -> not layers.IsEmpty && isFresh (List.last layers)
+        | _ -> false
+
     /// Runs the layer. `taps` collects the features in their order; in training mode batch normalisation uses and
     /// updates the statistics of the batch.
     let rec forward
@@ -253,7 +261,7 @@ module Layer =
         let rec run layers x =
             match layers with
             | [] -> x
-            | (BatchNorm _ | Residual _ | Concat _ as first) :: Relu :: rest ->
+            | (Conv _ | BatchNorm _ | Residual _ | Concat _ as first) :: Relu :: rest ->
                 let y = forward weights training taps first x
                 Tensor.reluInto y
                 run rest y
@@ -279,7 +287,13 @@ module Layer =
         | Linear d -> Tensor.linear (tensor d.Weight) (Some(tensor d.Bias)) x
         | Sequence layers -> run layers x
         | Residual(body, shortcut) ->
-            forward weights training taps body x + forward weights training taps shortcut x
+            let sum, beside = forward weights training taps body x, forward weights training taps shortcut x
+
+            if isFresh body then
+                Tensor.addInto sum beside
+                sum
+            else
+                sum + beside
         | Concat branches ->
             branches |> List.map (fun branch -> forward weights training taps branch x) |> Tensor.cat 1
         | Channels(first, count) -> Tensor.slice 1 first (first + count) x

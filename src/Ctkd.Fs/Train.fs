@@ -117,13 +117,23 @@ module Train =
         weights
         |> Tree.map (fun _ w -> if course.ChannelsLast && Tensor.rank w = 4 then Tensor.channelsLast w else w)
 
-    /// The course with its teacher's weights in the run's memory format.
-    let formatTeacher (course: Course) : Course =
-        let formatted (teaching: Teaching) = { teaching with Weights = format course teaching.Weights }
+    /// The course with its teacher made ready to run: it is frozen, so its batch normalisations are merged into its
+    /// convolutions, and its weights get the run's memory format. In float64, where reference numbers are wanted, its
+    /// layers stay as they are.
+    let prepareTeacher (course: Course) : Course =
+        let prepared (teaching: Teaching) =
+            let model, weights =
+                match course.Precision with
+                | F64 -> teaching.Model, teaching.Weights
+                | F32
+                | Bf16 -> FoldBatchNorm.model teaching.Model teaching.Weights
 
-        { course with Teaching = Option.map formatted course.Teaching }
+            { teaching with Model = model; Weights = format course weights }
 
-    let private precisely (course: Course) (body: unit -> 'T) : 'T =
+        { course with Teaching = Option.map prepared course.Teaching }
+
+    /// Runs the body in the course's precision.
+    let precisely (course: Course) (body: unit -> 'T) : 'T =
         match course.Precision with
         | F64
         | F32 -> body ()

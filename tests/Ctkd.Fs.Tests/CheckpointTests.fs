@@ -23,7 +23,7 @@ let private info: CheckpointInfo = {
 let private course () : Course =
     { Courses.alone with ChannelsLast = true }
     |> Courses.taught Courses.policies[2]
-    |> Train.formatTeacher
+    |> Train.prepareTeacher
 
 /// The course's state after two steps: no tensor has its first value any more.
 let private trained (course: Course) : TrainState =
