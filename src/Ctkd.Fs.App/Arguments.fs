@@ -142,8 +142,8 @@ type ExportArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Weights _ -> "checkpoint file or run's folder; needed"
-            | Model _ -> "model of the weights [the one they name]"
+            | Weights _ -> "weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Model _ -> "model of the weights [the one that they name or fit]"
             | Onnx _ -> "the ONNX file to write or replace; needed"
             | Fold_Batch_Norm -> "merge batch normalisations into the convolutions before them [no]"
             | Opset _ -> $"version of ONNX's operators, 17 to 21 [{(OnnxOptions.forSize 1).Opset}]"

@@ -24,6 +24,10 @@ type EvalResult = { Model: string; Images: int; Top1: float; Top5: float; Loss: 
 /// The commands `teach`, `distill` and `eval`: flags to settings, settings to library calls.
 module Commands =
 
+    /// Wrong usage: what is wrong, and what to do.
+    let usage (what: string) (next: string) : Result<'T, Error> =
+        Result.Error(Error.create ErrorKind.Usage what "" next)
+
     /// Runs a command's body; errors become messages and exit codes, a signal its own exit code.
     let guarded (terminal: Terminal) (body: unit -> Result<unit, Error>) : int =
         use _ = Signals.listen ()
@@ -122,9 +126,6 @@ module Commands =
         }
 
         List.fold change start (args.GetAllResults())
-
-    let private usage (what: string) (next: string) : Result<'T, Error> =
-        Result.Error(Error.create ErrorKind.Usage what "" next)
 
     let private run (terminal: Terminal) (name: string) (args: ParseResults<TrainArgs>) (settings: Settings) =
         result {
@@ -243,7 +244,7 @@ module Commands =
                 | None, None ->
                     usage
                         "these weights do not say what they were trained on"
-                        "name the data set with --data, and its normalisation with --mean and --std where it was another"
+                        "name the data set with --data; where it was normalised otherwise, --mean and --std too"
 
             return!
                 Settings.validate {

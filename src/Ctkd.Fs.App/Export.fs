@@ -19,29 +19,26 @@ type Exported = {
 
 /// The command `export`.
 module Export =
-    let private usage (what: string) (next: string) : Result<'T, Error> =
-        Result.Error(Error.create ErrorKind.Usage what "" next)
-
     let private needed (what: string) (next: string) (value: 'T option) : Result<'T, Error> =
         match value with
         | Some value -> Ok value
-        | None -> usage what next
+        | None -> Commands.usage what next
 
-    /// Mean and standard deviation of the flags, or of the training data if it is still there.
+    /// Mean and standard deviation of the flags, or those that the run recorded.
     let private scale
         (args: ParseResults<ExportArgs>)
-        (data: Result<Splits, Error>)
+        (trained: Trained)
         : Result<(float list * float list) option, Error> =
         match args.TryGetResult ExportArgs.Mean, args.TryGetResult ExportArgs.Std with
         | Some mean, Some std -> Ok(Some(mean, std))
-        | None, None -> data |> Result.toOption |> Option.map (fun data -> data.Mean, data.Std) |> Ok
-        | _ -> usage "mean and std must be given together" "give both, or neither"
+        | None, None -> trained.Info |> Option.map (fun info -> info.Images.Mean, info.Images.Std) |> Ok
+        | _ -> Commands.usage "mean and std must be given together" "give both, or neither"
 
     let private images normalise (scale: (float list * float list) option) : Result<OnnxImages, Error> =
         match normalise, scale with
         | true, Some(mean, std) -> Ok(OnnxImages.Pixels(mean, std))
         | true, None ->
-            usage "the training data is not there to name its mean and std" "give --mean and --std"
+            Commands.usage "these weights do not say how their images were normalised" "give --mean and --std"
         | false, Some(mean, std) -> Ok(OnnxImages.Normalised(mean, std))
         | false, None -> Ok OnnxImages.AsTrained
 
@@ -51,10 +48,12 @@ module Export =
         | OnnxImages.Normalised _ -> "normalised by the caller: mean and std are in the file"
         | OnnxImages.AsTrained -> "normalised by the caller as in training: the file does not say how"
 
-    let private size (trained: Trained) (data: Result<Splits, Error>) : Result<int * int, Error> =
-        match data with
-        | Ok data -> Ok(data.Test.Height, data.Test.Width)
-        | Result.Error _ -> Zoo.published trained.Model.Name |> Result.map (fun p -> p.Size, p.Size)
+    /// The size of the flag, or that of the images that the run saw, or the one that the model was published for.
+    let private size (args: ParseResults<ExportArgs>) (trained: Trained) : Result<int * int, Error> =
+        match args.TryGetResult ExportArgs.Size, trained.Info with
+        | Some pixels, _ -> Ok(pixels, pixels)
+        | None, Some info -> Ok(info.Images.Height, info.Images.Width)
+        | None, None -> Zoo.published trained.Model.Name |> Result.map (fun p -> p.Size, p.Size)
 
     /// Writes trained weights as an ONNX file.
     let command (args: ParseResults<ExportArgs>) : int =
@@ -76,19 +75,10 @@ module Export =
 
                     let! trained = Trained.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
 
-                    let data =
-                        match trained.Info with
-                        | Some info -> Settings.loadData info.Settings
-                        | None -> usage "these weights do not say what they were trained on" ""
-
-                    let! scale = scale args data
+                    let! scale = scale args trained
                     let! images = images (args.Contains Normalise) scale
 
-                    let! height, width =
-                        match args.TryGetResult ExportArgs.Size with
-                        | Some pixels -> Ok(pixels, pixels)
-                        | None -> size trained data
-
+                    let! height, width = size args trained
                     let standard = OnnxOptions.forSize height
 
                     let options = {

@@ -104,7 +104,7 @@ module Models =
             Kind = kind
             Input = traced.Input
             Output = traced.Output
-            Parameters = own |> List.sumBy (fun d -> List.fold (fun n size -> n * int64 size) 1L d.Shape)
+            Parameters = own |> List.sumBy (_.Shape >> Shapes.elements)
             Macs = (Macs.ofTraced traced).Total
         }
 
@@ -112,7 +112,7 @@ module Models =
         let traced = Model.trace size size model
         let macs = traced |> List.sumBy Macs.ofTraced
         let declared = Model.declarations model
-        let elements (d: Declaration) = d.Shape |> List.fold (fun n size -> n * int64 size) 1L
+        let elements (d: Declaration) = Shapes.elements d.Shape
 
         {
             Classes = model.Classes
@@ -141,11 +141,11 @@ module Models =
     let private whole (count: int64) : string = invariant (float count) 0
     let private shapeText (shape: int list) : string = shape |> List.map string |> String.concat " x "
 
-    let private zooTable (learned: bool) (rows: (string * ModelRow) list) : Table = {
+    let private zooTable (withPolicy: bool) (rows: (string * ModelRow) list) : Table = {
         Caption = ""
         Header =
             [ "model"; "image"; "parameters"; "MACs (M)"; "+ 4 BN (M)" ]
-            @ [ if learned then "+ temperature (M)" ]
+            @ [ if withPolicy then "+ temperature (M)" ]
             @ [ "features" ]
         Rows =
             rows
@@ -162,7 +162,7 @@ module Models =
                     millions m.MacsTotal
                     millions m.MacsWithBatchNorm
                 ]
-                @ [ if learned then millions (m.MacsWithBatchNorm + m.MacsTemperature) ]
+                @ [ if withPolicy then millions (m.MacsWithBatchNorm + m.MacsTemperature) ]
                 @ [ features ]
             )
     }
@@ -182,9 +182,6 @@ module Models =
             ])
     }
 
-    let private usage (what: string) (next: string) : Result<'T, Error> =
-        Result.Error(Error.create ErrorKind.Usage what "" next)
-
     /// The model as the flags want it: classes and size are the published ones unless they are given.
     let private asked (args: ParseResults<ModelsArgs>) (published: Published) : Result<Model * int, Error> =
         let size = args.GetResult(ModelsArgs.Size, published.Size)
@@ -202,7 +199,13 @@ module Models =
                     do!
                         match args.TryGetResult ModelsArgs.Classes with
                         | Some classes when classes < 2 ->
-                            usage $"classes must be at least 2, got {classes}" "use --classes 100"
+                            Commands.usage $"classes must be at least 2, got {classes}" "use --classes 100"
+                        | _ -> Ok()
+
+                    do!
+                        match args.TryGetResult ModelsArgs.Size with
+                        | Some size when size < 1 || size > 4096 ->
+                            Commands.usage $"size must be from 1 to 4096 pixels, got {size}" "use --size 32"
                         | _ -> Ok()
 
                     let! settings =
@@ -220,7 +223,10 @@ module Models =
                         | Some name -> Zoo.published name |> Result.map List.singleton
                         | None -> Ok Zoo.models
 
-                    let! models = chosen |> List.traverseResultM (asked args)
+                    let asked = chosen |> List.map (asked args)
+                    // A list leaves out the models that cannot see so small an image; one model says why.
+                    let seeing = if one.IsSome then asked else List.filter Result.isOk asked
+                    let! models = seeing |> List.sequenceResultM
 
                     let rows =
                         models

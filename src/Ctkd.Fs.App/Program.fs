@@ -32,8 +32,8 @@ let private run (command: CtkdArgs) : int =
     | Eval args -> Commands.eval args
     | CtkdArgs.Export args -> Export.command args
     | Models args -> Models.command args
-    | Inspect args -> WeightFiles.inspect args
-    | Convert args -> WeightFiles.convert args
+    | Inspect args -> Convert.inspect args
+    | CtkdArgs.Convert args -> Convert.convert args
     | Doctor args -> Doctor.command args
     | Bench args -> bench args
     | Version ->

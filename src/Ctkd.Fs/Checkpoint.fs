@@ -2,10 +2,20 @@ namespace Ctkd.Fs
 
 open System
 
+/// The images that a student was trained on, as it saw them.
+type ImagesSeen = {
+    Height: int
+    Width: int
+    /// Of each channel, pixels from 0 to 1.
+    Mean: float list
+    Std: float list
+}
+
 /// What a checkpoint says about itself, beside the tensors.
 type CheckpointInfo = {
     Settings: Settings
     Classes: int
+    Images: ImagesSeen
     /// SHA-256 of the training images and labels.
     DataHash: string
     /// The epoch that goes on when the checkpoint is resumed, and the batches done in it.
@@ -27,8 +37,8 @@ type Checkpoint = { Path: string; Info: CheckpointInfo; Tensors: StoredTensor li
 /// The whole training state as one sealed safetensors file.
 [<RequireQualifiedAccess>]
 module Checkpoint =
-    /// Number of the format; a file with a larger one was written by a later version.
-    let format = 1
+    /// Number of the format; a file with another one was written by another version.
+    let format = 2
 
     let private kind = "ctkd-checkpoint"
 
@@ -58,13 +68,13 @@ module Checkpoint =
     let private checkFormat (path: string) (text: string) : Result<unit, Error> =
         match Int32.TryParse(text, Globalization.CultureInfo.InvariantCulture) with
         | true, number when number = format -> Ok()
-        | true, number when number > format ->
+        | true, number when number > 0 ->
             Result.Error(
                 Error.create
                     Mismatch
-                    $"the checkpoint has format {number}, this version reads up to {format}"
+                    $"the checkpoint has format {number}, this version reads {format}"
                     path
-                    "use the version of ctkd that wrote it, or a later one"
+                    "use the version of ctkd that wrote it"
             )
         | _ ->
             Result.Error(
@@ -77,10 +87,23 @@ module Checkpoint =
 
     /// Refuses numbers that no run has.
     let private plausible (path: string) (info: CheckpointInfo) : Result<CheckpointInfo, Error> =
-        let counts = [ info.Epoch - 1; info.Step; info.MetricLines; info.Classes - 2 ]
+        let images = info.Images
+
+        let counts = [
+            info.Epoch - 1
+            info.Step
+            info.MetricLines
+            info.Classes - 2
+            images.Height - 1
+            images.Width - 1
+        ]
+
+        let numbers = [ info.Top1; info.Best.Top1 ] @ images.Mean @ images.Std
 
         if
-            List.forall (fun n -> n >= 0) counts && List.forall Double.IsFinite [ info.Top1; info.Best.Top1 ]
+            List.forall (fun n -> n >= 0) counts
+            && List.forall Double.IsFinite numbers
+            && List.forall (fun std -> std > 0.0) images.Std
         then
             Ok info
         else
@@ -92,9 +115,9 @@ module Checkpoint =
                     "write it again"
             )
 
-    /// Reads a checkpoint; its seal is verified before anything is used.
-    let read (path: string) : Result<Checkpoint, Error> =
-        Safetensors.readSealed path
+    /// The checkpoint in the bytes of a file; its seal is verified before anything is used.
+    let parse (path: string) (bytes: byte[]) : Result<Checkpoint, Error> =
+        Safetensors.parseSealed path bytes
         |> Result.bind (fun file ->
             entry path "format" file
             |> Result.bind (checkFormat path)
@@ -106,6 +129,9 @@ module Checkpoint =
                 |> Result.map (fun _ -> { Path = path; Info = info; Tensors = file.Tensors })
             )
         )
+
+    /// Reads a checkpoint.
+    let read (path: string) : Result<Checkpoint, Error> = Files.read path |> Result.bind (parse path)
 
     /// The state of a course, or how the checkpoint's tensors differ from what the course needs.
     let restore (course: Course) (checkpoint: Checkpoint) : Result<TrainState, Error> =

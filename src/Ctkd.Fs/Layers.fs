@@ -174,6 +174,10 @@ module Layer =
             Channels = channels
         }
 
+    /// Whether a name is that of a normalisation's batch counter.
+    let isCounter (name: string) : bool =
+        name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal)
+
     /// A linear layer with bias.
     let dense (name: string) (inputs: int) (outputs: int) : Dense = {
         Weight = name + ".weight"

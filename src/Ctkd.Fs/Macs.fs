@@ -24,17 +24,15 @@ type Macs = {
 /// Counting multiply-accumulates from shapes alone.
 [<RequireQualifiedAccess>]
 module Macs =
-    let private elements (shape: int list) : int64 = shape |> List.fold (fun n size -> n * int64 size) 1L
-
     /// Those of one layer of a trace.
     let ofTraced (traced: Traced) : Macs =
         match traced.Layer with
         | Conv c -> {
             Macs.Zero with
-                Convolution = elements traced.Output * int64 (c.In / c.Groups * c.Kernel * c.Kernel)
+                Convolution = Shapes.elements traced.Output * int64 (c.In / c.Groups * c.Kernel * c.Kernel)
           }
         | Linear d -> { Macs.Zero with Linear = int64 d.In * int64 d.Out }
-        | BatchNorm _ -> { Macs.Zero with Normalised = elements traced.Input }
+        | BatchNorm _ -> { Macs.Zero with Normalised = Shapes.elements traced.Input }
         | _ -> Macs.Zero
 
     /// Those of a layer for one image of the given shape.

@@ -41,10 +41,7 @@ module Model =
 
     /// Number of trained numbers.
     let parameterCount (model: Model) : int64 =
-        model
-        |> declarations
-        |> List.filter _.Trained
-        |> List.sumBy (fun d -> d.Shape |> List.fold (fun n size -> n * int64 size) 1L)
+        model |> declarations |> List.filter _.Trained |> List.sumBy (_.Shape >> Shapes.elements)
 
     /// Names of the trained tensors.
     let trainedNames (model: Model) : Set<string> =
@@ -82,10 +79,7 @@ module Model =
         { Features = List.ofSeq taps; Pooled = pooled; Logits = logits }
 
     /// The batch counters of a model's normalisations: they are advanced together, in one call a step.
-    let counters (weights: Tree) : Tensor[] =
-        weights
-        |> Tree.filter (fun name -> name.EndsWith(".num_batches_tracked", System.StringComparison.Ordinal))
-        |> Tree.leaves
+    let counters (weights: Tree) : Tensor[] = weights |> Tree.filter Layer.isCounter |> Tree.leaves
 
 /// Fresh values for declared tensors.
 [<RequireQualifiedAccess>]
@@ -103,12 +97,8 @@ module Initialise =
         | Normal deviation -> Rng.normals count rng |> Array.map (fun x -> x * deviation)
         | UniformFanIn fanIn -> Rng.uniforms (1.0 / sqrt (float fanIn)) count rng
 
-    /// Whether the name is that of a normalisation's batch counter.
-    let isCounter (name: string) : bool =
-        name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal)
-
     /// The type in which a tensor is kept: counters are integers.
-    let dtypeOf (dtype: DType) (name: string) : DType = if isCounter name then DType.Int64 else dtype
+    let dtypeOf (dtype: DType) (name: string) : DType = if Layer.isCounter name then DType.Int64 else dtype
 
     /// Values for every declaration, each from its own key: adding a layer does not change the others.
     let tree (dtype: DType) (device: Device) (rng: Rng) (declarations: Declaration list) : Tree =

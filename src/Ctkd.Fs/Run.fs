@@ -59,6 +59,7 @@ module Run =
         Course: Course
         Train: DeviceSet
         Test: DeviceSet
+        Images: ImagesSeen
         Teacher: Accuracy option
         TeacherHash: string
         DataHash: string
@@ -125,6 +126,12 @@ module Run =
                 Course = course
                 Train = upload data.Train
                 Test = test
+                Images = {
+                    Height = data.Train.Height
+                    Width = data.Train.Width
+                    Mean = data.Mean
+                    Std = data.Std
+                }
                 Teacher = teacher |> Option.map (judge hooks s course test)
                 TeacherHash =
                     teacher |> Option.map (fun t -> Trained.fingerprint t.Weights) |> Option.defaultValue ""
@@ -135,6 +142,7 @@ module Run =
     let private info (run: Prepared) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo = {
         Settings = run.Settings
         Classes = run.Course.Student.Classes
+        Images = run.Images
         DataHash = run.DataHash
         Epoch = state.Epoch
         Step = state.Step
@@ -166,7 +174,7 @@ module Run =
                 Tree.prefixed "velocity/" state.Velocity
             ]
             |> Tree.leaves
-            |> Array.forall (fun x -> Tensor.isFinite x |> Tensor.all |> Tensor.toFloat = 1.0)
+            |> Array.forall Weights.isFinite
         )
 
     /// Epochs from a state to the end, a stop or a failure. Every epoch leaves a line of metrics and a checkpoint.

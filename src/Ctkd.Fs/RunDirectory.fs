@@ -99,7 +99,10 @@ module RunDirectory =
                 Result.Error(
                     Error.create
                         Missing
-                        "there is no checkpoint"
+                        (if Directory.Exists path then
+                             "there is no checkpoint in this folder"
+                         else
+                             "there is no such file or folder")
                         path
-                        "give the folder of a run (it holds last.safetensors) or a checkpoint file"
+                        "give a file, or the folder of a run: it holds last.safetensors"
                 )

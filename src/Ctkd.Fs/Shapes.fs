@@ -8,6 +8,9 @@ type Traced = { Layer: Layer; Input: int list; Output: int list }
 [<RequireQualifiedAccess>]
 module Shapes =
 
+    /// The number of elements.
+    let elements (shape: int list) : int64 = shape |> List.fold (fun n size -> n * int64 size) 1L
+
     /// A window that slides over the image.
     let private windowed channels kernel stride padding (input: int list) : int list =
         match input with

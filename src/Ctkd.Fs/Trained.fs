@@ -16,9 +16,26 @@ type Trained = {
 [<RequireQualifiedAccess>]
 module Trained =
 
-    let private ofCheckpoint device (expected: string option) (file: string) : Result<Trained, Error> =
+    /// A file of weights, or the checkpoint that it is.
+    let private readFile (path: string) : Result<Choice<Checkpoint, WeightsFile>, Error> =
         result {
-            let! checkpoint = Checkpoint.read file
+            let! file = RunDirectory.checkpointOf path
+            let! bytes = Files.read file
+            let! weights = WeightsFile.parse file bytes
+
+            if Checkpoint.isCheckpoint weights.Metadata then
+                let! checkpoint = Checkpoint.parse file bytes
+                return Choice1Of2 checkpoint
+            else
+                return Choice2Of2 weights
+        }
+
+    let private ofCheckpoint
+        device
+        (expected: string option)
+        (checkpoint: Checkpoint)
+        : Result<Trained, Error> =
+        result {
             let name = checkpoint.Info.Settings.Student
 
             do!
@@ -28,7 +45,7 @@ module Trained =
                         Error.create
                             Mismatch
                             $"the weights are those of {name}, not of {other}"
-                            file
+                            checkpoint.Path
                             $"name the model {name}, or give the weights of {other}"
                     )
                 | _ -> Ok()
@@ -38,12 +55,14 @@ module Trained =
             return { Model = model; Weights = weights; Info = Some checkpoint.Info }
         }
 
-    /// Says which models the weights do fit.
-    let private advise (file: WeightsFile) (error: Error) : Error =
-        match Identify.fitting file with
-        | [] -> error
-        | fitting ->
-            let names = fitting |> List.map _.Name |> String.concat " or "
+    /// Says which other models the weights do fit.
+    let private advise (model: Model) (file: WeightsFile) (error: Error) : Error =
+        let others = Identify.fitting file |> List.map _.Name |> List.except [ model.Name ]
+
+        if error.Kind <> Mismatch || others.IsEmpty then
+            error
+        else
+            let names = String.Join(" or ", others)
             { error with Next = $"these weights fit {names}: name that model" }
 
     let private ofWeights device (expected: string option) (file: WeightsFile) : Result<Trained, Error> =
@@ -56,7 +75,7 @@ module Trained =
                     $"model {model.Name} for {model.Classes} classes"
                     device
                     (Weights.expected DType.Float32 (Model.declarations model))
-                |> Result.mapError (advise file)
+                |> Result.mapError (advise model file)
 
             return { Model = model; Weights = weights; Info = None }
         }
@@ -64,19 +83,21 @@ module Trained =
     /// The trained model of a run's folder, of a checkpoint (its student), or of any file of weights: safetensors or
     /// PyTorch's. `expected` is the model that the user named, if any; without it the file tells, or its tensors do.
     let load (device: Device) (expected: string option) (path: string) : Result<Trained, Error> =
-        result {
-            let! file = RunDirectory.checkpointOf path
-            let! weights = WeightsFile.read file
-
-            if Checkpoint.isCheckpoint weights.Metadata then
-                return! ofCheckpoint device expected file
-            else
-                return! ofWeights device expected weights
-        }
+        readFile path
+        |> Result.bind (
+            function
+            | Choice1Of2 checkpoint -> ofCheckpoint device expected checkpoint
+            | Choice2Of2 file -> ofWeights device expected file
+        )
 
     /// The model's name alone.
     let nameOf (path: string) : Result<string, Error> =
-        Tensor.scoped (fun () -> load Device.Cpu None path |> Result.map _.Model.Name)
+        readFile path
+        |> Result.bind (
+            function
+            | Choice1Of2 checkpoint -> Ok checkpoint.Info.Settings.Student
+            | Choice2Of2 file -> Identify.model None file |> Result.map _.Name
+        )
 
     /// SHA-256 over the names and bytes of a model's weights.
     let fingerprint (weights: Tree) : string =

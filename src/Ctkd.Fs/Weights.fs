@@ -54,6 +54,11 @@ module Weights =
             Shape = List.ofArray (Tensor.shape x)
         })
 
+    /// Whether all numbers of a tensor are finite. Waits for the device.
+    let isFinite (x: Tensor) : bool =
+        Tensor.count x = 0L
+        || Tensor.scoped (fun () -> Tensor.toFloat (Tensor.all (Tensor.isFinite x))) = 1.0
+
     let private floats = [ DType.Float64; DType.Float32; DType.Float16; DType.BFloat16 ]
 
     let private integers = [ DType.Int64; DType.Int32; DType.Int16; DType.Int8; DType.UInt8 ]
@@ -61,9 +66,11 @@ module Weights =
     let private converted (dtype: DType) (stored: StoredTensor) : StoredTensor =
         Tensor.scoped (fun () -> load stored |> Tensor.toType dtype |> store stored.Name)
 
-    /// Files of other programs: floating-point numbers of another width become those that are expected, as do
-    /// integers, and a batch counter that is not there starts at 0, since PyTorch before 0.4.1 had none.
-    let adapt (expected: Expected list) (stored: StoredTensor list) : StoredTensor list =
+    let private adaptWith
+        (convert: DType -> StoredTensor -> StoredTensor)
+        (expected: Expected list)
+        (stored: StoredTensor list)
+        : StoredTensor list =
         let wanted = expected |> List.map (fun e -> e.Name, e) |> Map.ofList
         let there = stored |> List.map _.Name |> Set.ofList
         let isAmong dtypes name = dtypes |> List.exists (fun dtype -> nameOf dtype = name)
@@ -75,11 +82,11 @@ module Weights =
                 && [ floats; integers ]
                    |> List.exists (fun kind -> isAmong kind tensor.DType && List.contains e.DType kind)
                 ->
-                converted e.DType tensor
+                convert e.DType tensor
             | _ -> tensor
 
         let counter (e: Expected) =
-            if Initialise.isCounter e.Name && e.Shape.IsEmpty && not (there.Contains e.Name) then
+            if Layer.isCounter e.Name && e.Shape.IsEmpty && not (there.Contains e.Name) then
                 Some {
                     Name = e.Name
                     DType = nameOf DType.Int64
@@ -90,6 +97,10 @@ module Weights =
                 None
 
         List.map change stored @ List.choose counter expected
+
+    /// Files of other programs: floating-point numbers of another width become those that are expected, as do
+    /// integers, and a batch counter that is not there starts at 0, since PyTorch before 0.4.1 had none.
+    let adapt: Expected list -> StoredTensor list -> StoredTensor list = adaptWith converted
 
     let private describe (dtype: string) (shape: int64 seq) =
         let text = shape |> Seq.map string |> String.concat ", "
@@ -116,9 +127,10 @@ module Weights =
                 if not (wanted.Contains t.Name) then Unexpected t.Name
         ]
 
-    /// In how many tensors the stored ones differ from what is expected.
-    let countDifferences (expected: Expected list) (stored: StoredTensor list) : int =
-        (differences expected stored).Length
+    /// In how many tensors a file of another program differs from what is expected; nothing is converted for it.
+    let distance (expected: Expected list) (stored: StoredTensor list) : int =
+        let relabelled dtype (tensor: StoredTensor) = { tensor with DType = nameOf dtype }
+        stored |> adaptWith relabelled expected |> differences expected |> List.length
 
     /// The differences kind by kind, a line each; of a kind with very many the first: a file may have a million.
     let private explain (all: Difference list) : string =
@@ -168,6 +180,19 @@ module Weights =
         |> List.map (fun line -> "\n  - " + line)
         |> String.concat ""
 
+    /// Every difference of the stored tensors from what is expected in one error; `what` they are for, in words.
+    let check what where (expected: Expected list) (stored: StoredTensor list) : Result<unit, Error> =
+        match differences expected stored with
+        | [] -> Ok()
+        | all ->
+            Result.Error(
+                Error.create
+                    Mismatch
+                    $"the tensors do not fit {what}; {all.Length} difference(s):{explain all}"
+                    where
+                    "give the weights of this model, or name the model that they are of"
+            )
+
     /// The stored tensors as a tree in the expected order and on the device, or every difference in one
     /// error.
     let fit
@@ -177,8 +202,8 @@ module Weights =
         (expected: Expected list)
         (stored: StoredTensor list)
         : Result<Tree, Error> =
-        match differences expected stored with
-        | [] ->
+        check what where expected stored
+        |> Result.map (fun () ->
             let byName = stored |> List.map (fun t -> t.Name, t) |> Map.ofList
 
             expected
@@ -186,12 +211,4 @@ module Weights =
                 e.Name, Tensor.scope (fun () -> load byName[e.Name] |> Tensor.toDevice device)
             )
             |> Tree.ofSeq
-            |> Ok
-        | all ->
-            Result.Error(
-                Error.create
-                    Mismatch
-                    $"the tensors do not fit {what}; {all.Length} difference(s):{explain all}"
-                    where
-                    "name the model and the number of classes that this file was written for"
-            )
+        )

@@ -9,6 +9,7 @@ type WeightsFile = {
     Path: string
     /// In words: "safetensors", "PyTorch (zip)", "PyTorch (before 1.6)".
     Format: string
+    IsSafetensors: bool
     /// Numbers and texts beside the tensors, such as the epoch.
     Metadata: (string * string) list
     /// All that the file holds.
@@ -54,6 +55,8 @@ module WeightsFile =
 
     // ---- reading
 
+    let private safetensors = "safetensors"
+
     let private nothingFound (where: string) (root: TorchEntry) : Error =
         let names =
             TorchEntry.entries root
@@ -75,6 +78,7 @@ module WeightsFile =
             Ok {
                 Path = where
                 Format = format
+                IsSafetensors = (format = safetensors)
                 Metadata = metadata
                 Root = root
                 Found = found
@@ -88,7 +92,7 @@ module WeightsFile =
         elif isSafetensors bytes then
             Safetensors.parse where bytes
             |> Result.bind (fun file ->
-                assemble where "safetensors" file.Metadata (TorchEntry.ofTensors file.Tensors)
+                assemble where safetensors file.Metadata (TorchEntry.ofTensors file.Tensors)
             )
         else
             Error(unknown where bytes)
@@ -113,11 +117,7 @@ module WeightsFile =
             "use weights from before the training diverged"
 
     let private checkFinite (what: string) (file: WeightsFile) (tree: Tree) : Result<Tree, Error> =
-        let isFinite (x: Tensor) =
-            Tensor.count x = 0L
-            || Tensor.scoped (fun () -> Tensor.toFloat (Tensor.all (Tensor.isFinite x))) = 1.0
-
-        match Tree.toList tree |> List.filter (snd >> isFinite >> not) |> List.map fst with
+        match Tree.toList tree |> List.filter (snd >> Weights.isFinite >> not) |> List.map fst with
         | [] -> Ok tree
         | names ->
             Tree.free tree

@@ -10,6 +10,7 @@ open Xunit
 let private info: CheckpointInfo = {
     Settings = Settings.defaults
     Classes = 4
+    Images = { Height = 8; Width = 8; Mean = [ 0.5 ]; Std = [ 0.25 ] }
     DataHash = "def"
     Epoch = 3
     Step = 2
@@ -205,7 +206,7 @@ let private errorWith (metadata: (string * string) list) : Error =
 [<Fact>]
 let ``a checkpoint of a later format says so, and one of no known format too`` () =
     let state = "state", Json.write info
-    let later = errorWith [ "format", "2"; state ]
+    let later = errorWith [ "format", string (Checkpoint.format + 1); state ]
 
     Assert.Equal(
         (Mismatch, "the checkpoint has format 2, this version reads up to 1"),
@@ -225,7 +226,7 @@ let ``a checkpoint of a later format says so, and one of no known format too`` (
 [<Fact>]
 let ``a file that is no checkpoint says what it lacks`` () =
     Assert.Contains("lacks 'format'", (errorWith []).What)
-    Assert.Contains("lacks 'state'", (errorWith [ "format", "1" ]).What)
+    Assert.Contains("lacks 'state'", (errorWith [ "format", string Checkpoint.format ]).What)
 
     inFolder (fun folder ->
         let path = Path.Combine(folder, "weights.safetensors")
@@ -272,8 +273,12 @@ let ``hostile JSON in the state is an error`` () =
     ]
 
     for text in texts do
-        let error = errorWith [ "format", "1"; "state", text ]
+        let error = errorWith [ "format", string Checkpoint.format; "state", text ]
         Assert.True((error.Kind = Damaged), $"{text}: {error}")
 
     let settings = Json.write { info with Settings = { Settings.defaults with Batch = 0 } }
-    Assert.Contains("batch must be", (errorWith [ "format", "1"; "state", settings ]).What)
+
+    Assert.Contains(
+        "batch must be",
+        (errorWith [ "format", string Checkpoint.format; "state", settings ]).What
+    )

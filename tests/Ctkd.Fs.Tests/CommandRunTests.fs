@@ -110,7 +110,7 @@ let ``a folder that is in use, holds a run or cannot be written fails, and a mis
         let before = Runs.files (Path.Combine(folder, "a"))
         Assert.Contains("this folder already holds a run", (expect 2 folder $"{start} a").Err)
         Assert.Contains("other flags cannot be changed", (expect 2 folder "teach --resume a --lr 0.1").Err)
-        Assert.Contains("there is no checkpoint", (expect 1 folder "teach --resume none").Err)
+        Assert.Contains("there is no such file", (expect 1 folder "teach --resume none").Err)
         Assert.Equal<_ list>(before, Runs.files (Path.Combine(folder, "a")))
     )
 

@@ -58,7 +58,7 @@ let ``help of a command names every flag with what it is when it is not given`` 
         Assert.Contains("Exit codes: 0 done, 1 failed or diverged, 2 wrong usage, 130", help.Out)
         let options = (help.Out.Split "OPTIONS:")[1]
 
-        for flag in flags parser |> List.filter (fun flag -> flag <> "--serve") do
+        for flag in flags parser |> List.filter (fun flag -> flag <> "--serve" && flag <> "--bf16") do
             let at = options.IndexOf($"\n    {flag}")
             Assert.True(at >= 0, $"{name} --help does not list {flag}")
             let next = options.IndexOf("\n    --", at + 1)
@@ -229,6 +229,10 @@ let ``models prints the counts of the zoo, and the layers of one model`` () =
     Assert.Contains("layer3.0.downsample.0", printed.Out)
     Assert.Contains("did you mean one of: resnet20", (expect 2 "/" "models resnet21").Err)
     Assert.Contains("at least 4 x 4", (expect 2 "/" "models resnet20 --size 2").Err)
+    Assert.Contains("size must be from 1 to 4096", (expect 2 "/" "models --size 0").Err)
+    let small = (jsonLine (expect 0 "/" "models --size 8 --json")).AsObject() |> Seq.map _.Key |> Set.ofSeq
+    Assert.Contains("resnet20", small)
+    Assert.DoesNotContain("MobileNetV2", small)
 
 [<Fact>]
 let ``a number has a decimal point, whatever the user's language is`` () =

@@ -49,7 +49,7 @@ let ``what convert refuses leaves no file`` () =
             "the ending '.bin' of the new file tells no format"
 
         refused $"--weights {Runs.teacher.Value} --out x.pt --format onnx" 2 "unknown format 'onnx'"
-        refused "--weights none.pt --out x.pt" 1 "there is no checkpoint"
+        refused "--weights none.pt --out x.pt" 1 "there is no such file"
         refused $"--weights {Runs.teacher.Value} --out x.pt --model resnet20" 1 "do not fit model resnet20"
         refused $"--weights {Runs.teacher.Value} --out no/x.pt" 1 "x.pt"
         File.WriteAllText(Path.Combine(folder, "page.pt"), "<!DOCTYPE html>")

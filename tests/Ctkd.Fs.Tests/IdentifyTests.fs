@@ -38,18 +38,39 @@ let ``tensors tell the model and its classes`` (name: string) =
 [<Fact>]
 let ``the user's word and the file's come before what fits`` () =
     let resnet8 = zoo "resnet8" 10
-    let named = file [ "model", "resnet20"; "classes", "12" ] resnet8
+    let named = file [ "model", "resnet20" ] resnet8
     let byFile = Identify.model None named |> Error.orRaise
-    Assert.Equal(("resnet20", 12), (byFile.Name, byFile.Classes))
+    Assert.Equal(("resnet20", 10), (byFile.Name, byFile.Classes))
     let byUser = Identify.model (Some "resnet14") named |> Error.orRaise
-    Assert.Equal(("resnet14", 12), (byUser.Name, byUser.Classes))
+    Assert.Equal(("resnet14", 10), (byUser.Name, byUser.Classes))
     Assert.Equal(Usage, (errorOf (Identify.model (Some "resnet21") named)).Kind)
 
-[<Theory>]
-[<InlineData("-3"); InlineData("1"); InlineData("99999999999"); InlineData("ten"); InlineData("")>]
-let ``a number of classes that cannot be is looked for in the classifier instead`` (classes: string) =
-    let model = zoo "resnet8" 10 |> file [ "classes", classes ] |> Identify.model None |> Error.orRaise
-    Assert.Equal(10, model.Classes)
+[<Fact>]
+let ``what a file says is not believed when it is no model of the zoo, or the classifier says otherwise`` () =
+    let claimed = file [ "model", "mine"; "classes", "7" ] (zoo "resnet8" 10)
+    let model = Identify.model None claimed |> Error.orRaise
+    Assert.Equal(("resnet8", 10), (model.Name, model.Classes))
+    let torch = { claimed with IsSafetensors = false; Metadata = [ "model", "resnet20" ] }
+    Assert.Equal("resnet8", (Identify.model None torch |> Error.orRaise).Name)
+
+[<Fact>]
+let ``among very many tensors no model is looked for`` () =
+    let empty (i: int) : StoredTensor = {
+        Name = $"t{i}"
+        DType = "U8"
+        Shape = [ 0L ]
+        Bytes = System.ReadOnlyMemory [||]
+    }
+
+    let file =
+        Safetensors.encode { Metadata = []; Tensors = List.init 20_000 empty }
+        |> WeightsFile.parse "w.safetensors"
+        |> Error.orRaise
+
+    let watch = System.Diagnostics.Stopwatch.StartNew()
+    Assert.Empty(Identify.fitting file)
+    Assert.Equal(Mismatch, (errorOf (Identify.model None file)).Kind)
+    Assert.InRange(watch.Elapsed.TotalSeconds, 0.0, 2.0)
 
 [<Fact>]
 let ``weights that fit no model are an error that names the nearest`` () =

@@ -17,7 +17,7 @@ let private stored: StoredTensor list =
         Courses.teacherWeights DType.Float32 model
         |> Tree.toList
         |> List.map (fun (name, x) ->
-            if Initialise.isCounter name then
+            if Layer.isCounter name then
                 tensor name "I64" [] (BitConverter.GetBytes 5L)
             else
                 Weights.store name x
@@ -116,19 +116,19 @@ let ``floating-point numbers of any width and integers of any width become what 
     Tensor.scoped (fun () ->
         let tree = fit narrow |> Error.orRaise
 
-        for name in Tree.names tree |> List.filter Initialise.isCounter do
+        for name in Tree.names tree |> List.filter Layer.isCounter do
             Assert.Equal<int64[]>([| 5L |], Tree.find name tree |> Tensor.toInt64s)
     )
 
 [<Fact>]
 let ``batch counters that an old file lacks start at zero, and nothing else may be missing`` () =
-    let old = stored |> List.filter (fun t -> not (Initialise.isCounter t.Name))
+    let old = stored |> List.filter (fun t -> not (Layer.isCounter t.Name))
     Assert.NotEqual(stored.Length, old.Length)
 
     Tensor.scoped (fun () ->
         let tree = fit old |> Error.orRaise
 
-        for name in Tree.names tree |> List.filter Initialise.isCounter do
+        for name in Tree.names tree |> List.filter Layer.isCounter do
             Assert.Equal<int64[]>([| 0L |], Tree.find name tree |> Tensor.toInt64s)
     )
 

@@ -20,9 +20,9 @@ type Inspection = {
     /// The models of the zoo that the weights fit, and for how many classes.
     Fits: string list
     Classes: int option
-    /// Numbers in all tensors of floating point, and in all others.
-    Parameters: int64
-    Others: int64
+    /// Numbers in all tensors of floating point, running statistics among them, and in all others.
+    Floats: int64
+    Integers: int64
     NotFinite: string list
     Metadata: Map<string, string>
     Tensors: TensorRow list
@@ -38,10 +38,9 @@ type Conversion = {
 }
 
 /// The commands `inspect` and `convert`: files of weights of any format.
-module WeightFiles =
+module Convert =
 
-    let private usage (what: string) (next: string) : Result<'T, Error> =
-        Result.Error(Error.create ErrorKind.Usage what "" next)
+    let private numbers (values: float list) : string = values |> List.map string |> String.concat " "
 
     /// The weights of a file, or the student of a checkpoint, and how they were found.
     let private read (path: string) : Result<WeightsFile, Error> =
@@ -70,6 +69,9 @@ module WeightFiles =
                             "teacher", info.Settings.Teacher
                             "policy", (if info.Settings.Teacher = "" then "" else info.Settings.Policy)
                             "data", info.Settings.Data
+                            "images", $"{info.Images.Height} x {info.Images.Width}"
+                            "mean", numbers info.Images.Mean
+                            "std", numbers info.Images.Std
                             "epochs done", string (info.Epoch - 1)
                             "top-1", string info.Top1
                             "best top-1", string info.Best.Top1
@@ -86,10 +88,19 @@ module WeightFiles =
     let private isFloat (tensor: StoredTensor) : bool =
         List.contains tensor.DType [ "F64"; "F32"; "F16"; "BF16" ]
 
-    let private isFinite (tensor: StoredTensor) : bool =
-        elements tensor = 0L
-        || Tensor.scoped (fun () -> Weights.load tensor |> Tensor.isFinite |> Tensor.all |> Tensor.toFloat) =
-            1.0
+    /// Names of the tensors with numbers that are not finite.
+    let private notFinite (tensors: StoredTensor list) : string list =
+        tensors
+        |> List.filter (fun tensor ->
+            isFloat tensor && not (Tensor.scoped (fun () -> Weights.isFinite (Weights.load tensor)))
+        )
+        |> List.map (fun tensor -> Files.printable tensor.Name)
+
+    let private warn (terminal: Terminal) (names: string list) : unit =
+        if not names.IsEmpty then
+            let shown = names |> List.truncate 8 |> String.concat ", "
+            let more = if names.Length > 8 then $" and {names.Length - 8} more" else ""
+            terminal.Say $"warning: these tensors hold numbers that are not finite: {shown}{more}"
 
     let private inspection (file: WeightsFile) : Inspection =
         let tensors = file.Found.Tensors
@@ -103,12 +114,9 @@ module WeightFiles =
             Found = StateDict.describe file.Found
             Fits = fitting |> List.map _.Name
             Classes = fitting |> List.tryHead |> Option.map _.Classes
-            Parameters = count isFloat
-            Others = count (isFloat >> not)
-            NotFinite =
-                tensors
-                |> List.filter (fun tensor -> isFloat tensor && not (isFinite tensor))
-                |> List.map (fun tensor -> Files.printable tensor.Name)
+            Floats = count isFloat
+            Integers = count (isFloat >> not)
+            NotFinite = notFinite tensors
             Metadata = Map.ofList file.Metadata
             Tensors =
                 tensors
@@ -120,7 +128,7 @@ module WeightFiles =
         line "file" i.File
         line "format" $"{i.Format}, {i.Bytes:N0} bytes"
         line "weights" i.Found
-        line "tensors" $"{i.Tensors.Length}: {i.Parameters:N0} floating-point numbers, {i.Others:N0} others"
+        line "tensors" $"{i.Tensors.Length}: {i.Floats:N0} floating-point numbers, {i.Integers:N0} others"
 
         match i.Fits, i.Classes with
         | [], _
@@ -132,9 +140,7 @@ module WeightFiles =
         for key, value in Map.toList i.Metadata do
             if value.Length <= 200 then line (Files.printable key) (Files.printable value)
 
-        if not i.NotFinite.IsEmpty then
-            let shown = i.NotFinite |> List.truncate 8 |> String.concat ", "
-            terminal.Say $"warning: {i.NotFinite.Length} tensors hold numbers that are not finite: {shown}"
+        warn terminal i.NotFinite
 
     /// Prints what a file of weights holds.
     let inspect (args: ParseResults<InspectArgs>) : int =
@@ -144,7 +150,7 @@ module WeightFiles =
             terminal
             (fun () ->
                 match args.TryGetResult InspectArgs.File with
-                | None -> usage "inspect needs a file" "give one: ctkd inspect FILE"
+                | None -> Commands.usage "inspect needs a file" "give one: ctkd inspect FILE"
                 | Some path ->
                     result {
                         let! file = read path
@@ -178,27 +184,25 @@ module WeightFiles =
         | None, ".safetensors" -> Ok "safetensors"
         | None, (".pt" | ".pth" | ".th" | ".ckpt") -> Ok "pytorch"
         | None, ending ->
-            usage
+            Commands.usage
                 $"the ending '{ending}' of the new file tells no format"
                 "end it with .safetensors or .pt, or give --format safetensors or --format pytorch"
 
-    /// The model that the weights must fit when the user or the file names one; else the one that they fit, if any.
-    let private modelOf (named: string option) (file: WeightsFile) : Result<Model option, Error> =
-        let states = file.Metadata |> List.exists (fun (key, _) -> key = Identify.modelKey)
+    let private expected (model: Model) : Weights.Expected list =
+        Weights.expected DType.Float32 (Model.declarations model)
 
-        if named.IsSome || states then
+    /// The model that the weights must fit when the user names one; else the one that they fit, if any.
+    let private modelOf (byUser: string option) (file: WeightsFile) : Result<Model option, Error> =
+        match byUser with
+        | Some _ ->
             result {
-                let! model = Identify.model named file
-                let expected = Weights.expected DType.Float32 (Model.declarations model)
-
-                do!
-                    Tensor.scoped (fun () ->
-                        WeightsFile.fit $"model {model.Name}" Device.Cpu expected file |> Result.map ignore
-                    )
-
+                let! model = Identify.model byUser file
+                let expected = expected model
+                let stored = (WeightsFile.find expected file).Tensors |> Weights.adapt expected
+                do! Weights.check $"model {model.Name} for {model.Classes} classes" file.Path expected stored
                 return Some model
             }
-        else
+        | None ->
             match Identify.fitting file with
             | [ only ] -> Ok(Some only)
             | _ -> Ok None
@@ -234,7 +238,7 @@ module WeightFiles =
                 match args.TryGetResult ConvertArgs.Weights, args.TryGetResult ConvertArgs.Out with
                 | None, _
                 | _, None ->
-                    usage
+                    Commands.usage
                         "convert needs two files"
                         "give them: ctkd convert --weights FILE --out NEW.safetensors"
                 | Some path, Some out ->
@@ -243,23 +247,19 @@ module WeightFiles =
                         let! file = read path
                         let! model = modelOf (args.TryGetResult ConvertArgs.Model) file
 
-                        let tensors =
+                        let found =
                             match model with
-                            | Some model ->
-                                (WeightsFile.find
-                                    (Weights.expected DType.Float32 (Model.declarations model))
-                                    file)
-                                    .Tensors
-                            | None -> file.Found.Tensors
+                            | Some model -> WeightsFile.find (expected model) file
+                            | None -> file.Found
 
-                        do! write format out model tensors
+                        do! write format out model found.Tensors
 
                         let written = {
                             File = out
                             Bytes = FileInfo(out).Length
                             Format = format
                             Model = model |> Option.map _.Name
-                            Tensors = tensors.Length
+                            Tensors = found.Tensors.Length
                         }
 
                         let fits =
@@ -267,10 +267,11 @@ module WeightFiles =
                             | Some model -> $"{model.Name}, {model.Classes} classes"
                             | None -> "no model of the zoo"
 
-                        let found = StateDict.describe file.Found
-                        let found = if found = "" then "" else $" ({found})"
-                        terminal.Say $"read     {path}: {file.Format}{found}"
-                        terminal.Say $"weights  {tensors.Length} tensors, {fits}"
+                        let place = StateDict.describe found
+                        let place = if place = "" then "" else $" ({place})"
+                        terminal.Say $"read     {path}: {file.Format}{place}"
+                        terminal.Say $"weights  {written.Tensors} tensors, {fits}"
+                        warn terminal (notFinite found.Tensors)
                         terminal.Say $"written  {out}: {format}, {written.Bytes:N0} bytes"
                         terminal.Json written
                     }
