@@ -22,8 +22,8 @@ module Autograd =
         finally
             Autograd.SetEnabled before |> ignore
 
-    /// d loss / d leaf for each leaf, in one backward pass. Of the leaves from the index `free` on the loss need not depend:
-    /// they get zeros then, as a learned temperature does beside losses without a softmax.
+    /// d loss / d leaf for each leaf, in one backward pass. On the leaves from the index `free` on the loss need
+    /// not depend: they get zeros then, as a learned temperature does beside losses without a softmax.
     let gradientsOrZeros (free: int) (loss: Tensor) (leaves: Tensor[]) : Tensor[] =
         Autograd.Gradients(ReadOnlySpan [| loss |], ReadOnlySpan leaves, false, false)
         |> Array.mapi (fun i gradient ->

@@ -37,22 +37,25 @@ type Lesson = {
     Key: Tensor
 }
 
-/// A distillation loss as a value, made for a pair of models. Methods that look at features are made by functions
-/// `Pairing -> Result<Distiller, Error>`, so that shapes that cannot be matched are refused before training starts.
+/// A distillation loss as a value, made for a pair of models. Methods that look at features are made by
+/// functions `Pairing -> Result<Distiller, Error>`, so that shapes that cannot be matched are refused before
+/// training starts.
 [<NoComparison; NoEquality>]
 type Distiller = {
     /// Its connectors and its loss go by this name: one of a name in a course.
     Name: string
     /// The fewest instances that a batch may have.
     Fewest: int
-    /// Connectors between the teacher's and the student's features, trained with the student and never deployed,
-    /// and their buffers.
+    /// Connectors between the teacher's and the student's features, trained with the student and never
+    /// deployed, and their buffers.
     Declares: Declaration list
     /// State beside them that is not trained, such as memories, fresh.
     Memory: DType -> Device -> Rng -> Tree
-    /// Connectors with memory, and lesson, to a loss, a mean over the batch: shape []. Running statistics are updated.
+    /// Connectors with memory, and lesson, to a loss, a mean over the batch: shape []. Running statistics are
+    /// updated.
     Loss: Tree -> Lesson -> Tensor
-    /// Remembers the batch in place: runs after the backward pass, without gradient, on the weights of the loss.
+    /// Remembers the batch in place: runs after the backward pass, without gradient, on the weights of the
+    /// loss.
     Settle: Tree -> Lesson -> unit
 }
 
@@ -66,8 +69,8 @@ module Pairing =
         Classes = model.Classes
     }
 
-    /// A teacher and a student that train on images of the given size with the given labels, in batches of at most
-    /// the given size.
+    /// A teacher and a student that train on images of the given size with the given labels, in batches of at
+    /// most the given size.
     let create height width (labels: int[]) (batch: int) (teacher: Model) (student: Model) : Pairing = {
         Teacher = shown height width teacher
         Student = shown height width student
@@ -99,7 +102,8 @@ module Pairing =
             let which = if index < 0 then "no map" else $"no map {index}"
             refuseMaps distiller pairing $"{without.Model} has {which} (it has {without.Maps.Length})"
 
-    /// All maps behind the stem in pairs, teacher's first; the larger of two must be a multiple of the smaller.
+    /// All maps behind the stem in pairs, teacher's first; the larger of two must be a multiple of the
+    /// smaller.
     let maps (distiller: string) (pairing: Pairing) : Result<(int list * int list) list, Error> =
         let teacher, student = pairing.Teacher, pairing.Student
 

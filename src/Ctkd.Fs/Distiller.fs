@@ -7,7 +7,8 @@ module Distiller =
     /// Vanilla KD: `Kd`.
     let kd: Distiller = Kd.distiller
 
-    /// The distiller at a fixed temperature of its own, whatever the course's policy decides: DTKD adds KD(tau) so.
+    /// The distiller at a fixed temperature of its own, whatever the course's policy decides: DTKD adds
+    /// KD(tau) so.
     let at (t: float) (distiller: Distiller) : Distiller =
         if not (System.Double.IsFinite t && t > 0.0) then
             invalidArg (nameof t) $"the temperature must be finite and > 0, got {string t}."
@@ -47,8 +48,8 @@ module Distiller =
                         Distillation.settle d state lesson
         }
 
-    /// Every distiller with the weight and the settings that its authors published for CIFAR-100 (for DKD those of
-    /// resnet56 to resnet20), made for a pair of models.
+    /// Every distiller with the weight and the settings that its authors published for CIFAR-100 (for DKD
+    /// those of resnet56 to resnet20), made for a pair of models.
     let published: (string * float * (Pairing -> Result<Distiller, Error>)) list = [
         "kd", 0.9, (fun _ -> Ok kd)
         "dkd", 1.0, Dkd.distiller 1.0 2.0

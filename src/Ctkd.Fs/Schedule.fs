@@ -89,7 +89,7 @@ module Schedule =
     /// lambda(e) = (1 - cos(pi min(e, E) / E)) / 2 (arXiv:2211.16231, eq. 7).
     let curriculum (epochs: int) : Schedule = cosine 0.0 1.0 epochs
 
-    /// The weight of a loss that sets in gently: w(e) = weight min(e / epochs, 1), as DKD and DTKD run it with 20 epochs.
+    /// The weight of a loss that sets in gently: w(e) = weight min(e / epochs, 1); DKD and DTKD use 20 epochs.
     let warmUp (weight: float) (epochs: int) : Schedule = linear 0.0 weight epochs
 
     /// The value in an epoch.

@@ -159,7 +159,8 @@ module Tensor =
     val logicalNot: x: Tensor -> Tensor
     val isFinite: x: Tensor -> Tensor
 
-    /// The top 53 bits of `Rng`'s mixing function of every int64: `Rng.bits i { Key = k } >>> 11` for the element k + i.
+    /// The top 53 bits of `Rng`'s mixing function of every int64: the element k + i becomes
+    /// `Rng.bits i { Key = k } >>> 11`.
     val mix: x: Tensor -> Tensor
 
     /// |a - b| <= absolute + relative |b|, element by element.

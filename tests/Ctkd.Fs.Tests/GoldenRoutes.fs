@@ -30,7 +30,8 @@ let private leaf dtype value = Tensor.scalar dtype cpu value |> Autograd.leaf
 
 let route leaves values loss : GoldenRoute = { Loss = loss; Leaves = leaves; Values = values }
 
-/// The features of a losses file: lengths and map shapes stand with some of its cases. The stem is not looked at.
+/// The features of a losses file: lengths and map shapes stand with some of its cases. The stem is not looked
+/// at.
 let pairing (file: JsonElement) : Pairing =
     let parameters = field "cases" file |> items |> List.map (field "params")
     let stem = [ 1; 1; 1 ]

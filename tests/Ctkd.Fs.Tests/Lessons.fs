@@ -104,3 +104,27 @@ let state (seed: int) (distiller: Distiller) : Tree =
         Initialise.tree DType.Float64 Device.Cpu rng distiller.Declares
         distiller.Memory DType.Float64 Device.Cpu rng
     ]
+
+/// The loss of a distiller as a function of its connectors and a student's feature.
+let lossOf
+    (distiller: Distiller)
+    (feature: Dense)
+    (lesson: Tensor -> Lesson)
+    : Dense list * (Tensor list -> Tensor) =
+    let state = state 1 distiller
+    let trained = distiller.Declares |> List.filter _.Trained |> List.map _.Name
+
+    let dense name =
+        let x = Tree.find name state
+        let shape = Tensor.shape x |> Array.map int |> List.ofArray
+
+        // Central differences need a smooth place: this shift keeps a ReLU behind the normalisation open.
+        let values = if name = "bn.bias" then Array.create shape.Head 10.0 else Tensor.toFloats x
+        { Shape = shape; Values = values }
+
+    let f (xs: Tensor list) =
+        let given = List.zip trained (List.tail xs) |> Map.ofList
+        let tree = state |> Tree.map (fun name x -> Map.tryFind name given |> Option.defaultValue x)
+        distiller.Loss tree (lesson (List.head xs))
+
+    feature :: List.map dense trained, f

@@ -12,20 +12,22 @@ type CrdOptions = {
     Momentum: float
 }
 
-/// Contrastive representation distillation (Tian et al. 2020, arXiv:1910.10699, section 3.1): the student's embedding
-/// of an image is to find the teacher's among K of images of other classes, and the teacher's the student's.
+/// Contrastive representation distillation (Tian et al. 2020, arXiv:1910.10699, section 3.1): the student's
+/// embedding of an image is to find the teacher's among K of images of other classes, and the teacher's the
+/// student's.
 ///
-/// Each side scores the other side's memory of all training images: P = exp(dot / 0.07) / Z, Z fixed at the first
-/// batch. The loss of a side is -(sum log(P / (P + m Pn + eps)) + sum log(m Pn / (P + m Pn + eps))) / B, m = K and
-/// Pn = 1 / n. With a = log P - log(m Pn + eps) these terms are softplus(-a) and softplus(a) + a constant.
+/// Each side scores the other side's memory of all training images: P = exp(dot / 0.07) / Z, Z fixed at the
+/// first batch. The loss of a side is -(sum log(P / (P + m Pn + eps)) + sum log(m Pn / (P + m Pn + eps))) /
+/// B, m = K and Pn = 1 / n. With a = log P - log(m Pn + eps) these terms are softplus(-a) and softplus(a) + a
+/// constant.
 [<RequireQualifiedAccess>]
 module Crd =
     let private epsilon = 1e-7
 
     let published: CrdOptions = { Width = 128; Negatives = 16384; Temperature = 0.07; Momentum = 0.5 }
 
-    /// One side: embeddings [batch, width] against a memory [n, width]; the contrast [batch, 1 + K] lists the rows,
-    /// the positive first. Z (shape [], 0 before the first batch) is fixed in place: shape [].
+    /// One side: embeddings [batch, width] against a memory [n, width]; the contrast [batch, 1 + K] lists the
+    /// rows, the positive first. Z (shape [], 0 before the first batch) is fixed in place: shape [].
     let side
         (options: CrdOptions)
         (z: Tensor)
@@ -50,8 +52,8 @@ module Crd =
         let misses = columns 1 (int negatives + 1) |> Tensor.softplus |> Tensor.sumOver 1
         Tensor.mean (hits + misses) |> Tensor.addNumber (negatives * log ((noise + epsilon) / noise))
 
-    /// Rows of the memory move towards the batch's embeddings and are renormalised. Of an image that occurs twice in
-    /// the batch the last instance counts.
+    /// Rows of the memory move towards the batch's embeddings and are renormalised. Of an image that occurs
+    /// twice in the batch the last instance counts.
     let remember (options: CrdOptions) (memory: Tensor) (index: Tensor) (embedding: Tensor) : unit =
         let rows =
             Tensor.scale options.Momentum (Tensor.indexSelect 0 index memory)
@@ -63,8 +65,8 @@ module Crd =
         let last = Tensor.toType DType.Int64 same * Tensor.unsqueeze 0 position |> Tensor.maxOver 1
         Tensor.rowsInto memory index (Tensor.indexSelect 0 last rows)
 
-    /// K images of other classes for each label, uniform with repetition: [batch, K]. The training images lie in `order`
-    /// class by class; the images of a class are the `size` from `first` on.
+    /// K images of other classes for each label, uniform with repetition: [batch, K]. The training images lie
+    /// in `order` class by class; the images of a class are the `size` from `first` on.
     let negatives (count: int) (tables: Tree) (labels: Tensor) (key: Tensor) : Tensor =
         Tensor.scope (fun () ->
             let order = Tree.find "order" tables
@@ -77,7 +79,8 @@ module Crd =
             Tensor.indexSelect 0 (Tensor.flatten 0 rank) order |> Tensor.reshape shape
         )
 
-    /// Positions of the training images class by class, and where each class begins and how many images it has.
+    /// Positions of the training images class by class, and where each class begins and how many images it
+    /// has.
     let private tables (device: Device) (pairing: Pairing) : Tree =
         let size = Array.zeroCreate<int64> pairing.Student.Classes
         pairing.Labels |> Array.iter (fun label -> size[label] <- size[label] + 1L)

@@ -1,7 +1,7 @@
 namespace Ctkd.Fs
 
-/// Random numbers on the device as a function of a key and an index, as `Rng` has them on the host: the same on every
-/// device, with no generator state in a checkpoint.
+/// Random numbers on the device as a function of a key and an index, as `Rng` has them on the host: the same
+/// on every device, with no generator state in a checkpoint.
 [<RequireQualifiedAccess>]
 module Draws =
 

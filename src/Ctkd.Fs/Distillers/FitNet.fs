@@ -1,7 +1,7 @@
 namespace Ctkd.Fs
 
-/// FitNets (Romero et al. 2015, arXiv:1412.6550, eq. 3): a regressor on one map of the student imitates the teacher's:
-/// MSE(regressor(F_s), F_t).
+/// FitNets (Romero et al. 2015, arXiv:1412.6550, eq. 3): a regressor on one map of the student imitates the
+/// teacher's: MSE(regressor(F_s), F_t).
 [<RequireQualifiedAccess>]
 module FitNet =
 
@@ -27,7 +27,8 @@ module FitNet =
             OutputShape = fun input -> [ outputs; 2 * input[1]; 2 * input[2] ]
         }
 
-    /// From a map of the student to the shape of the teacher's: sizes that are equal, double or half can be matched.
+    /// From a map of the student to the shape of the teacher's: sizes that are equal, double or half can be
+    /// matched.
     let private regressor (teacher: int list) (student: int list) : Layer option =
         let inputs, outputs = student.Head, teacher.Head
 

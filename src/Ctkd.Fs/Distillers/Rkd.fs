@@ -1,7 +1,8 @@
 namespace Ctkd.Fs
 
 /// Relational knowledge distillation (Park et al. 2019, arXiv:1904.05068, section 3.2) of pooled features:
-/// smooth L1 between distances of all pairs, each side divided by its mean, and between cosines of all triplets.
+/// smooth L1 between distances of all pairs, each side divided by its mean, and between cosines of all
+/// triplets.
 [<RequireQualifiedAccess>]
 module Rkd =
 
@@ -14,7 +15,8 @@ module Rkd =
     /// Differences of all pairs of rows: [batch, batch, D].
     let private differences (x: Tensor) : Tensor = Tensor.unsqueeze 0 x - Tensor.unsqueeze 1 x
 
-    /// Distances of all pairs, at least 1e-6 and 0 from an instance to itself, divided by the mean of the positive ones.
+    /// Distances of all pairs, at least 1e-6 and 0 from an instance to itself, divided by the mean of the
+    /// positive ones.
     let private distances (differences: Tensor) : Tensor =
         let batch = Tensor.size 0 differences
         let index = Tensor.arange (Tensor.device differences) batch
@@ -28,7 +30,8 @@ module Rkd =
         let lengths = apart * Tensor.sqrt (Tensor.clamp 1e-12 infinity squared)
         lengths / Tensor.scale (1.0 / float (batch * (batch - 1))) (Tensor.sum lengths)
 
-    /// Cosines at the first instance between the directions to the second and the third; 0 where two coincide.
+    /// Cosines at the first instance between the directions to the second and the third; 0 where two
+    /// coincide.
     let private angles (differences: Tensor) : Tensor =
         let directions = Rows.normalise differences
         Tensor.matmul directions (Tensor.transpose 1 2 directions)

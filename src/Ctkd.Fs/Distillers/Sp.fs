@@ -1,7 +1,7 @@
 namespace Ctkd.Fs
 
-/// Similarity-preserving distillation (Tung and Mori 2019, arXiv:1907.09682, section 3.1): which images of a batch the
-/// last maps find alike, || normrows(F_t F_t^T) - normrows(F_s F_s^T) ||_F^2 / B^2.
+/// Similarity-preserving distillation (Tung and Mori 2019, arXiv:1907.09682, section 3.1): which images of a
+/// batch the last maps find alike, || normrows(F_t F_t^T) - normrows(F_s F_s^T) ||_F^2 / B^2.
 [<RequireQualifiedAccess>]
 module Sp =
 

@@ -1,7 +1,8 @@
 namespace Ctkd.Fs
 
-/// Variational information distillation (Ahn et al. 2019, arXiv:1904.05835, section 2): the student's maps predict the
-/// teacher's, each channel c with a learned variance: mean 0.5 ((f(F_s) - F_t)^2 / v_c + log v_c), summed over maps.
+/// Variational information distillation (Ahn et al. 2019, arXiv:1904.05835, section 2): the student's maps
+/// predict the teacher's, each channel c with a learned variance: mean 0.5 ((f(F_s) - F_t)^2 / v_c + log
+/// v_c), summed over maps.
 [<RequireQualifiedAccess>]
 module Vid =
     let private least = 1e-5
@@ -22,7 +23,8 @@ module Vid =
         let difference = predicted - teacher
         Tensor.scale 0.5 (Tensor.mean (difference * difference / variance + Tensor.log variance))
 
-    /// On all maps behind the stem (numbered from 1); where two differ in size the larger is average-pooled first.
+    /// On all maps behind the stem (numbered from 1); where two differ in size the larger is average-pooled
+    /// first.
     let distiller (pairing: Pairing) : Result<Distiller, Error> =
         Pairing.maps "vid" pairing
         |> Result.map (fun maps ->

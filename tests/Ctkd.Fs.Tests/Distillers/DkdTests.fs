@@ -87,6 +87,30 @@ let ``KD is TCKD and 1 - p_y times NCKD for each instance, p the teacher's at T,
         )
 
 [<Fact>]
+let ``DKD under DTKD softens each side by its own T and weighs by their product`` () =
+    check
+        (cases [ 1.0; 5.0 ])
+        (fun (x, labels, _) ->
+            Tensor.scoped (fun () ->
+                let tensor values = Expect.tensor [ x.Rows; x.Classes ] values
+                let teacher, student, y = tensor x.Teacher, tensor x.Student, Lessons.ofLabels labels
+                let tau = Expect.number 4.0
+                let dials: Dials = { Strength = tau; Scheduled = tau }
+                let softening = (Temperature.dtkd 4.0).Soften Tree.empty dials teacher student
+                let ofTeacher, ofStudent = Temperature.balanced tau teacher student
+                let teacher, student = Loss.soften ofTeacher teacher, Loss.soften ofStudent student
+
+                let expected =
+                    ofTeacher
+                    * ofStudent
+                    * (Dkd.target y teacher student + Dkd.others y teacher student * 8.0)
+
+                let actual = Dkd.loss 1.0 8.0 y softening
+                Expect.close 1e-12 1e-12 (Tensor.toFloats expected) (Tensor.toFloats actual)
+            )
+        )
+
+[<Fact>]
 let ``the gradients of DKD are those of its values`` () =
     checkMany
         30
