@@ -127,8 +127,8 @@ module Temperature =
                 Tree.find "theta" parameters |> adversarial range dials.Strength |> shared teacher student
             )
 
-    /// CTKD with one T for each instance: two linear layers (the published 1 x 1 convolutions) over [z_t ;
-    /// z_s]. Their inputs are detached: the reversal reaches the two layers, never the student.
+    /// CTKD with one T for each instance: two linear layers (the published 1 x 1 convolutions) over
+    /// [z_t ; z_s]. Their inputs are detached: the reversal reaches the two layers, never the student.
     let ctkdInstance (range: TemperatureRange) (hidden: int) (curriculum: Schedule) : Policy =
         if hidden < 1 then
             invalidArg (nameof hidden) $"the hidden width must be at least 1, got {hidden}."
@@ -155,20 +155,20 @@ module Temperature =
                 |> shared teacher student
             )
 
-    /// DTKD's two temperatures of each instance, T_t and T_s: tau shared out by the largest logits, T_t = 2
-    /// tau m_t / (m_t + m_s) and T_s = 2 tau m_s / (m_t + m_s), so that both sides get equally sharp. The
-    /// published formula is singular where m_t + m_s = 0 and negative where one is; here m counts as 0.001 at
-    /// least, without gradient below: both T are positive and finite everywhere, and the published ones where
-    /// both maxima are larger.
+    /// DTKD's two temperatures of each instance: tau shared out by the largest logits, m_t and m_s,
+    /// T_t = 2 tau m_t / (m_t + m_s) and T_s = 2 tau m_s / (m_t + m_s), so that both sides get equally sharp.
+    /// The published formula is singular where m_t + m_s = 0 and gives a negative T where one maximum is
+    /// negative; here a maximum counts as 0.001 at least, without gradient below: both T are positive and
+    /// finite everywhere, and the published ones where both maxima are larger.
     let balanced (tau: Tensor) (teacher: Tensor) (student: Tensor) : Tensor * Tensor =
         let largest logits = Tensor.maxOver 1 logits |> Tensor.clamp 1e-3 infinity
         let ofTeacher, ofStudent = largest teacher, largest student
         let share = Tensor.scale 2.0 tau / (ofTeacher + ofStudent)
         share * ofTeacher, share * ofStudent
 
-    /// DTKD (Wei and Bai 2024, arXiv:2404.12711, section 3): z_t / T_t, z_s / T_s, weight T_t T_s, T_t + T_s
-    /// = 2 tau. Reports show T_s. Its published recipe adds KD at tau: `Distiller.sum [ 3.0, kd; 1.0,
-    /// Distiller.at 4.0 kd ]`, under `Schedule.warmUp 1.0 20`.
+    /// DTKD (Wei and Bai 2024, arXiv:2404.12711, section 3): z_t / T_t, z_s / T_s, weight T_t T_s, where
+    /// T_t + T_s = 2 tau. Reports show T_s. Its published recipe adds KD at tau and warms both up:
+    /// `Distiller.sum [ 3.0, kd; 1.0, Distiller.at 4.0 kd ]` under `Schedule.warmUp 1.0 20`.
     let dtkd (tau: float) : Policy = {
         scheduled (Schedule.constant (checkedT (nameof tau) tau)) with
             Name = "dtkd"
@@ -184,8 +184,8 @@ module Temperature =
                     }
     }
 
-    /// Logit standardisation (Sun et al. 2024, arXiv:2403.01427, algorithm 1) before any policy: `fixedAt
-    /// 2.0` gives the published method, `ctkdGlobal` a learned temperature on standardised logits.
+    /// Logit standardisation (Sun et al. 2024, arXiv:2403.01427, algorithm 1) before any policy:
+    /// `fixedAt 2.0` gives the published method, `ctkdGlobal` a learned temperature on standardised logits.
     let standardised (policy: Policy) : Policy = {
         policy with
             Name = policy.Name + "-standardised"

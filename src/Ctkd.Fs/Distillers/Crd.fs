@@ -17,9 +17,9 @@ type CrdOptions = {
 /// student's.
 ///
 /// Each side scores the other side's memory of all training images: P = exp(dot / 0.07) / Z, Z fixed at the
-/// first batch. The loss of a side is -(sum log(P / (P + m Pn + eps)) + sum log(m Pn / (P + m Pn + eps))) /
-/// B, m = K and Pn = 1 / n. With a = log P - log(m Pn + eps) these terms are softplus(-a) and softplus(a) + a
-/// constant.
+/// first batch. With m = K and Pn = 1 / n the loss of a side is
+/// -(sum log(P / (P + m Pn + eps)) + sum log(m Pn / (P + m Pn + eps))) / B.
+/// With a = log P - log(m Pn + eps) the terms are softplus(-a), and softplus(a) but for a constant.
 [<RequireQualifiedAccess>]
 module Crd =
     let private epsilon = 1e-7

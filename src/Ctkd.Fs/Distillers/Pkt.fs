@@ -1,8 +1,8 @@
 namespace Ctkd.Fs
 
 /// Probabilistic knowledge transfer (Passalis and Tefas 2018, arXiv:1803.10837, section 3): the pooled
-/// features of a batch as probabilities of being neighbours, compared by mean_ij q_ij log((q_ij + eps) /
-/// (p_ij + eps)).
+/// features of a batch as probabilities of being neighbours, compared by
+/// mean_ij q_ij log((q_ij + eps) / (p_ij + eps)).
 [<RequireQualifiedAccess>]
 module Pkt =
     let private epsilon = 1e-7

@@ -1,8 +1,8 @@
 namespace Ctkd.Fs
 
 /// Variational information distillation (Ahn et al. 2019, arXiv:1904.05835, section 2): the student's maps
-/// predict the teacher's, each channel c with a learned variance: mean 0.5 ((f(F_s) - F_t)^2 / v_c + log
-/// v_c), summed over maps.
+/// predict the teacher's, each channel c with a learned variance v_c:
+/// mean 0.5 ((f(F_s) - F_t)^2 / v_c + log v_c), summed over maps.
 [<RequireQualifiedAccess>]
 module Vid =
     let private least = 1e-5
