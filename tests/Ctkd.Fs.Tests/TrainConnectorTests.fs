@@ -81,6 +81,7 @@ let ``a checkpoint holds connectors and memories, and the student of a checkpoin
             let info: CheckpointInfo = {
                 Settings = Settings.defaults
                 Classes = 4
+                Images = { Height = 8; Width = 8; Mean = [ 0.5 ]; Std = [ 0.25 ] }
                 DataHash = ""
                 Epoch = 1
                 Step = 1
