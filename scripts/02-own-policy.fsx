@@ -45,7 +45,7 @@ let fit (title: string) (course: Course) : TrainState =
     epochs (Train.start course)
 
 let accuracy (course: Course) (state: TrainState) : float =
-    let logits images = (Train.forward course course.Student false state.Student images).Logits
+    let logits images = (Course.forward course course.Student false state.Student images).Logits
     (Evaluate.accuracy 250 logits test).Top1
 
 let model name = Zoo.find name data.Train.Classes |> Error.orRaise

@@ -61,7 +61,7 @@ let private course (precision: Precision) : Course =
         Distillers = [ Schedule.constant 0.9, Distiller.kd ]
     }
 
-    Train.prepareTeacher { course with Teaching = Some teaching }
+    Course.prepareTeacher { course with Teaching = Some teaching }
 
 let private randomSet () : ImageSet =
     let random = Random 3
@@ -114,7 +114,7 @@ let private works (precision: Precision) : Map<string, unit -> unit> =
     let inScope (work: unit -> unit) () = Tensor.scoped work
 
     let teach () =
-        Autograd.noGrad (fun () -> Train.forward course teaching.Model false teaching.Weights one.Images)
+        Autograd.noGrad (fun () -> Course.forward course teaching.Model false teaching.Weights one.Images)
         |> ignore
 
     Map [
@@ -163,7 +163,7 @@ let private convolutions (precision: Precision) : float =
 
         let work () =
             Autograd.noGrad (fun () ->
-                Train.precisely course (fun () -> Layer.forward weights false (ResizeArray()) model.Body x)
+                Course.precisely course (fun () -> Layer.forward weights false (ResizeArray()) model.Body x)
             )
             |> ignore
 

@@ -42,7 +42,7 @@ module Metrics =
         : EpochMetrics =
         let epoch, means = state.Epoch, Tally.means state.Tally
         let done' = float (state.Step - firstStep) / float state.Step
-        let terms = List.zip (Train.termNames course) means.Terms
+        let terms = List.zip (Course.termNames course) means.Terms
         let taught value = course.Teaching |> Option.map (fun teaching -> value teaching)
 
         {

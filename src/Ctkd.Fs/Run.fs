@@ -113,8 +113,8 @@ module Run =
             do! Model.checkInput data.Train.Height data.Train.Width student
             let! teacher = loadTeacher s data device
             let taught = teacher |> Option.map (fun trained -> trained.Model, trained.Weights)
-            let course = Settings.course s student taught data device |> Train.prepareTeacher
-            let upload = Augment.upload (Train.dtype course) device data.Mean data.Std
+            let course = Settings.course s student taught data device |> Course.prepareTeacher
+            let upload = Augment.upload (Course.dtype course) device data.Mean data.Std
             let test = upload data.Test
             if device <> Device.Cpu then Engine.setDeterministic true
 

@@ -2,51 +2,6 @@ namespace Ctkd.Fs
 
 open System
 
-/// How numbers are kept and computed during a run; the formulas do not know.
-type Precision =
-    /// float64 throughout: for reference numbers.
-    | F64
-    /// float32 throughout.
-    | F32
-    /// float32 weights; convolutions and products in bfloat16.
-    | Bf16
-
-/// The teacher's part in a course.
-[<NoComparison; NoEquality>]
-type Teaching = {
-    Model: Model
-    /// Frozen; runs in evaluation mode, without gradient.
-    Weights: Tree
-    Policy: Policy
-    /// Weighted distillation losses, each of a name of its own.
-    Distillers: (Schedule * Distiller) list
-}
-
-/// Everything about a training run that does not change while it runs.
-[<NoComparison; NoEquality>]
-type Course = {
-    Student: Model
-    /// None: the student learns from labels alone.
-    Teaching: Teaching option
-    /// Weight of the cross entropy with the labels.
-    CrossEntropy: Schedule
-    LearningRate: Schedule
-    Sgd: Sgd
-    /// Whether weight decay pulls the temperature's parameters too, as published.
-    DecayTemperature: bool
-    Epochs: int
-    Batch: int
-    Seed: int
-    /// Random crop after padding by so many pixels.
-    Pad: int
-    /// Random mirroring.
-    Flip: bool
-    Precision: Precision
-    /// Memory format of images and weights: channels innermost.
-    ChannelsLast: bool
-    Device: Device
-}
-
 /// The best evaluation so far.
 type Best = { Epoch: int; Top1: float }
 
@@ -98,55 +53,6 @@ type BatchLosses = {
 [<RequireQualifiedAccess>]
 module Train =
 
-    /// Element type of weights.
-    let dtype (course: Course) : DType =
-        match course.Precision with
-        | F64 -> DType.Float64
-        | F32
-        | Bf16 -> DType.Float32
-
-    let private distillers (course: Course) : Distiller list =
-        course.Teaching |> Option.map _.Distillers |> Option.defaultValue [] |> List.map snd
-
-    /// Names of the loss terms, the total last.
-    let termNames (course: Course) : string list =
-        [ "ce" ] @ (distillers course |> List.map _.Name) @ [ "loss" ]
-
-    /// Weights in the run's memory format.
-    let format (course: Course) (weights: Tree) : Tree =
-        weights
-        |> Tree.map (fun _ w -> if course.ChannelsLast && Tensor.rank w = 4 then Tensor.channelsLast w else w)
-
-    /// The course with its teacher made ready to run: it is frozen, so its batch normalisations are merged into its
-    /// convolutions, and its weights get the run's memory format. In float64, where reference numbers are wanted, its
-    /// layers stay as they are.
-    let prepareTeacher (course: Course) : Course =
-        let prepared (teaching: Teaching) =
-            let model, weights =
-                match course.Precision with
-                | F64 -> teaching.Model, teaching.Weights
-                | F32
-                | Bf16 -> FoldBatchNorm.model teaching.Model teaching.Weights
-
-            { teaching with Model = model; Weights = format course weights }
-
-        { course with Teaching = Option.map prepared course.Teaching }
-
-    /// Runs the body in the course's precision.
-    let precisely (course: Course) (body: unit -> 'T) : 'T =
-        match course.Precision with
-        | F64
-        | F32 -> body ()
-        | Bf16 -> Autograd.bf16 course.Device body
-
-    /// A forward pass in the course's precision and memory format; logits come back in the weights' type.
-    let forward (course: Course) (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
-        let images = if course.ChannelsLast then Tensor.channelsLast images else images
-        let outputs: Outputs = precisely course (fun () -> Model.forward model training weights images)
-        let exact = Tensor.toType (dtype course)
-
-        { outputs with Logits = exact outputs.Logits; Pooled = exact outputs.Pooled }
-
     // ---- state -----------------------------------------------------------------------------------------------------
 
     /// The trained tensors under their paths, the temperature's last.
@@ -154,7 +60,7 @@ module Train =
         let names = Model.trainedNames course.Student
 
         let connecting =
-            distillers course
+            Course.distillers course
             |> Distillation.declarations
             |> List.filter _.Trained
             |> List.map _.Name
@@ -210,9 +116,12 @@ module Train =
             (toTree >> Tree.leaves >> Seq.ofArray)
             (fun () ->
                 let rng = Rng.ofSeed course.Seed |> Rng.split "initialisation"
-                let fresh purpose = Initialise.tree (dtype course) course.Device (Rng.split purpose rng)
-                let distillers = distillers course
-                let student = fresh "student" (Model.declarations course.Student) |> format course
+
+                let fresh purpose =
+                    Initialise.tree (Course.dtype course) course.Device (Rng.split purpose rng)
+
+                let distillers = Course.distillers course
+                let student = fresh "student" (Model.declarations course.Student) |> Course.format course
 
                 let temperature =
                     match course.Teaching with
@@ -220,21 +129,25 @@ module Train =
                     | Some teaching -> fresh "temperature" (teaching.Policy.Declares course.Student.Classes)
 
                 let memory =
-                    Distillation.memory distillers (dtype course) course.Device (Rng.split "memory" rng)
+                    Distillation.memory
+                        distillers
+                        (Course.dtype course)
+                        course.Device
+                        (Rng.split "memory" rng)
 
                 let connectors =
                     Tree.concat [ fresh "connectors" (Distillation.declarations distillers); memory ]
-                    |> format course
+                    |> Course.format course
 
                 let trained = trained course student connectors temperature
-                let tally = Tally.start course.Device (termNames course).Length
+                let tally = Tally.start course.Device (Course.termNames course).Length
                 let begin' = 1, 0, { Epoch = 0; Top1 = 0.0 }
                 assemble student connectors temperature trained (Sgd.start trained) tally begin'
             )
 
     /// The state that `toTree` wrote, in the run's memory format.
     let ofTree (course: Course) (epoch: int) (step: int) (best: Best) (tree: Tree) : TrainState =
-        let part prefix = Tree.under prefix tree |> format course
+        let part prefix = Tree.under prefix tree |> Course.format course
         let student, connectors, temperature = part "student/", part "connectors/", part "temperature/"
         let trained = trained course student connectors temperature
         let tally = Tally.ofTree (Tree.under "tally/" tree)
@@ -244,7 +157,7 @@ module Train =
 
     /// The dials of an epoch.
     let dials (course: Course) (epoch: int) : EpochDials =
-        let dial schedule = Tensor.scalar (dtype course) course.Device (Schedule.at epoch schedule)
+        let dial schedule = Tensor.scalar (Course.dtype course) course.Device (Schedule.at epoch schedule)
         let zero = Schedule.constant 0.0
 
         {
@@ -265,7 +178,7 @@ module Train =
 
     /// The losses of a batch: L = gamma CE + sum_i alpha_i distiller_i, with the policy's softening.
     let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : BatchLosses =
-        let student = forward course course.Student true state.Student batch.Images
+        let student = Course.forward course course.Student true state.Student batch.Images
         let ce = "ce", Loss.crossEntropy batch.Labels student.Logits
 
         let taught, lesson =
@@ -274,7 +187,7 @@ module Train =
             | Some teaching ->
                 let teacher =
                     Autograd.noGrad (fun () ->
-                        forward course teaching.Model false teaching.Weights batch.Images
+                        Course.forward course teaching.Model false teaching.Weights batch.Images
                     )
 
                 let classifier = Linear teaching.Model.Classifier
@@ -291,7 +204,7 @@ module Train =
                 }
 
                 [
-                    for distiller in distillers course ->
+                    for distiller in Course.distillers course ->
                         distiller.Name, Distillation.loss distiller state.Connectors lesson
                 ],
                 Some lesson
@@ -341,7 +254,7 @@ module Train =
             losses.Lesson
             |> Option.iter (fun lesson ->
                 Autograd.noGrad (fun () ->
-                    for distiller in distillers course do
+                    for distiller in Course.distillers course do
                         Distillation.settle distiller state.Connectors lesson
                 )
             )
@@ -411,7 +324,7 @@ module Train =
 
             let broken (state: TrainState) =
                 Tally.broken state.Tally
-                |> Option.map (fun (step, term) -> Broke(step + 1, List.item term (termNames course)))
+                |> Option.map (fun (step, term) -> Broke(step + 1, List.item term (Course.termNames course)))
 
             let rec go (state: TrainState) =
                 let reading = state.Step % readEvery = 0 || state.Step = steps

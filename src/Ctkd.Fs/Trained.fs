@@ -113,7 +113,7 @@ module Trained =
     /// Accuracy of a model as the course would run it, in batches of the given size.
     let accuracyIn (batch: int) (course: Course) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
         set
-        |> Evaluate.accuracy batch (fun images -> (Train.forward course model false weights images).Logits)
+        |> Evaluate.accuracy batch (fun images -> (Course.forward course model false weights images).Logits)
 
     /// Whether the model can see the data set's images and knows as many classes.
     let fits (data: Splits) (trained: Trained) : Result<unit, Error> =
@@ -138,7 +138,7 @@ module Trained =
                 do! fits data trained
                 let course = Settings.course s trained.Model None data device
                 let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
-                return accuracyIn s.Batch course trained.Model (Train.format course trained.Weights) set
+                return accuracyIn s.Batch course trained.Model (Course.format course trained.Weights) set
             }
         )
 

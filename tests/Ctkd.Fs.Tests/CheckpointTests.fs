@@ -24,7 +24,7 @@ let private info: CheckpointInfo = {
 let private course () : Course =
     { Courses.alone with ChannelsLast = true }
     |> Courses.taught Courses.policies[2]
-    |> Train.prepareTeacher
+    |> Course.prepareTeacher
 
 /// The course's state after two steps: no tensor has its first value any more.
 let private trained (course: Course) : TrainState =

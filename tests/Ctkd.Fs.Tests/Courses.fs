@@ -49,7 +49,7 @@ let taught (policy: Policy) (course: Course) : Course =
             Teaching =
                 Some {
                     Model = teacher
-                    Weights = teacherWeights (Train.dtype course) teacher
+                    Weights = teacherWeights (Course.dtype course) teacher
                     Policy = policy
                     Distillers = [ Schedule.constant 0.9, Distiller.kd ]
                 }
@@ -68,7 +68,7 @@ let upload (count: int) (course: Course) : DeviceSet =
     let third = [ 0.5; 0.5; 0.5 ]
 
     Generators.images 5 count course.Student.Classes 8
-    |> Augment.upload (Train.dtype course) course.Device third third
+    |> Augment.upload (Course.dtype course) course.Device third third
 
 /// Asks nobody to stop.
 let never (_: TrainState) (_: int) : bool = false

@@ -109,7 +109,7 @@ module GoldenTrajectories =
             Tally.clear state.Tally
             let next = Train.step course dials { state with Epoch = epoch; Step = i % perEpoch } batch
             let means = Tally.means next.Tally
-            let ours = Map(List.zip (Train.termNames course) means.Terms)
+            let ours = Map(List.zip (Course.termNames course) means.Terms)
             let same name ours = scalar $"step {i}, {name}" (number name record) ours
 
             let theta =
@@ -136,7 +136,7 @@ module GoldenTrajectories =
         let evaluation =
             Autograd.noGrad (fun () ->
                 probe DType.Float64 $"{tag}/eval" [ 4; 3; 32; 32 ] 1.5 0.0
-                |> Train.forward course course.Student false final.Student
+                |> Course.forward course course.Student false final.Student
             )
 
         List.concat steps

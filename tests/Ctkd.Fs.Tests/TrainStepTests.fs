@@ -111,7 +111,7 @@ let ``a prepared teacher teaches the same with fewer operations, in float64 the 
     Tensor.scoped (fun () ->
         for precision, tolerance in [ F64, 0.0; F32, 1e-5 ] do
             let course = taught policies[0] { alone with ChannelsLast = true; Precision = precision }
-            let prepared = Train.prepareTeacher course
+            let prepared = Course.prepareTeacher course
             let teaching = prepared.Teaching.Value
             Assert.True(Tensor.isChannelsLast (Tree.find "conv.weight" teaching.Weights))
             let normalised = Macs.ofLayer [ 3; 8; 8 ] (Model.layers teaching.Model)
@@ -181,6 +181,6 @@ let ``a student learns what its labels say`` () =
         let course = { alone with Epochs = 15; Batch = 16; LearningRate = Schedule.constant 0.1 }
         let set = Augment.upload DType.Float32 Device.Cpu [ 0.5; 0.5; 0.5 ] [ 0.3; 0.3; 0.3 ] images
         let state = Train.start course |> finish course set
-        let forward images = (Train.forward course course.Student false state.Student images).Logits
+        let forward images = (Course.forward course course.Student false state.Student images).Logits
         Assert.InRange((Evaluate.accuracy 64 forward set).Top1, 90.0, 100.0)
     )

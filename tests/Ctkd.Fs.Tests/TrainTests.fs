@@ -162,7 +162,7 @@ let ``an epoch's report has the policy's T, the accuracy and all terms`` () =
         let set = upload 20 course
         let means = (Train.start course |> complete course set).Tally |> Tally.means
         Expect.near 0.0 1e-4 15.6212 means.T
-        Assert.Equal<string list>([ "ce"; "kd"; "loss" ], Train.termNames course)
+        Assert.Equal<string list>([ "ce"; "kd"; "loss" ], Course.termNames course)
 
         match means.Terms with
         | [ ce; kd; loss ] -> Expect.near 1e-6 0.0 (0.1 * ce + 0.9 * kd) loss
