@@ -50,6 +50,10 @@ type TrainArgs =
     | [<Unique>] Contiguous
     | [<Unique>] Device of NAME: string
     | [<Unique>] Seed of NUMBER: int
+    | [<Unique>] Teacher_Cache of DIR: string
+    | [<Unique>] Teacher_Cache_Gb of SIZE: float
+    | [<Unique>] Teacher_Cache_Half
+    | [<Unique>] Teacher_Ahead of STEPS: int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -94,6 +98,13 @@ type TrainArgs =
                 "keep images with their channels outermost: slower on most processors [channels innermost]"
             | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
             | Seed _ -> $"seed of everything random [{s.Seed}]"
+            | Teacher_Cache _ ->
+                "distill: remember the teacher's logits in this folder, for later epochs and runs [not remembered]"
+            | Teacher_Cache_Gb _ ->
+                $"distill: the most space of the cache, in 10^9 bytes [{s.TeacherCacheGb}]"
+            | Teacher_Cache_Half ->
+                "distill: remember logits in 16 bits: half the space, inexact [32 bits, exact]"
+            | Teacher_Ahead _ -> $"distill: the teacher runs for so many steps at once [{s.TeacherAhead}]"
             | Json ->
                 "the result as one JSON object on the standard output, everything else on the standard error"
 

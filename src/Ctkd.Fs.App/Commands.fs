@@ -110,6 +110,10 @@ module Commands =
         | Contiguous -> { settings with ChannelsLast = false }
         | TrainArgs.Device name -> { settings with Device = name }
         | TrainArgs.Seed number -> { settings with Seed = number }
+        | Teacher_Cache dir -> { settings with TeacherCache = absolute dir }
+        | Teacher_Cache_Gb size -> { settings with TeacherCacheGb = size }
+        | Teacher_Cache_Half -> { settings with TeacherCacheHalf = true }
+        | Teacher_Ahead steps -> { settings with TeacherAhead = steps }
         | TrainArgs.Out _
         | Resume _
         | TrainArgs.Json -> settings
@@ -179,6 +183,10 @@ module Commands =
         | Curriculum_Stop _
         | Curriculum_Epochs _
         | No_Temperature_Decay
+        | Teacher_Cache _
+        | Teacher_Cache_Gb _
+        | Teacher_Cache_Half
+        | Teacher_Ahead _
         | Ce _
         | Kd _ -> true
         | _ -> false

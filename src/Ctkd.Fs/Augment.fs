@@ -25,6 +25,8 @@ type EpochPlan = {
     Column: Tensor
     /// int64 [N]: +1, or -1 where the image is mirrored.
     Direction: Tensor
+    /// On the host: the number of each position's image and cut among all images and cuts (`Augment.variants`).
+    Variants: int64[]
 }
 
 /// Images and their labels, ready for a model.
@@ -75,6 +77,11 @@ module Augment =
     /// Number of images.
     let count (set: DeviceSet) : int = Tensor.size 0 set.Images
 
+    /// In how many ways an image may be cut and mirrored.
+    let variants (pad: int) (flip: bool) : int64 =
+        let shifts = int64 (2 * pad + 1)
+        shifts * shifts * (if flip then 2L else 1L)
+
     /// The plan of one epoch: the crop moves by up to `pad` pixels each way, and `flip` mirrors every second image.
     let plan (rng: Rng) (epoch: int) (pad: int) (flip: bool) (set: DeviceSet) : EpochPlan =
         let n, width = count set, Tensor.size 3 set.Images
@@ -86,22 +93,23 @@ module Augment =
                 Tensor.ofInt64s [ n ] values |> Tensor.toDevice (Tensor.device set.Images)
             )
 
+        let order = Rng.permutation n (draw "order")
+        let shift rng = Array.init n (fun i -> Rng.below (2 * pad + 1) i rng)
+        let row, column = shift rows, shift columns
         let mirrored = Array.init n (fun i -> flip && Rng.below 2 i mirrors = 1)
 
+        let variant i =
+            let cut = int64 row[i] * int64 (2 * pad + 1) + int64 column[i]
+            let cuts = variants pad false
+            order[i] * variants pad flip + cut + (if mirrored[i] then cuts else 0L)
+
         {
-            Order = upload (Rng.permutation n (draw "order"))
-            Row = upload (Array.init n (fun i -> Rng.below (2 * pad + 1) i rows |> int64))
+            Order = upload order
+            Row = upload (Array.map int64 row)
             Column =
-                upload (
-                    Array.init
-                        n
-                        (fun i ->
-                            int64 (
-                                Rng.below (2 * pad + 1) i columns + (if mirrored[i] then width - 1 else 0)
-                            )
-                        )
-                )
+                upload (Array.init n (fun i -> int64 (column[i] + (if mirrored[i] then width - 1 else 0))))
             Direction = upload (Array.map (fun m -> if m then -1L else 1L) mirrored)
+            Variants = Array.init n variant
         }
 
     /// Frees a plan.
@@ -132,12 +140,11 @@ module Augment =
 
         Tensor.padImage pad images |> Tensor.flatten 2 |> Tensor.gather 2 index |> Tensor.reshape shape
 
-    /// The images at positions start .. stop - 1 of the epoch's order, augmented.
-    let batch (pad: int) (plan: EpochPlan) (start: int) (stop: int) (set: DeviceSet) : Batch =
+    /// The images that `at` takes of each part of the plan, augmented.
+    let private taken (pad: int) (plan: EpochPlan) (at: Tensor -> Tensor) (set: DeviceSet) : Batch =
         Tensor.scopeWith
             (fun (batch: Batch) -> [ batch.Images; batch.Labels; batch.Index ])
             (fun () ->
-                let at = Tensor.slice 0 start stop
                 let order = at plan.Order
 
                 {
@@ -150,6 +157,16 @@ module Augment =
                     Index = order
                 }
             )
+
+    /// The images at positions start .. stop - 1 of the epoch's order, augmented.
+    let batch (pad: int) (plan: EpochPlan) (start: int) (stop: int) (set: DeviceSet) : Batch =
+        taken pad plan (Tensor.slice 0 start stop) set
+
+    /// The images at any positions of the epoch's order, augmented.
+    let pick (pad: int) (plan: EpochPlan) (positions: int[]) (set: DeviceSet) : Batch =
+        let positions = Tensor.ofInt64s [ positions.Length ] (Array.map int64 positions)
+        let device = Tensor.device set.Images
+        taken pad plan (Tensor.indexSelect 0 (Tensor.toDevice device positions)) set
 
     /// The images start .. stop - 1 as they are: for evaluation.
     let plain (start: int) (stop: int) (set: DeviceSet) : Batch =

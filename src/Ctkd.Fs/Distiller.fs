@@ -34,6 +34,7 @@ module Distiller =
 
         {
             Name = String.concat "+" names
+            LogitsOnly = distillers |> List.forall _.LogitsOnly
             Fewest = distillers |> List.map _.Fewest |> List.max
             Declares = Distillation.declarations distillers
             Memory = Distillation.memory distillers

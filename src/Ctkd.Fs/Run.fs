@@ -57,6 +57,7 @@ module Run =
     type private Prepared = {
         Settings: Settings
         Course: Course
+        Teaching: TeachingPlan
         Train: DeviceSet
         Test: DeviceSet
         Images: ImagesSeen
@@ -103,6 +104,45 @@ module Run =
         Trained.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
         accuracy
 
+    /// Everything that decides the bits of the teacher's logits.
+    let private cacheKey
+        (s: Settings)
+        (teacherHash: string)
+        (dataHash: string)
+        (data: Splits)
+        (course: Course)
+        =
+        let numbers (values: float list) = values |> List.map string |> String.concat " "
+        let engine = Text.Encoding.UTF8.GetBytes(Engine.version () + Engine.configuration ())
+        let engineHash = Security.Cryptography.SHA256.HashData engine |> Convert.ToHexStringLower
+
+        String.concat "\n" [
+            $"teacher {teacherHash}"
+            $"data {dataHash}, {ImageSet.count data.Train} images of {data.Train.Height} x {data.Train.Width}"
+            $"mean {numbers data.Mean}, std {numbers data.Std}"
+            $"pad {course.Pad}, flip {course.Flip}, batch {s.TeacherAhead * s.Batch}"
+            $"precision {course.Precision}, channels last {course.ChannelsLast}, device {s.Device}"
+            $"engine {engineHash}"
+        ]
+
+    /// How the teacher works, as the settings say; a cache is open until the run is disposed of.
+    let private teachingPlan (s: Settings) (key: string) (course: Course) : Result<TeachingPlan, Error> =
+        let simple = { Teach.simple with Ahead = s.TeacherAhead }
+
+        if s.TeacherCache = "" || course.Teaching.IsNone then
+            Ok simple
+        elif not (Teach.logitsOnly course) then
+            let names = Course.distillers course |> List.filter (_.LogitsOnly >> not) |> List.map _.Name
+            let names = String.concat ", " names
+            let what = $"teacher-cache remembers logits, and {names} looks at the teacher's features"
+            Result.Error(Error.create Usage what "" "leave out --teacher-cache, or distil with kd or dkd")
+        else
+            let format = if s.TeacherCacheHalf then Float16 else Exact
+            let budget = int64 (s.TeacherCacheGb * 1e9)
+
+            TeacherCache.openFile s.TeacherCache key course.Student.Classes budget format
+            |> Result.map (fun cache -> { simple with Cache = Some cache })
+
     let private prepare (hooks: Hooks) (settings: Settings) : Result<Prepared, Error> =
         result {
             let! s = Settings.validate settings
@@ -121,9 +161,16 @@ module Run =
             hooks.Say
                 $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
 
+            let teacherHash =
+                teacher |> Option.map (fun t -> Trained.fingerprint t.Weights) |> Option.defaultValue ""
+
+            let dataHash = Settings.fingerprint data
+            let! teaching = teachingPlan s (cacheKey s teacherHash dataHash data course) course
+
             return {
                 Settings = s
                 Course = course
+                Teaching = teaching
                 Train = upload data.Train
                 Test = test
                 Images = {
@@ -133,9 +180,8 @@ module Run =
                     Std = data.Std
                 }
                 Teacher = teacher |> Option.map (judge hooks s course test)
-                TeacherHash =
-                    teacher |> Option.map (fun t -> Trained.fingerprint t.Weights) |> Option.defaultValue ""
-                DataHash = Settings.fingerprint data
+                TeacherHash = teacherHash
+                DataHash = dataHash
             }
         }
 
@@ -176,6 +222,19 @@ module Run =
             |> Tree.leaves
             |> Array.forall Weights.isFinite
         )
+
+    /// Closes the teacher cache, and says how much it knew.
+    let private closeCache (hooks: Hooks) (cache: TeacherCache) : unit =
+        let share = 100.0 * float cache.Found / float (max 1L cache.Asked)
+        hooks.Say $"teacher cache: %.1f{share} %% of {cache.Asked} lessons were remembered"
+
+        cache.Full
+        |> Option.iter (fun why ->
+            hooks.Say
+                $"warning: the teacher cache could not be written any more ({why}); the run went on without it"
+        )
+
+        (cache :> IDisposable).Dispose()
 
     /// Epochs from a state to the end, a stop or a failure. Every epoch leaves a line of metrics and a checkpoint.
     let private go
@@ -241,7 +300,7 @@ module Run =
                     hooks.OnBatch state.Epoch state.Step steps
                     hooks.Stop()
 
-                match Train.epoch course readEvery pause run.Train state with
+                match Train.epochOf run.Teaching course readEvery pause run.Train state with
                 | Train.Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
                 | Train.Stopped state when isSound state -> stopped state lines
                 | Train.Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
@@ -249,7 +308,10 @@ module Run =
                     complete watch.Elapsed.TotalSeconds state.Step ended lines
                     |> Result.bind (fun (next, lines) -> epochs next lines)
 
-        epochs state done'
+        try
+            epochs state done'
+        finally
+            run.Teaching.Cache |> Option.iter (closeCache hooks)
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.
     let private holding

@@ -52,6 +52,14 @@ type Settings = {
     ChannelsLast: bool
     Device: string
     Seed: int
+    /// The teacher's forward pass runs for so many steps at once.
+    TeacherAhead: int
+    /// Folder of remembered teacher logits; empty: none are remembered.
+    TeacherCache: string
+    /// The most space that they may take, in units of 10^9 bytes.
+    TeacherCacheGb: float
+    /// Whether they are kept in 16 bits: half the space, and inexact.
+    TeacherCacheHalf: bool
 }
 
 /// Defaults, validation, JSON, and the way from settings to a course.
@@ -105,6 +113,10 @@ module Settings =
         ChannelsLast = true
         Device = "cpu"
         Seed = 1
+        TeacherAhead = 1
+        TeacherCache = ""
+        TeacherCacheGb = 4.0
+        TeacherCacheHalf = false
     }
 
     /// Epochs that suit a data set: 30 for the small digits, 240 as published for the others.
@@ -163,6 +175,9 @@ module Settings =
             atLeast0 "curriculum-stop" s.CurriculumStop
             atLeast0 "ce" s.CrossEntropy
             atLeast0 "kd" s.Kd
+            positive "teacher-cache-gb" s.TeacherCacheGb
+            atLeast 1 "teacher-ahead" s.TeacherAhead
+            atMost 1024 "teacher-ahead" s.TeacherAhead
             share "momentum" s.Momentum
             List.collect (number "any number" true "mean") s.Mean
             List.collect (positive "std") s.Std

@@ -60,6 +60,7 @@ module Tensor =
 
     let toInt64s (x: Tensor) : int64[] = x.ToArray<int64>()
 
+    let toSingles (x: Tensor) : float32[] = scoped (fun () -> (toType DType.Float32 x).ToArray<float32>())
     let toFloat (x: Tensor) : float = (toFloats x)[0]
 
     let toBytes (x: Tensor) : byte[] =

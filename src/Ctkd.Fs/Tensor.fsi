@@ -60,6 +60,9 @@ module Tensor =
     /// The elements as float64 in row-major order. Waits for the device.
     val toFloats: x: Tensor -> float[]
 
+    /// As float32 numbers. Waits for the device.
+    val toSingles: x: Tensor -> float32[]
+
     /// The elements of an int64 tensor. Waits for the device.
     val toInt64s: x: Tensor -> int64[]
 

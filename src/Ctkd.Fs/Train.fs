@@ -177,19 +177,16 @@ module Train =
         Rng.ofSeed course.Seed |> Rng.split purpose |> Rng.at state.Epoch
 
     /// The losses of a batch: L = gamma CE + sum_i alpha_i distiller_i, with the policy's softening.
-    let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : BatchLosses =
+    let lossesOf (course: Course) (dials: EpochDials) (state: TrainState) (taught: Taught) : BatchLosses =
+        let batch = taught.Batch
         let student = Course.forward course course.Student true state.Student batch.Images
         let ce = "ce", Loss.crossEntropy batch.Labels student.Logits
 
-        let taught, lesson =
-            match course.Teaching with
-            | None -> [], None
-            | Some teaching ->
-                let teacher =
-                    Autograd.noGrad (fun () ->
-                        Course.forward course teaching.Model false teaching.Weights batch.Images
-                    )
-
+        let terms, lesson =
+            match course.Teaching, taught.Teacher with
+            | None, _
+            | _, None -> [], None
+            | Some teaching, Some teacher ->
                 let classifier = Linear teaching.Model.Classifier
 
                 let lesson: Lesson = {
@@ -209,7 +206,7 @@ module Train =
                 ],
                 Some lesson
 
-        let terms = ce :: taught
+        let terms = ce :: terms
         let weights = dials.CrossEntropy :: dials.Distillers
 
         {
@@ -219,6 +216,10 @@ module Train =
             T = lesson |> Option.map _.Softened.T
             Lesson = lesson
         }
+
+    /// As `lossesOf`, with the teacher's outputs for this batch alone.
+    let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : BatchLosses =
+        lossesOf course dials state (Teach.now course batch)
 
     let private seedDropout (course: Course) (state: TrainState) : unit =
         if course.Student.Dropout > 0.0 then
@@ -237,12 +238,12 @@ module Train =
 
     /// The min-max update: one forward, one backward, one optimiser step. The student descends the loss; a learned
     /// temperature, behind its gradient reversal, climbs it in the same step. Consumes the state.
-    let step (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : TrainState =
+    let stepOf (course: Course) (dials: EpochDials) (state: TrainState) (taught: Taught) : TrainState =
         let lease = renew state
         seedDropout course state
 
         Tensor.scoped (fun () ->
-            let losses = losses course dials state batch
+            let losses = lossesOf course dials state taught
             let leaves = Tree.leaves state.Trained
             let ordinary = leaves.Length - Tree.count state.Temperature
             let gradients = Autograd.gradientsOrZeros ordinary losses.Total leaves
@@ -270,13 +271,17 @@ module Train =
             Tally.add
                 state.Step
                 losses.Student.Logits
-                batch.Labels
+                taught.Batch.Labels
                 losses.T
                 (List.map snd losses.Terms @ [ losses.Total ])
                 state.Tally
         )
 
         { state with Step = state.Step + 1; Lease = lease }
+
+    /// As `stepOf`, with the teacher's outputs for this batch alone.
+    let step (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : TrainState =
+        Tensor.scoped (fun () -> Teach.now course batch |> stepOf course dials state)
 
     // ---- epochs ---------------------------------------------------------------------------------------------------------
 
@@ -301,8 +306,10 @@ module Train =
         | Broke of step: int * term: string
 
     /// Runs the rest of the state's epoch. `pause` is asked after each batch with the state and the number of batches of the
-    /// epoch, and answers whether to stop; every `readEvery` batches, and at the end, the loss is looked at.
-    let epoch
+    /// epoch, and answers whether to stop; every `readEvery` batches, and at the end, the loss is looked at. `how` says how
+    /// the teacher works through the epoch.
+    let epochOf
+        (how: TeachingPlan)
         (course: Course)
         (readEvery: int)
         (pause: TrainState -> int -> bool)
@@ -321,6 +328,7 @@ module Train =
             let dials = dials course state.Epoch
             let total = Augment.count set
             let steps = stepsPerEpoch course set
+            let teaching = Teach.epoch how course plan set
 
             let broken (state: TrainState) =
                 Tally.broken state.Tally
@@ -333,12 +341,12 @@ module Train =
                 | Some ending -> ending
                 | None when state.Step = steps -> Complete state
                 | None ->
+                    let start = state.Step * course.Batch
+                    let stop = min total (start + course.Batch)
+                    teaching.Prepare start stop
+
                     let next =
-                        Tensor.scoped (fun () ->
-                            let start = state.Step * course.Batch
-                            let stop = min total (start + course.Batch)
-                            step course dials state (Augment.batch course.Pad plan start stop set)
-                        )
+                        Tensor.scoped (fun () -> teaching.Take start stop |> stepOf course dials state)
 
                     if pause next steps && next.Step < steps then
                         broken next |> Option.defaultValue (Stopped next)
@@ -347,3 +355,7 @@ module Train =
 
             go state
         )
+
+    /// As `epochOf`, with the teacher beside each step.
+    let epoch (course: Course) (readEvery: int) pause (set: DeviceSet) (state: TrainState) : EpochEnd =
+        epochOf Teach.simple course readEvery pause set state

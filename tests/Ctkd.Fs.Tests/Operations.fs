@@ -257,7 +257,7 @@ let all: Operation list = elementWise @ reductions @ layers @ shapes
 let others: string list =
     [
         "scope scoped scopeWith live free ofFloats ofSingles ofInt64s ofBytes scalar zeros full arange"
-        "toFloats toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
+        "toFloats toSingles toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
         "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite mix isClose argMax all any"
         "copyInto addInto reluInto zeroInto fillInto rowsInto"
         "dropout foreachAdd foreachAddInto foreachAddIntInto foreachScaleInto foreachAddMulInto"

@@ -166,6 +166,7 @@ module Crd =
 
             Ok {
                 Name = "crd"
+                LogitsOnly = false
                 Fewest = 1
                 Declares = Layer.declarations Starts.pyTorch connectors
                 Memory = memory options pairing

@@ -49,7 +49,7 @@ module Dkd =
                 "beside the target there must be two classes or more"
                 "distill with kd, or data of three classes or more"
         else
-            Distillation.simple
+            Distillation.ofLogits
                 "dkd"
                 (fun lesson -> loss alpha beta lesson.Labels lesson.Softened |> Tensor.mean)
             |> Ok

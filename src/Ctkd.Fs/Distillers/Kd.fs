@@ -8,7 +8,7 @@ module Kd =
 
     /// The loss; it needs nothing of the models but their logits.
     let distiller: Distiller =
-        Distillation.simple
+        Distillation.ofLogits
             "kd"
             (fun lesson ->
                 let softened = lesson.Softened

@@ -1,0 +1,207 @@
+namespace Ctkd.Fs
+
+open System
+
+/// What a step works on: images, and what the teacher says of them.
+[<ReferenceEquality>]
+type Taught = {
+    Batch: Batch
+    /// None without a teacher.
+    Teacher: Outputs option
+}
+
+/// How the teacher works through an epoch. Being frozen it need not wait for the student: its forward passes may run
+/// ahead in larger batches, and logits may be remembered from one epoch and run to the next.
+[<NoComparison; NoEquality>]
+type TeachingPlan = {
+    /// The teacher sees the images of so many steps at once; 1 or more.
+    Ahead: int
+    /// Remembered logits, for courses whose distillers look at nothing else (`Teach.logitsOnly`).
+    Cache: TeacherCache option
+}
+
+/// The teacher's side of an epoch.
+[<RequireQualifiedAccess>]
+module Teach =
+
+    /// The teacher runs with each step, and nothing is remembered.
+    let simple: TeachingPlan = { Ahead = 1; Cache = None }
+
+    /// Steps whose logits are looked up at once.
+    let private window = 16
+
+    /// Whether the course's distillers look at nothing of the teacher but its logits.
+    let logitsOnly (course: Course) : bool = Course.distillers course |> List.forall _.LogitsOnly
+
+    /// What the teacher says of images; none without a teacher.
+    let outputs (course: Course) (images: Tensor) : Outputs option =
+        course.Teaching
+        |> Option.map (fun teaching ->
+            let outputs =
+                Autograd.noGrad (fun () ->
+                    Course.forward course teaching.Model false teaching.Weights images
+                )
+
+            // Maps that nobody looks at need not live on.
+            if logitsOnly course then { outputs with Features = [] } else outputs
+        )
+
+    /// A batch with what the teacher says of it.
+    let now (course: Course) (batch: Batch) : Taught = {
+        Batch = batch
+        Teacher = outputs course batch.Images
+    }
+
+    let private tensors (outputs: Outputs) : Tensor list =
+        outputs.Logits :: outputs.Pooled :: outputs.Features
+
+    let private rows (first: int) (stop: int) (outputs: Outputs) : Outputs = {
+        Features = outputs.Features |> List.map (Tensor.slice 0 first stop)
+        Pooled = Tensor.slice 0 first stop outputs.Pooled
+        Logits = Tensor.slice 0 first stop outputs.Logits
+    }
+
+    /// As `outputs`, always in batches of the same size: kernels, and so the last bits, depend on it.
+    let private evenly (course: Course) (size: int) (images: Tensor) : Outputs option =
+        let count = Tensor.size 0 images
+
+        if course.Teaching.IsNone || count = size then
+            outputs course images
+        else
+            Tensor.scopeWith
+                (Option.map tensors >> Option.defaultValue [] >> Seq.ofList)
+                (fun () ->
+                    let repeated =
+                        List.replicate (size / count + 1) images |> Tensor.cat 0 |> Tensor.slice 0 0 size
+                    // A copy: the rest of the batch is not kept for the sake of a view.
+                    let own = Tensor.clone
+
+                    outputs course repeated
+                    |> Option.map (rows 0 count)
+                    |> Option.map (fun o -> {
+                        Features = List.map own o.Features
+                        Pooled = own o.Pooled
+                        Logits = own o.Logits
+                    })
+                )
+
+    /// Logits of positions of the epoch, remembered or computed and then remembered: float32 [positions, classes].
+    let private recall course (cache: TeacherCache) (size: int) plan set (positions: int[]) : Tensor =
+        let variants = positions |> Array.map (fun position -> plan.Variants[position])
+        let logits = Array.zeroCreate<float32>(positions.Length * cache.Classes)
+
+        for missing in TeacherCache.read cache variants logits |> Array.chunkBySize size do
+            Tensor.scoped (fun () ->
+                let images =
+                    (Augment.pick course.Pad plan (Array.map (Array.get positions) missing) set).Images
+
+                let computed = evenly course size images |> Option.get
+                let rows = Tensor.toSingles computed.Logits
+                TeacherCache.write cache (Array.map (Array.get variants) missing) (ReadOnlySpan rows)
+
+                missing
+                |> Array.iteri (fun i at ->
+                    Array.blit rows (i * cache.Classes) logits (at * cache.Classes) cache.Classes
+                )
+            )
+
+        Tensor.scope (fun () ->
+            Tensor.ofSingles [ positions.Length; cache.Classes ] logits |> Tensor.toDevice course.Device
+        )
+
+    /// Positions of an epoch that were prepared at once.
+    [<ReferenceEquality>]
+    type private Span = { First: int; Stop: int; Tensors: Tensor list; Take: int -> int -> Taught }
+
+    /// Augmented images of a span, and the teacher's outputs for them.
+    let private images (course: Course) size plan set (first: int) (stop: int) : Span =
+        let batch = Augment.batch course.Pad plan first stop set
+        let teacher = evenly course size batch.Images
+
+        let take start stop' =
+            if start = first && stop' = stop then
+                { Batch = batch; Teacher = teacher }
+            else
+                let part x = Tensor.slice 0 (start - first) (stop' - first) x
+
+                {
+                    Batch = {
+                        Images = part batch.Images
+                        Labels = part batch.Labels
+                        Index = part batch.Index
+                    }
+                    Teacher = teacher |> Option.map (rows (start - first) (stop' - first))
+                }
+
+        {
+            First = first
+            Stop = stop
+            Tensors =
+                [ batch.Images; batch.Labels; batch.Index ]
+                @ (teacher |> Option.map tensors |> Option.defaultValue [])
+            Take = take
+        }
+
+    /// Logits of a span, remembered where they can be.
+    let private logits (course: Course) cache size plan set (first: int) (stop: int) : Span =
+        let logits = recall course cache size plan set [| first .. stop - 1 |]
+
+        let take start stop =
+            let own = Tensor.slice 0 (start - first) (stop - first) logits
+            // Nobody looks at the pooled features.
+            let none = Tensor.slice 1 0 0 own
+
+            {
+                Batch = Augment.batch course.Pad plan start stop set
+                Teacher = Some { Features = []; Pooled = none; Logits = own }
+            }
+
+        { First = first; Stop = stop; Tensors = [ logits ]; Take = take }
+
+    /// An epoch as the teacher works through it: `Prepare`, in the scope of the epoch, then `Take`, in that of the step.
+    [<NoComparison; NoEquality>]
+    type Epoch = {
+        /// Makes ready what the positions from the first to before the last need; what came before them is freed.
+        Prepare: int -> int -> unit
+        /// The batch of these positions.
+        Take: int -> int -> Taught
+    }
+
+    /// <summary>What the steps of an epoch work on.</summary>
+    /// <param name="how">How far the teacher runs ahead, and what it remembers.</param>
+    /// <param name="course">The course, whose teacher is prepared (`Course.prepareTeacher`).</param>
+    /// <param name="plan">The epoch's order and cuts.</param>
+    /// <param name="set">The training images.</param>
+    let epoch (how: TeachingPlan) (course: Course) (plan: EpochPlan) (set: DeviceSet) : Epoch =
+        if how.Ahead < 1 then
+            invalidArg (nameof how) $"the teacher must run 1 or more steps ahead, got {how.Ahead}."
+
+        let total = Augment.count set
+        let size = how.Ahead * course.Batch
+
+        let span, make =
+            match how.Cache with
+            | None -> size, images course size plan set
+            | Some _ when not (logitsOnly course) ->
+                invalidArg (nameof how) "remembered logits are not enough: a distiller looks at features."
+            | Some cache -> window * size, logits course cache size plan set
+
+        let mutable current: Span option = None
+
+        let covers start stop (span: Span) = span.First <= start && stop <= span.Stop
+
+        {
+            Prepare =
+                fun start stop ->
+                    if not (Option.exists (covers start stop) current) then
+                        current |> Option.iter (fun span -> List.iter Tensor.free span.Tensors)
+                        current <- None
+                        // Spans begin at multiples of their length, also where a run goes on in the middle of an epoch.
+                        let first = start / span * span
+
+                        current <-
+                            Tensor.scopeWith
+                                (Option.map _.Tensors >> Option.defaultValue [] >> Seq.ofList)
+                                (fun () -> Some(make first (min total (first + span))))
+            Take = fun start stop -> (Option.get current).Take start stop
+        }

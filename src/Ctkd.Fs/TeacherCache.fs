@@ -1,0 +1,199 @@
+namespace Ctkd.Fs
+
+open System
+open System.Buffers.Binary
+open System.IO
+open System.Runtime.InteropServices
+open System.Security.Cryptography
+open System.Text
+
+/// How remembered logits are kept.
+type CacheFormat =
+    /// As they were computed.
+    | Exact
+    /// In 16 bits: half the space, and inexact.
+    | Float16
+
+/// A frozen teacher's logits on disk: a row for each variant (crop and mirroring) of each image. The file belongs to all
+/// runs whose teacher, data, augmentation and arithmetic are the same. Each row has a checksum, so a row that was never
+/// written, half written before a crash, or damaged is one that is not there; several runs may share the file at once.
+[<NoComparison; NoEquality>]
+type TeacherCache = {
+    Path: string
+    Classes: int
+    Format: CacheFormat
+    /// Rows with a number from this one on have no place within the budget.
+    Limit: int64
+    File: Microsoft.Win32.SafeHandles.SafeFileHandle
+    /// Rows asked for, and those that were there.
+    mutable Asked: int64
+    mutable Found: int64
+    /// Why nothing more is written, such as a full disk.
+    mutable Full: string option
+} with
+
+    interface IDisposable with
+        member cache.Dispose() = cache.File.Dispose()
+
+/// Remembering a teacher's logits.
+[<RequireQualifiedAccess>]
+module TeacherCache =
+    /// The description of what the rows belong to lies before them.
+    let private headerLength = 4096
+
+    let private checksumLength = sizeof<uint32>
+
+    let private itemLength (format: CacheFormat) : int =
+        match format with
+        | Exact -> sizeof<float32>
+        | Float16 -> sizeof<System.Half>
+
+    let private rowLength (cache: TeacherCache) : int =
+        cache.Classes * itemLength cache.Format + checksumLength
+
+    let private header (key: string) : byte[] =
+        let text = Encoding.UTF8.GetBytes key
+
+        if text.Length >= headerLength then
+            invalidArg (nameof key) $"the key must be shorter than {headerLength} bytes, got {text.Length}."
+
+        let bytes = Array.zeroCreate<byte> headerLength
+        text.CopyTo(bytes, 0)
+        bytes
+
+    let private problem (path: string) (what: string) (next: string) : Result<'T, Error> =
+        Error(Error.create Unwritable what path next)
+
+    /// <summary>Opens the file of a key in a folder; both are made when they are absent.</summary>
+    /// <param name="folder">Where the files of all teachers lie.</param>
+    /// <param name="key">What the rows belong to, as text: everything that decides their bits.</param>
+    /// <param name="classes">Logits a row.</param>
+    /// <param name="budget">The most bytes that the file may have.</param>
+    /// <param name="format">How logits are kept.</param>
+    let openFile
+        (folder: string)
+        (key: string)
+        (classes: int)
+        (budget: int64)
+        (format: CacheFormat)
+        : Result<TeacherCache, Error> =
+        let key = $"ctkd teacher cache 1\n{key}\nformat {format}, {classes} classes\n"
+        let name = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes key)).Substring(0, 24)
+        let path = Path.Combine(folder, name + ".logits")
+        let expected = header key
+
+        try
+            Directory.CreateDirectory folder |> ignore
+
+            let file =
+                File.OpenHandle(
+                    path,
+                    FileMode.OpenOrCreate,
+                    FileAccess.ReadWrite,
+                    FileShare.ReadWrite ||| FileShare.Delete
+                )
+
+            let found = Array.zeroCreate<byte> headerLength
+            let length = RandomAccess.Read(file, Span found, 0L)
+            if length = 0 then RandomAccess.Write(file, ReadOnlySpan expected, 0L)
+
+            if length > 0 && not (ReadOnlySpan(found).SequenceEqual(ReadOnlySpan expected)) then
+                file.Dispose()
+
+                problem
+                    path
+                    "this is no teacher cache, or it is damaged at its beginning"
+                    "delete the file: it is made again"
+            else
+                let row = int64 (classes * itemLength format + checksumLength)
+
+                Ok {
+                    Path = path
+                    Classes = classes
+                    Format = format
+                    Limit = max 0L ((budget - int64 headerLength) / row)
+                    File = file
+                    Asked = 0L
+                    Found = 0L
+                    Full = None
+                }
+        with
+        | :? IOException
+        | :? UnauthorizedAccessException as refused ->
+            problem
+                path
+                $"the teacher cache cannot be opened: {refused.Message}"
+                "name another folder with --teacher-cache"
+
+    let private offset (cache: TeacherCache) (row: int64) : int64 =
+        int64 headerLength + row * int64 (rowLength cache)
+
+    /// Never 0, which is what a hole of the file has.
+    let private checksum (row: int64) (items: ReadOnlySpan<byte>) : uint32 =
+        max 1u (Crc32.compute items ^^^ uint32 (row * 0x9E3779B1L))
+
+    let private decode (format: CacheFormat) (items: Span<byte>) (target: Span<float32>) : unit =
+        match format with
+        | Exact -> MemoryMarshal.Cast<byte, float32>(items).CopyTo target
+        | Float16 ->
+            let halves = MemoryMarshal.Cast<byte, System.Half> items
+
+            for i in 0 .. target.Length - 1 do
+                target[i] <- System.Half.op_Explicit halves[i]
+
+    let private encode (format: CacheFormat) (source: ReadOnlySpan<float32>) (items: Span<byte>) : unit =
+        match format with
+        | Exact -> MemoryMarshal.AsBytes(source).CopyTo items
+        | Float16 ->
+            let halves = MemoryMarshal.Cast<byte, System.Half> items
+
+            for i in 0 .. source.Length - 1 do
+                halves[i] <- System.Half.op_Explicit source[i]
+
+    /// Fills the rows of `logits` ([rows, classes]) that are remembered; answers the positions of the others.
+    let read (cache: TeacherCache) (rows: int64[]) (logits: float32[]) : int[] =
+        let bytes = Array.zeroCreate<byte>(rowLength cache)
+        let items = bytes.Length - checksumLength
+
+        let missing = [|
+            for i in 0 .. rows.Length - 1 do
+                let whole =
+                    rows[i] < cache.Limit
+                    && RandomAccess.Read(cache.File, Span bytes, offset cache rows[i]) = bytes.Length
+                    && BinaryPrimitives.ReadUInt32LittleEndian(ReadOnlySpan(bytes, items, checksumLength)) =
+                        checksum rows[i] (ReadOnlySpan(bytes, 0, items))
+
+                if whole then
+                    decode
+                        cache.Format
+                        (Span(bytes, 0, items))
+                        (Span(logits, i * cache.Classes, cache.Classes))
+                else
+                    i
+        |]
+
+        cache.Asked <- cache.Asked + int64 rows.Length
+        cache.Found <- cache.Found + int64 (rows.Length - missing.Length)
+        missing
+
+    /// Remembers rows of logits; those beyond the budget, and all after a disk was full, are left out.
+    let write (cache: TeacherCache) (rows: int64[]) (logits: ReadOnlySpan<float32>) : unit =
+        let bytes = Array.zeroCreate<byte>(rowLength cache)
+        let items = bytes.Length - checksumLength
+        let mutable i = 0
+
+        while i < rows.Length && cache.Full.IsNone do
+            if rows[i] < cache.Limit then
+                encode cache.Format (logits.Slice(i * cache.Classes, cache.Classes)) (Span(bytes, 0, items))
+
+                BinaryPrimitives.WriteUInt32LittleEndian(
+                    Span(bytes, items, checksumLength),
+                    checksum rows[i] (ReadOnlySpan(bytes, 0, items))
+                )
+
+                try
+                    RandomAccess.Write(cache.File, ReadOnlySpan bytes, offset cache rows[i])
+                with :? IOException as problem ->
+                    cache.Full <- Some problem.Message
+
+            i <- i + 1
