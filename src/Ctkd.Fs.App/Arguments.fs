@@ -99,11 +99,11 @@ type TrainArgs =
             | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
             | Seed _ -> $"seed of everything random [{s.Seed}]"
             | Teacher_Cache _ ->
-                "distill: remember the teacher's logits in this folder, for later epochs and runs [not remembered]"
+                "distill: remember the teacher's features in this folder, for later epochs and runs [not remembered]"
             | Teacher_Cache_Gb _ ->
                 $"distill: the most space of the cache, in 10^9 bytes [{s.TeacherCacheGb}]"
             | Teacher_Cache_Half ->
-                "distill: remember logits in 16 bits: half the space, inexact [32 bits, exact]"
+                "distill: remember features in 16 bits: half the space, inexact [32 bits, exact]"
             | Teacher_Ahead _ -> $"distill: the teacher runs for so many steps at once [{s.TeacherAhead}]"
             | Json ->
                 "the result as one JSON object on the standard output, everything else on the standard error"

@@ -93,6 +93,13 @@ module Course =
         | F32 -> body ()
         | Bf16 -> Autograd.bf16 course.Device body
 
+    /// A model's classifier alone, in the course's precision: pooled features to logits.
+    let classify (course: Course) (model: Model) (weights: Tree) (pooled: Tensor) : Tensor =
+        precisely
+            course
+            (fun () -> Layer.forward weights false (ResizeArray()) (Linear model.Classifier) pooled)
+        |> Tensor.toType (dtype course)
+
     /// A forward pass in the course's precision and memory format; logits come back in the weights' type.
     let forward (course: Course) (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
         let images = if course.ChannelsLast then Tensor.channelsLast images else images

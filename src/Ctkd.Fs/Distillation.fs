@@ -44,8 +44,8 @@ type Lesson = {
 type Distiller = {
     /// Its connectors and its loss go by this name: one of a name in a course.
     Name: string
-    /// Whether it looks at nothing of the teacher but its logits: logits that were remembered are then enough.
-    LogitsOnly: bool
+    /// Whether it looks at the teacher's maps, and not only at its pooled features and logits.
+    LooksAtMaps: bool
     /// The fewest instances that a batch may have.
     Fewest: int
     /// Connectors between the teacher's and the student's features, trained with the student and never
@@ -140,7 +140,7 @@ module Distillation =
     /// A distiller with connectors and no memory, for batches of at least so many instances.
     let connected (name: string) (fewest: int) (declares: Declaration list) loss : Distiller = {
         Name = name
-        LogitsOnly = false
+        LooksAtMaps = true
         Fewest = fewest
         Declares = declares
         Memory = fun _ _ _ -> Tree.empty
@@ -152,11 +152,8 @@ module Distillation =
     let simple (name: string) (loss: Lesson -> Tensor) : Distiller =
         connected name 1 [] (fun _ lesson -> loss lesson)
 
-    /// A distiller without state that looks at logits only.
-    let ofLogits (name: string) (loss: Lesson -> Tensor) : Distiller = {
-        simple name loss with
-            LogitsOnly = true
-    }
+    /// The distiller, which looks at the teacher's pooled features and logits only.
+    let withoutMaps (distiller: Distiller) : Distiller = { distiller with LooksAtMaps = false }
 
     /// The distiller, unless the smallest batch is too small for it.
     let enough (pairing: Pairing) (distiller: Distiller) : Result<Distiller, Error> =

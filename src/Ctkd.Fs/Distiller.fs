@@ -34,7 +34,7 @@ module Distiller =
 
         {
             Name = String.concat "+" names
-            LogitsOnly = distillers |> List.forall _.LogitsOnly
+            LooksAtMaps = distillers |> List.exists _.LooksAtMaps
             Fewest = distillers |> List.map _.Fewest |> List.max
             Declares = Distillation.declarations distillers
             Memory = Distillation.memory distillers

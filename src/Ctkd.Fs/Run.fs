@@ -104,7 +104,7 @@ module Run =
         Trained.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
         accuracy
 
-    /// Everything that decides the bits of the teacher's logits.
+    /// Everything that decides the bits of the teacher's features.
     let private cacheKey
         (s: Settings)
         (teacherHash: string)
@@ -131,16 +131,21 @@ module Run =
 
         if s.TeacherCache = "" || course.Teaching.IsNone then
             Ok simple
-        elif not (Teach.logitsOnly course) then
-            let names = Course.distillers course |> List.filter (_.LogitsOnly >> not) |> List.map _.Name
+        elif Teach.looksAtMaps course then
+            let names = Course.distillers course |> List.filter _.LooksAtMaps |> List.map _.Name
             let names = String.concat ", " names
-            let what = $"teacher-cache remembers logits, and {names} looks at the teacher's features"
-            Result.Error(Error.create Usage what "" "leave out --teacher-cache, or distil with kd or dkd")
+
+            let what =
+                $"teacher-cache remembers pooled features and logits, and {names} looks at the teacher's maps"
+
+            Result.Error(Error.create Usage what "" "leave out --teacher-cache, or distil without them")
         else
             let format = if s.TeacherCacheHalf then Float16 else Exact
             let budget = int64 (s.TeacherCacheGb * 1e9)
 
-            TeacherCache.openFile s.TeacherCache key course.Student.Classes budget format
+            let width = course.Teaching.Value.Model.Classifier.In
+
+            TeacherCache.openFile s.TeacherCache key width budget format
             |> Result.map (fun cache -> { simple with Cache = Some cache })
 
     let private prepare (hooks: Hooks) (settings: Settings) : Result<Prepared, Error> =

@@ -54,7 +54,7 @@ type Settings = {
     Seed: int
     /// The teacher's forward pass runs for so many steps at once.
     TeacherAhead: int
-    /// Folder of remembered teacher logits; empty: none are remembered.
+    /// Folder of what teachers said; empty: none are remembered.
     TeacherCache: string
     /// The most space that they may take, in units of 10^9 bytes.
     TeacherCacheGb: float

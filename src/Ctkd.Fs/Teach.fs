@@ -11,12 +11,12 @@ type Taught = {
 }
 
 /// How the teacher works through an epoch. Being frozen it need not wait for the student: its forward passes may run
-/// ahead in larger batches, and logits may be remembered from one epoch and run to the next.
+/// ahead in larger batches, and what it said may be remembered from one epoch and run to the next.
 [<NoComparison; NoEquality>]
 type TeachingPlan = {
     /// The teacher sees the images of so many steps at once; 1 or more.
     Ahead: int
-    /// Remembered logits, for courses whose distillers look at nothing else (`Teach.logitsOnly`).
+    /// Remembered features, for courses whose distillers look at no maps (`Teach.looksAtMaps`).
     Cache: TeacherCache option
 }
 
@@ -30,8 +30,8 @@ module Teach =
     /// Steps whose logits are looked up at once.
     let private window = 16
 
-    /// Whether the course's distillers look at nothing of the teacher but its logits.
-    let logitsOnly (course: Course) : bool = Course.distillers course |> List.forall _.LogitsOnly
+    /// Whether one of the course's distillers looks at the teacher's maps.
+    let looksAtMaps (course: Course) : bool = Course.distillers course |> List.exists _.LooksAtMaps
 
     /// What the teacher says of images; none without a teacher.
     let outputs (course: Course) (images: Tensor) : Outputs option =
@@ -43,7 +43,7 @@ module Teach =
                 )
 
             // Maps that nobody looks at need not live on.
-            if logitsOnly course then { outputs with Features = [] } else outputs
+            if looksAtMaps course then outputs else { outputs with Features = [] }
         )
 
     /// A batch with what the teacher says of it.
@@ -85,29 +85,48 @@ module Teach =
                     })
                 )
 
-    /// Logits of positions of the epoch, remembered or computed and then remembered: float32 [positions, classes].
+    /// Pooled features of positions of the epoch, remembered or computed and then remembered: [positions, D]. Features and
+    /// not logits, because the classifier's product gives a row other last bits in another place of the batch.
     let private recall course (cache: TeacherCache) (size: int) plan set (positions: int[]) : Tensor =
         let variants = positions |> Array.map (fun position -> plan.Variants[position])
-        let logits = Array.zeroCreate<float32>(positions.Length * cache.Classes)
+        let width = cache.Width
+        let features = Array.zeroCreate<float32>(positions.Length * width)
 
-        for missing in TeacherCache.read cache variants logits |> Array.chunkBySize size do
+        for missing in TeacherCache.read cache variants features |> Array.chunkBySize size do
             Tensor.scoped (fun () ->
                 let images =
                     (Augment.pick course.Pad plan (Array.map (Array.get positions) missing) set).Images
 
                 let computed = evenly course size images |> Option.get
-                let rows = Tensor.toSingles computed.Logits
+                let rows = Tensor.toSingles computed.Pooled
                 TeacherCache.write cache (Array.map (Array.get variants) missing) (ReadOnlySpan rows)
-
-                missing
-                |> Array.iteri (fun i at ->
-                    Array.blit rows (i * cache.Classes) logits (at * cache.Classes) cache.Classes
-                )
+                missing |> Array.iteri (fun i at -> Array.blit rows (i * width) features (at * width) width)
             )
 
-        Tensor.scope (fun () ->
-            Tensor.ofSingles [ positions.Length; cache.Classes ] logits |> Tensor.toDevice course.Device
-        )
+        Tensor.ofSingles [ positions.Length; width ] features |> Tensor.toDevice course.Device
+
+    /// The teacher's outputs for pooled features, in batches of the given size, as without remembering.
+    let private classify (course: Course) (size: int) (pooled: Tensor) : Outputs =
+        let teaching = Option.get course.Teaching
+        let count = Tensor.size 0 pooled
+
+        let logits start =
+            let own = Tensor.slice 0 start (min count (start + size)) pooled
+            let rows = Tensor.size 0 own
+
+            let even =
+                if rows = size then
+                    own
+                else
+                    List.replicate (size / rows + 1) own |> Tensor.cat 0 |> Tensor.slice 0 0 size
+
+            Course.classify course teaching.Model teaching.Weights even |> Tensor.slice 0 0 rows
+
+        {
+            Features = []
+            Pooled = pooled
+            Logits = [ 0..size .. count - 1 ] |> List.map logits |> Tensor.cat 0
+        }
 
     /// Positions of an epoch that were prepared at once.
     [<ReferenceEquality>]
@@ -142,21 +161,19 @@ module Teach =
             Take = take
         }
 
-    /// Logits of a span, remembered where they can be.
-    let private logits (course: Course) cache size plan set (first: int) (stop: int) : Span =
-        let logits = recall course cache size plan set [| first .. stop - 1 |]
+    /// The teacher's outputs of a span, from features that are remembered where they can be.
+    let private remembered (course: Course) cache size plan set (first: int) (stop: int) : Span =
+        let outputs =
+            Autograd.noGrad (fun () ->
+                recall course cache size plan set [| first .. stop - 1 |] |> classify course size
+            )
 
-        let take start stop =
-            let own = Tensor.slice 0 (start - first) (stop - first) logits
-            // Nobody looks at the pooled features.
-            let none = Tensor.slice 1 0 0 own
+        let take start stop = {
+            Batch = Augment.batch course.Pad plan start stop set
+            Teacher = Some(rows (start - first) (stop - first) outputs)
+        }
 
-            {
-                Batch = Augment.batch course.Pad plan start stop set
-                Teacher = Some { Features = []; Pooled = none; Logits = own }
-            }
-
-        { First = first; Stop = stop; Tensors = [ logits ]; Take = take }
+        { First = first; Stop = stop; Tensors = tensors outputs; Take = take }
 
     /// An epoch as the teacher works through it: `Prepare`, in the scope of the epoch, then `Take`, in that of the step.
     [<NoComparison; NoEquality>]
@@ -182,9 +199,9 @@ module Teach =
         let span, make =
             match how.Cache with
             | None -> size, images course size plan set
-            | Some _ when not (logitsOnly course) ->
-                invalidArg (nameof how) "remembered logits are not enough: a distiller looks at features."
-            | Some cache -> window * size, logits course cache size plan set
+            | Some _ when looksAtMaps course ->
+                invalidArg (nameof how) "remembered features are not enough: a distiller looks at maps."
+            | Some cache -> window * size, remembered course cache size plan set
 
         let mutable current: Span option = None
 

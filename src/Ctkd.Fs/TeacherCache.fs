@@ -7,20 +7,21 @@ open System.Runtime.InteropServices
 open System.Security.Cryptography
 open System.Text
 
-/// How remembered logits are kept.
+/// How remembered features are kept.
 type CacheFormat =
     /// As they were computed.
     | Exact
     /// In 16 bits: half the space, and inexact.
     | Float16
 
-/// A frozen teacher's logits on disk: a row for each variant (crop and mirroring) of each image. The file belongs to all
+/// A frozen teacher's pooled features on disk: a row for each variant (crop and mirroring) of each image. The file belongs to all
 /// runs whose teacher, data, augmentation and arithmetic are the same. Each row has a checksum, so a row that was never
 /// written, half written before a crash, or damaged is one that is not there; several runs may share the file at once.
 [<NoComparison; NoEquality>]
 type TeacherCache = {
     Path: string
-    Classes: int
+    /// Numbers of a row.
+    Width: int
     Format: CacheFormat
     /// Rows with a number from this one on have no place within the budget.
     Limit: int64
@@ -35,7 +36,7 @@ type TeacherCache = {
     interface IDisposable with
         member cache.Dispose() = cache.File.Dispose()
 
-/// Remembering a teacher's logits.
+/// Remembering what a teacher said.
 [<RequireQualifiedAccess>]
 module TeacherCache =
     /// The description of what the rows belong to lies before them.
@@ -48,8 +49,7 @@ module TeacherCache =
         | Exact -> sizeof<float32>
         | Float16 -> sizeof<System.Half>
 
-    let private rowLength (cache: TeacherCache) : int =
-        cache.Classes * itemLength cache.Format + checksumLength
+    let private rowLength (cache: TeacherCache) : int = cache.Width * itemLength cache.Format + checksumLength
 
     let private header (key: string) : byte[] =
         let text = Encoding.UTF8.GetBytes key
@@ -67,19 +67,19 @@ module TeacherCache =
     /// <summary>Opens the file of a key in a folder; both are made when they are absent.</summary>
     /// <param name="folder">Where the files of all teachers lie.</param>
     /// <param name="key">What the rows belong to, as text: everything that decides their bits.</param>
-    /// <param name="classes">Logits a row.</param>
+    /// <param name="width">Features a row.</param>
     /// <param name="budget">The most bytes that the file may have.</param>
-    /// <param name="format">How logits are kept.</param>
+    /// <param name="format">How features are kept.</param>
     let openFile
         (folder: string)
         (key: string)
-        (classes: int)
+        (width: int)
         (budget: int64)
         (format: CacheFormat)
         : Result<TeacherCache, Error> =
-        let key = $"ctkd teacher cache 1\n{key}\nformat {format}, {classes} classes\n"
+        let key = $"ctkd teacher cache 1\n{key}\nformat {format}, {width} features\n"
         let name = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes key)).Substring(0, 24)
-        let path = Path.Combine(folder, name + ".logits")
+        let path = Path.Combine(folder, name + ".features")
         let expected = header key
 
         try
@@ -105,11 +105,11 @@ module TeacherCache =
                     "this is no teacher cache, or it is damaged at its beginning"
                     "delete the file: it is made again"
             else
-                let row = int64 (classes * itemLength format + checksumLength)
+                let row = int64 (width * itemLength format + checksumLength)
 
                 Ok {
                     Path = path
-                    Classes = classes
+                    Width = width
                     Format = format
                     Limit = max 0L ((budget - int64 headerLength) / row)
                     File = file
@@ -150,8 +150,8 @@ module TeacherCache =
             for i in 0 .. source.Length - 1 do
                 halves[i] <- System.Half.op_Explicit source[i]
 
-    /// Fills the rows of `logits` ([rows, classes]) that are remembered; answers the positions of the others.
-    let read (cache: TeacherCache) (rows: int64[]) (logits: float32[]) : int[] =
+    /// Fills the rows of `features` ([rows, width]) that are remembered; answers the positions of the others.
+    let read (cache: TeacherCache) (rows: int64[]) (features: float32[]) : int[] =
         let bytes = Array.zeroCreate<byte>(rowLength cache)
         let items = bytes.Length - checksumLength
 
@@ -164,10 +164,7 @@ module TeacherCache =
                         checksum rows[i] (ReadOnlySpan(bytes, 0, items))
 
                 if whole then
-                    decode
-                        cache.Format
-                        (Span(bytes, 0, items))
-                        (Span(logits, i * cache.Classes, cache.Classes))
+                    decode cache.Format (Span(bytes, 0, items)) (Span(features, i * cache.Width, cache.Width))
                 else
                     i
         |]
@@ -176,15 +173,15 @@ module TeacherCache =
         cache.Found <- cache.Found + int64 (rows.Length - missing.Length)
         missing
 
-    /// Remembers rows of logits; those beyond the budget, and all after a disk was full, are left out.
-    let write (cache: TeacherCache) (rows: int64[]) (logits: ReadOnlySpan<float32>) : unit =
+    /// Remembers rows of features; those beyond the budget, and all after a disk was full, are left out.
+    let write (cache: TeacherCache) (rows: int64[]) (features: ReadOnlySpan<float32>) : unit =
         let bytes = Array.zeroCreate<byte>(rowLength cache)
         let items = bytes.Length - checksumLength
         let mutable i = 0
 
         while i < rows.Length && cache.Full.IsNone do
             if rows[i] < cache.Limit then
-                encode cache.Format (logits.Slice(i * cache.Classes, cache.Classes)) (Span(bytes, 0, items))
+                encode cache.Format (features.Slice(i * cache.Width, cache.Width)) (Span(bytes, 0, items))
 
                 BinaryPrimitives.WriteUInt32LittleEndian(
                     Span(bytes, items, checksumLength),

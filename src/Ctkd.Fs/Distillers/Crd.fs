@@ -166,7 +166,7 @@ module Crd =
 
             Ok {
                 Name = "crd"
-                LogitsOnly = false
+                LooksAtMaps = false
                 Fewest = 1
                 Declares = Layer.declarations Starts.pyTorch connectors
                 Memory = memory options pairing

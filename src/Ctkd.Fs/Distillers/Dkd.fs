@@ -49,7 +49,8 @@ module Dkd =
                 "beside the target there must be two classes or more"
                 "distill with kd, or data of three classes or more"
         else
-            Distillation.ofLogits
+            Distillation.simple
                 "dkd"
                 (fun lesson -> loss alpha beta lesson.Labels lesson.Softened |> Tensor.mean)
+            |> Distillation.withoutMaps
             |> Ok

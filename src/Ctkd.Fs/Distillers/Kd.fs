@@ -8,9 +8,10 @@ module Kd =
 
     /// The loss; it needs nothing of the models but their logits.
     let distiller: Distiller =
-        Distillation.ofLogits
+        Distillation.simple
             "kd"
             (fun lesson ->
                 let softened = lesson.Softened
                 Tensor.mean (softened.Weight * Loss.kl softened.Teacher softened.Student)
             )
+        |> Distillation.withoutMaps

@@ -21,3 +21,4 @@ module Pkt =
 
     let distiller: Distiller =
         Distillation.simple "pkt" (fun lesson -> loss lesson.Teacher.Pooled lesson.Student.Pooled)
+        |> Distillation.withoutMaps

@@ -47,4 +47,5 @@ module Rkd =
     let distiller (distance: float) (angle: float) (pairing: Pairing) : Result<Distiller, Error> =
         fun _ (lesson: Lesson) -> loss distance angle lesson.Teacher.Pooled lesson.Student.Pooled
         |> Distillation.connected "rkd" 2 []
+        |> Distillation.withoutMaps
         |> Distillation.enough pairing

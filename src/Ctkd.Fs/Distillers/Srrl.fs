@@ -36,4 +36,5 @@ module Srrl =
         else
             // One instance alone has no variance to normalise by.
             Distillation.connected "srrl" 2 (Layer.declarations Starts.pyTorch phi) loss
+            |> Distillation.withoutMaps
             |> Distillation.enough pairing
