@@ -1,0 +1,127 @@
+module Ctkd.Fs.Tests.TeachTests
+
+open System.IO
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Courses
+open Ctkd.Fs.Tests.Folders
+open Xunit
+
+/// Made anew for each test: its teacher's weights live in the test's scope.
+let private course () : Course = { taught policies[0] alone with Batch = 8 }
+
+let private hex (state: TrainState) =
+    Train.toTree state
+    |> Tree.toList
+    |> List.map (fun (name, x) -> name, System.Convert.ToHexString(Tensor.toBytes x))
+
+/// Two epochs over 37 images, stopping and going on after each of the given batches.
+let private train (how: TeachingPlan) (course: Course) (stops: int list) : TrainState =
+    let set = upload 37 course
+
+    let rec go (state: TrainState) =
+        let pause (state: TrainState) _ = List.contains (5 * (state.Epoch - 1) + state.Step) stops
+
+        match Train.epochOf how course 1 pause set state with
+        | Train.Complete state when state.Epoch = 2 -> state
+        | Train.Complete state -> go (Train.nextEpoch state.Best state)
+        | Train.Stopped state -> go state
+        | Train.Broke(step, term) -> failwith $"{term} broke in step {step}"
+
+    go (Train.start course)
+
+[<Fact>]
+let ``a teacher that runs ahead teaches the same`` () =
+    Tensor.scoped (fun () ->
+        for precision, tolerance in [ F64, 1e-10; F32, 1e-3 ] do
+            let course =
+                taught policies[0] { alone with Batch = 8; Precision = precision } |> Course.prepareTeacher
+
+            let weights (state: TrainState) = state.Student |> Tree.leaves |> Array.collect Tensor.toFloats
+            let expected = train Teach.simple course [] |> weights
+
+            for ahead in [ 2; 3; 100 ] do
+                train { Teach.simple with Ahead = ahead } course []
+                |> weights
+                |> Expect.close tolerance tolerance expected
+    )
+
+[<Fact>]
+let ``stopping between two batches changes no bit, however far ahead the teacher was`` () =
+    Tensor.scoped (fun () ->
+        let course = Course.prepareTeacher (course ())
+
+        for ahead in [ 1; 2; 3 ] do
+            let how = { Teach.simple with Ahead = ahead }
+
+            Assert.Equal<(string * string) list>(
+                hex (train how course []),
+                hex (train how course [ 1; 2; 7 ])
+            )
+    )
+
+[<Fact>]
+let ``what the teacher prepared is freed when the epoch is over`` () =
+    Tensor.scoped (fun () ->
+        let course = Course.prepareTeacher (course ())
+        let set = upload 37 course
+        let state = Train.start course
+        let before = Tensor.live ()
+        Train.epochOf { Teach.simple with Ahead = 3 } course 1 (fun _ _ -> false) set state |> ignore
+        Assert.Equal(before, Tensor.live ())
+    )
+
+[<Fact>]
+let ``remembered features train the same to the bit, cold, warm and stopped in between`` () =
+    inFolder (fun folder ->
+        Tensor.scoped (fun () ->
+            let width = (course ()).Teaching.Value.Model.Classifier.In
+
+            for policy in policies do
+                let course = Course.prepareTeacher { taught policy alone with Batch = 8 }
+                let expected = hex (train Teach.simple course [])
+
+                for stops in [ []; []; [ 3; 6 ] ] do
+                    use cache = TeacherCache.openFile folder "key" width 1_000_000L Exact |> Error.orRaise
+                    let how = { Teach.simple with Cache = Some cache }
+                    Assert.Equal<(string * string) list>(expected, hex (train how course stops))
+        )
+    )
+
+[<Fact>]
+let ``remembered features are refused for distillers that look at maps`` () =
+    inFolder (fun folder ->
+        Tensor.scoped (fun () ->
+            use cache = TeacherCache.openFile folder "key" 4 1_000_000L Exact |> Error.orRaise
+            let looking = { Distiller.kd with LooksAtMaps = true }
+            let course = course ()
+            let teaching = { course.Teaching.Value with Distillers = [ Schedule.constant 1.0, looking ] }
+            let course = { course with Teaching = Some teaching }
+
+            Expect.refuses
+                "how"
+                (fun () -> train { Teach.simple with Cache = Some cache } course [] |> ignore)
+        )
+    )
+
+[<Fact>]
+let ``a run with a teacher cache is the same run, and says how much was remembered`` () =
+    inFolder (fun folder ->
+        let settings = Runs.small |> Runs.taught "ctkd-global"
+        let path name = Path.Combine(folder, name)
+        let said = ResizeArray<string>()
+        let hooks = { Hooks.none with Say = said.Add }
+        let run name settings = Run.start hooks (path name) settings |> Error.orRaise |> ignore
+        run "plain" settings
+        let cached = { settings with TeacherCache = path "cache" }
+        run "cold" cached
+        run "warm" cached
+
+        let tensors name = Runs.contents (Path.Combine(path name, "last.safetensors")) |> snd
+
+        Assert.True((tensors "plain" = tensors "cold"))
+        Assert.True((tensors "plain" = tensors "warm"))
+        Assert.Equal<EpochMetrics list>(Runs.lines (path "plain"), Runs.lines (path "warm"))
+        let cache = said |> Seq.filter (fun line -> line.StartsWith "teacher cache") |> List.ofSeq
+        Assert.Equal(2, cache.Length)
+        Assert.StartsWith("teacher cache: 100.0 %", cache[1])
+    )
