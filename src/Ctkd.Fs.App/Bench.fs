@@ -150,13 +150,13 @@ let private times
     (parts: string list)
     (pairs: int)
     (batches: int)
-    (sides: Server list)
+    (sides: (bool * Server) list)
     : Map<string, float[][]> =
     let samples = parts |> List.map (fun part -> part, ResizeArray<float[]>())
 
     for pair in 1..pairs do
         for part, found in samples do
-            let time (side: Server) = side.Time part batches
+            let time (own: bool, side: Server) = side.Time (if own then part else BenchWork.twin part) batches
             // Forwards, then backwards: what drifts slowly meets all alike.
             let one =
                 if pair % 2 = 1 then
@@ -187,13 +187,13 @@ let private measure (compare: bool) (parts: string list) (pairs: int) (batches: 
 
     let number precision question = asked true precision question |> Option.get |> float
 
-    for _, server in sides do
+    for side, server in sides do
         server.Ask "version" |> ignore
 
         for part in parts do
-            server.Time part (max batches 8) |> ignore
+            server.Time (if side.Ours then part else BenchWork.twin part) (max batches 8) |> ignore
 
-    let times = times parts pairs batches (List.map snd sides)
+    let times = times parts pairs batches (sides |> List.map (fun (side, server) -> side.Ours, server))
     let memory = sides |> List.map (fun (side, server) -> side.Name, float (server.Ask "memory"))
     let f32, bf16 = number "f32" "convolutions", number "bf16" "convolutions"
 
