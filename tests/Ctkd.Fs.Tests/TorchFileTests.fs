@@ -137,6 +137,8 @@ let ``values of a training's checkpoint are read or named`` () =
     let pickle =
         dictionary [
             "none", "N"
+            "seed", "L9223372036854775813L\n"
+            "keys", "}(NK\001(Va\nK\002N(ttK\002\x88K\003L99999999999999999999L\nK\004u"
             "yes", "\x88"
             "name", "Vresnet\n"
             "python2", "U\003abc"
@@ -175,6 +177,8 @@ let ``values of a training's checkpoint are read or named`` () =
 
     let expected = [
         "none=nothing"
+        "seed=9223372036854775813"
+        "keys={None=1 (a, 2, None, ())=2 True=3 99999999999999999999=4}"
         "yes=true"
         "name='resnet'"
         "python2='abc'"

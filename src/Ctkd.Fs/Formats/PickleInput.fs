@@ -3,6 +3,7 @@ namespace Ctkd.Fs
 open System
 open System.Buffers.Binary
 open System.Globalization
+open System.Numerics
 open System.Text
 
 /// Why a pickle is refused; it does not leave the reader.
@@ -11,9 +12,28 @@ exception internal Unpicklable of string
 /// The name that a pickle imports and may not; it does not leave the reader.
 exception internal Forbidden of string
 
-/// The bytes of a pickle and the place reached in them.
+/// How many bytes of memory the values of a file may still take, beyond the file itself.
 [<ReferenceEquality>]
-type internal PickleInput = { Data: ReadOnlyMemory<byte>; mutable Position: int }
+type internal MemoryBudget = { mutable Left: int64 }
+
+/// What each value of a file takes is charged before it is made, and never given back: whatever the values
+/// are and whenever their memory is collected, they cannot take more than the whole.
+[<RequireQualifiedAccess>]
+module internal MemoryBudget =
+    /// The official CIFAR files need half of it, and a checkpoint of ResNet101 with its optimizer a tenth.
+    let limit = 40_000_000L
+
+    let create () : MemoryBudget = { Left = limit }
+
+    let charge (bytes: int64) (budget: MemoryBudget) : unit =
+        if bytes > budget.Left then
+            raise (Unpicklable $"its values take more than {limit / 1_000_000L} MB of memory")
+
+        budget.Left <- budget.Left - bytes
+
+/// The bytes of a pickle, the place reached in them, and the memory that its values may take.
+[<ReferenceEquality>]
+type internal PickleInput = { Data: ReadOnlyMemory<byte>; Budget: MemoryBudget; mutable Position: int }
 
 /// The elements of a pickle: counted bytes, integers, lines, and the text forms of protocol 0. Whatever is
 /// malformed or not there raises `Unpicklable`; nothing is allocated for a length that is not there.
@@ -30,6 +50,9 @@ module internal PickleInput =
         let part = input.Data.Slice(input.Position, int length)
         input.Position <- input.Position + int length
         part
+
+    /// Memory that the next value takes; what exceeds the budget is refused before it is made.
+    let charge (bytes: int64) (input: PickleInput) : unit = MemoryBudget.charge bytes input.Budget
 
     let uint8 (input: PickleInput) : int64 = int64 (take 1L input).Span[0]
 
@@ -48,13 +71,18 @@ module internal PickleInput =
         match input.Data.Span.Slice(input.Position).IndexOf(byte '\n') with
         | -1 -> refuse $"truncated: the line at byte {input.Position} does not end"
         | length ->
+            // The line, and what undoing its escapes takes: a builder and its text.
+            charge (8L * int64 length) input
             let text = Encoding.Latin1.GetString (take (int64 length) input).Span
             take 1L input |> ignore
             text
 
     let private strictUtf8 = UTF8Encoding(false, true)
 
-    let utf8 (bytes: ReadOnlyMemory<byte>) : string =
+    let utf8 (length: int64) (input: PickleInput) : string =
+        let bytes = take length input
+        charge (2L * length) input
+
         try
             strictUtf8.GetString bytes.Span
         with :? DecoderFallbackException ->
@@ -63,11 +91,40 @@ module internal PickleInput =
     // ---- text forms of protocol 0
 
     let number (text: string) : int64 =
-        match
-            Int64.TryParse(text.TrimEnd 'L', NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture)
-        with
+        match Int64.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture) with
         | true, value -> value
         | _ -> refuse $"'{text}' is no 64-bit integer"
+
+    // ---- integers of any length
+
+    /// Longer integers are refused: no file of weights needs them, and they are slow to print.
+    let private maxInteger = 256
+
+    let private fitting (value: BigInteger) : PickleValue =
+        if value >= BigInteger Int64.MinValue && value <= BigInteger Int64.MaxValue then
+            PickleValue.Whole(int64 value)
+        else
+            PickleValue.Large value
+
+    /// An integer in digits, with Python 2's L behind it or without.
+    let integer (text: string) : PickleValue =
+        let digits = text.TrimEnd 'L'
+
+        if digits.Length > maxInteger then
+            refuse $"it holds an integer of {digits.Length} digits, more than {maxInteger}"
+
+        match BigInteger.TryParse(digits, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture) with
+        | true, value -> fitting value
+        | _ -> refuse $"'{text}' is no integer"
+
+    /// A little-endian integer in two's complement.
+    let longInteger (bytes: ReadOnlyMemory<byte>) : PickleValue =
+        if bytes.Length > maxInteger then
+            refuse $"it holds an integer of {bytes.Length} bytes, more than {maxInteger}"
+
+        fitting (BigInteger bytes.Span)
+
+    // ---- other text forms of protocol 0
 
     let real (text: string) : float =
         match Double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture) with
@@ -125,17 +182,6 @@ module internal PickleInput =
 
         let inner = text.Substring(1, text.Length - 2) |> unescape stringEscape
         ReadOnlyMemory(Encoding.Latin1.GetBytes inner)
-
-    /// A little-endian integer of any length, of which up to eight bytes are accepted.
-    let longInteger (bytes: ReadOnlyMemory<byte>) : int64 =
-        match bytes.Length with
-        | 0 -> 0L
-        | length when length > 8 -> refuse $"it holds an integer of {length} bytes, more than 8"
-        | length ->
-            let sign = if bytes.Span[length - 1] >= 128uy then 255uy else 0uy
-            let wide = Array.create 8 sign
-            bytes.CopyTo(Memory wide)
-            BinaryPrimitives.ReadInt64LittleEndian(ReadOnlySpan wide)
 
     /// A text of protocol 0: Latin-1 with the escapes \uXXXX and \UXXXXXXXX.
     let unicode (text: string) : string = unescape unicodeEscape text

@@ -10,6 +10,8 @@ type PickleValue =
     | Nothing
     | Truth of bool
     | Whole of int64
+    /// An integer beyond 64 bits.
+    | Large of bigint
     | Real of float
     | Text of string
     /// Bytes of Python 3, or a string of Python 2.
@@ -46,7 +48,8 @@ module PickleValue =
         | PickleValue.Bytes bytes -> Some(Encoding.Latin1.GetString bytes.Span)
         | _ -> None
 
-    /// Whether a value is this text; its length is compared first, because a hostile file may hold long keys many times.
+    /// Whether a value is this text; its length is compared first, because a hostile file may hold long keys
+    /// many times.
     let isText (expected: string) (value: PickleValue) : bool =
         match value with
         | PickleValue.Text text -> text = expected

@@ -40,7 +40,8 @@ module internal SafetensorsLayout =
     let metadataName = "__metadata__"
     /// The number of bytes before the header.
     let prefixLength = sizeof<uint64>
-    let private maxHeader = 100_000_000
+    /// Enough for 9,000 tensors; reading a header takes up to forty times its size in memory.
+    let private maxHeader = 1_000_000
     let private strictUtf8 = UTF8Encoding(false, true)
 
     let private refuse (reason: string) : 'T = raise (NotSafetensors reason)
@@ -140,7 +141,9 @@ module internal SafetensorsLayout =
     let private parseHeader (header: ReadOnlyMemory<byte>) (data: ReadOnlyMemory<byte>) : SafetensorsFile =
         require (header.Span[0] = byte '{') "its header does not begin with {"
         let options = JsonDocumentOptions(MaxDepth = 4, AllowDuplicateProperties = false)
-        use document = JsonDocument.Parse(strictUtf8.GetString header.Span, options)
+        // Refuses what is no UTF-8, without a copy of the header as text.
+        strictUtf8.GetCharCount header.Span |> ignore
+        use document = JsonDocument.Parse(header, options)
 
         let ours, tensors =
             document.RootElement.EnumerateObject() |> List.ofSeq |> List.partition _.NameEquals(metadataName)

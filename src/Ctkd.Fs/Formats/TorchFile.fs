@@ -48,8 +48,8 @@ module TorchFile =
     /// <param name="where">The path that messages name.</param>
     /// <param name="bytes">The contents; tensors may be views of them.</param>
     /// <returns>
-    /// The file, or a <c>Damaged</c> error with its reason: truncated, inconsistent, too deep, more than a
-    /// few times as large as the file, or with a name that is not allowed.
+    /// The file, or a <c>Damaged</c> error with its reason: truncated, inconsistent, too deep, with values
+    /// that take too much memory, or with a name that is not allowed.
     /// </returns>
     let parse (where: string) (bytes: byte[]) : Result<TorchFile, Error> =
         try
@@ -57,12 +57,6 @@ module TorchFile =
         with
         | Unpicklable reason -> Error(refused where reason again)
         | Forbidden name -> Error(refused where (Pickle.forbidden name) (onlyWeights where))
-        // What .NET says of a broken zip file.
-        | :? InvalidDataException
-        | :? IOException
-        | :? NotSupportedException
-        | :? ArgumentException as problem ->
-            Error(refused where $"it is no whole zip file ({problem.Message})" again)
 
     /// Reads a PyTorch file of up to 2 GB.
     let read (path: string) : Result<TorchFile, Error> = Files.read path |> Result.bind (parse path)

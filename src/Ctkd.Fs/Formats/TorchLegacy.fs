@@ -102,6 +102,7 @@ module internal TorchLegacy =
     let parse (data: byte[]) : TorchEntry =
         let input = {
             Data = ReadOnlyMemory data
+            Budget = MemoryBudget.create ()
             Position = behindMagic data |> Option.defaultValue 0
         }
 
@@ -118,4 +119,4 @@ module internal TorchLegacy =
             |> Map.tryFind key
             |> Option.defaultWith (fun () -> refuse $"storage '{key}' is not there")
 
-        TorchTree.ofPickle data.Length storage value
+        TorchTree.ofPickle input.Budget data.Length storage value

@@ -1,5 +1,7 @@
 namespace Ctkd.Fs
 
+open System
+
 /// The pickles of PyTorch: tensors and storages as inert objects, whose bytes lie elsewhere in the file.
 [<RequireQualifiedAccess>]
 module internal TorchPickle =
@@ -132,12 +134,17 @@ module internal TorchPickle =
     let allowed: Map<string, PickleConstructor> =
         List.concat [ Map.toList Numpy.allowed; functions; names ] |> Map.ofList
 
-    /// A key is compared and copied for each tensor: PyTorch's have at most twenty digits.
+    /// A key is a part of a path, and compared and copied for each tensor: PyTorch's are numbers.
     let private isKey (value: PickleValue) : bool =
-        match value with
-        | PickleValue.Text text -> text.Length <= 256
-        | PickleValue.Bytes bytes -> bytes.Length <= 256
-        | _ -> false
+        let isPlain (c: char) = Char.IsAsciiLetterOrDigit c || c = '_' || c = '-'
+
+        let length =
+            match value with
+            | PickleValue.Text text -> text.Length
+            | PickleValue.Bytes bytes -> bytes.Length
+            | _ -> 0
+
+        length >= 1 && length <= 256 && PickleValue.text value |> Option.exists (Seq.forall isPlain)
 
     let private typed (owner: string) (key: PickleValue) (count: int64) : Result<PickleValue, string> =
         match Map.tryFind owner storages with

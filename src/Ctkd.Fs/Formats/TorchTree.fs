@@ -4,28 +4,39 @@ open System
 open System.Collections.Generic
 
 /// Turns the value of a PyTorch pickle into entries. Values that contain themselves, or one list a thousand
-/// times, meet limits on depth, number and copied bytes: what exceeds them raises `Unpicklable`.
+/// times, meet limits on depth and memory: what exceeds them raises `Unpicklable`.
 [<RequireQualifiedAccess>]
 module internal TorchTree =
     let private maxDepth = 32
-    let private maxValues = 1_000_000
 
-    /// What may be copied: a few times the file, and this much.
-    let private freeCopies = 67_108_864L
+    /// What an entry with its place in the group takes in bytes, and what a tensor takes beside its elements.
+    let private entrySize, private tensorSize = 200L, 1_000L
 
     /// The bytes of a storage: element type, key and number of elements, as the pickle names it.
     type Storage = string -> string -> int64 -> ReadOnlyMemory<byte>
 
     [<ReferenceEquality>]
-    type private Walk = { Storage: Storage; mutable ValuesLeft: int; mutable BytesLeft: int64 }
+    type private Walk = {
+        Storage: Storage
+        Budget: MemoryBudget
+        /// How many bytes of tensors may be copied beside the budget.
+        mutable CopiesLeft: int64
+    }
 
     let private refuse (reason: string) : 'T = PickleInput.refuse reason
 
+    let private charge (walk: Walk) (bytes: int64) : unit = MemoryBudget.charge bytes walk.Budget
+
+    /// Allows the copy of a tensor: all tensors of a file may lie in another order, so that copies may take
+    /// the file's size, and the rest of the budget.
     let private reserve (walk: Walk) (bytes: int64) : unit =
-        if bytes > walk.BytesLeft then
+        let beyond = bytes - min bytes walk.CopiesLeft
+
+        if beyond > walk.Budget.Left then
             refuse "its tensors show the same bytes too often: save each tensor with .contiguous()"
 
-        walk.BytesLeft <- walk.BytesLeft - bytes
+        walk.CopiesLeft <- walk.CopiesLeft - (bytes - beyond)
+        charge walk beyond
 
     // ---- tensors
 
@@ -46,6 +57,8 @@ module internal TorchTree =
         | _ -> refuse $"the {what} of a tensor are no tuple"
 
     let private tensor (walk: Walk) (name: string) (arguments: PickleValue list) : StoredTensor =
+        charge walk tensorSize
+
         match arguments with
         | storage :: PickleValue.Whole offset :: extents :: strides :: dtype ->
             let stored, key, count =
@@ -77,21 +90,42 @@ module internal TorchTree =
     /// A text of the pickle; strings of Python 2 are copied.
     let private text (walk: Walk) (value: PickleValue) : string option =
         match value with
-        | PickleValue.Bytes bytes -> reserve walk (2L * int64 bytes.Length)
+        | PickleValue.Bytes bytes -> charge walk (2L * int64 bytes.Length)
         | _ -> ()
 
         PickleValue.text value
 
-    let private nameOf (walk: Walk) (key: PickleValue) : string =
-        match key with
+    /// How many of a tuple's items are printed in a name.
+    let private shownItems = 8
+
+    let rec private printed (walk: Walk) (depth: int) (value: PickleValue) : string =
+        charge walk entrySize
+
+        match value with
+        | PickleValue.Nothing -> "None"
+        | PickleValue.Truth yes -> if yes then "True" else "False"
         | PickleValue.Whole number -> string number
+        | PickleValue.Large number -> string number
         | PickleValue.Real number -> string number
         | PickleValue.Text text ->
             // A long name may come many times, and each is compared.
-            reserve walk (2L * int64 text.Length)
+            charge walk (2L * int64 text.Length)
             text
-        | PickleValue.Bytes _ -> text walk key |> Option.defaultValue ""
-        | _ -> refuse "a dictionary in it has a key that is neither text nor number"
+        | PickleValue.Bytes _ -> text walk value |> Option.defaultValue ""
+        | PickleValue.Global name -> name
+        | PickleValue.Tuple items when depth < shownItems ->
+            let shown = items |> List.truncate shownItems |> List.map (printed walk (depth + 1))
+            let more = if List.length items > shownItems then [ "..." ] else []
+            let text = $"""({String.concat ", " (shown @ more)})"""
+            charge walk (4L * int64 text.Length)
+            text
+        | PickleValue.Tuple _ -> "(...)"
+        | PickleValue.Object o -> o.Kind
+        | PickleValue.Sequence _
+        | PickleValue.Dictionary _ -> refuse "a dictionary in it has a list or a dictionary as its key"
+
+    /// A key's name: itself if it is text, otherwise as Python prints it.
+    let private nameOf (walk: Walk) (key: PickleValue) : string = printed walk 0 key
 
     let private pairOf (value: PickleValue) : struct (PickleValue * PickleValue) =
         match value with
@@ -100,9 +134,7 @@ module internal TorchTree =
         | _ -> refuse "an ordered dictionary is made of what is no pair"
 
     let rec private entry (walk: Walk) (depth: int) (name: string) (value: PickleValue) : TorchEntry =
-        walk.ValuesLeft <- walk.ValuesLeft - 1
-
-        if walk.ValuesLeft < 0 then refuse $"it holds more than {maxValues} values"
+        charge walk entrySize
 
         if depth > maxDepth then refuse $"it is nested more than {maxDepth} deep"
 
@@ -110,6 +142,10 @@ module internal TorchTree =
         | PickleValue.Nothing -> TorchEntry.Other "nothing"
         | PickleValue.Truth yes -> TorchEntry.Other(if yes then "true" else "false")
         | PickleValue.Whole number -> TorchEntry.Whole number
+        | PickleValue.Large number ->
+            let text = string number
+            charge walk (2L * int64 text.Length)
+            TorchEntry.Other text
         | PickleValue.Real number -> TorchEntry.Number number
         | PickleValue.Text _
         | PickleValue.Bytes _ -> text walk value |> Option.defaultValue "" |> TorchEntry.Text
@@ -155,11 +191,5 @@ module internal TorchTree =
         |> TorchEntry.Group
 
     /// The entries of a pickle's value in a file of so many bytes.
-    let ofPickle (fileSize: int) (storage: Storage) (value: PickleValue) : TorchEntry =
-        let walk = {
-            Storage = storage
-            ValuesLeft = maxValues
-            BytesLeft = freeCopies + 4L * int64 fileSize
-        }
-
-        entry walk 0 "" value
+    let ofPickle (budget: MemoryBudget) (fileSize: int) (storage: Storage) (value: PickleValue) : TorchEntry =
+        entry { Storage = storage; Budget = budget; CopiesLeft = int64 fileSize } 0 "" value

@@ -1,0 +1,236 @@
+namespace Ctkd.Fs
+
+open System.Collections.Generic
+
+/// Makes a value of the arguments of an allowed global, or says why it does not.
+type PickleConstructor = PickleValue list -> Result<PickleValue, string>
+
+/// What a pickle may do.
+[<ReferenceEquality>]
+type PickleRules = {
+    /// The full names that it may import, and their constructors.
+    Allowed: Map<string, PickleConstructor>
+    /// What stands for a thing outside the pickle, given the pickle's name of it.
+    Outside: PickleValue -> Result<PickleValue, string>
+}
+
+/// The pickle's stack machine.
+[<ReferenceEquality>]
+type internal PickleMachine = {
+    Input: PickleInput
+    Rules: PickleRules
+    Stack: ResizeArray<PickleValue>
+    Marks: Stack<int>
+    Memo: Dictionary<int64, PickleValue>
+}
+
+/// What the instructions do on the stack, in the memo and with containers. Each value is charged to the
+/// input's budget before it is made.
+[<RequireQualifiedAccess>]
+module internal PickleMachine =
+    let private refuse (reason: string) : 'T = PickleInput.refuse reason
+
+    /// A machine that begins at the input's position.
+    let create (rules: PickleRules) (input: PickleInput) : PickleMachine = {
+        Input = input
+        Rules = rules
+        Stack = ResizeArray()
+        Marks = Stack()
+        Memo = Dictionary()
+    }
+
+    // ---- what values take in bytes, what growing arrays leave behind included
+
+    /// A number, a text without its characters, or a cell of a list.
+    let scalar = 32L
+    let private container = 128L
+    /// A value that a function made, with its list of arguments.
+    let private made = 192L
+    let private element = 32L
+    let private entry = 64L
+    let private memoized = 112L
+    let private mark = 16L
+
+    let private charge (bytes: int64) (m: PickleMachine) : unit = PickleInput.charge bytes m.Input
+
+    // ---- stack and memo
+
+    /// Charges the doubling of a full stack.
+    let private makeRoom (m: PickleMachine) : unit =
+        if m.Stack.Count = m.Stack.Capacity then charge (16L * int64 m.Stack.Capacity) m
+
+    let push (value: PickleValue) (m: PickleMachine) : unit =
+        makeRoom m
+        m.Stack.Add value
+
+    let private floor (m: PickleMachine) : int = if m.Marks.Count > 0 then m.Marks.Peek() else 0
+
+    let pop (m: PickleMachine) : PickleValue =
+        if m.Stack.Count <= floor m then
+            refuse $"nothing is on the stack at byte {m.Input.Position}"
+
+        let value = m.Stack[m.Stack.Count - 1]
+        m.Stack.RemoveAt(m.Stack.Count - 1)
+        value
+
+    let top (m: PickleMachine) : PickleValue =
+        let value = pop m
+        m.Stack.Add value
+        value
+
+    let pushMark (m: PickleMachine) : unit =
+        charge mark m
+        m.Marks.Push m.Stack.Count
+
+    /// Where the values above the topmost mark begin; the mark is taken away.
+    let popMark (m: PickleMachine) : int =
+        if m.Marks.Count = 0 then
+            refuse $"no mark is on the stack at byte {m.Input.Position}"
+
+        m.Marks.Pop()
+
+    /// Where the topmost `count` values begin.
+    let private below (count: int) (m: PickleMachine) : int =
+        let start = m.Stack.Count - count
+
+        if start < floor m then
+            refuse $"nothing is on the stack at byte {m.Input.Position}"
+
+        start
+
+    let dropFrom (start: int) (m: PickleMachine) : unit = m.Stack.RemoveRange(start, m.Stack.Count - start)
+
+    /// The values from there on, the lowest first.
+    let private popFrom (start: int) (m: PickleMachine) : PickleValue list =
+        charge (scalar * int64 (m.Stack.Count - start)) m
+        let mutable values = []
+
+        for i in m.Stack.Count - 1 .. -1 .. start do
+            values <- m.Stack[i] :: values
+
+        dropFrom start m
+        values
+
+    let private popMany (count: int) (m: PickleMachine) : PickleValue list = popFrom (below count m) m
+
+    let store (index: int64) (m: PickleMachine) : unit =
+        if not (m.Memo.ContainsKey index) then charge memoized m
+
+        m.Memo[index] <- top m
+
+    let recall (index: int64) (m: PickleMachine) : unit =
+        match m.Memo.TryGetValue index with
+        | true, value -> push value m
+        | _ -> refuse $"the memo has no entry {index}"
+
+    // ---- containers
+
+    /// Appends what lies from there on to the list under it.
+    let private appendFrom (start: int) (m: PickleMachine) : unit =
+        match if start > floor m then m.Stack[start - 1] else PickleValue.Nothing with
+        | PickleValue.Sequence list ->
+            charge (element * int64 (m.Stack.Count - start)) m
+
+            for i in start .. m.Stack.Count - 1 do
+                list.Add m.Stack[i]
+
+            dropFrom start m
+        | _ -> refuse "something is appended to what is no list"
+
+    /// Puts the keys and values from there on into the dictionary under them.
+    let private setFrom (start: int) (m: PickleMachine) : unit =
+        match if start > floor m then m.Stack[start - 1] else PickleValue.Nothing with
+        | PickleValue.Dictionary entries ->
+            if (m.Stack.Count - start) % 2 = 1 then
+                refuse "a dictionary in it has a key without a value"
+
+            charge (entry * int64 ((m.Stack.Count - start) / 2)) m
+
+            for i in start..2 .. m.Stack.Count - 2 do
+                entries.Add(struct (m.Stack[i], m.Stack[i + 1]))
+
+            dropFrom start m
+        | _ -> refuse "an item is set in what is no dictionary"
+
+    let append (count: int) (m: PickleMachine) : unit = appendFrom (below count m) m
+    let appendToMark (m: PickleMachine) : unit = appendFrom (popMark m) m
+    let setItem (m: PickleMachine) : unit = setFrom (below 2 m) m
+    let setToMark (m: PickleMachine) : unit = setFrom (popMark m) m
+
+    /// Puts an empty container under the values from there on.
+    let private insert (start: int) (value: PickleValue) (m: PickleMachine) : unit =
+        charge container m
+        makeRoom m
+        m.Stack.Insert(start, value)
+
+    let private newList () = PickleValue.Sequence(ResizeArray())
+    let private newDictionary () = PickleValue.Dictionary(ResizeArray())
+    let pushList (m: PickleMachine) : unit = insert m.Stack.Count (newList ()) m
+    let pushDictionary (m: PickleMachine) : unit = insert m.Stack.Count (newDictionary ()) m
+
+    let listToMark (m: PickleMachine) : unit =
+        let start = popMark m
+        insert start (newList ()) m
+        appendFrom (start + 1) m
+
+    let dictionaryToMark (m: PickleMachine) : unit =
+        let start = popMark m
+        insert start (newDictionary ()) m
+        setFrom (start + 1) m
+
+    let private pushTuple (values: PickleValue list) (m: PickleMachine) : unit =
+        charge scalar m
+        push (PickleValue.Tuple values) m
+
+    let tuple (count: int) (m: PickleMachine) : unit = pushTuple (popMany count m) m
+    let tupleToMark (m: PickleMachine) : unit = pushTuple (popFrom (popMark m) m) m
+
+    // ---- globals and what they make
+
+    let import (modul: string) (name: string) (m: PickleMachine) : unit =
+        charge (made + 2L * int64 (modul.Length + name.Length)) m
+        let full = $"{modul}.{name}"
+
+        if Map.containsKey full m.Rules.Allowed then
+            push (PickleValue.Global full) m
+        else
+            raise (Forbidden full)
+
+    let importLines (m: PickleMachine) : unit = import (PickleInput.line m.Input) (PickleInput.line m.Input) m
+
+    /// The old way to make an instance: no allowed global needs it, and any other is refused by its name.
+    let makeInstance (m: PickleMachine) : unit =
+        importLines m
+        refuse "it makes an instance of a class"
+
+    let importFromStack (m: PickleMachine) : unit =
+        match popMany 2 m with
+        | [ PickleValue.Text modul; PickleValue.Text name ] -> import modul name m
+        | _ -> refuse "it imports a name that is no text"
+
+    let reduce (m: PickleMachine) : unit =
+        charge made m
+
+        match popMany 2 m with
+        | [ PickleValue.Global name; PickleValue.Tuple arguments ] ->
+            match m.Rules.Allowed[name] arguments with
+            | Ok value -> push value m
+            | Error reason -> refuse $"{name}: {reason}"
+        | _ -> refuse "it calls what is no allowed name"
+
+    let build (m: PickleMachine) : unit =
+        let state = pop m
+
+        match top m with
+        | PickleValue.Object o -> o.State <- state
+        // Attributes of an ordered dictionary, such as the versions of layers that PyTorch notes: never asked
+        // for.
+        | PickleValue.Dictionary _ -> ()
+        | _ -> refuse "it gives a state to what has none"
+
+    let outside (m: PickleMachine) : unit =
+        charge made m
+
+        match m.Rules.Outside(pop m) with
+        | Ok value -> push value m
+        | Error reason -> refuse reason
