@@ -1,0 +1,82 @@
+/// Twenty thousand broken files of each format, the same in every run.
+module Ctkd.Fs.Tests.TorchFuzzTests
+
+open System
+open System.Diagnostics
+open Ctkd.Fs
+open Ctkd.Fs.Tests.SafetensorsTests
+open Ctkd.Fs.Tests.TorchPickles
+open Xunit
+
+let private tensors: StoredTensor list = [
+    tensor "conv.weight" "F32" [ 2L; 3L ] (Array.init 24 (fun i -> byte (i * 7 + 1)))
+    tensor "steps" "I64" [] (Array.init 8 (fun i -> byte (200 - i)))
+]
+
+let private stored: SafetensorsFile = { Metadata = [ "model", "resnet8" ]; Tensors = tensors }
+let private sealedFile = Safetensors.encodeSealed stored
+
+/// How the tensors of a file of each format are read, a good file, and whether a checksum guards them.
+let private formats: Map<string, (byte[] -> Result<StoredTensor list, Error>) * byte[] * bool> =
+    let rec all (entry: TorchEntry) =
+        match entry with
+        | TorchEntry.Tensor tensor -> [ tensor ]
+        | other -> TorchEntry.entries other |> List.collect (snd >> all)
+
+    let torch = TorchFile.parse "x" >> Result.map (fun file -> all file.Root)
+    let small = Map small
+
+    Map [
+        "zip", (torch, TorchFile.encode tensors, true)
+        "zip of another writer", (torch, small["zip"], true)
+        "legacy", (torch, small["legacy"], false)
+        "safetensors", (Safetensors.parse "x" >> Result.map _.Tensors, Safetensors.encode stored, false)
+        "sealed", (Safetensors.parseSealed "x" >> Result.map _.Tensors, sealedFile, true)
+    ]
+
+let private goods = [| for _, good, _ in formats.Values -> good |]
+
+/// A file with up to four bytes or bits changed, cut, or joined with itself or a file of any format.
+let private broken (rng: Random) (good: byte[]) : byte[] =
+    let place (bytes: byte[]) = rng.Next bytes.Length
+
+    match rng.Next 5 with
+    | 0
+    | 1 ->
+        let bytes = Array.copy good
+
+        for _ in 0 .. rng.Next 4 do
+            let i = place bytes
+            bytes[i] <- if rng.Next 2 = 0 then byte (rng.Next 256) else bytes[i] ^^^ (1uy <<< rng.Next 8)
+
+        bytes
+    | 2 -> good[.. place good - 1]
+    | 3 -> Array.append good[.. place good] good[place good ..]
+    | _ ->
+        let other = goods[rng.Next goods.Length]
+        Array.append good[.. place good] other[place other ..]
+
+let names: objnull[] seq = [
+    for name in formats.Keys do
+        [| box name |]
+]
+
+[<Theory; MemberData(nameof names)>]
+let ``of 20,000 broken files none crashes, hangs, or passes a wrong tensor past a checksum`` (name: string) =
+    let read, good, guarded = formats[name]
+    let plain = List.map (fun (t: StoredTensor) -> t.DType, t.Shape, Convert.ToHexString t.Bytes.Span)
+    let truth = read good |> Error.orRaise |> plain
+    let rng = Random 7
+    let clock = Stopwatch()
+
+    for i in 1..20_000 do
+        let bytes = broken rng good
+        clock.Restart()
+
+        match read bytes with
+        | Error error -> Assert.Equal(Damaged, error.Kind)
+        | Ok found when guarded ->
+            Assert.True(plain found |> List.forall (fun t -> List.contains t truth), $"file {i}")
+        | Ok _ -> ()
+
+        Assert.True(clock.Elapsed.TotalSeconds < 2.0, $"file {i} took {clock.Elapsed}")
