@@ -36,6 +36,29 @@ let ``a run's folder, its checkpoint, a safetensors and a PyTorch file of it are
     )
 
 [<Fact>]
+let ``a PyTorch file of resnet110 is loaded in less than a second`` () =
+    inFolder (fun folder ->
+        Tensor.scoped (fun () ->
+            let path = Path.Combine(folder, "w.pt")
+            let model = Zoo.find "resnet110" 100 |> Error.orRaise
+
+            Model.declarations model
+            |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1)
+            |> Tree.toList
+            |> List.map (fun (name, x) -> Weights.store name x)
+            |> TorchFile.write path
+            |> Error.orRaise
+
+            let seconds () =
+                let clock = Diagnostics.Stopwatch.StartNew()
+                Assert.Equal("resnet110", (load path).Model.Name)
+                clock.Elapsed.TotalSeconds
+
+            Assert.True(Seq.min [ for _ in 1..3 -> seconds () ] < 1.0)
+        )
+    )
+
+[<Fact>]
 let ``weights of another model than the user named are refused with the one that they fit`` () =
     inFolder (fun folder ->
         let path = Path.Combine(folder, "w.pt")
