@@ -34,7 +34,7 @@ module Identify =
         |> Option.defaultValue model
 
     /// More tensors than any of the zoo's models has, several times over: nothing is looked for among so many.
-    let private tooMany = 10_000
+    let private tooMany = 5_000
 
     /// The zoo's models for as many classes as the file has, and how far the weights are from each: the number of tensors
     /// that are missing, surplus or of another shape.
