@@ -49,12 +49,13 @@ let accuracy (course: Course) (state: TrainState) : float =
     (Evaluate.accuracy 250 logits test).Top1
 
 let model name = Zoo.find name data.Train.Classes |> Error.orRaise
-let teacherCourse = Settings.course settings (model "resnet14") None data Device.Cpu
+let teacherCourse = Settings.alone settings (model "resnet14") data Device.Cpu
 let teacher = fit "teacher" teacherCourse
 
 let studentCourse =
     let course =
         Settings.course settings (model "resnet8") (Some(model "resnet14", teacher.Student)) data Device.Cpu
+        |> Error.orRaise
 
     {
         course with

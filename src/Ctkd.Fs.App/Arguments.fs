@@ -9,6 +9,7 @@ module private Default =
     let list (values: string seq) = String.concat ", " values
     let policies = list Settings.policies
     let models = list Zoo.names
+    let methods = list Settings.methods
 
 open Default
 
@@ -19,6 +20,9 @@ type TrainArgs =
     | [<Unique>] Student of NAME: string
     | [<Unique>] Teacher of NAME: string
     | [<Unique>] Weights of FILE: string
+    | [<Unique>] Recipe of NAME: string
+    | Set of FIELD_VALUE: string list
+    | [<Unique>] Dry_Run
     | [<Unique>] Data of NAME: string
     | [<Unique>] Data_Dir of DIR: string
     | [<Unique>] Mean of NUMBER: float list
@@ -34,7 +38,15 @@ type TrainArgs =
     | [<Unique>] Momentum of SHARE: float
     | [<Unique>] Weight_Decay of WEIGHT: float
     | [<Unique>] Nesterov
+    | [<Unique>] Method of NAME: string list
+    | [<Unique>] Method_Weights of NUMBER: float list
+    | [<Unique>] Kd of WEIGHT: float
+    | [<Unique>] Ce of WEIGHT: float
+    | [<Unique>] Dkd_Alpha of WEIGHT: float
+    | [<Unique>] Dkd_Beta of WEIGHT: float
+    | [<Unique>] Warm_Up of EPOCHS: int
     | [<Unique>] Policy of NAME: string
+    | [<Unique>] Standardise
     | [<Unique>] T of NUMBER: float
     | [<Unique>] T_Stop of NUMBER: float
     | [<Unique>] T_Start of NUMBER: float
@@ -44,8 +56,6 @@ type TrainArgs =
     | [<Unique>] Curriculum_Stop of LAMBDA: float
     | [<Unique>] Curriculum_Epochs of COUNT: int
     | [<Unique>] No_Temperature_Decay
-    | [<Unique>] Ce of WEIGHT: float
-    | [<Unique>] Kd of WEIGHT: float
     | [<Unique>] Precision of NAME: string
     | [<Unique>] Contiguous
     | [<Unique>] Device of NAME: string
@@ -64,12 +74,18 @@ type TrainArgs =
             | Teacher _ -> "distill: the teacher's model [the one that its weights name or fit]"
             | Weights _ ->
                 "distill: the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Recipe _ ->
+                "distill: the settings of a published experiment, or of a JSON file; see: ctkd recipes [none]"
+            | Set _ ->
+                "FIELD=VALUE ...: set fields by their names in settings.json, such as learningRate=0.1 \
+                 methods=kd:0.9,crd:0.8 [none]"
+            | Dry_Run -> "train nothing: print every setting with its origin [no]"
             | Data _ -> $"data set [{s.Data}]: {list Datasets.names}"
             | Data_Dir _ -> "folder (or file) of the data set; digits need none"
             | Mean _ -> "mean of each channel, pixels from 0 to 1 [the data set's]"
             | Std _ -> "standard deviation of each channel [the data set's]"
             | Per_Class _ -> "train on the first COUNT images of each class only, 0 for all [0]"
-            | Out _ -> "folder of the run [runs/COMMAND-MODEL-SEED]"
+            | Out _ -> "folder of the run [runs/COMMAND-MODEL-SEED, or runs/RECIPE-SEED]"
             | Resume _ -> "go on with a run: its folder or one of its checkpoints; settings come from there"
             | Epochs _ -> $"passes over the training images [{s.Epochs} for digits, 240 for others]"
             | Batch _ -> $"images a step [{s.Batch}]"
@@ -80,8 +96,19 @@ type TrainArgs =
             | Momentum _ -> $"momentum of the optimiser, in [0, 1) [{s.Momentum}]"
             | Weight_Decay _ -> $"weight decay [{s.WeightDecay}]"
             | Nesterov -> "Nesterov's momentum [no]"
+            | Method _ -> $"distill: one loss or several, added up [kd; under dtkd: kd kd-fixed]: {methods}"
+            | Method_Weights _ -> "distill: a weight for each --method, in their order [as published]"
+            | Kd _ -> "distill: weight of kd, beside the other methods [0.9; under dtkd 3]"
+            | Ce _ -> "distill: weight of the cross entropy with the labels [0.1 beside kd, else 1; dtkd: 1]"
+            | Dkd_Alpha _ -> $"distill: dkd's weight of the target class [{s.DkdAlpha}]"
+            | Dkd_Beta _ ->
+                $"distill: dkd's weight of the other classes, published from 0.5 to 8 by pair [{s.DkdBeta}]"
+            | Warm_Up _ ->
+                "distill: the methods' weights rise from 0 over so many epochs [20 with dkd or dtkd, else 0]"
             | Policy _ -> $"distill: temperature policy [{s.Policy}]: {policies}"
-            | T _ -> $"distill: temperature of fixed, start of linear and cosine [{s.T}]"
+            | Standardise -> "distill: standardise the logits before the policy softens them [no]"
+            | T _ ->
+                $"distill: T of fixed and of kd-fixed, start of linear and cosine, tau of dtkd [{s.T}]"
             | T_Stop _ -> $"distill: end of linear and cosine [{s.TStop}]"
             | T_Start _ -> $"distill: a learned T lies in (T-START, T-START + T-SCALE) [{s.TStart}]"
             | T_Scale _ -> $"distill: see --t-start [{s.TScale}]"
@@ -91,8 +118,6 @@ type TrainArgs =
             | Curriculum_Epochs _ -> $"distill: length of the curriculum [{s.CurriculumEpochs}]"
             | No_Temperature_Decay ->
                 "distill: leave the temperature's parameters out of weight decay [they decay, as published]"
-            | Ce _ -> $"distill: weight of the cross entropy with the labels [{s.CrossEntropy}]"
-            | Kd _ -> $"distill: weight of the distillation loss [{s.Kd}]"
             | Precision _ -> $"{list Settings.precisions} [{s.Precision}]"
             | Contiguous ->
                 "keep images with their channels outermost: slower on most processors [channels innermost]"
@@ -204,6 +229,32 @@ type ModelsArgs =
             | Hidden _ -> $"hidden width of ctkd-instance [{s.Hidden}]"
             | Json -> "everything as JSON: counts, features, the state_dict's names and shapes"
 
+/// The flags of `recipes`.
+[<HelpFlags("--help", "-h", "help")>]
+type RecipesArgs =
+    | [<MainCommand; Unique>] Name of NAME: string
+    | [<Unique>] Source of NAME: string
+    | [<Unique>] Teacher of NAME: string
+    | [<Unique>] Student of NAME: string
+    | [<Unique>] Method of NAME: string
+    | [<Unique>] Policy of NAME: string
+    | [<Unique>] Data of NAME: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            let names (of': Recipe -> string) = Recipes.all |> List.map of' |> List.distinct |> list
+
+            match this with
+            | Name _ -> "print this recipe as JSON, which distill --recipe FILE.json takes as well"
+            | Source _ -> $"only those of [all]: {names _.Source}"
+            | Teacher _ -> "only those of this teacher [all]"
+            | Student _ -> "only those of this student [all]"
+            | Method _ -> $"only those of this method [all]: {names _.Method}"
+            | Policy _ -> $"only those of this temperature policy [all]: {names _.Policy}"
+            | Data _ -> $"only those of this data set [all]: {names _.Settings.Data}"
+            | Json -> "the list as JSON"
+
 /// The flags of `inspect`.
 [<HelpFlags("--help", "-h", "help")>]
 type InspectArgs =
@@ -278,6 +329,7 @@ type CtkdArgs =
     | [<SubCommand>] Eval of ParseResults<EvalArgs>
     | [<SubCommand>] Export of ParseResults<ExportArgs>
     | [<SubCommand>] Models of ParseResults<ModelsArgs>
+    | [<SubCommand>] Recipes of ParseResults<RecipesArgs>
     | [<SubCommand>] Inspect of ParseResults<InspectArgs>
     | [<SubCommand>] Convert of ParseResults<ConvertArgs>
     | [<SubCommand>] Doctor of ParseResults<DoctorArgs>
@@ -290,11 +342,13 @@ type CtkdArgs =
             | Quickstart _ ->
                 "train a teacher on handwritten digits and distil students from it: the tour, under 3 minutes"
             | Teach _ -> "train a model from labels alone"
-            | Distill _ -> "train a student from a teacher, with a fixed or a dynamic temperature"
+            | Distill _ ->
+                "train a student from a teacher: methods under a temperature policy, or a published recipe"
             | Eval _ -> "classify a test set with trained weights"
             | Export _ -> "write trained weights as a network that other runtimes read: ONNX"
             | Models _ ->
                 "list the models with their parameters, multiply-accumulates and features, or print the layers of one"
+            | Recipes _ -> "list published experiments with their accuracies, or print one as JSON"
             | Inspect _ -> "what a file of weights holds, and which model it fits"
             | Convert _ -> "write weights in another format: PyTorch's, or safetensors"
             | Doctor _ -> "what the engine is, what is missing and the command that mends it"

@@ -71,72 +71,19 @@ module Commands =
             | Interrupted -> terminal.Say $"interrupted; go on with: ctkd {name} --resume {summary.Folder}"
         }
 
-    /// Runs may go on from another folder than they began in: their settings name whole paths.
-    let private absolute (path: string) : string = if path = "" then "" else Path.GetFullPath path
-
-    /// Each flag that was given, as a change of the settings.
-    let private change (settings: Settings) (flag: TrainArgs) : Settings =
-        match flag with
-        | TrainArgs.Model name
-        | Student name -> { settings with Student = name }
-        | Teacher name -> { settings with Teacher = name }
-        | TrainArgs.Weights file -> { settings with TeacherWeights = absolute file }
-        | TrainArgs.Data name -> { settings with Data = name }
-        | TrainArgs.Data_Dir dir -> { settings with DataDir = absolute dir }
-        | TrainArgs.Mean values -> { settings with Mean = values }
-        | TrainArgs.Std values -> { settings with Std = values }
-        | Per_Class count -> { settings with PerClass = count }
-        | Epochs count -> { settings with Epochs = count }
-        | TrainArgs.Batch count -> { settings with Batch = count }
-        | Lr rate -> { settings with LearningRate = rate }
-        | Milestones epochs -> { settings with Milestones = epochs }
-        | Decay factor -> { settings with Decay = factor }
-        | Momentum share -> { settings with Momentum = share }
-        | Weight_Decay weight -> { settings with WeightDecay = weight }
-        | Nesterov -> { settings with Nesterov = true }
-        | TrainArgs.Policy name -> { settings with Policy = name }
-        | T value -> { settings with T = value }
-        | T_Stop value -> { settings with TStop = value }
-        | T_Start value -> { settings with TStart = value }
-        | T_Scale value -> { settings with TScale = value }
-        | TrainArgs.Hidden width -> { settings with Hidden = width }
-        | Curriculum_Start value -> { settings with CurriculumStart = value }
-        | Curriculum_Stop value -> { settings with CurriculumStop = value }
-        | Curriculum_Epochs count -> { settings with CurriculumEpochs = count }
-        | No_Temperature_Decay -> { settings with DecayTemperature = false }
-        | Ce weight -> { settings with CrossEntropy = weight }
-        | Kd weight -> { settings with Kd = weight }
-        | TrainArgs.Precision name -> { settings with Precision = name }
-        | Contiguous -> { settings with ChannelsLast = false }
-        | TrainArgs.Device name -> { settings with Device = name }
-        | TrainArgs.Seed number -> { settings with Seed = number }
-        | Teacher_Cache dir -> { settings with TeacherCache = absolute dir }
-        | Teacher_Cache_Gb size -> { settings with TeacherCacheGb = size }
-        | Teacher_Cache_Half -> { settings with TeacherCacheHalf = true }
-        | Teacher_Ahead steps -> { settings with TeacherAhead = steps }
-        | TrainArgs.Out _
-        | Resume _
-        | TrainArgs.Json -> settings
-
-    /// Defaults that depend on other flags, then the flags themselves.
-    let private settings (args: ParseResults<TrainArgs>) : Settings =
-        let data = args.GetResult(TrainArgs.Data, Settings.defaults.Data)
-        let epochs = args.GetResult(Epochs, Settings.epochsFor data)
-
-        let start = {
-            Settings.defaults with
-                Epochs = epochs
-                Milestones = Settings.milestones epochs
-        }
-
-        List.fold change start (args.GetAllResults())
-
     let private run (terminal: Terminal) (name: string) (args: ParseResults<TrainArgs>) (settings: Settings) =
         result {
             let out =
-                args.GetResult(
-                    TrainArgs.Out,
-                    Path.Combine("runs", $"{name}-{settings.Student.Replace('/', '-')}-{settings.Seed}")
+                args.TryGetResult TrainArgs.Out
+                |> Option.defaultWith (fun () ->
+                    let what =
+                        match args.TryGetResult Recipe with
+                        | Some file when Recipes.isFile file ->
+                            string (Path.GetFileNameWithoutExtension file)
+                        | Some recipe -> recipe
+                        | None -> $"{name}-{settings.Student}"
+
+                    Path.Combine("runs", $"{what.Replace('/', '-')}-{settings.Seed}")
                 )
 
             let! summary = terminal.Progress name settings.Epochs (fun hooks -> Run.start hooks out settings)
@@ -167,29 +114,22 @@ module Commands =
                 return! finish terminal name summary
         }
 
-    /// Flags that mean nothing without a teacher.
-    let private needsTeacher (flag: TrainArgs) : bool =
-        match flag with
-        | Student _
-        | Teacher _
-        | TrainArgs.Weights _
-        | TrainArgs.Policy _
-        | T _
-        | T_Stop _
-        | T_Start _
-        | T_Scale _
-        | TrainArgs.Hidden _
-        | Curriculum_Start _
-        | Curriculum_Stop _
-        | Curriculum_Epochs _
-        | No_Temperature_Decay
-        | Teacher_Cache _
-        | Teacher_Cache_Gb _
-        | Teacher_Cache_Half
-        | Teacher_Ahead _
-        | Ce _
-        | Kd _ -> true
-        | _ -> false
+    /// A dry run, or what happens to settings that are whole.
+    let private proceed
+        (terminal: Terminal)
+        (name: string)
+        (args: ParseResults<TrainArgs>)
+        (resolved: Resolved)
+        =
+        if args.Contains Dry_Run then
+            result {
+                do! Configure.check resolved.Settings
+                terminal.Table(Configure.table resolved)
+                Configure.remarks args resolved.Settings |> List.iter terminal.Say
+                terminal.Json(Configure.json resolved)
+            }
+        else
+            run terminal name args resolved.Settings
 
     /// Trains a model from labels alone.
     let teach (args: ParseResults<TrainArgs>) : int =
@@ -201,15 +141,36 @@ module Commands =
                 match args.TryGetResult Resume with
                 | Some path -> resume terminal "teach" args path
                 | None ->
-                    let s = settings args
+                    result {
+                        let! resolved = Configure.resolve args
+                        let s = resolved.Settings
 
-                    if args.GetAllResults() |> List.exists needsTeacher then
-                        usage
-                            "teach has no teacher: flags that --help marks with 'distill' have no effect here"
-                            "leave them out, or use: ctkd distill"
-                    else
-                        run terminal "teach" args s
+                        if Configure.needTeacher args || s.Teacher <> "" || s.TeacherWeights <> "" then
+                            return!
+                                usage
+                                    "teach has no teacher: flags that --help marks 'distill' have no effect"
+                                    "leave them out, or use: ctkd distill"
+                        else
+                            return! proceed terminal "teach" args resolved
+                    }
             )
+
+    /// The teacher's file, and its model where the flags name none.
+    let private withTeacher (resolved: Resolved) : Result<Resolved, Error> =
+        result {
+            let s = resolved.Settings
+            let! file = RunDirectory.checkpointOf s.TeacherWeights
+            let! teacher = if s.Teacher = "" then Trained.nameOf file else Ok s.Teacher
+
+            return {
+                Settings = { s with Teacher = teacher; TeacherWeights = file }
+                Origins =
+                    if s.Teacher = "" then
+                        Map.add "teacher" "--weights" resolved.Origins
+                    else
+                        resolved.Origins
+            }
+        }
 
     /// Trains a student from a teacher.
     let distill (args: ParseResults<TrainArgs>) : int =
@@ -222,23 +183,20 @@ module Commands =
                 | Some path -> resume terminal "distill" args path
                 | None ->
                     result {
-                        let s = settings args
+                        let! resolved = Configure.resolve args
 
-                        if s.TeacherWeights = "" then
+                        match Settings.planned resolved.Settings with
+                        | what :: _ when not (args.Contains Dry_Run) ->
+                            return! usage what "ctkd distill --recipe NAME --dry-run prints the settings"
+                        | _ when resolved.Settings.TeacherWeights <> "" ->
+                            let! resolved = withTeacher resolved
+                            return! proceed terminal "distill" args resolved
+                        | _ when args.Contains Dry_Run -> return! proceed terminal "distill" args resolved
+                        | _ ->
                             return!
                                 usage
                                     "distill needs a teacher's weights"
                                     "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
-                        else
-                            let! file = RunDirectory.checkpointOf s.TeacherWeights
-                            let! teacher = if s.Teacher = "" then Trained.nameOf file else Ok s.Teacher
-
-                            return!
-                                run terminal "distill" args {
-                                    s with
-                                        Teacher = teacher
-                                        TeacherWeights = file
-                                }
                     }
             )
 

@@ -32,6 +32,7 @@ let private run (command: CtkdArgs) : int =
     | Eval args -> Commands.eval args
     | CtkdArgs.Export args -> Export.command args
     | Models args -> Models.command args
+    | CtkdArgs.Recipes args -> RecipeList.command args
     | Inspect args -> Convert.inspect args
     | CtkdArgs.Convert args -> Convert.convert args
     | Doctor args -> Doctor.command args
@@ -52,6 +53,7 @@ let private known (command: string) : string * string list =
     | "quickstart" -> "flag", names (ArgumentParser.Create<QuickstartArgs>().GetArgumentCases())
     | "bench" -> "flag", names (ArgumentParser.Create<BenchArgs>().GetArgumentCases())
     | "models" -> "flag", names (ArgumentParser.Create<ModelsArgs>().GetArgumentCases())
+    | "recipes" -> "flag", names (ArgumentParser.Create<RecipesArgs>().GetArgumentCases())
     | "inspect" -> "flag", names (ArgumentParser.Create<InspectArgs>().GetArgumentCases())
     | "convert" -> "flag", names (ArgumentParser.Create<ConvertArgs>().GetArgumentCases())
     | "doctor" -> "flag", names (ArgumentParser.Create<DoctorArgs>().GetArgumentCases())

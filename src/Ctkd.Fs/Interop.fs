@@ -63,65 +63,129 @@ type Policies =
     static member CtkdInstance(hidden: int, curriculumEpochs: int) : Policy =
         Temperature.ctkdInstance Temperature.published hidden (Schedule.curriculum curriculumEpochs)
 
-/// The settings of a run, for object initialisers; what is not set keeps the library's default.
+    /// DTKD: tau shared out between teacher and student by their largest logits.
+    static member Dtkd(tau: float) : Policy = Temperature.dtkd tau
+
+    /// The policy on standardised logits.
+    static member Standardised(policy: Policy) : Policy = Temperature.standardised policy
+
+/// The settings of a run, for object initialisers; what is not set keeps the recipe's value where one is
+/// named, else the library's default.
 type TrainingOptions() =
     let defaults = Settings.defaults
-    member val Student = defaults.Student with get, set
+    let mutable assigned: Assignment list = []
+    let mutable current = defaults
+    let mutable epochs = 0
+    let mutable methods: string[] = [||]
+    let mutable weights: float[] = [||]
+
+    let set (field: string) (change: Settings -> Settings) : unit =
+        assigned <- assigned @ [ Resolve.assign field [ field ] change ]
+        current <- change current
+
+    let absolute (path: string) : string = if path = "" then "" else System.IO.Path.GetFullPath path
+
+    /// A published experiment, such as "ctkd/resnet56-resnet20/kd/ctkd-global", or a JSON file; empty for
+    /// none.
+    member val Recipe = "" with get, set
+
+    member _.Student
+        with get () = current.Student
+        and set (name: string) = set (nameof current.Student) (fun s -> { s with Student = name })
 
     /// A checkpoint file or a run's folder; empty to learn from labels alone.
-    member val TeacherWeights = "" with get, set
+    member _.TeacherWeights
+        with get () = current.TeacherWeights
+        and set (path: string) =
+            set (nameof current.TeacherWeights) (fun s -> { s with TeacherWeights = absolute path })
 
-    member val Data = defaults.Data with get, set
-    member val DataDir = defaults.DataDir with get, set
+    member _.Data
+        with get () = current.Data
+        and set (name: string) = set (nameof current.Data) (fun s -> { s with Data = name })
+
+    member _.DataDir
+        with get () = current.DataDir
+        and set (path: string) = set (nameof current.DataDir) (fun s -> { s with DataDir = absolute path })
 
     /// Only the first so many training images of each class; 0 for all.
-    member val PerClass = defaults.PerClass with get, set
+    member _.PerClass
+        with get () = current.PerClass
+        and set (count: int) = set (nameof current.PerClass) (fun s -> { s with PerClass = count })
 
-    /// 0 for the number that suits the data set.
-    member val Epochs = 0 with get, set
+    /// 0 for the number that suits the data set, or the recipe's.
+    member _.Epochs
+        with get () = epochs
+        and set (count: int) = epochs <- count
 
-    member val Batch = defaults.Batch with get, set
-    member val LearningRate = defaults.LearningRate with get, set
+    member _.Batch
+        with get () = current.Batch
+        and set (count: int) = set (nameof current.Batch) (fun s -> { s with Batch = count })
+
+    member _.LearningRate
+        with get () = current.LearningRate
+        and set (rate: float) = set (nameof current.LearningRate) (fun s -> { s with LearningRate = rate })
+
+    /// Losses from `Settings.methods`, added up; empty for those that suit the policy, or the recipe's.
+    member _.Methods
+        with get () = methods
+        and set (names: string[]) = methods <- names
+
+    /// A weight for each of `Methods`; empty for the published ones.
+    member _.MethodWeights
+        with get () = weights
+        and set (values: float[]) = weights <- values
 
     /// One of `Settings.policies`.
-    member val Policy = defaults.Policy with get, set
+    member _.Policy
+        with get () = current.Policy
+        and set (name: string) = set (nameof current.Policy) (fun s -> { s with Policy = name })
 
-    /// Temperature of the fixed policy.
-    member val T = defaults.T with get, set
+    /// Whether logits are standardised before the policy softens them.
+    member _.Standardise
+        with get () = current.Standardise
+        and set (yes: bool) = set (nameof current.Standardise) (fun s -> { s with Standardise = yes })
 
-    member val Precision = defaults.Precision with get, set
-    member val Device = defaults.Device with get, set
-    member val Seed = defaults.Seed with get, set
+    /// Temperature of the fixed policy; tau of dtkd.
+    member _.T
+        with get () = current.T
+        and set (t: float) = set (nameof current.T) (fun s -> { s with T = t })
+
+    member _.Precision
+        with get () = current.Precision
+        and set (name: string) = set (nameof current.Precision) (fun s -> { s with Precision = name })
+
+    member _.Device
+        with get () = current.Device
+        and set (name: string) = set (nameof current.Device) (fun s -> { s with Device = name })
+
+    member _.Seed
+        with get () = current.Seed
+        and set (number: int) = set (nameof current.Seed) (fun s -> { s with Seed = number })
 
     /// The same as the library's settings.
     member this.ToSettings() : Settings =
-        let epochs = if this.Epochs = 0 then Settings.epochsFor this.Data else this.Epochs
+        let recipe = if this.Recipe = "" then None else Some(Recipes.load this.Recipe |> Error.orRaise)
 
-        let teacher =
-            if this.TeacherWeights = "" then
-                ""
-            else
-                Trained.nameOf this.TeacherWeights |> Error.orRaise
+        let chosen = [
+            if methods.Length > 0 || weights.Length > 0 then
+                let given = if weights.Length = 0 then None else Some(List.ofArray weights)
+                Resolve.methods (nameof this.Methods) (List.ofArray methods) given
+            if epochs <> 0 then
+                Resolve.assign
+                    (nameof this.Epochs)
+                    [ nameof current.Epochs ]
+                    (fun s -> { s with Epochs = epochs })
+        ]
 
-        {
-            defaults with
-                Student = this.Student
-                Teacher = teacher
-                TeacherWeights =
-                    (if this.TeacherWeights = "" then "" else System.IO.Path.GetFullPath this.TeacherWeights)
-                Data = this.Data
-                DataDir = (if this.DataDir = "" then "" else System.IO.Path.GetFullPath this.DataDir)
-                PerClass = this.PerClass
-                Epochs = epochs
-                Milestones = Settings.milestones (max 0 epochs)
-                Batch = this.Batch
-                LearningRate = this.LearningRate
-                Policy = this.Policy
-                T = this.T
-                Precision = this.Precision
-                Device = this.Device
-                Seed = this.Seed
-        }
+        let settings = (Resolve.settings recipe (chosen @ assigned) |> Error.orRaise).Settings
+
+        if settings.TeacherWeights <> "" && settings.Teacher = "" then
+            {
+                settings with
+                    Teacher = Trained.nameOf settings.TeacherWeights |> Error.orRaise
+            }
+        else
+            settings
 
 /// Training for C#. Errors are raised as `CtkdException`, whose message says what, where and what to do next.
 [<AbstractClass; Sealed>]

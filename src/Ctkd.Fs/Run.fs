@@ -148,6 +148,12 @@ module Run =
             TeacherCache.openFile s.TeacherCache key width budget format
             |> Result.map (fun cache -> { simple with Cache = Some cache })
 
+    /// A temperature that no method reads changes nothing: better said than searched for.
+    let private warnOfTemperature (hooks: Hooks) (s: Settings) : unit =
+        if s.Teacher <> "" && not (s.Methods.Keys |> Seq.exists Settings.reads) then
+            let names = String.concat ", " s.Methods.Keys
+            hooks.Say $"warning: {names} read no softened logits: the policy {s.Policy} has no effect"
+
     let private prepare (hooks: Hooks) (settings: Settings) : Result<Prepared, Error> =
         result {
             let! s = Settings.validate settings
@@ -158,10 +164,12 @@ module Run =
             do! Model.checkInput data.Train.Height data.Train.Width student
             let! teacher = loadTeacher s data device
             let taught = teacher |> Option.map (fun trained -> trained.Model, trained.Weights)
-            let course = Settings.course s student taught data device |> Course.prepareTeacher
+            let! course = Settings.course s student taught data device
+            let course = Course.prepareTeacher course
             let upload = Augment.upload (Course.dtype course) device data.Mean data.Std
             let test = upload data.Test
             if device <> Device.Cpu then Engine.setDeterministic true
+            warnOfTemperature hooks s
 
             hooks.Say
                 $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"

@@ -1,7 +1,7 @@
 namespace Ctkd.Fs
 
 open System
-open System.Text.Json
+open FsToolkit.ErrorHandling
 
 /// Every setting of a training run as plain data: it prints, serialises, compares, and a checkpoint carries it.
 type Settings = {
@@ -30,7 +30,9 @@ type Settings = {
     Nesterov: bool
     /// Temperature policy.
     Policy: string
-    /// T of the fixed policy; start of the scheduled ones.
+    /// Whether logits are standardised before the policy softens them.
+    Standardise: bool
+    /// T of the fixed policy; start of the scheduled ones; tau of dtkd and of the method kd-fixed.
     T: float
     /// End of the scheduled policies.
     TStop: float
@@ -45,9 +47,15 @@ type Settings = {
     CurriculumEpochs: int
     /// Whether weight decay pulls the temperature's parameters too.
     DecayTemperature: bool
-    /// Weights of the losses: gamma CE + alpha KD.
+    /// Weight of the cross entropy with the labels.
     CrossEntropy: float
-    Kd: float
+    /// The distillation losses that are added to it, each by its name with its weight.
+    Methods: Map<string, float>
+    /// DKD's weights of the target class and of the others.
+    DkdAlpha: float
+    DkdBeta: float
+    /// The methods' weights rise from 0 over so many epochs; 0 for weights that are full at once.
+    WarmUp: int
     Precision: string
     ChannelsLast: bool
     Device: string
@@ -67,7 +75,14 @@ type Settings = {
 module Settings =
 
     /// The temperature policies by name.
-    let policies: string list = [ "fixed"; "linear"; "cosine"; "ctkd-global"; "ctkd-instance" ]
+    let policies: string list = [ "fixed"; "linear"; "cosine"; "dtkd"; "ctkd-global"; "ctkd-instance" ]
+
+    /// The distillation losses by name: the distillers, and KD at the temperature T whatever the policy
+    /// decides.
+    let methods: string list = Distiller.names @ [ "kd-fixed" ]
+
+    /// What recipes name and this version does not have yet.
+    let private plannedPolicies, private plannedData = [ "rlkd" ], [ "imagenet" ]
 
     /// The precisions by name.
     let precisions: string list = [ "f32"; "bf16" ]
@@ -98,6 +113,7 @@ module Settings =
         WeightDecay = Sgd.defaults.WeightDecay
         Nesterov = Sgd.defaults.Nesterov
         Policy = "ctkd-global"
+        Standardise = false
         T = 4.0
         TStop = 1.0
         TStart = Temperature.published.Start
@@ -108,7 +124,10 @@ module Settings =
         CurriculumEpochs = 10
         DecayTemperature = true
         CrossEntropy = 0.1
-        Kd = 0.9
+        Methods = Map [ "kd", 0.9 ]
+        DkdAlpha = 1.0
+        DkdBeta = 2.0
+        WarmUp = 0
         Precision = "f32"
         ChannelsLast = true
         Device = "cpu"
@@ -121,6 +140,37 @@ module Settings =
 
     /// Epochs that suit a data set: 30 for the small digits, 240 as published for the others.
     let epochsFor (data: string) : int = if data = "digits" then 30 else 240
+
+    /// The methods that a policy's authors combine it with: DTKD adds KD at tau, the others are used with KD.
+    let methodsOf (policy: string) : string list = if policy = "dtkd" then [ "kd"; "kd-fixed" ] else [ "kd" ]
+
+    /// The settings with these methods under their policy, each with the weight that its authors published,
+    /// and the cross entropy and the warm-up that go with them: 0.1 CE beside KD, else 1 CE; 20 epochs for
+    /// DKD and DTKD.
+    let withMethods (names: string list) (s: Settings) : Settings =
+        let dtkd = s.Policy = "dtkd"
+
+        let weight (name: string) =
+            match Distiller.published |> List.tryFind (fun (known, _, _) -> known = name) with
+            | Some _ when dtkd && name = "kd" -> 3.0
+            | Some(_, weight, _) -> weight
+            | None -> 1.0
+
+        {
+            s with
+                Methods = names |> List.map (fun name -> name, weight name) |> Map
+                CrossEntropy = (if List.contains "kd" names && not dtkd then 0.1 else 1.0)
+                WarmUp = (if dtkd || List.contains "dkd" names then 20 else 0)
+        }
+
+    /// What keeps the settings of a published recipe from being run: parts that this version does not have
+    /// yet.
+    let planned (s: Settings) : string list = [
+        if List.contains s.Policy plannedPolicies then
+            $"the policy '{s.Policy}' is not part of this version yet: choose another with --policy"
+        if List.contains s.Data plannedData then
+            $"the data set '{s.Data}' has no pipeline yet: choose another with --data"
+    ]
 
     /// Every mistake of the settings, each naming the field, its bound and the value.
     let mistakes (s: Settings) : string list =
@@ -149,9 +199,10 @@ module Settings =
         let epochs = s.Milestones |> List.map string |> String.concat ", "
 
         [
-            oneOf "policy" policies s.Policy
+            planned s
+            oneOf "policy" (policies @ plannedPolicies) s.Policy
             oneOf "precision" precisions s.Precision
-            oneOf "data set" Datasets.names s.Data
+            oneOf "data set" (Datasets.names @ plannedData) s.Data
             oneOf "model" Zoo.names s.Student
             (if s.Teacher = "" then [] else oneOf "model" Zoo.names s.Teacher)
             (if (s.Teacher = "") = (s.TeacherWeights = "") then
@@ -174,10 +225,17 @@ module Settings =
             atLeast0 "curriculum-start" s.CurriculumStart
             atLeast0 "curriculum-stop" s.CurriculumStop
             atLeast0 "ce" s.CrossEntropy
-            atLeast0 "kd" s.Kd
             positive "teacher-cache-gb" s.TeacherCacheGb
             atLeast 1 "teacher-ahead" s.TeacherAhead
             atMost 1024 "teacher-ahead" s.TeacherAhead
+            atLeast0 "dkd-alpha" s.DkdAlpha
+            atLeast0 "dkd-beta" s.DkdBeta
+            atLeast 0 "warm-up" s.WarmUp
+            (if s.Methods.IsEmpty then [ "methods must name one loss at least, such as kd" ] else [])
+            (s.Methods |> Map.toList |> List.collect (fst >> oneOf "method" methods))
+            (s.Methods
+             |> Map.toList
+             |> List.collect (fun (name, weight) -> atLeast0 $"the weight of {name}" weight))
             share "momentum" s.Momentum
             List.collect (number "any number" true "mean") s.Mean
             List.collect (positive "std") s.Std
@@ -246,83 +304,75 @@ module Settings =
         let range: TemperatureRange = { Start = s.TStart; Scale = s.TScale }
         let curriculum = Schedule.cosine s.CurriculumStart s.CurriculumStop s.CurriculumEpochs
 
-        match s.Policy with
-        | "fixed" -> Temperature.fixedAt s.T
-        | "linear" -> Temperature.scheduled (Schedule.linear s.T s.TStop s.Epochs)
-        | "cosine" -> Temperature.scheduled (Schedule.cosine s.T s.TStop s.Epochs)
-        | "ctkd-global" -> Temperature.ctkdGlobal range curriculum
-        | "ctkd-instance" -> Temperature.ctkdInstance range s.Hidden curriculum
-        | other -> Error.unknown "policy" policies other |> Error.raise
+        let chosen =
+            match s.Policy with
+            | "fixed" -> Temperature.fixedAt s.T
+            | "linear" -> Temperature.scheduled (Schedule.linear s.T s.TStop s.Epochs)
+            | "cosine" -> Temperature.scheduled (Schedule.cosine s.T s.TStop s.Epochs)
+            | "dtkd" -> Temperature.dtkd s.T
+            | "ctkd-global" -> Temperature.ctkdGlobal range curriculum
+            | "ctkd-instance" -> Temperature.ctkdInstance range s.Hidden curriculum
+            | other -> Error.unknown "policy" policies other |> Error.raise
 
-    /// The course of validated settings, for a student, the data's augmentation and, when it is taught, a teacher.
+        if s.Standardise then Temperature.standardised chosen else chosen
+
+    /// Whether a method reads the softened logits, so that the temperature policy matters to it.
+    let reads (method: string) : bool = List.contains method [ "kd"; "dkd" ]
+
+    let private distiller (s: Settings) (pairing: Pairing) (method: string) : Result<Distiller, Error> =
+        match method with
+        | "kd-fixed" -> Ok { Distiller.at s.T Distiller.kd with Name = method }
+        | "dkd" -> Dkd.distiller s.DkdAlpha s.DkdBeta pairing
+        | _ -> Distiller.find method pairing |> Result.map snd
+
+    /// The methods of validated settings for a pair of models, with their weights by epoch.
+    let distillers (s: Settings) (pairing: Pairing) : Result<(Schedule * Distiller) list, Error> =
+        let rising weight = if s.WarmUp = 0 then Schedule.constant weight else Schedule.warmUp weight s.WarmUp
+
+        Map.toList s.Methods
+        |> List.traverseResultM (fun (method, weight) ->
+            distiller s pairing method |> Result.map (fun distiller -> rising weight, distiller)
+        )
+
+    /// The course of validated settings without a teacher.
+    let alone (s: Settings) (student: Model) (data: Splits) (device: Device) : Course = {
+        Student = student
+        Teaching = None
+        CrossEntropy = Schedule.constant 1.0
+        LearningRate = Schedule.multiStep s.LearningRate s.Decay s.Milestones
+        Sgd = { Momentum = s.Momentum; WeightDecay = s.WeightDecay; Nesterov = s.Nesterov }
+        DecayTemperature = s.DecayTemperature
+        Epochs = s.Epochs
+        Batch = s.Batch
+        Seed = s.Seed
+        Pad = data.Pad
+        Flip = data.Flip
+        Precision = (if s.Precision = "bf16" then Bf16 else F32)
+        ChannelsLast = s.ChannelsLast
+        Device = device
+    }
+
+    /// The course of validated settings, for a student, the data's augmentation and, when it is taught, a
+    /// teacher; an error where a method cannot match the two.
     let course
         (s: Settings)
         (student: Model)
         (teacher: (Model * Tree) option)
         (data: Splits)
         (device: Device)
-        : Course =
-        let teaching (model: Model, weights: Tree) = {
-            Model = model
-            Weights = weights
-            Policy = policy s
-            Distillers = [ Schedule.constant s.Kd, Distiller.kd ]
-        }
+        : Result<Course, Error> =
+        let alone = alone s student data device
 
-        {
-            Student = student
-            Teaching = Option.map teaching teacher
-            CrossEntropy = Schedule.constant (if teacher.IsSome then s.CrossEntropy else 1.0)
-            LearningRate = Schedule.multiStep s.LearningRate s.Decay s.Milestones
-            Sgd = { Momentum = s.Momentum; WeightDecay = s.WeightDecay; Nesterov = s.Nesterov }
-            DecayTemperature = s.DecayTemperature
-            Epochs = s.Epochs
-            Batch = s.Batch
-            Seed = s.Seed
-            Pad = data.Pad
-            Flip = data.Flip
-            Precision = (if s.Precision = "bf16" then Bf16 else F32)
-            ChannelsLast = s.ChannelsLast
-            Device = device
-        }
+        let taught (model: Model, weights: Tree) =
+            Pairing.create data.Train.Height data.Train.Width data.Train.Labels s.Batch model student
+            |> distillers s
+            |> Result.map (fun distillers -> {
+                alone with
+                    CrossEntropy = Schedule.constant s.CrossEntropy
+                    Teaching =
+                        Some { Model = model; Weights = weights; Policy = policy s; Distillers = distillers }
+            })
 
-/// JSON of this library's records: strict both ways, so that a missing, misspelt or surplus field is an error by name.
-[<RequireQualifiedAccess>]
-module Json =
-    let private options (indented: bool) =
-        JsonSerializerOptions(
-            PropertyNamingPolicy = JsonNamingPolicy.CamelCase,
-            WriteIndented = indented,
-            RespectRequiredConstructorParameters = true,
-            RespectNullableAnnotations = true,
-            UnmappedMemberHandling = Serialization.JsonUnmappedMemberHandling.Disallow,
-            AllowDuplicateProperties = false,
-            MaxDepth = 32
-        )
-
-    let private line, private pretty = options false, options true
-
-    /// On one line.
-    let write (value: 'T) : string = JsonSerializer.Serialize(value, line)
-
-    /// Indented, for people.
-    let writeIndented (value: 'T) : string = JsonSerializer.Serialize(value, pretty)
-
-    /// The value, or what is wrong with the text.
-    let read<'T> (where: string) (text: string) : Result<'T, Error> =
-        let damaged reason =
-            Result.Error(
-                Error.create
-                    Damaged
-                    $"the JSON is not what it should be: {reason}"
-                    where
-                    "write it again with this version"
-            )
-
-        try
-            match JsonSerializer.Deserialize<'T>(text, line) with
-            | null -> damaged "it is null"
-            | value -> Ok value
-        with
-        | :? JsonException as problem -> damaged problem.Message
-        | :? NotSupportedException as problem -> damaged problem.Message
+        match teacher with
+        | None -> Ok alone
+        | Some teacher -> taught teacher

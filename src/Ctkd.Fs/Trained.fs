@@ -136,7 +136,7 @@ module Trained =
             result {
                 let! data = Settings.loadData s
                 do! fits data trained
-                let course = Settings.course s trained.Model None data device
+                let course = Settings.alone s trained.Model data device
                 let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
                 return accuracyIn s.Batch course trained.Model (Course.format course trained.Weights) set
             }

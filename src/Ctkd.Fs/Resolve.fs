@@ -1,0 +1,199 @@
+namespace Ctkd.Fs
+
+open System
+open System.Text.Json
+open System.Text.Json.Nodes
+open FsToolkit.ErrorHandling
+
+/// A change of the settings: the fields that it sets, by their names in JSON, and who asked for it.
+[<NoComparison; NoEquality>]
+type Assignment = {
+    Fields: string list
+    Origin: string
+    Change: Settings -> Result<Settings, Error>
+}
+
+/// Settings with the origin of each field by its name in JSON: default, recipe, or whoever assigned it last.
+type Resolved = { Settings: Settings; Origins: Map<string, string> }
+
+/// Settings from layers, a later one beating an earlier: defaults, a recipe, assignments.
+[<RequireQualifiedAccess>]
+module Resolve =
+
+    let private kinds: (string * Type) list = Json.fields typeof<Settings>
+
+    /// The settings' fields by their names in JSON.
+    let fields: string list = List.map fst kinds
+
+    /// An assignment that cannot fail.
+    let assign (origin: string) (fields: string list) (change: Settings -> Settings) : Assignment = {
+        Fields = List.map Json.name fields
+        Origin = origin
+        Change = change >> Ok
+    }
+
+    /// The methods, each with its published weight, or with the weights that are given in the same order.
+    let methods (origin: string) (names: string list) (weights: float list option) : Assignment =
+        let wrong what =
+            Error.create Usage what "" "such as: --method kd crd --method-weights 0.9 0.8" |> Result.Error
+
+        let change (s: Settings) =
+            match weights with
+            | _ when names <> List.distinct names -> wrong "a method is named twice"
+            | Some weights when weights.Length <> names.Length ->
+                wrong $"there are {names.Length} methods and {weights.Length} weights"
+            | Some weights -> Ok { s with Methods = Map(List.zip names weights) }
+            | None -> Ok { s with Methods = (Settings.withMethods names s).Methods }
+
+        { Fields = [ "methods" ]; Origin = origin; Change = change }
+
+    // ---- field=value ----
+
+    /// What a field of a type looks like, and its value as JSON.
+    let private shape (kind: Type) : string * (string -> string) =
+        let bracketed (text: string) = if text.StartsWith '[' then text else $"[{text}]"
+
+        /// kd:0.9,crd:0.8
+        let weights (text: string) =
+            if text.StartsWith '{' then
+                text
+            else
+                text.Split ','
+                |> Array.map (fun entry ->
+                    let name, weight = entry.Split(':', 2) |> fun p -> p[0], Array.tryItem 1 p
+                    $"{Json.write (name.Trim())}: " + Option.defaultValue "" weight
+                )
+                |> String.concat ", "
+                |> fun entries -> "{" + entries + "}"
+
+        if kind = typeof<string> then
+            "a text", Json.write
+        elif kind = typeof<bool> then
+            "true or false", id
+        elif kind = typeof<int> then
+            "a whole number", id
+        elif kind = typeof<float> then
+            "a number", id
+        elif kind = typeof<Map<string, float>> then
+            "names with weights such as kd:0.9,crd:0.8", weights
+        else
+            "numbers such as 1,2,3", bracketed
+
+    /// "field=value", where the field goes by its name in JSON.
+    let set (text: string) : Result<Assignment, Error> =
+        let wrong what next = Error.create Usage what "" next |> Result.Error
+
+        match text.Split('=', 2) with
+        | [| field; value |] ->
+            match List.tryFind (fst >> (=) field) kinds with
+            | None -> Result.Error(Error.unknown "field" fields field)
+            | Some(_, kind) ->
+                let needed, toJson = shape kind
+
+                let change (s: Settings) =
+                    try
+                        let json = (JsonNode.Parse(Json.write s) |> nonNull).AsObject()
+                        json[field] <- JsonNode.Parse(toJson value)
+                        json.ToJsonString() |> Json.read<Settings> field |> Result.toOption
+                    with :? JsonException ->
+                        None
+                    |> Result.requireSome (
+                        Error.create
+                            Usage
+                            $"'{value}' is no value for the field '{field}'"
+                            ""
+                            $"it takes {needed}"
+                    )
+
+                Ok { Fields = [ field ]; Origin = "--set"; Change = change }
+        | _ -> wrong $"'{text}' sets no field" "write --set field=value, such as --set learningRate=0.1"
+
+    // ---- layers ----
+
+    /// What a recipe speaks of; the rest is the user's machine and data.
+    let private spoken: Set<string> =
+        let unspoken = [
+            "teacherWeights"
+            "dataDir"
+            "mean"
+            "std"
+            "perClass"
+            "precision"
+            "channelsLast"
+            "device"
+            "seed"
+        ]
+
+        Set fields - Set unspoken
+
+    /// Defaults that depend on what is assigned: epochs on the data set, milestones on the epochs, methods on
+    /// the policy, weights of the losses and the warm-up on the methods.
+    let private dependent (apply: Settings -> Result<Settings, Error>) (given: string -> bool) =
+        result {
+            let! first = apply Settings.defaults
+            let epochs = if given "epochs" then first.Epochs else Settings.epochsFor first.Data
+
+            let start = {
+                Settings.defaults with
+                    Policy = first.Policy
+                    Epochs = epochs
+                    Milestones = Settings.milestones (max 0 epochs)
+            }
+
+            let! second = apply (Settings.withMethods (Settings.methodsOf first.Policy) start)
+            return Settings.withMethods (List.ofSeq second.Methods.Keys) start
+        }
+
+    /// The recipe's milestones at the same shares of another number of epochs.
+    let private scaled (recipe: Settings) (epochs: int) : int list =
+        recipe.Milestones
+        |> List.map (fun m -> int (int64 m * int64 epochs / int64 recipe.Epochs))
+        |> List.filter (fun m -> m > 0)
+        |> List.distinct
+
+    /// The settings of assignments over a recipe, or over the defaults.
+    let settings (recipe: Recipe option) (assignments: Assignment list) : Result<Resolved, Error> =
+        let apply start =
+            (Ok start, assignments) ||> List.fold (fun s assignment -> Result.bind assignment.Change s)
+
+        let given field = assignments |> List.exists (fun a -> List.contains field a.Fields)
+
+        result {
+            let! start, origin =
+                match recipe with
+                | None -> dependent apply given |> Result.map (fun s -> s, (fun _ -> "default"))
+                | Some recipe ->
+                    apply recipe.Settings
+                    |> Result.map (fun s ->
+                        let follows = s.Epochs <> recipe.Settings.Epochs
+
+                        let milestones =
+                            if follows then scaled recipe.Settings s.Epochs else recipe.Settings.Milestones
+
+                        let seeded = recipe.Settings.Seed <> Settings.defaults.Seed
+
+                        let origin field =
+                            if field = "milestones" && follows then "recipe, scaled"
+                            elif spoken.Contains field then "recipe"
+                            elif field = "seed" && seeded then "recipe"
+                            else "default"
+
+                        { recipe.Settings with Milestones = milestones }, origin
+                    )
+
+            let! settings = apply start
+            let begun = fields |> List.map (fun field -> field, origin field) |> Map
+
+            let origins =
+                (begun, assignments)
+                ||> List.fold (fun origins a ->
+                    (origins, a.Fields) ||> List.fold (fun origins field -> Map.add field a.Origin origins)
+                )
+
+            return { Settings = settings; Origins = origins }
+        }
+
+    /// Every field with its value as JSON and its origin, in the order of the settings.
+    let rows (resolved: Resolved) : (string * string * string) list =
+        let json = (JsonNode.Parse(Json.write resolved.Settings) |> nonNull).AsObject()
+        [ for field in fields -> field, (nonNull json[field]).ToJsonString(), resolved.Origins[field] ]
