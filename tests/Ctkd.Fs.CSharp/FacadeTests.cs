@@ -45,6 +45,46 @@ public sealed class FacadeTests : IDisposable
     }
 
     [Fact]
+    public void Methods_under_a_policy_are_two_options()
+    {
+        var teacher = Training.Start(
+            new TrainingOptions { Student = "resnet8", PerClass = 20, Epochs = 1 },
+            Path.Combine(folder, "teacher"));
+
+        var student = Training.Start(
+            new TrainingOptions
+            {
+                Student = "resnet8", TeacherWeights = teacher.Folder, PerClass = 20, Epochs = 1,
+                Methods = ["kd", "at"], Policy = "dtkd", Standardise = true,
+            },
+            Path.Combine(folder, "student"));
+
+        Assert.Equal(3.0, student.Settings.Methods["kd"]);
+        Assert.Equal(1000.0, student.Settings.Methods["at"]);
+        Assert.True(student.Settings.Standardise);
+    }
+
+    [Fact]
+    public void A_recipe_gives_what_the_options_leave_open()
+    {
+        var plain = new TrainingOptions { Recipe = "mdistiller/resnet32x4-ShuffleV1/dkd/fixed" }.ToSettings();
+        Assert.Equal(8.0, plain.DkdBeta);
+        Assert.Equal(240, plain.Epochs);
+
+        var changed = new TrainingOptions
+        {
+            Recipe = "mdistiller/resnet32x4-ShuffleV1/dkd/fixed", Batch = 64, Epochs = 24,
+            Methods = ["kd", "dkd"], MethodWeights = [0.5, 2.0],
+        }.ToSettings();
+
+        Assert.Equal([15, 18, 21], changed.Milestones);
+        Assert.Equal(0.5, changed.Methods["kd"]);
+        Assert.Equal(0.01, changed.LearningRate);
+        var error = Assert.Throws<CtkdException>(() => new TrainingOptions { Recipe = "dkd" }.ToSettings());
+        Assert.Contains("unknown recipe 'dkd'", error.Message);
+    }
+
+    [Fact]
     public void A_loss_and_its_gradient_are_two_lines()
     {
         using var teacher = Tensor.Create<double>([2.0, 1.0, 0.0], [1, 3]);

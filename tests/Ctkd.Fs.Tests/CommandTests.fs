@@ -47,6 +47,7 @@ let ``help of a command names every flag with what it is when it is not given`` 
         "export", ArgumentParser.Create<ExportArgs>()
         "quickstart", ArgumentParser.Create<QuickstartArgs>()
         "models", ArgumentParser.Create<ModelsArgs>()
+        "recipes", ArgumentParser.Create<RecipesArgs>()
         "inspect", ArgumentParser.Create<InspectArgs>()
         "convert", ArgumentParser.Create<ConvertArgs>()
         "doctor", ArgumentParser.Create<DoctorArgs>()
@@ -59,8 +60,8 @@ let ``help of a command names every flag with what it is when it is not given`` 
         let options = (help.Out.Split "OPTIONS:")[1]
 
         for flag in flags parser |> List.filter (fun flag -> flag <> "--serve" && flag <> "--bf16") do
-            let at = options.IndexOf($"\n    {flag}")
-            Assert.True(at >= 0, $"{name} --help does not list {flag}")
+            let at = Text.RegularExpressions.Regex.Match(options, $@"\n    {flag}[ ,\n]").Index
+            Assert.True(at > 0, $"{name} --help does not list {flag}")
             let next = options.IndexOf("\n    --", at + 1)
             let entry = options.Substring(at, (if next < 0 then options.Length else next) - at)
             // The brackets of a list's placeholder are no default.
@@ -84,6 +85,7 @@ let ``help and version succeed, and a bare ctkd is wrong usage that shows the co
             "eval"
             "export"
             "models"
+            "recipes"
             "inspect"
             "convert"
             "doctor"

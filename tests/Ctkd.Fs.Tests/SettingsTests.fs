@@ -18,13 +18,22 @@ let private valueOf (kind: Type) : Gen<objnull> =
     let number = ArbMap.defaults |> ArbMap.generate<NormalFloat> |> Gen.map float
     let whole = Gen.choose (Int32.MinValue, Int32.MaxValue)
 
-    if kind = typeof<string> then Gen.elements texts |> Gen.map box
-    elif kind = typeof<float> then Gen.map box number
-    elif kind = typeof<int> then Gen.map box whole
-    elif kind = typeof<bool> then Gen.elements [ true; false ] |> Gen.map box
-    elif kind = typeof<float list> then Gen.listOf number |> Gen.map box
-    elif kind = typeof<int list> then Gen.listOf whole |> Gen.map box
-    else invalidArg (nameof kind) $"no generator for {kind}"
+    if kind = typeof<string> then
+        Gen.elements texts |> Gen.map box
+    elif kind = typeof<float> then
+        Gen.map box number
+    elif kind = typeof<int> then
+        Gen.map box whole
+    elif kind = typeof<bool> then
+        Gen.elements [ true; false ] |> Gen.map box
+    elif kind = typeof<float list> then
+        Gen.listOf number |> Gen.map box
+    elif kind = typeof<int list> then
+        Gen.listOf whole |> Gen.map box
+    elif kind = typeof<Map<string, float>> then
+        Gen.zip (Gen.elements texts) number |> Gen.listOf |> Gen.map (Map >> box)
+    else
+        invalidArg (nameof kind) $"no generator for {kind}"
 
 let private anySettings: Gen<Settings> =
     FSharpType.GetRecordFields typeof<Settings>
@@ -60,7 +69,7 @@ let ``a field of the settings' JSON that is missing, null or of another type is 
         let errors = [
             errorAfter (fun json -> json.Remove field |> ignore)
             errorAfter (fun json -> json[field] <- null)
-            errorAfter (fun json -> json[field] <- JsonObject())
+            errorAfter (fun json -> json[field] <- JsonArray(JsonObject()))
         ]
 
         for error in errors do
@@ -69,7 +78,8 @@ let ``a field of the settings' JSON that is missing, null or of another type is 
 
 [<Fact>]
 let ``an unknown, misspelt or repeated field of the settings' JSON is an error that names it`` () =
-    Assert.Contains("'lr'", (errorAfter (fun json -> json["lr"] <- 0.1)).What)
+    let unknown = errorAfter (fun json -> json["learningRat"] <- 0.1)
+    Assert.Contains("unknown field 'learningRat', did you mean one of: learningRate, ", unknown.What)
 
     let misspelt =
         errorAfter (fun json ->
@@ -77,9 +87,12 @@ let ``an unknown, misspelt or repeated field of the settings' JSON is an error t
             json["learningrate"] <- 0.1
         )
 
-    Assert.Contains("learning", misspelt.What)
+    Assert.Contains("unknown field 'learningrate', did you mean one of: learningRate, ", misspelt.What)
+    Assert.Contains("the field 'learningRate' is missing", misspelt.What)
     let repeated = Json.write(Settings.defaults).Replace("\"batch\":64", "\"batch\":64,\"batch\":32")
     Assert.Contains("batch", (errorOf (Json.read<Settings> "" repeated)).What)
+    let twice = Json.write(Settings.defaults).Replace("\"kd\":0.9", "\"kd\":0.9,\"kd\":0.8")
+    Assert.Contains("'kd' is there twice", (errorOf (Json.read<Settings> "" twice)).What)
 
 [<Fact>]
 let ``text that is no JSON, or JSON of something else, is an error`` () =
@@ -131,7 +144,9 @@ let ``weights and the ends of the curriculum must be finite and at least 0`` () 
         "curriculum-start", (fun x s -> { s with CurriculumStart = x })
         "curriculum-stop", (fun x s -> { s with CurriculumStop = x })
         "ce", (fun x s -> { s with CrossEntropy = x })
-        "kd", (fun x s -> { s with Kd = x })
+        "dkd-alpha", (fun x s -> { s with DkdAlpha = x })
+        "dkd-beta", (fun x s -> { s with DkdBeta = x })
+        "the weight of crd", (fun x s -> { s with Methods = Map [ "kd", 0.9; "crd", x ] })
     ]
 
     for name, set in setters do
@@ -148,6 +163,7 @@ let ``counts have their least value`` () =
         "per-class", 0, (fun n s -> { s with PerClass = n })
         "hidden", 1, (fun n s -> { s with Hidden = n })
         "curriculum-epochs", 1, (fun n s -> { s with CurriculumEpochs = n })
+        "warm-up", 0, (fun n s -> { s with WarmUp = n })
     ]
 
     for name, least, set in setters do
@@ -188,6 +204,10 @@ let ``a teacher and its weights come together`` () =
 let ``an unknown name is answered by the nearest ones`` () =
     let policy = mistake (fun s -> { s with Policy = "ctkd-globl" })
     Assert.StartsWith("unknown policy 'ctkd-globl': did you mean one of: ctkd-global", policy)
+    let methods = mistake (fun s -> { s with Methods = Map [ "kdd", 1.0 ] })
+    Assert.StartsWith("unknown method 'kdd': did you mean one of: kd, dkd", methods)
+    Assert.Contains("at least", mistake (fun s -> { s with Epochs = 0 }))
+    Assert.Contains("one loss", mistake (fun s -> { s with Methods = Map.empty }))
     Assert.StartsWith("unknown precision 'f16': did", mistake (fun s -> { s with Precision = "f16" }))
     Assert.Contains("bf16", mistake (fun s -> { s with Precision = "f16" }))
     Assert.Contains("cifar100", mistake (fun s -> { s with Data = "cifar-100" }))
@@ -232,7 +252,11 @@ let ``every policy's name builds that policy`` () =
         | "fixed" -> Assert.Equal(("fixed", 5.0, 5.0), (policy.Name, at 0, at 10))
         | "linear" -> Assert.Equal((5.0, 3.5, 2.0), (at 0, at 5, at 10))
         | "cosine" -> Assert.Equal((5.0, 2.0), (at 0, at 10))
+        | "dtkd" -> Assert.Equal(("dtkd", 5.0, 5.0), (policy.Name, at 0, at 10))
         | learned -> Assert.Equal(learned, policy.Name)
+
+        let standardised = Settings.policy { valid with Policy = name; Standardise = true }
+        Assert.Equal(policy.Name + "-standardised", standardised.Name)
 
     let strength =
         (Settings.policy { valid with CurriculumStart = 0.2; CurriculumStop = 0.7; CurriculumEpochs = 4 })
@@ -262,13 +286,14 @@ let ``a course reflects its settings and its data`` () =
             Nesterov = true
             DecayTemperature = false
             CrossEntropy = 0.3
-            Kd = 0.6
+            Methods = Map [ "kd", 0.6; "dkd", 2.0; "kd-fixed", 0.5 ]
+            WarmUp = 4
             Precision = "bf16"
             ChannelsLast = false
             Seed = 11
     }
 
-    let alone = Settings.course s student None data Device.Cpu
+    let alone = Settings.alone s student data Device.Cpu
     Assert.Equal("resnet8", alone.Student.Name)
     Assert.True(alone.Teaching.IsNone)
     Assert.Equal(1.0, Schedule.at 1 alone.CrossEntropy)
@@ -279,11 +304,18 @@ let ``a course reflects its settings and its data`` () =
     Assert.Equal((3, true, false, false), (alone.Pad, alone.Flip, alone.ChannelsLast, alone.DecayTemperature))
     Assert.Equal((Bf16, Device.Cpu), (alone.Precision, alone.Device))
 
-    let taught = Settings.course s student (Some(student, Tree.empty)) data Device.Cpu
+    Assert.True((Settings.course s student None data Device.Cpu |> Error.orRaise).Teaching.IsNone)
+
+    let taught = Settings.course s student (Some(student, Tree.empty)) data Device.Cpu |> Error.orRaise
+
     let teaching = taught.Teaching.Value
     Assert.Equal((0.3, "ctkd-global"), (Schedule.at 1 taught.CrossEntropy, teaching.Policy.Name))
-    let distillers = teaching.Distillers |> List.map (fun (weight, d) -> Schedule.at 1 weight, d.Name)
-    Assert.Equal<(float * string) list>([ 0.6, "kd" ], distillers)
+
+    let distillers =
+        teaching.Distillers
+        |> List.map (fun (weight, d) -> Schedule.at 1 weight, Schedule.at 9 weight, d.Name)
+
+    Assert.Equal<_ list>([ 0.5, 2.0, "dkd"; 0.15, 0.6, "kd"; 0.125, 0.5, "kd-fixed" ], distillers)
 
 [<Fact>]
 let ``the milestones are those of the papers, at every length`` () =
