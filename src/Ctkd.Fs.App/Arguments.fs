@@ -107,8 +107,7 @@ type TrainArgs =
                 "distill: the methods' weights rise from 0 over so many epochs [20 with dkd or dtkd, else 0]"
             | Policy _ -> $"distill: temperature policy [{s.Policy}]: {policies}"
             | Standardise -> "distill: standardise the logits before the policy softens them [no]"
-            | T _ ->
-                $"distill: T of fixed and of kd-fixed, start of linear and cosine, tau of dtkd [{s.T}]"
+            | T _ -> $"distill: T of fixed and of kd-fixed, start of linear and cosine, tau of dtkd [{s.T}]"
             | T_Stop _ -> $"distill: end of linear and cosine [{s.TStop}]"
             | T_Start _ -> $"distill: a learned T lies in (T-START, T-START + T-SCALE) [{s.TStart}]"
             | T_Scale _ -> $"distill: see --t-start [{s.TScale}]"
