@@ -50,6 +50,7 @@ let private course (precision: Precision) : Course =
         DecayTemperature = true
         Epochs = 1
         Batch = batch
+        TrainImages = images
         Seed = 1
         Pad = pad
         Flip = true

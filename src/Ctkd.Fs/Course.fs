@@ -36,6 +36,8 @@ type Course = {
     DecayTemperature: bool
     Epochs: int
     Batch: int
+    /// Images of the training set, or more: T of each is kept until the epoch's end.
+    TrainImages: int
     Seed: int
     /// Random crop after padding by so many pixels.
     Pad: int

@@ -15,6 +15,14 @@ type EpochMetrics = {
     T: float option
     SmallestT: float option
     LargestT: float option
+    /// Quantiles of T over the epoch's images.
+    SpreadT: Spread option
+    /// dL/dT: mean over the images of the derivative of the loss by T, before the reversal; absent where T is
+    /// constant.
+    GradientT: float option
+    /// Mean of sigmoid' over the images, through which a learned T learns: 0.25 in the middle of its range,
+    /// 0 at both ends; absent where T is not learned.
+    SlopeT: float option
     /// Strength of the adversary; absent without a teacher.
     Lambda: float option
     /// Accuracy on the training images, as seen in training, in percent.
@@ -26,6 +34,9 @@ type EpochMetrics = {
     /// Training only: evaluation is not counted.
     ImagesPerSecond: float
     Seconds: float
+    /// What the user should know, said in the first epoch in which it is so: a learned temperature is
+    /// saturated.
+    Warning: string option
 }
 
 /// Metrics of an epoch, and the file that collects them.
@@ -44,6 +55,9 @@ module Metrics =
         let done' = float (state.Step - firstStep) / float state.Step
         let terms = List.zip (Course.termNames course) means.Terms
         let taught value = course.Teaching |> Option.map (fun teaching -> value teaching)
+        let temperatures = Tally.temperatures state.Tally
+        let range = course.Teaching |> Option.bind _.Policy.Range
+        let finite = Option.filter Double.IsFinite
 
         {
             Epoch = epoch
@@ -53,6 +67,9 @@ module Metrics =
             T = taught (fun _ -> means.T)
             SmallestT = taught (fun _ -> means.SmallestT)
             LargestT = taught (fun _ -> means.LargestT)
+            SpreadT = Spread.ofNumbers temperatures
+            GradientT = taught (fun _ -> means.GradientT) |> finite
+            SlopeT = range |> Option.map (fun range -> Saturation.slope range temperatures) |> finite
             Lambda = taught (fun teaching -> Schedule.at epoch teaching.Policy.Strength)
             TrainTop1 = 100.0 * means.Accuracy
             Top1 = test.Top1
@@ -60,21 +77,44 @@ module Metrics =
             TestLoss = test.Loss
             ImagesPerSecond = done' * float means.Images / max 1e-9 seconds
             Seconds = seconds
+            Warning = range |> Option.bind (fun range -> Saturation.warning range temperatures)
         }
 
-    /// The lines of a metrics file; a line cut short by a crash is left out.
+    /// The line without its warning, where an earlier one of the run has it.
+    let warnOnce (earlier: EpochMetrics list) (line: EpochMetrics) : EpochMetrics =
+        if earlier |> List.exists _.Warning.IsSome then { line with Warning = None } else line
+
+    /// Lines that end with a line feed were written whole: one that does not say what it should is of another
+    /// version.
+    let private parse (path: string) (text: string) : Result<EpochMetrics list, Error> =
+        let lines = text.Split '\n' |> List.ofArray
+        let whole, rest = List.splitAt (lines.Length - 1) lines
+
+        let refused (number: int) (problem: Error) : Error =
+            Error.create
+                Mismatch
+                $"line {number} holds no metrics of this version of ctkd: {problem.What}"
+                path
+                "use the version of ctkd that wrote the run, or start a new run"
+
+        let readLine (number: int) (line: string) =
+            Json.read<EpochMetrics> path line |> Result.mapError (refused number)
+
+        let rec go number read lines =
+            match lines with
+            | [] -> Ok(List.rev read)
+            | line :: lines ->
+                readLine number line |> Result.bind (fun m -> go (number + 1) (m :: read) lines)
+
+        go 1 [] whole
+        |> Result.map (fun read -> read @ (rest |> List.map (Json.read path) |> List.choose Result.toOption))
+
+    /// The lines of a metrics file; a last line cut short by a crash is left out.
     let read (path: string) : Result<EpochMetrics list, Error> =
         if not (File.Exists path) || FileInfo(path).Length = 0L then
             Ok []
         else
-            Files.read path
-            |> Result.map (fun bytes ->
-                (Text.Encoding.UTF8.GetString bytes).Split('\n', StringSplitOptions.RemoveEmptyEntries)
-                |> Array.map (Json.read<EpochMetrics> path)
-                |> Array.takeWhile Result.isOk
-                |> Array.choose Result.toOption
-                |> List.ofArray
-            )
+            Files.read path |> Result.bind (fun bytes -> parse path (Text.Encoding.UTF8.GetString bytes))
 
     let private text (lines: EpochMetrics list) : byte[] =
         lines

@@ -285,7 +285,7 @@ module Run =
                     else
                         Result.Error(diverged folder state.Epoch state.Step "test loss")
 
-                let metrics = Metrics.ofEpoch course state firstStep test seconds
+                let metrics = Metrics.ofEpoch course state firstStep test seconds |> Metrics.warnOnce lines
                 let better = test.Top1 > state.Best.Top1
                 let best = if better then { Epoch = state.Epoch; Top1 = test.Top1 } else state.Best
                 let next = Train.nextEpoch best state
@@ -295,6 +295,7 @@ module Run =
                 do! if better then save folder.Best next lines else Ok()
                 do! save folder.Last next lines
                 hooks.OnEpoch metrics
+                metrics.Warning |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
                 return next, lines
             }
 

@@ -8,34 +8,11 @@ module RunReport =
     let private fixedPoint (digits: int) (value: float) : string =
         value.ToString($"F{digits}", CultureInfo.InvariantCulture)
 
-    /// One curve a run; epochs without the value are left out.
-    let private chart
-        (title: string)
-        (yLabel: string)
-        (value: EpochMetrics -> float option)
-        (runs: (string * Summary) list)
-        =
-        let series (name: string, summary: Summary) : Series = {
-            Name = name
-            Points =
-                summary.Epochs |> List.choose (fun m -> value m |> Option.map (fun y -> float m.Epoch, y))
-        }
-
-        let series = runs |> List.map series |> List.filter (fun s -> not s.Points.IsEmpty)
-
-        if series.IsEmpty then
-            None
-        else
-            Some {
-                Chart.defaults with
-                    Title = title
-                    XLabel = "epoch"
-                    YLabel = yLabel
-                    Series = series
-            }
+    let private metrics (runs: (string * Summary) list) : (string * EpochMetrics list) list =
+        runs |> List.map (fun (name, summary) -> name, summary.Epochs)
 
     /// The learning curve of T: one series a run.
-    let temperatureChart (runs: (string * Summary) list) : Chart option = chart "Temperature" "T" _.T runs
+    let temperatureChart (runs: (string * Summary) list) : Chart option = Curves.temperature (metrics runs)
 
     let private row (name: string, summary: Summary) : string list =
         match List.tryLast summary.Epochs with
@@ -56,6 +33,58 @@ module RunReport =
         Rows = List.map row runs
     }
 
+    let private temperatureHeader = [
+        "run"
+        "mean"
+        "smallest"
+        "5 %"
+        "25 %"
+        "median"
+        "75 %"
+        "95 %"
+        "largest"
+        "lambda"
+        "dL/dT"
+        "sigmoid'"
+    ]
+
+    /// What the last epoch's temperatures were; None where the run has none.
+    let private temperatureRow (name: string, epochs: EpochMetrics list) : string list option =
+        let cell (write: float -> string) (value: float option) =
+            value |> Option.map write |> Option.defaultValue "-"
+
+        let small (value: float) = value.ToString("0.0e+0", CultureInfo.InvariantCulture)
+
+        List.tryLast epochs
+        |> Option.filter _.T.IsSome
+        |> Option.map (fun m ->
+            let quantile (value: Spread -> float) = m.SpreadT |> Option.map value |> cell (fixedPoint 2)
+
+            [
+                name
+                cell (fixedPoint 2) m.T
+                cell (fixedPoint 2) m.SmallestT
+                quantile _.Q05
+                quantile _.Q25
+                quantile _.Median
+                quantile _.Q75
+                quantile _.Q95
+                cell (fixedPoint 2) m.LargestT
+                cell (fixedPoint 3) m.Lambda
+                cell small m.GradientT
+                cell small m.SlopeT
+            ]
+        )
+
+    /// The warnings of all runs, with the epoch in which each was said.
+    let warnings (runs: (string * Summary) list) : string list = [
+        for name, summary in runs do
+            for m in summary.Epochs do
+                match m.Warning with
+                | Some warning -> $"Warning: {name}, epoch {m.Epoch}: {warning}."
+                | None -> ()
+    ]
+
     let private settingsFacts (settings: Settings) : (string * string) list = [
         "student", settings.Student
         "teacher", (if settings.Teacher = "" then "none" else settings.Teacher)
@@ -71,21 +100,40 @@ module RunReport =
 
     /// The report of one or several runs, by name.
     let create (title: string) (runs: (string * Summary) list) : Report =
+        let adversarial =
+            runs
+            |> List.filter (fun (_, s) ->
+                s.Settings.Policy.StartsWith("ctkd", System.StringComparison.Ordinal)
+            )
+
         let curves =
             [
-                chart "Test accuracy" "top-1 %" (fun m -> Some m.Top1) runs
-                chart "Training loss" "nats" (fun m -> Some m.Loss) runs
+                Curves.chart "Test accuracy" "top-1 %" (fun m -> Some m.Top1) (metrics runs)
+                Curves.chart "Training loss" "nats" (fun m -> Some m.Loss) (metrics runs)
                 temperatureChart runs
-                chart
-                    "Curriculum"
-                    "lambda"
-                    _.Lambda
-                    (runs
-                     |> List.filter (fun (_, s) ->
-                         s.Settings.Policy.StartsWith("ctkd", System.StringComparison.Ordinal)
-                     ))
+                Curves.gradient (metrics runs)
+                Curves.curriculum (metrics adversarial)
             ]
+            @ List.map Curves.spread (metrics runs)
             |> List.choose id
+
+        let temperatures = metrics runs |> List.choose temperatureRow
+
+        let taught =
+            if temperatures.IsEmpty then
+                []
+            else
+                [
+                    "Temperature",
+                    [
+                        Section.Table {
+                            Caption = "T over the training images of the last epoch"
+                            Header = temperatureHeader
+                            Rows = temperatures
+                        }
+                        Section.Text(warnings runs |> String.concat "\n\n")
+                    ]
+                ]
 
         let headline =
             runs
@@ -101,6 +149,7 @@ module RunReport =
                     "Result", [ Section.Headline headline; Section.Table(table runs) ]
                     "Curves", [ Section.Charts curves ]
                 ]
+                @ taught
                 @ [
                     for name, summary in runs ->
                         $"Settings: {name}", [ Section.Facts(settingsFacts summary.Settings) ]

@@ -344,6 +344,7 @@ module Settings =
         DecayTemperature = s.DecayTemperature
         Epochs = s.Epochs
         Batch = s.Batch
+        TrainImages = ImageSet.count data.Train
         Seed = s.Seed
         Pad = data.Pad
         Flip = data.Flip

@@ -2,10 +2,23 @@ namespace Ctkd.Fs
 
 /// What an epoch has seen so far, on the device: reading it waits, adding to it does not.
 ///
-/// `Sums` (float64) holds the images, the correct ones, the sum of T over them, and the sum of each loss term over them;
-/// `Range` the smallest and largest T; `Broken` the first step and term that was not finite, or -1.
+/// `Sums` (float64) holds the images, the correct ones, the sums of T, of dL/dT and of each loss term over
+/// them; `Range` the smallest and largest T; `Broken` the first step and term that was not finite, or -1;
+/// `Temperatures` (float32) the T of each training image, at its place in the set, NaN where it was not seen
+/// yet: empty without T.
 [<ReferenceEquality>]
-type Tally = { Sums: Tensor; Range: Tensor; Broken: Tensor }
+type Tally = { Sums: Tensor; Range: Tensor; Broken: Tensor; Temperatures: Tensor }
+
+/// The temperatures of a batch.
+[<ReferenceEquality>]
+type BatchTemperature = {
+    /// Shape [] or [batch].
+    T: Tensor
+    /// d loss / d T, of T's shape; None where T is a constant.
+    Gradient: Tensor option
+    /// Positions of the batch's images in the training set: int64 [batch].
+    Index: Tensor
+}
 
 /// Means over the images of an epoch so far.
 type EpochMeans = {
@@ -16,6 +29,9 @@ type EpochMeans = {
     T: float
     SmallestT: float
     LargestT: float
+    /// Mean over the images of the derivative of the batch's loss by a common shift of T: for T of each
+    /// instance the mean derivative of an instance's loss by its own T. NaN where T is a constant.
+    GradientT: float
     /// Each loss term, unweighted, in the order of the course; the weighted total comes last.
     Terms: float list
 }
@@ -23,44 +39,52 @@ type EpochMeans = {
 /// Accumulating metrics on the device.
 [<RequireQualifiedAccess>]
 module Tally =
-    let private fixedSums = 3
+    let private fixedSums = 4
 
-    /// Nothing seen, for so many loss terms.
-    let start (device: Device) (terms: int) : Tally = {
+    /// Nothing seen, for so many training images with a T (0: none has one) and so many loss terms.
+    let start (device: Device) (images: int) (terms: int) : Tally = {
         Sums = Tensor.zeros DType.Float64 device [| int64 (fixedSums + terms) |]
         Range =
             Tensor.scope (fun () ->
                 Tensor.ofFloats DType.Float64 [ 2 ] [| infinity; -infinity |] |> Tensor.toDevice device
             )
         Broken = Tensor.full DType.Float64 device -1.0 [||]
+        Temperatures = Tensor.full DType.Float32 device nan [| int64 images |]
     }
 
     /// Back to nothing seen, in place.
     let clear (tally: Tally) : unit =
         Tensor.scoped (fun () ->
-            let fresh = start (Tensor.device tally.Sums) (Tensor.size 0 tally.Sums - fixedSums)
+            let fresh = start (Tensor.device tally.Sums) 0 (Tensor.size 0 tally.Sums - fixedSums)
             Tensor.copyInto tally.Sums fresh.Sums
             Tensor.copyInto tally.Range fresh.Range
             Tensor.copyInto tally.Broken fresh.Broken
+            Tensor.fillInto tally.Temperatures nan
         )
 
     /// The tensors, for checkpoints.
     let toTree (tally: Tally) : Tree =
-        Tree.ofSeq [ "sums", tally.Sums; "range", tally.Range; "broken", tally.Broken ]
+        Tree.ofSeq [
+            "sums", tally.Sums
+            "range", tally.Range
+            "broken", tally.Broken
+            "temperatures", tally.Temperatures
+        ]
 
     /// The reverse of `toTree`.
     let ofTree (tree: Tree) : Tally = {
         Sums = Tree.find "sums" tree
         Range = Tree.find "range" tree
         Broken = Tree.find "broken" tree
+        Temperatures = Tree.find "temperatures" tree
     }
 
-    /// Adds a batch: student logits, labels, T (shape [], [batch] or none) and the loss terms (shape [] each).
+    /// Adds a batch: student logits, labels, T where there is a teacher, and the loss terms (shape [] each).
     let add
         (step: int)
         (logits: Tensor)
         (labels: Tensor)
-        (t: Tensor option)
+        (temperature: BatchTemperature option)
         (terms: Tensor list)
         (tally: Tally)
         : unit =
@@ -71,12 +95,14 @@ module Tally =
                 let device = Tensor.device logits
                 let correct = Tensor.eq (Tensor.argMax -1 logits) labels |> wide |> Tensor.sum
 
-                let t =
-                    t
+                let orNaN (x: Tensor option) =
+                    x
                     |> Option.map wide
                     |> Option.defaultWith (fun () -> Tensor.scalar DType.Float64 device nan)
 
-                let means = Tensor.mean t :: List.map wide terms
+                let t = temperature |> Option.map _.T |> orNaN
+                let gradient = temperature |> Option.bind _.Gradient |> orNaN
+                let means = Tensor.mean t :: Tensor.sum gradient :: List.map wide terms
                 let seen = Tensor.scalar DType.Float64 device (float count)
 
                 let perImage = Tensor.stack 0 means |> Tensor.scale (float count)
@@ -85,6 +111,13 @@ module Tally =
                 let smallest = Tensor.minimum (Tensor.select 0 0 tally.Range) (Tensor.min t)
                 let largest = Tensor.maximum (Tensor.select 0 1 tally.Range) (Tensor.max t)
                 Tensor.copyInto tally.Range (Tensor.stack 0 [ smallest; largest ])
+
+                temperature
+                |> Option.iter (fun seen ->
+                    Tensor.toType DType.Float32 seen.T
+                    |> Tensor.expand [| int64 count |]
+                    |> Tensor.rowsInto tally.Temperatures seen.Index
+                )
 
                 // The first term that is not finite, as one number: step * terms + term.
                 let bad = Tensor.stack 0 (List.map wide terms) |> Tensor.isFinite |> Tensor.logicalNot
@@ -115,5 +148,10 @@ module Tally =
             T = mean 2
             SmallestT = range[0]
             LargestT = range[1]
+            GradientT = mean 3
             Terms = List.init (sums.Length - fixedSums) (fun i -> mean (fixedSums + i))
         }
+
+    /// T of each image that was seen, in the order of the training set. Waits for the device.
+    let temperatures (tally: Tally) : float[] =
+        Tensor.toFloats tally.Temperatures |> Array.filter (System.Double.IsNaN >> not)

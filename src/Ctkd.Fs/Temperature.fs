@@ -23,6 +23,9 @@ type Dials = {
     Scheduled: Tensor
 }
 
+/// The range of a learned temperature: T = Start + Scale sigmoid(.), so T lies in (Start, Start + Scale).
+type TemperatureRange = { Start: float; Scale: float }
+
 /// A temperature policy as a value.
 [<NoComparison; NoEquality>]
 type Policy = {
@@ -31,6 +34,8 @@ type Policy = {
     Scheduled: Schedule
     /// lambda by epoch, for policies with an adversary; the others ignore it.
     Strength: Schedule
+    /// Where a learned T lies; None where T is not learned.
+    Range: TemperatureRange option
     /// The policy's parameters for so many classes; they are trained by the student's optimiser.
     Declares: int -> Declaration list
     /// What the policy's own network costs an image, for so many classes.
@@ -38,9 +43,6 @@ type Policy = {
     /// Parameters, dials, teacher logits and student logits to a softening.
     Soften: Tree -> Dials -> Tensor -> Tensor -> Softening
 }
-
-/// The range of a learned temperature: T = Start + Scale sigmoid(.), so T lies in (Start, Start + Scale).
-type TemperatureRange = { Start: float; Scale: float }
 
 /// The temperature policies: fixed, scheduled, and CTKD's two learned ones.
 [<RequireQualifiedAccess>]
@@ -62,6 +64,7 @@ module Temperature =
         Name = "schedule"
         Scheduled = schedule
         Strength = Schedule.constant 0.0
+        Range = None
         Declares = fun _ -> []
         Macs = fun _ -> Macs.Zero
         Soften = fun _ dials teacher student -> shared teacher student dials.Scheduled
@@ -106,6 +109,7 @@ module Temperature =
             Name = name
             Scheduled = Schedule.constant 1.0
             Strength = curriculum
+            Range = Some range
             Declares = declares
             Macs = macs
             Soften = soften

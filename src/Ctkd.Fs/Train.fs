@@ -140,7 +140,8 @@ module Train =
                     |> Course.format course
 
                 let trained = trained course student connectors temperature
-                let tally = Tally.start course.Device (Course.termNames course).Length
+                let images = if course.Teaching.IsSome then course.TrainImages else 0
+                let tally = Tally.start course.Device images (Course.termNames course).Length
                 let begin' = 1, 0, { Epoch = 0; Top1 = 0.0 }
                 assemble student connectors temperature trained (Sgd.start trained) tally begin'
             )
@@ -246,7 +247,15 @@ module Train =
             let losses = lossesOf course dials state taught
             let leaves = Tree.leaves state.Trained
             let ordinary = leaves.Length - Tree.count state.Temperature
-            let gradients = Autograd.gradientsOrZeros ordinary losses.Total leaves
+            // dL/dT comes out of the same backward pass, behind T's gradient reversal; T is no leaf to be
+            // updated.
+            let learnedT = losses.T |> Option.filter _.RequiresGrad |> Option.toArray
+
+            let gradients, gradientT =
+                Array.append leaves learnedT
+                |> Autograd.gradientsOrZeros ordinary losses.Total
+                |> Array.splitAt leaves.Length
+
             let velocities = Tree.leaves state.Velocity
 
             let update sgd (part: Tensor[] -> Tensor[]) =
@@ -272,7 +281,12 @@ module Train =
                 state.Step
                 losses.Student.Logits
                 taught.Batch.Labels
-                losses.T
+                (losses.T
+                 |> Option.map (fun t -> {
+                     T = t
+                     Gradient = Array.tryHead gradientT
+                     Index = taught.Batch.Index
+                 }))
                 (List.map snd losses.Terms @ [ losses.Total ])
                 state.Tally
         )
@@ -321,6 +335,11 @@ module Train =
 
         if course.Batch < 1 then
             invalidArg (nameof course) $"a batch must hold at least 1 image, got {course.Batch}."
+
+        if course.Teaching.IsSome && Augment.count set > course.TrainImages then
+            invalidArg
+                (nameof course)
+                $"the course is for {course.TrainImages} training images, the set has {Augment.count set}."
 
         Tensor.scoped (fun () ->
             let rng = Rng.ofSeed course.Seed |> Rng.split "augmentation"

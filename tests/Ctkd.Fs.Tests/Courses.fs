@@ -32,6 +32,7 @@ let alone: Course = {
     DecayTemperature = true
     Epochs = 2
     Batch = 8
+    TrainImages = 1000
     Seed = 1
     Pad = 1
     Flip = true

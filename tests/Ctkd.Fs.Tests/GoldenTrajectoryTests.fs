@@ -59,6 +59,7 @@ module GoldenTrajectories =
             DecayTemperature = (field "weight_decay_on_theta" run).GetBoolean()
             Epochs = integer "steps" run / integer "steps_per_epoch" run
             Batch = integer "batch" run
+            TrainImages = integer "batch" run
             Seed = 0
             Pad = 0
             Flip = false

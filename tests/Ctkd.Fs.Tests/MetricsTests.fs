@@ -14,6 +14,9 @@ let private line (epoch: int) : EpochMetrics = {
     T = Some 4.0
     SmallestT = Some 3.5
     LargestT = None
+    SpreadT = Some { Q05 = 3.6; Q25 = 3.8; Median = 4.0; Q75 = 4.2; Q95 = 4.4 }
+    GradientT = Some -0.01
+    SlopeT = Some 0.2
     Lambda = Some 0.1
     TrainTop1 = 100.0
     Top1 = 12.5
@@ -21,6 +24,7 @@ let private line (epoch: int) : EpochMetrics = {
     TestLoss = 2.3
     ImagesPerSecond = 1e5
     Seconds = 0.25
+    Warning = None
 }
 
 /// Runs a test with the path of a metrics file that holds so many lines.
@@ -67,6 +71,24 @@ let ``a line that a crash cut short anywhere is left out, and keeping lines remo
             Assert.Equal(whole, File.ReadAllText path)
             Metrics.append path (line 3) |> Error.orRaise
             Assert.Equal(3, (Metrics.read path |> Error.orRaise).Length)
+        )
+
+[<Fact>]
+let ``a whole line of another version is an error that says so`` () =
+    withLines
+        2
+        (fun path _ ->
+            let older =
+                (Json.write (line 1)).Replace("\"warning\":null,", "").Replace(",\"warning\":null", "")
+
+            File.AppendAllText(path, older + "\n")
+
+            for result in [ Metrics.read path; Metrics.keep 3 path ] do
+                let error = errorOf result
+                Assert.Equal((Mismatch, path), (error.Kind, error.Where))
+                Assert.Contains("line 3 holds no metrics of this version", error.What)
+                Assert.Contains("warning", error.What)
+                Assert.Contains("start a new run", error.Next)
         )
 
 [<Fact>]

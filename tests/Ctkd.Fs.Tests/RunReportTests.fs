@@ -6,7 +6,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 open Xunit
 
-let private line (taught: bool) (epoch: int) : EpochMetrics =
+let private line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
     let only value = if taught then Some value else None
 
     {
@@ -17,6 +17,9 @@ let private line (taught: bool) (epoch: int) : EpochMetrics =
         T = only (15.0 + float epoch)
         SmallestT = only 15.0
         LargestT = only 20.0
+        SpreadT = None
+        GradientT = if learned then Some -0.0123 else None
+        SlopeT = if learned then Some 0.18 else None
         Lambda = only (0.1 * float epoch)
         TrainTop1 = 90.0
         Top1 = 80.0 + float epoch
@@ -24,6 +27,7 @@ let private line (taught: bool) (epoch: int) : EpochMetrics =
         TestLoss = 0.51234
         ImagesPerSecond = 1000.0
         Seconds = 1.0
+        Warning = None
     }
 
 let private summary (policy: string) (epochs: int) : Summary =
@@ -39,7 +43,10 @@ let private summary (policy: string) (epochs: int) : Summary =
         }
         Best = { Epoch = 2; Top1 = 82.5 }
         Teacher = None
-        Epochs = List.init epochs (fun i -> line taught (i + 1))
+        Epochs =
+            List.init
+                epochs
+                (fun i -> line taught (policy.StartsWith("ctkd", System.StringComparison.Ordinal)) (i + 1))
         Folder = "/runs/x"
         Checkpoint = "/runs/x/last.safetensors"
     }
@@ -96,17 +103,20 @@ let ``a run that was stopped in its first epoch has dashes and no curve`` () =
     Assert.True((RunReport.temperatureChart none).IsNone)
 
 [<Fact>]
-let ``the curves are accuracy, loss, T where there is a teacher and lambda where it is learned`` () =
+let ``the curves are accuracy, loss, T where there is a teacher, its gradient and lambda where it is learned``
+    ()
+    =
     let charts = charts runs
 
     Assert.Equal<string list>(
-        [ "Test accuracy"; "Training loss"; "Temperature"; "Curriculum" ],
+        [ "Test accuracy"; "Training loss"; "Temperature"; "Gradient of T"; "Curriculum" ],
         charts |> List.map _.Title
     )
 
     Assert.Equal<string list>([ "alone"; "kd"; "ctkd" ], names charts[0])
     Assert.Equal<string list>([ "kd"; "ctkd" ], names charts[2])
     Assert.Equal<string list>([ "ctkd" ], names charts[3])
+    Assert.Equal<string list>([ "ctkd" ], names charts[4])
     Assert.Equal<(float * float) list>([ 1.0, 16.0; 2.0, 17.0 ], charts[2].Series[1].Points)
     Assert.Equal<string list>([ "kd"; "ctkd" ], names (RunReport.temperatureChart runs).Value)
 
@@ -114,6 +124,52 @@ let ``the curves are accuracy, loss, T where there is a teacher and lambda where
 let ``a student alone has no curriculum, whatever policy its settings name`` () =
     let titles = charts [ "alone", summary "" 3 ] |> List.map _.Title
     Assert.Equal<string list>([ "Test accuracy"; "Training loss" ], titles)
+
+[<Fact>]
+let ``the last epoch's temperatures stand in a table, and warnings below it`` () =
+    let spread = { Q05 = 15.1; Q25 = 15.2; Median = 15.3; Q75 = 15.4; Q95 = 15.5 }
+
+    let name, taught = List.last runs
+
+    let epochs =
+        taught.Epochs
+        |> List.map (fun m -> {
+            m with
+                SpreadT = Some spread
+                Warning = if m.Epoch = 2 then Some "it is saturated" else None
+        })
+
+    let runs = [ runs.Head; name, { taught with Epochs = epochs } ]
+    let sections = (RunReport.create "title" runs).Sections |> Map.ofList
+
+    match sections["Temperature"] with
+    | [ Section.Table table; Section.Text text ] ->
+        Assert.Equal<string list list>(
+            [
+                [
+                    "ctkd"
+                    "17.00"
+                    "15.00"
+                    "15.10"
+                    "15.20"
+                    "15.30"
+                    "15.40"
+                    "15.50"
+                    "20.00"
+                    "0.200"
+                    "-1.2e-2"
+                    "1.8e-1"
+                ]
+            ],
+            table.Rows
+        )
+
+        Assert.Equal(table.Header.Length, table.Rows.Head.Length)
+        Assert.Equal("Warning: ctkd, epoch 2: it is saturated.", text)
+    | other -> Assert.Fail $"a table and a text were expected, not {other}"
+
+    let alone = (RunReport.create "title" [ runs.Head ]).Sections |> Map.ofList
+    Assert.False(alone.ContainsKey "Temperature")
 
 [<Fact>]
 let ``the report is one file that needs nothing else`` () =
@@ -141,6 +197,18 @@ let ``the report of a real run is written from what it left`` () =
         let summary = Runs.finish out (Runs.taught "ctkd-instance" Runs.small)
         RunReport.write (Path.Combine(out, "report.html")) "run" [ "run", summary ] |> Error.orRaise
         let charts = charts [ "run", summary ]
-        Assert.Equal(4, charts.Length)
+
+        Assert.Equal<string list>(
+            [
+                "Test accuracy"
+                "Training loss"
+                "Temperature"
+                "Gradient of T"
+                "Curriculum"
+                "Temperature over the images: run"
+            ],
+            charts |> List.map _.Title
+        )
+
         Assert.All(charts, fun chart -> Assert.Equal(2, chart.Series.Head.Points.Length))
     )

@@ -301,6 +301,7 @@ let ``a course reflects its settings and its data`` () =
     Assert.Equal<float list>([ 0.2; 0.2; 0.1; 0.1; 0.05; 0.05 ], rates)
     Assert.Equal({ Momentum = 0.8; WeightDecay = 0.01; Nesterov = true }, alone.Sgd)
     Assert.Equal((8, 7, 11), (alone.Epochs, alone.Batch, alone.Seed))
+    Assert.Equal(ImageSet.count data.Train, alone.TrainImages)
     Assert.Equal((3, true, false, false), (alone.Pad, alone.Flip, alone.ChannelsLast, alone.DecayTemperature))
     Assert.Equal((Bf16, Device.Cpu), (alone.Precision, alone.Device))
 

@@ -7,8 +7,18 @@ open FsCheck
 open FsCheck.FSharp
 open Xunit
 
-/// One batch as plain numbers: logits of three classes, labels, T for each instance and two loss terms.
-type private Seen = { Logits: float[][]; Labels: int[]; T: float[]; Terms: float[] }
+/// One batch as plain numbers: logits of three classes, labels, T and dL/dT for each instance, two loss
+/// terms.
+type private Seen = {
+    Logits: float[][]
+    Labels: int[]
+    T: float[]
+    Gradient: float[]
+    Terms: float[]
+}
+
+/// Images of the training set: enough for every list of batches.
+let private images = 1000
 
 let private seen: Gen<Seen> =
     gen {
@@ -16,19 +26,39 @@ let private seen: Gen<Seen> =
         let! logits = many count (many 3 (uniform -3.0 3.0))
         let! labels = many count (Gen.choose (0, 2))
         let! t = many count (uniform 1.0 21.0)
+        let! gradient = many count (uniform -1.0 1.0)
         let! terms = many 2 (uniform 0.0 5.0)
 
-        return { Logits = logits; Labels = labels; T = t; Terms = terms }
+        return { Logits = logits; Labels = labels; T = t; Gradient = gradient; Terms = terms }
     }
 
-let private add (step: int) (t: Tensor option) (seen: Seen) (tally: Tally) : unit =
+let private add (step: int) (t: BatchTemperature option) (seen: Seen) (tally: Tally) : unit =
     let logits = Expect.tensor [ seen.Labels.Length; 3 ] (Array.concat seen.Logits)
     let labels = Tensor.ofInt64s [ seen.Labels.Length ] (Array.map int64 seen.Labels)
     Tally.add step logits labels t (seen.Terms |> List.ofArray |> List.map Expect.number) tally
 
+let private constant (t: float) (first: int) (count: int) : BatchTemperature = {
+    T = Expect.number t
+    Gradient = None
+    Index = Tensor.arange Device.Cpu count |> Tensor.addInt first
+}
+
+/// Batches one after the other, the images from the last place of the set to the first.
 let private addAll (batches: Seen list) (tally: Tally) : unit =
-    batches
-    |> List.iteri (fun step seen -> add step (Some(Expect.tensor [ seen.T.Length ] seen.T)) seen tally)
+    let before = batches |> List.scan (fun sum b -> sum + b.Labels.Length) 0
+
+    List.zip batches (List.take batches.Length before)
+    |> List.iteri (fun step (seen, before) ->
+        let count = seen.Labels.Length
+
+        let temperature = {
+            T = Expect.tensor [ count ] seen.T
+            Gradient = Some(Expect.tensor [ count ] seen.Gradient)
+            Index = Tensor.ofInt64s [ count ] (Array.init count (fun i -> int64 (images - 1 - before - i)))
+        }
+
+        add step (Some temperature) seen tally
+    )
 
 /// Terms with the given ones broken, in one step.
 let private broken (step: int) (terms: float list) (tally: Tally) : unit =
@@ -36,10 +66,20 @@ let private broken (step: int) (terms: float list) (tally: Tally) : unit =
         Logits = [| [| 1.0; 0.0; 0.0 |] |]
         Labels = [| 0 |]
         T = [| 4.0 |]
+        Gradient = [||]
         Terms = Array.ofList terms
     }
 
     add step None seen tally
+
+/// Two images of one logit, the first right.
+let private alike: Seen = {
+    Logits = [| [| 1.0; 0.0; 0.0 |]; [| 1.0; 0.0; 0.0 |] |]
+    Labels = [| 0; 1 |]
+    T = [| 5.0; 7.0 |]
+    Gradient = [| 0.1; 0.2 |]
+    Terms = [| 1.0; 2.0 |]
+}
 
 [<Fact>]
 let ``the means of an epoch are those over its images`` () =
@@ -47,11 +87,11 @@ let ``the means of an epoch are those over its images`` () =
         (Gen.nonEmptyListOf seen)
         (fun batches ->
             Tensor.scoped (fun () ->
-                let tally = Tally.start Device.Cpu 2
+                let tally = Tally.start Device.Cpu images 2
                 addAll batches tally
                 let means = Tally.means tally
-                let images = batches |> List.sumBy _.Labels.Length
-                let over f = (batches |> List.sumBy (fun b -> float b.Labels.Length * f b)) / float images
+                let count = batches |> List.sumBy _.Labels.Length
+                let over f = (batches |> List.sumBy (fun b -> float b.Labels.Length * f b)) / float count
 
                 let correct b =
                     Array.map2
@@ -60,11 +100,19 @@ let ``the means of an epoch are those over its images`` () =
                         b.Labels
                     |> Array.average
 
-                Assert.Equal(images, means.Images)
+                Assert.Equal(count, means.Images)
                 Expect.near 1e-13 1e-14 (over correct) means.Accuracy
                 Expect.near 1e-13 0.0 (over (fun b -> Array.average b.T)) means.T
                 Assert.Equal(batches |> Seq.collect _.T |> Seq.min, means.SmallestT)
                 Assert.Equal(batches |> Seq.collect _.T |> Seq.max, means.LargestT)
+                // A batch's loss is a mean: its instances' derivatives add up to the batch's by a common
+                // shift of T.
+                Expect.near 1e-12 1e-13 (over (fun b -> Array.sum b.Gradient)) means.GradientT
+
+                Expect.same
+                    (batches |> Seq.collect _.T |> Seq.map (float32 >> float) |> Seq.rev |> Array.ofSeq)
+                    (Tally.temperatures tally)
+
                 let terms = [| for i in 0..1 -> over (fun b -> b.Terms[i]) |]
                 Expect.close 1e-13 1e-14 terms (Array.ofList means.Terms)
                 Assert.Equal(None, Tally.broken tally)
@@ -74,21 +122,17 @@ let ``the means of an epoch are those over its images`` () =
 [<Fact>]
 let ``one T counts for every image of its batch, and without a teacher there is none`` () =
     Tensor.scoped (fun () ->
-        let seen = {
-            Logits = [| [| 1.0; 0.0; 0.0 |]; [| 1.0; 0.0; 0.0 |] |]
-            Labels = [| 0; 1 |]
-            T = [||]
-            Terms = [| 1.0; 2.0 |]
-        }
-
-        let tally = Tally.start Device.Cpu 2
-        add 0 (Some(Expect.number 4.0)) seen tally
-        add 1 (Some(Expect.number 6.0)) seen tally
+        let tally = Tally.start Device.Cpu images 2
+        add 0 (Some(constant 4.0 0 2)) alike tally
+        add 1 (Some(constant 6.0 7 2)) alike tally
         let means = Tally.means tally
         Assert.Equal((5.0, 4.0, 6.0, 0.5), (means.T, means.SmallestT, means.LargestT, means.Accuracy))
-        let alone = Tally.start Device.Cpu 2
-        add 0 None seen alone
+        Assert.Equal<float[]>([| 4.0; 4.0; 6.0; 6.0 |], Tally.temperatures tally)
+        Assert.True(Double.IsNaN means.GradientT)
+        let alone = Tally.start Device.Cpu images 2
+        add 0 None alike alone
         Assert.True(Double.IsNaN (Tally.means alone).T)
+        Assert.Empty(Tally.temperatures alone)
         Assert.Equal(None, Tally.broken alone)
     )
 
@@ -101,7 +145,7 @@ let ``the first step and term that is not finite stays, whatever comes later`` (
         (Gen.listOf (many 3 term))
         (fun steps ->
             Tensor.scoped (fun () ->
-                let tally = Tally.start Device.Cpu 3
+                let tally = Tally.start Device.Cpu images 3
                 steps |> List.iteri (fun step terms -> broken step (List.ofArray terms) tally)
 
                 let expected =
@@ -120,7 +164,8 @@ let ``the first step and term that is not finite stays, whatever comes later`` (
 [<Fact>]
 let ``a cleared tally has seen nothing`` () =
     Tensor.scoped (fun () ->
-        let tally, fresh = Tally.start Device.Cpu 2, Tally.start Device.Cpu 2
+        let tally, fresh = Tally.start Device.Cpu images 2, Tally.start Device.Cpu images 2
+        addAll [ alike ] tally
         broken 7 [ nan; 1.0 ] tally
         Assert.Equal(Some(7, 0), Tally.broken tally)
         Tally.clear tally
@@ -134,7 +179,7 @@ let ``a tally goes on from its tensors`` () =
         (Gen.zip (Gen.listOf seen) (Gen.listOf seen))
         (fun (first, second) ->
             Tensor.scoped (fun () ->
-                let whole, half = Tally.start Device.Cpu 2, Tally.start Device.Cpu 2
+                let whole, half = Tally.start Device.Cpu images 2, Tally.start Device.Cpu images 2
                 addAll first whole
                 addAll second whole
                 addAll first half
@@ -147,11 +192,11 @@ let ``a tally goes on from its tensors`` () =
 [<Fact>]
 let ``counting leaves no tensors and no graph`` () =
     Tensor.scoped (fun () ->
-        let tally = Tally.start Device.Cpu 1
+        let tally = Tally.start Device.Cpu images 1
         let logits = Autograd.leaf (Expect.tensor [ 1; 2 ] [| 1.0; 0.0 |])
         let labels = Tensor.ofInt64s [ 1 ] [| 0L |]
         let loss = Loss.crossEntropy labels logits
-        let t = Some(Tensor.sum logits)
+        let t = Some { constant 1.0 0 1 with T = Tensor.sum logits }
         let before = Tensor.live ()
         Tally.add 0 logits labels t [ loss ] tally
         Assert.Equal(before, Tensor.live ())
