@@ -7,7 +7,7 @@ type Accuracy = {
     Correct: int
     /// Images whose label is among the five largest logits (all classes where there are fewer).
     CorrectTop5: int
-    /// Mean cross entropy in nats.
+    /// Mean cross entropy in nats: the negative log-likelihood of the labels.
     Loss: float
 } with
 
@@ -17,40 +17,163 @@ type Accuracy = {
     /// In percent.
     member this.Top5: float = 100.0 * float this.CorrectTop5 / float this.Images
 
+/// How near a student is to its teacher on a set.
+type Likeness = {
+    /// Images to which both give the largest logit of the same class.
+    Agreed: int
+    /// Mean over the images of KL(softmax(teacher) || softmax(student)), at T = 1, in nats.
+    Divergence: float
+}
+
+/// What is said of a model on a set.
+type Evaluation = {
+    Accuracy: Accuracy
+    /// Expected calibration error in 15 bins, 0 .. 1.
+    CalibrationError: float
+    /// None without a teacher.
+    Likeness: Likeness option
+} with
+
+    /// Share of the images on which teacher and student agree, in percent.
+    member this.Agreement: float option =
+        this.Likeness
+        |> Option.map (fun likeness -> 100.0 * float likeness.Agreed / float this.Accuracy.Images)
+
 /// Evaluation in the model's evaluation mode.
 [<RequireQualifiedAccess>]
 module Evaluate =
+    let private wide: Tensor -> Tensor = Tensor.toType DType.Float64
 
-    /// Accuracy of `forward` (images to logits) over the set, in batches of the given size. Waits for the device once.
-    let accuracy (batch: int) (forward: Tensor -> Tensor) (set: DeviceSet) : Accuracy =
+    /// Runs a body on each batch of a set, which it can only sum up on the device.
+    let private batches (batch: int) (set: DeviceSet) (body: Batch -> unit) : unit =
         if batch < 1 then
             invalidArg (nameof batch) $"a batch must hold at least 1 image, got {batch}."
 
+        let count = Augment.count set
+
+        for start in 0..batch .. count - 1 do
+            Tensor.scoped (fun () -> Augment.plain start (min count (start + batch)) set |> body)
+
+    let private sums (set: DeviceSet) (count: int) : Tensor =
+        Tensor.zeros DType.Float64 (Tensor.device set.Images) [| int64 count |]
+
+    /// Adds a batch to the sums of `accuracy`; answers which images are correct, as 1 and 0.
+    let private count (sums: Tensor) (labels: Tensor) (logits: Tensor) : Tensor =
+        let struct (_, best) = Tensor.topK (min 5 (Tensor.size 1 logits)) 1 logits
+        let hits = Tensor.eq best (Tensor.unsqueeze 1 labels) |> wide
+        let first = Tensor.select 1 0 hits
+        let loss = Tensor.crossEntropyEach labels logits |> wide |> Tensor.sum
+        Tensor.addInto sums (Tensor.stack 0 [ Tensor.sum first; Tensor.sum hits; loss ])
+        first
+
+    let private ofSums (images: int) (sums: Tensor) : Accuracy =
+        let sums = Tensor.toFloats sums
+
+        {
+            Images = images
+            Correct = int sums[0]
+            CorrectTop5 = int sums[1]
+            Loss = sums[2] / float images
+        }
+
+    /// Accuracy of `forward` (images to logits) over the set, in batches of the given size. Waits for the
+    /// device once.
+    let accuracy (batch: int) (forward: Tensor -> Tensor) (set: DeviceSet) : Accuracy =
         Autograd.noGrad (fun () ->
             Tensor.scoped (fun () ->
-                let count = Augment.count set
-                let sums = Tensor.zeros DType.Float64 (Tensor.device set.Images) [| 3L |]
+                let sums = sums set 3
+                batches batch set (fun seen -> forward seen.Images |> count sums seen.Labels |> ignore)
+                ofSums (Augment.count set) sums
+            )
+        )
 
-                for start in 0..batch .. count - 1 do
-                    Tensor.scoped (fun () ->
-                        let batch = Augment.plain start (min count (start + batch)) set
-                        let logits = forward batch.Images
-                        let labels = Tensor.unsqueeze 1 batch.Labels
-                        let struct (_, best) = Tensor.topK (min 5 (Tensor.size 1 logits)) 1 logits
-                        let wide = Tensor.toType DType.Float64
-                        let hits = Tensor.eq best labels |> wide
-                        let first = hits |> Tensor.select 1 0 |> Tensor.sum
-                        let loss = Tensor.crossEntropyEach batch.Labels logits |> wide |> Tensor.sum
-                        Tensor.addInto sums (Tensor.stack 0 [ first; Tensor.sum hits; loss ])
+    /// <summary>
+    /// Accuracy, calibration and, beside a teacher, likeness of a model over a set. Nothing waits for the
+    /// device before all batches are done.
+    /// </summary>
+    /// <param name="batch">Images a forward pass.</param>
+    /// <param name="teacher">Images to the teacher's logits, if there is one.</param>
+    /// <param name="forward">Images to the model's logits, [batch, classes].</param>
+    /// <param name="set">The images and their labels.</param>
+    /// <returns>The means over the images of the set.</returns>
+    let fully
+        (batch: int)
+        (teacher: (Tensor -> Tensor) option)
+        (forward: Tensor -> Tensor)
+        (set: DeviceSet)
+        : Evaluation =
+        Autograd.noGrad (fun () ->
+            Tensor.scoped (fun () ->
+                let sums, likeness = sums set 3, sums set 2
+                let calibration = Calibration.start (Tensor.device set.Images)
+
+                batches
+                    batch
+                    set
+                    (fun seen ->
+                        let logits = forward seen.Images
+                        let correct = count sums seen.Labels logits
+                        let confidence = wide logits |> Tensor.softmax 1 |> Tensor.maxOver 1
+                        Calibration.add confidence correct calibration
+
+                        teacher
+                        |> Option.iter (fun teacher ->
+                            let other = teacher seen.Images
+
+                            let agreed =
+                                Tensor.eq (Tensor.argMax 1 other) (Tensor.argMax 1 logits) |> wide
+
+                            let divergence = Loss.kl (wide other) (wide logits)
+
+                            Tensor.stack 0 [ Tensor.sum agreed; Tensor.sum divergence ]
+                            |> Tensor.addInto likeness
+                        )
                     )
 
-                let sums = Tensor.toFloats sums
+                let images = Augment.count set
+
+                let likeness () =
+                    let sums = Tensor.toFloats likeness
+
+                    { Agreed = int sums[0]; Divergence = sums[1] / float images }
 
                 {
-                    Images = count
-                    Correct = int sums[0]
-                    CorrectTop5 = int sums[1]
-                    Loss = sums[2] / float count
+                    Accuracy = ofSums images sums
+                    CalibrationError = Calibration.error calibration
+                    Likeness = teacher |> Option.map (fun _ -> likeness ())
                 }
             )
         )
+
+    /// What a model shows of the first images of a set: logits [images, classes] and pooled
+    /// features [images, D], in float64 on the device.
+    let outputs
+        (batch: int)
+        (forward: Tensor -> Outputs)
+        (images: int)
+        (set: DeviceSet)
+        : struct (Tensor * Tensor) =
+        let images = min images (Augment.count set)
+
+        let all =
+            Autograd.noGrad (fun () ->
+                Tensor.scopeWith
+                    Seq.ofList
+                    (fun () ->
+                        let seen =
+                            [ 0..batch .. images - 1 ]
+                            |> List.map (fun start ->
+                                Tensor.scopeWith
+                                    Seq.ofList
+                                    (fun () ->
+                                        let stop = min images (start + batch)
+                                        let shown = forward (Augment.plain start stop set).Images
+                                        [ wide shown.Logits; wide shown.Pooled ]
+                                    )
+                            )
+
+                        [ 0; 1 ] |> List.map (fun i -> seen |> List.map (List.item i) |> Tensor.cat 0)
+                    )
+            )
+
+        struct (all[0], all[1])

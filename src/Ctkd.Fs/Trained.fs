@@ -130,17 +130,73 @@ module Trained =
                     "name the data set that the weights were trained on with --data"
             )
 
-    /// Accuracy of a trained model on the test images that the settings name, in their precision.
-    let accuracy (device: Device) (s: Settings) (trained: Trained) : Result<Accuracy, Error> =
+    /// Runs a body on the test images that the settings name: it gets them and, for each of the models, a
+    /// forward pass in the settings' precision. What the body answers holds no tensor.
+    let private onTest device (s: Settings) (models: Trained list) body : Result<'T, Error> =
         Tensor.scoped (fun () ->
             result {
                 let! data = Settings.loadData s
-                do! fits data trained
-                let course = Settings.alone s trained.Model data device
+                do! models |> List.traverseResultM (fits data) |> Result.map ignore
+                let course = Settings.alone s models.Head.Model data device
                 let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
-                return accuracyIn s.Batch course trained.Model (Course.format course trained.Weights) set
+
+                let forward (trained: Trained) =
+                    let weights = Course.format course trained.Weights
+                    Course.forward course trained.Model false weights
+
+                return body set (List.map forward models)
             }
         )
+
+    /// Accuracy, calibration and likeness of a trained model on the test images that the settings name, in
+    /// their precision. A teacher sees the same images, as it does when it teaches.
+    let evaluate
+        (device: Device)
+        (s: Settings)
+        (teacher: Trained option)
+        (trained: Trained)
+        : Result<Evaluation, Error> =
+        onTest
+            device
+            s
+            (trained :: Option.toList teacher)
+            (fun set forwards ->
+                match
+                    forwards |> List.map (fun forward -> forward >> (fun (shown: Outputs) -> shown.Logits))
+                with
+                | [] -> invalidOp "there is a model to evaluate."
+                | forward :: teachers -> Evaluate.fully s.Batch (List.tryHead teachers) forward set
+            )
+
+    /// What trained models show of the first so many test images that the settings name: for each model the
+    /// rows of its logits and of its pooled features, and the images' labels.
+    let outputs
+        (device: Device)
+        (s: Settings)
+        (images: int)
+        (models: Trained list)
+        : Result<struct (float[][] * float[][]) list * int[], Error> =
+        let rows (x: Tensor) = Tensor.toFloats x |> Array.chunkBySize (Tensor.size 1 x)
+
+        onTest
+            device
+            s
+            models
+            (fun set forwards ->
+                let shown =
+                    forwards
+                    |> List.map (fun forward ->
+                        let struct (logits, pooled) = Evaluate.outputs s.Batch forward images set
+                        struct (rows logits, rows pooled)
+                    )
+
+                let labels = Tensor.toInt64s set.Labels |> Array.map int
+                shown, Array.truncate images labels
+            )
+
+    /// Accuracy alone.
+    let accuracy (device: Device) (s: Settings) (trained: Trained) : Result<Accuracy, Error> =
+        evaluate device s None trained |> Result.map _.Accuracy
 
     /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
     let warning (settings: Settings) (trained: Trained) (accuracy: Accuracy) : string option =

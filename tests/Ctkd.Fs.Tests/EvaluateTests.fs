@@ -2,6 +2,7 @@ module Ctkd.Fs.Tests.EvaluateTests
 
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
+open FsCheck
 open FsCheck.FSharp
 open Xunit
 
@@ -97,4 +98,159 @@ let ``evaluation changes no weight, records no gradient and leaves no tensors`` 
             Assert.Equal(held, Tensor.live ())
             Expect.sameTree before weights
         )
+    )
+
+// ---- calibration and likeness -----------------------------------------------------------------------------
+
+/// A set whose image i says i, and a classifier that looks its logits up.
+let private lookup (logits: float[][]) (labels: int[]) : DeviceSet * (Tensor -> Tensor) =
+    let set: ImageSet = {
+        Name = "numbered"
+        Classes = logits[0].Length
+        Channels = 3
+        Height = 1
+        Width = 1
+        Images = Array.init (3 * labels.Length) (fun i -> byte (i / 3))
+        Labels = labels
+    }
+
+    let table = Expect.tensor [ logits.Length; logits[0].Length ] (Array.concat logits)
+
+    let forward (images: Tensor) =
+        let number = images |> Tensor.flatten 1 |> Tensor.select 1 0 |> Tensor.scale 255.0
+        Tensor.indexSelect 0 (number |> Tensor.addNumber 0.5 |> Tensor.toType DType.Int64) table
+
+    Augment.upload DType.Float64 Device.Cpu zeros ones set, forward
+
+let private calibration (logits: float[][]) (labels: int[]) : float =
+    Tensor.scoped (fun () ->
+        let set, forward = lookup logits labels
+        (Evaluate.fully 7 None forward set).CalibrationError
+    )
+
+/// The formula of Guo et al. as plainly as possible.
+let private naiveError (logits: float[][]) (labels: int[]) : float =
+    let seen =
+        Array.map2 (fun z label -> Array.max (Oracle.softmax z), Oracle.argMax z = label) logits labels
+
+    [ 1..15 ]
+    |> List.sumBy (fun m ->
+        let inside =
+            seen |> Array.filter (fun (c, _) -> c > float (m - 1) / 15.0 && (c <= float m / 15.0 || m = 15))
+
+        if inside.Length = 0 then
+            0.0
+        else
+            let accuracy = inside |> Array.averageBy (fun (_, correct) -> if correct then 1.0 else 0.0)
+            float inside.Length / float seen.Length * abs (accuracy - Array.averageBy fst inside)
+    )
+
+let private rows =
+    gen {
+        let! classes = Gen.choose (2, 6)
+        let! count = Gen.choose (1, 60)
+        let! scale = Gen.elements [ 0.1; 1.0; 5.0; 100.0 ]
+        let! logits = many count (many classes (uniform -scale scale))
+        let! labels = many count (Gen.choose (0, classes - 1))
+        return logits, labels
+    }
+
+[<Fact>]
+let ``the calibration error is that of the formula, and lies in 0 .. 1`` () =
+    check
+        rows
+        (fun (logits, labels) ->
+            let error = calibration logits labels
+            Expect.near 1e-10 1e-12 (naiveError logits labels) error
+            Assert.InRange(error, 0.0, 1.0)
+        )
+
+[<Fact>]
+let ``a set whose confidence is its accuracy is calibrated, one that is surely wrong is not at all`` () =
+    // At a confidence of 3/4 three images of four are right, at 2/5 two of five.
+    let group (confidence: float) right count =
+        Array.init
+            count
+            (fun i ->
+                let rest = (1.0 - confidence) / 3.0
+                [| log confidence; log rest; log rest; log rest |], (if i < right then 0 else 1)
+            )
+
+    let logits, labels = Array.append (group 0.75 3 4) (group 0.4 4 10) |> Array.unzip
+    Expect.near 0.0 1e-12 0.0 (calibration logits labels)
+    Expect.near 1e-12 0.0 1.0 (calibration [| [| 800.0; 0.0 |] |] [| 1 |])
+    Expect.near 0.0 1e-12 0.0 (calibration [| [| 800.0; 0.0 |] |] [| 0 |])
+
+[<Fact>]
+let ``a model agrees with itself on all images, and its divergence from itself is 0`` () =
+    check
+        rows
+        (fun (logits, labels) ->
+            Tensor.scoped (fun () ->
+                let set, forward = lookup logits labels
+                let evaluation = Evaluate.fully 7 (Some forward) forward set
+
+                Assert.Equal(
+                    (Some 100.0, 0.0),
+                    (evaluation.Agreement, evaluation.Likeness.Value.Divergence)
+                )
+            )
+        )
+
+[<Fact>]
+let ``agreement and divergence are those of counting by hand, and no divergence is negative`` () =
+    check
+        cases
+        (fun (classes, seed, batch) ->
+            withClassifier
+                classes
+                seed
+                (fun set forward logits _ ->
+                    let other = logits |> Array.map (Array.mapi (fun i z -> 0.3 * z - float i))
+                    let shift = Array.init classes (fun i -> -float i) |> Expect.tensor [ classes ]
+                    let teacher images = Tensor.scale 0.3 (forward images) + shift
+                    let evaluation = Evaluate.fully batch (Some teacher) forward set
+                    let likeness = evaluation.Likeness.Value
+
+                    let agreed =
+                        Array.map2 (fun a b -> Oracle.argMax a = Oracle.argMax b) other logits
+                        |> Array.filter id
+                        |> Array.length
+
+                    Assert.Equal(agreed, likeness.Agreed)
+
+                    Expect.near
+                        1e-10
+                        1e-12
+                        (Array.map2 Oracle.kl other logits |> Array.average)
+                        likeness.Divergence
+
+                    Assert.True(likeness.Divergence >= -1e-12)
+                    Assert.Equal(Evaluate.accuracy batch forward set, evaluation.Accuracy)
+                )
+        )
+
+[<Fact>]
+let ``without a teacher nothing is said of one`` () =
+    Tensor.scoped (fun () ->
+        let set, forward = lookup [| [| 1.0; 0.0 |] |] [| 0 |]
+        let evaluation = Evaluate.fully 7 None forward set
+        Assert.Equal((None, None), (evaluation.Likeness, evaluation.Agreement))
+    )
+
+[<Fact>]
+let ``outputs are those of the first images, whatever the batch`` () =
+    Tensor.scoped (fun () ->
+        let logits = Array.init 9 (fun i -> [| float i; -1.0 |])
+        let set, forward = lookup logits (Array.zeroCreate 9)
+
+        let shown images : Outputs =
+            let z = forward images
+            { Features = []; Pooled = Tensor.scale 2.0 z; Logits = z }
+
+        for batch, images in [ 4, 9; 1, 3; 20, 100 ] do
+            let struct (z, pooled) = Evaluate.outputs batch shown images set
+            let expected = Array.truncate images logits |> Array.concat
+            Assert.Equal<float[]>(expected, Tensor.toFloats z)
+            Assert.Equal<float[]>(Array.map ((*) 2.0) expected, Tensor.toFloats pooled)
     )
