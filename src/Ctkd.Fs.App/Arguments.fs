@@ -133,10 +133,12 @@ type TrainArgs =
                 "the result as one JSON object on the standard output, everything else on the standard error"
 
 /// The flags of `eval`.
-[<HelpFlags("--help", "-h", "help")>]
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
 type EvalArgs =
     | [<Unique>] Weights of FILE: string
     | [<Unique>] Model of NAME: string
+    | [<Unique>] Teacher_Weights of FILE: string
+    | [<Unique>] Teacher of NAME: string
     | [<Unique>] Data of NAME: string
     | [<Unique>] Data_Dir of DIR: string
     | [<Unique>] Mean of NUMBER: float list
@@ -151,6 +153,8 @@ type EvalArgs =
             match this with
             | Weights _ -> "weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
             | Model _ -> "model of the weights [the one that they name or fit]"
+            | Teacher_Weights _ -> "a teacher's weights: adds agreement with it and the mean KL to it [none]"
+            | Teacher _ -> "the teacher's model [the one that its weights name or fit]"
             | Data _ -> "data set whose test images are classified [the one the weights were trained on]"
             | Data_Dir _ -> "folder (or file) of the data set [as trained]"
             | Mean _ -> "mean of each channel [as trained; of another --data its own]"
@@ -326,6 +330,7 @@ type CtkdArgs =
     | [<SubCommand>] Teach of ParseResults<TrainArgs>
     | [<SubCommand>] Distill of ParseResults<TrainArgs>
     | [<SubCommand>] Eval of ParseResults<EvalArgs>
+    | [<SubCommand>] Plot of ParseResults<PlotArgs>
     | [<SubCommand>] Export of ParseResults<ExportArgs>
     | [<SubCommand>] Models of ParseResults<ModelsArgs>
     | [<SubCommand>] Recipes of ParseResults<RecipesArgs>
@@ -343,7 +348,9 @@ type CtkdArgs =
             | Teach _ -> "train a model from labels alone"
             | Distill _ ->
                 "train a student from a teacher: methods under a temperature policy, or a published recipe"
-            | Eval _ -> "classify a test set with trained weights"
+            | Eval _ ->
+                "classify a test set with trained weights: accuracy, calibration, likeness to a teacher"
+            | Plot _ -> "draw curves of runs, class correlations or a t-SNE of features as SVG or PNG"
             | Export _ -> "write trained weights as a network that other runtimes read: ONNX"
             | Models _ ->
                 "list the models with their parameters, multiply-accumulates and features, or print the layers of one"

@@ -18,10 +18,7 @@ type RunResult = {
     TeacherTop1: float option
 }
 
-/// What `eval --json` prints.
-type EvalResult = { Model: string; Images: int; Top1: float; Top5: float; Loss: float }
-
-/// The commands `teach`, `distill` and `eval`: flags to settings, settings to library calls.
+/// The commands `teach` and `distill`: flags to settings, settings to library calls.
 module Commands =
 
     /// Wrong usage: what is wrong, and what to do.
@@ -197,72 +194,5 @@ module Commands =
                                 usage
                                     "distill needs a teacher's weights"
                                     "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
-                    }
-            )
-
-    /// How the weights were trained, and what the flags change of it.
-    let private evalSettings (args: ParseResults<EvalArgs>) (trained: Trained) : Result<Settings, Error> =
-        result {
-            let! recorded =
-                match trained.Info, args.TryGetResult EvalArgs.Data with
-                | Some info, _ -> Ok info.Settings
-                | None, Some _ -> Ok { Settings.defaults with Student = trained.Model.Name }
-                | None, None ->
-                    usage
-                        "these weights do not say what they were trained on"
-                        "name the data set with --data; where it was normalised otherwise, --mean and --std too"
-
-            return!
-                Settings.validate {
-                    recorded with
-                        Data = args.GetResult(EvalArgs.Data, recorded.Data)
-                        DataDir = args.GetResult(EvalArgs.Data_Dir, recorded.DataDir)
-                        Mean = args.GetResult(EvalArgs.Mean, recorded.Mean)
-                        Std = args.GetResult(EvalArgs.Std, recorded.Std)
-                        Batch = args.GetResult(EvalArgs.Batch, 250)
-                        Precision = args.GetResult(EvalArgs.Precision, "f32")
-                }
-        }
-
-    /// Classifies a test set.
-    let eval (args: ParseResults<EvalArgs>) : int =
-        let terminal = Terminal(args.Contains EvalArgs.Json)
-
-        guarded
-            terminal
-            (fun () ->
-                match args.TryGetResult EvalArgs.Weights with
-                | None ->
-                    usage
-                        "eval needs weights"
-                        "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
-                | Some path ->
-                    result {
-                        let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
-                        let! trained = Trained.load device (args.TryGetResult EvalArgs.Model) path
-                        let! s = evalSettings args trained
-                        let! accuracy = Trained.accuracy device s trained
-
-                        terminal.Table {
-                            Caption = ""
-                            Header = [ "model"; "images"; "top-1 %"; "top-5 %"; "loss" ]
-                            Rows = [
-                                [
-                                    trained.Model.Name
-                                    string accuracy.Images
-                                    $"%.2f{accuracy.Top1}"
-                                    $"%.2f{accuracy.Top5}"
-                                    $"%.4f{accuracy.Loss}"
-                                ]
-                            ]
-                        }
-
-                        terminal.Json {
-                            Model = trained.Model.Name
-                            Images = accuracy.Images
-                            Top1 = accuracy.Top1
-                            Top5 = accuracy.Top5
-                            Loss = accuracy.Loss
-                        }
                     }
             )

@@ -29,7 +29,8 @@ let private run (command: CtkdArgs) : int =
     | Quickstart args -> Quickstart.command args
     | Teach args -> Commands.teach args
     | Distill args -> Commands.distill args
-    | Eval args -> Commands.eval args
+    | CtkdArgs.Eval args -> Eval.command args
+    | CtkdArgs.Plot args -> Plot.command args
     | CtkdArgs.Export args -> Export.command args
     | Models args -> Models.command args
     | CtkdArgs.Recipes args -> RecipeList.command args
@@ -49,6 +50,7 @@ let private known (command: string) : string * string list =
     | "teach"
     | "distill" -> "flag", names (ArgumentParser.Create<TrainArgs>().GetArgumentCases())
     | "eval" -> "flag", names (ArgumentParser.Create<EvalArgs>().GetArgumentCases())
+    | "plot" -> "flag", names (ArgumentParser.Create<PlotArgs>().GetArgumentCases())
     | "export" -> "flag", names (ArgumentParser.Create<ExportArgs>().GetArgumentCases())
     | "quickstart" -> "flag", names (ArgumentParser.Create<QuickstartArgs>().GetArgumentCases())
     | "bench" -> "flag", names (ArgumentParser.Create<BenchArgs>().GetArgumentCases())

@@ -174,7 +174,11 @@ let ``teach, eval and distill work on each other's files`` () =
         let plain = expect 0 folder "eval --weights a/last.safetensors --model resnet14"
         let top1 = float (text taught "top1")
         let percent = $"%.2f{top1}"
-        Assert.Matches($@"^model +images +top-1 %% +top-5 %% +loss\nresnet14 +1797 +{percent} ", plain.Out)
+
+        Assert.Matches(
+            $@"^model +images +top-1 %% +top-5 %% +nll +ece %%\nresnet14 +1797 +{percent} ",
+            plain.Out
+        )
 
         Assert.Contains(
             "are those of resnet14, not of resnet8",

@@ -88,3 +88,20 @@ let ``eval takes a PyTorch file and asks for its data`` () =
         let other = json (expect 0 folder "eval --weights w.pt --data digits --json")
         Assert.Equal(own.ToJsonString(), other.ToJsonString())
     )
+
+[<Fact>]
+let ``eval beside a teacher says how often both agree and how far apart they are`` () =
+    inFolder (fun folder ->
+        let weights = Runs.teacher.Value
+        let alone = json (expect 0 folder $"eval --weights {weights} --json")
+        Assert.Null alone["agreement"]
+        Assert.Null alone["teacherKl"]
+        Assert.InRange(float (text alone "ece"), 0.0, 100.0)
+        let same = $"eval --weights {weights} --teacher-weights {weights} --teacher resnet8"
+        let beside = json (expect 0 folder $"{same} --json")
+        Assert.Equal(("100", "0"), (text beside "agreement", text beside "teacherKl"))
+        Assert.Equal(("resnet8", text alone "nll"), (text beside "teacher", text beside "nll"))
+        Assert.Matches(@"ece % +agreement % +kl to teacher\n", (expect 0 folder same).Out)
+        let error = expect 2 folder $"eval --weights {weights} --teacher resnet8"
+        Assert.Contains("--teacher-weights FILE", error.Err)
+    )

@@ -1,0 +1,144 @@
+namespace Ctkd.Fs.App
+
+open Argu
+open FsToolkit.ErrorHandling
+open Ctkd.Fs
+
+/// What `eval --json` prints; what needs a teacher is null without one.
+type EvalResult = {
+    Model: string
+    Images: int
+    /// In percent.
+    Top1: float
+    Top5: float
+    /// Mean negative log-likelihood of the labels, in nats.
+    Nll: float
+    /// Expected calibration error in 15 bins, in percent.
+    Ece: float
+    Teacher: string option
+    /// Images on which both choose one class, in percent.
+    Agreement: float option
+    /// Mean KL from the teacher's to the student's probabilities at T = 1, in nats.
+    TeacherKl: float option
+}
+
+/// The flags that say which test images are meant.
+type TestFlags = {
+    Data: string option
+    DataDir: string option
+    Mean: float list option
+    Std: float list option
+    Batch: int
+    Precision: string
+}
+
+/// The command `eval`.
+module Eval =
+
+    /// How the weights were trained, and what the flags change of it.
+    let settings (flags: TestFlags) (trained: Trained) : Result<Settings, Error> =
+        result {
+            let! recorded =
+                match trained.Info, flags.Data with
+                | Some info, _ -> Ok info.Settings
+                | None, Some _ -> Ok { Settings.defaults with Student = trained.Model.Name }
+                | None, None ->
+                    Commands.usage
+                        "these weights do not say what they were trained on"
+                        "name the data set with --data; where it was normalised otherwise, --mean and --std too"
+
+            return!
+                Settings.validate {
+                    recorded with
+                        Data = Option.defaultValue recorded.Data flags.Data
+                        DataDir = Option.defaultValue recorded.DataDir flags.DataDir
+                        Mean = Option.defaultValue recorded.Mean flags.Mean
+                        Std = Option.defaultValue recorded.Std flags.Std
+                        Batch = flags.Batch
+                        Precision = flags.Precision
+                }
+        }
+
+    let private flags (args: ParseResults<EvalArgs>) : TestFlags = {
+        Data = args.TryGetResult EvalArgs.Data
+        DataDir = args.TryGetResult EvalArgs.Data_Dir
+        Mean = args.TryGetResult EvalArgs.Mean
+        Std = args.TryGetResult EvalArgs.Std
+        Batch = args.GetResult(EvalArgs.Batch, 250)
+        Precision = args.GetResult(EvalArgs.Precision, "f32")
+    }
+
+    let private resultOf (trained: Trained) (teacher: Trained option) (e: Evaluation) : EvalResult = {
+        Model = trained.Model.Name
+        Images = e.Accuracy.Images
+        Top1 = e.Accuracy.Top1
+        Top5 = e.Accuracy.Top5
+        Nll = e.Accuracy.Loss
+        Ece = 100.0 * e.CalibrationError
+        Teacher = teacher |> Option.map _.Model.Name
+        Agreement = e.Agreement
+        TeacherKl = e.Likeness |> Option.map _.Divergence
+    }
+
+    /// Columns and the one row; the teacher's two are absent without one.
+    let table (result: EvalResult) : Table =
+        let percent (value: float) = $"%.2f{value}"
+        let nats (value: float) = $"%.4f{value}"
+
+        let cells =
+            [
+                "model", Some result.Model
+                "images", Some(string result.Images)
+                "top-1 %", Some(percent result.Top1)
+                "top-5 %", Some(percent result.Top5)
+                "nll", Some(nats result.Nll)
+                "ece %", Some(percent result.Ece)
+                "agreement %", Option.map percent result.Agreement
+                "kl to teacher", Option.map nats result.TeacherKl
+            ]
+            |> List.choose (fun (header, cell) -> cell |> Option.map (fun cell -> header, cell))
+
+        { Caption = ""; Header = List.map fst cells; Rows = [ List.map snd cells ] }
+
+    /// The teacher that the flags name, if they do.
+    let teacher
+        (device: Device)
+        (weights: string option)
+        (model: string option)
+        : Result<Trained option, Error> =
+        match weights, model with
+        | None, Some _ ->
+            Commands.usage "--teacher needs the teacher's weights" "give --teacher-weights FILE too"
+        | None, None -> Ok None
+        | Some path, model -> Trained.load device model path |> Result.map Some
+
+    /// Classifies a test set.
+    let command (args: ParseResults<EvalArgs>) : int =
+        let terminal = Terminal(args.Contains EvalArgs.Json)
+
+        Commands.guarded
+            terminal
+            (fun () ->
+                match args.TryGetResult EvalArgs.Weights with
+                | None ->
+                    Commands.usage
+                        "eval needs weights"
+                        "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
+                | Some path ->
+                    result {
+                        let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
+                        let! trained = Trained.load device (args.TryGetResult EvalArgs.Model) path
+                        let! s = settings (flags args) trained
+
+                        let! teacher =
+                            teacher
+                                device
+                                (args.TryGetResult EvalArgs.Teacher_Weights)
+                                (args.TryGetResult EvalArgs.Teacher)
+
+                        let! evaluation = Trained.evaluate device s teacher trained
+                        let result = resultOf trained teacher evaluation
+                        terminal.Table(table result)
+                        terminal.Json result
+                    }
+            )

@@ -1,0 +1,161 @@
+namespace Ctkd.Fs.App
+
+open Argu
+open FsToolkit.ErrorHandling
+open Ctkd.Fs
+
+/// What `plot --json` prints.
+type PlotResult = {
+    Figure: string
+    File: string
+    /// Names of the curves, or of the classes drawn.
+    Series: string list
+    /// Of correlation: the mean absolute difference over the pairs of classes.
+    Distance: float option
+    /// Of tsne: KL(P || Q) in nats.
+    Divergence: float option
+}
+
+/// The figures of `plot` that look at trained models.
+module PlotModels =
+
+    /// A figure that was written.
+    let drawn (figure: string) (out: string) (series: string list) : PlotResult = {
+        Figure = figure
+        File = out
+        Series = series
+        Distance = None
+        Divergence = None
+    }
+
+    let private flags (args: ParseResults<PlotArgs>) : TestFlags = {
+        Data = args.TryGetResult PlotArgs.Data
+        DataDir = args.TryGetResult PlotArgs.Data_Dir
+        Mean = args.TryGetResult PlotArgs.Mean
+        Std = args.TryGetResult PlotArgs.Std
+        Batch = 250
+        Precision = "f32"
+    }
+
+    /// A flag's number, checked.
+    let atLeast (least: int) (name: string) (value: int) : Result<unit, Error> =
+        if value >= least then
+            Ok()
+        else
+            Commands.usage $"{name} must be at least {least}, got {value}" $"give --{name} {least} or more"
+
+    /// The student that --weights names, and how its test images are made.
+    let private student (args: ParseResults<PlotArgs>) (device: Device) : Result<Trained * Settings, Error> =
+        result {
+            match args.TryGetResult PlotArgs.Weights with
+            | None -> return! Commands.usage "this figure needs a student's weights" "give --weights FILE"
+            | Some path ->
+                let! trained = Trained.load device (args.TryGetResult PlotArgs.Model) path
+                let! settings = Eval.settings (flags args) trained
+                return trained, settings
+        }
+
+    /// The student's class correlations less the teacher's, on the test images.
+    let correlation (args: ParseResults<PlotArgs>) (out: string) (width: int) =
+        result {
+            let! device = Engine.device (args.GetResult(PlotArgs.Device, "cpu"))
+            let images = args.GetResult(PlotArgs.Images, System.Int32.MaxValue)
+            do! atLeast 2 "images" images
+            let! trained, s = student args device
+
+            let! teacher =
+                Eval.teacher
+                    device
+                    (args.TryGetResult PlotArgs.Teacher_Weights)
+                    (args.TryGetResult PlotArgs.Teacher)
+
+            match teacher with
+            | None ->
+                return! Commands.usage "correlation needs a teacher's weights" "give --teacher-weights FILE"
+            | Some teacher ->
+                match! Trained.outputs device s images [ trained; teacher ] with
+                | [ struct (ofStudent, _); struct (ofTeacher, _) ], _ ->
+                    let difference = Correlation.difference ofTeacher ofStudent
+                    let distance = Correlation.distance difference
+
+                    do!
+                        {
+                            Title =
+                                $"Class correlations: {trained.Model.Name} less {teacher.Model.Name}, \
+                                  mean difference %.3f{distance}"
+                            Label = "class"
+                            Unit = "difference"
+                            Cells = difference
+                        }
+                        |> HeatMap.standalone width
+                        |> Picture.write out
+
+                    return { drawn "correlation" out [] with Distance = Some distance }
+                | _ -> return! Result.Error(Error.create ErrorKind.Usage "two models were expected" "" "")
+        }
+
+    /// The student's features of the test images in a plane.
+    let tsne (args: ParseResults<PlotArgs>) (out: string) (width: int) =
+        result {
+            let! device = Engine.device (args.GetResult(PlotArgs.Device, "cpu"))
+            let images = args.GetResult(PlotArgs.Images, 1000)
+            let classes = args.GetResult(PlotArgs.Classes, 10)
+            let perplexity = args.GetResult(PlotArgs.Perplexity, Tsne.defaults.Perplexity)
+            do! atLeast 1 "classes" classes
+
+            do!
+                if classes <= Scatter.mostClasses then
+                    Ok()
+                else
+                    Commands.usage
+                        $"at most {Scatter.mostClasses} classes can be told apart, got {classes}"
+                        $"give --classes {Scatter.mostClasses} or less"
+
+            let! trained, s = student args device
+            let! shown, labels = Trained.outputs device s System.Int32.MaxValue [ trained ]
+            let struct (_, features) = List.head shown
+
+            let chosen =
+                Array.zip features labels
+                |> Array.filter (fun (_, label) -> label < classes)
+                |> Array.truncate (max 0 images)
+
+            let most = min Tsne.mostPoints images
+
+            do!
+                if chosen.Length > most || chosen.Length < 3 then
+                    Commands.usage
+                        $"t-SNE takes 3 to {Tsne.mostPoints} images, got {chosen.Length}"
+                        "change --images or --classes"
+                elif not (perplexity > 1.0 && perplexity < float (chosen.Length - 1)) then
+                    Commands.usage
+                        $"perplexity must be > 1 and below {chosen.Length - 1} for {chosen.Length} images, \
+                          got {perplexity}"
+                        "give --perplexity 5 to 50, or more images"
+                else
+                    Ok()
+
+            let options = {
+                Tsne.defaults with
+                    Perplexity = perplexity
+                    Seed = args.GetResult(PlotArgs.Seed, Tsne.defaults.Seed)
+            }
+
+            let points = Array.map fst chosen
+            let places = Tsne.run options points
+            let names = [ 0 .. min classes trained.Model.Classes - 1 ] |> List.map (fun c -> $"class {c}")
+
+            do!
+                {
+                    Title = $"t-SNE of {trained.Model.Name}'s features: {chosen.Length} test images"
+                    Classes = names
+                    Points = Array.zip places (Array.map snd chosen) |> List.ofArray
+                }
+                |> Scatter.standalone width (width * 3 / 4)
+                |> Picture.write out
+
+            return {
+                drawn "tsne" out names with
+                    Divergence = Some(Tsne.divergence (Tsne.joint perplexity points) places)
+            }
+        }
