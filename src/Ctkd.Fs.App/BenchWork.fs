@@ -87,13 +87,13 @@ let private upload (course: Course) : DeviceSet =
     randomSet ()
     |> Augment.upload DType.Float32 course.Device [ 0.5071; 0.4867; 0.4408 ] [ 0.2675; 0.2565; 0.2761 ]
 
-/// The next batch of one epoch after the other.
-let private loader (course: Course) (set: DeviceSet) : unit -> Batch =
+/// Runs a body on the next batch of one epoch after the other. Only the batch lives in the body's scope.
+let private onNext (course: Course) (set: DeviceSet) : (Batch -> unit) -> unit =
     let fresh epoch = Augment.plan (Rng.ofSeed course.Seed) epoch pad true set
     let mutable plan = fresh 0
     let mutable at, epoch = 0, 0
 
-    fun () ->
+    fun body ->
         if at = images then
             at <- 0
             epoch <- epoch + 1
@@ -101,7 +101,7 @@ let private loader (course: Course) (set: DeviceSet) : unit -> Batch =
             plan <- fresh epoch
 
         at <- at + batch
-        Augment.batch pad plan (at - batch) at set
+        Tensor.scoped (fun () -> Augment.batch pad plan (at - batch) at set |> body)
 
 /// A function that trains a batch; its state goes from call to call.
 let private learner (course: Course) : Batch -> unit =
@@ -134,8 +134,8 @@ let private works (precision: Precision) : Map<string, unit -> unit> =
     let course = course precision
     let teaching = Option.get course.Teaching
     let set = upload course
-    let next = loader course set
-    let one = next ()
+    let onNext = onNext course set
+    let one = Augment.batch pad (Augment.plan (Rng.ofSeed 1) 0 pad true set) 0 batch set
     let step, student = learner course, learner { course with Teaching = None }
     let inScope (work: unit -> unit) () = Tensor.scoped work
 
@@ -144,11 +144,11 @@ let private works (precision: Precision) : Map<string, unit -> unit> =
         |> ignore
 
     Map [
-        "step", inScope (fun () -> next () |> step)
+        "step", (fun () -> onNext step)
         "remembered", rememberer course set
         "teacher", inScope teach
         "student", inScope (fun () -> student one)
-        "data", inScope (next >> ignore)
+        "data", (fun () -> onNext ignore)
     ]
 
 let private seconds (work: unit -> unit) : float =
