@@ -73,16 +73,32 @@ module Course =
         weights
         |> Tree.map (fun _ w -> if course.ChannelsLast && Tensor.rank w = 4 then Tensor.channelsLast w else w)
 
+    /// The convolutions' weights in the type in which they are multiplied: what autocast would do at every step.
+    let private rounded (model: Model) (weights: Tree) : Tree =
+        let convolutions =
+            Layer.leaves model.Body
+            |> List.collect (
+                function
+                | Conv c -> c.Weight :: Option.toList c.Bias
+                | _ -> []
+            )
+            |> Set.ofList
+
+        weights
+        |> Tree.map (fun name w -> if convolutions.Contains name then Tensor.toType DType.BFloat16 w else w)
+
     /// The course with its teacher made ready to run: it is frozen, so its batch normalisations are merged into its
-    /// convolutions, and its weights get the run's memory format. In float64, where reference numbers are wanted, its
-    /// layers stay as they are.
+    /// convolutions, and its weights get the run's precision and memory format. In float64, where reference numbers are
+    /// wanted, its layers stay as they are.
     let prepareTeacher (course: Course) : Course =
         let prepared (teaching: Teaching) =
             let model, weights =
                 match course.Precision with
                 | F64 -> teaching.Model, teaching.Weights
-                | F32
-                | Bf16 -> FoldBatchNorm.model teaching.Model teaching.Weights
+                | F32 -> FoldBatchNorm.model teaching.Model teaching.Weights
+                | Bf16 ->
+                    let model, weights = FoldBatchNorm.model teaching.Model teaching.Weights
+                    model, rounded model weights
 
             { teaching with Model = model; Weights = format course weights }
 
