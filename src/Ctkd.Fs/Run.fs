@@ -104,50 +104,6 @@ module Run =
         Trained.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
         accuracy
 
-    /// Everything that decides the bits of the teacher's features.
-    let private cacheKey
-        (s: Settings)
-        (teacherHash: string)
-        (dataHash: string)
-        (data: Splits)
-        (course: Course)
-        =
-        let numbers (values: float list) = values |> List.map string |> String.concat " "
-        let engine = Text.Encoding.UTF8.GetBytes(Engine.version () + Engine.configuration ())
-        let engineHash = Security.Cryptography.SHA256.HashData engine |> Convert.ToHexStringLower
-
-        String.concat "\n" [
-            $"teacher {teacherHash}"
-            $"data {dataHash}, {ImageSet.count data.Train} images of {data.Train.Height} x {data.Train.Width}"
-            $"mean {numbers data.Mean}, std {numbers data.Std}"
-            $"pad {course.Pad}, flip {course.Flip}, batch {s.TeacherAhead * s.Batch}"
-            $"precision {course.Precision}, channels last {course.ChannelsLast}, device {s.Device}"
-            $"engine {engineHash}"
-        ]
-
-    /// How the teacher works, as the settings say; a cache is open until the run is disposed of.
-    let private teachingPlan (s: Settings) (key: string) (course: Course) : Result<TeachingPlan, Error> =
-        let simple = { Teach.simple with Ahead = s.TeacherAhead }
-
-        if s.TeacherCache = "" || course.Teaching.IsNone then
-            Ok simple
-        elif Teach.looksAtMaps course then
-            let names = Course.distillers course |> List.filter _.LooksAtMaps |> List.map _.Name
-            let names = String.concat ", " names
-
-            let what =
-                $"teacher-cache remembers pooled features and logits, and {names} looks at the teacher's maps"
-
-            Result.Error(Error.create Usage what "" "leave out --teacher-cache, or distil without them")
-        else
-            let format = if s.TeacherCacheHalf then Float16 else Exact
-            let budget = int64 (s.TeacherCacheGb * 1e9)
-
-            let width = course.Teaching.Value.Model.Classifier.In
-
-            TeacherCache.openFile s.TeacherCache key width budget format
-            |> Result.map (fun cache -> { simple with Cache = Some cache })
-
     /// A temperature that no method reads changes nothing: better said than searched for.
     let private warnOfTemperature (hooks: Hooks) (s: Settings) : unit =
         if s.Teacher <> "" && not (s.Methods.Keys |> Seq.exists Settings.reads) then
@@ -178,7 +134,7 @@ module Run =
                 teacher |> Option.map (fun t -> Trained.fingerprint t.Weights) |> Option.defaultValue ""
 
             let dataHash = Settings.fingerprint data
-            let! teaching = teachingPlan s (cacheKey s teacherHash dataHash data course) course
+            let! teaching = TeacherMemory.plan s teacherHash dataHash data course
 
             return {
                 Settings = s
@@ -235,19 +191,6 @@ module Run =
             |> Tree.leaves
             |> Array.forall Weights.isFinite
         )
-
-    /// Closes the teacher cache, and says how much it knew.
-    let private closeCache (hooks: Hooks) (cache: TeacherCache) : unit =
-        let share = 100.0 * float cache.Found / float (max 1L cache.Asked)
-        hooks.Say $"teacher cache: %.1f{share} %% of {cache.Asked} lessons were remembered"
-
-        cache.Full
-        |> Option.iter (fun why ->
-            hooks.Say
-                $"warning: the teacher cache could not be written any more ({why}); the run went on without it"
-        )
-
-        (cache :> IDisposable).Dispose()
 
     /// Epochs from a state to the end, a stop or a failure. Every epoch leaves a line of metrics and a checkpoint.
     let private go
@@ -325,7 +268,7 @@ module Run =
         try
             epochs state done'
         finally
-            run.Teaching.Cache |> Option.iter (closeCache hooks)
+            run.Teaching.Cache |> Option.iter (TeacherMemory.close hooks.Say)
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.
     let private holding

@@ -85,10 +85,22 @@ module RunReport =
                 | None -> ()
     ]
 
+    let private methods (settings: Settings) : string =
+        settings.Methods
+        |> Map.toList
+        |> List.map (fun (name, weight) -> $"{string weight} {name}")
+        |> String.concat " + "
+
     let private settingsFacts (settings: Settings) : (string * string) list = [
         "student", settings.Student
         "teacher", (if settings.Teacher = "" then "none" else settings.Teacher)
         "policy", (if settings.Teacher = "" then "none" else settings.Policy)
+        "logits standardised", (if settings.Standardise then "yes" else "no")
+        "loss",
+        (if settings.Teacher = "" then
+             "ce"
+         else
+             $"{string settings.CrossEntropy} ce + {methods settings}")
         "data", settings.Data
         "images a class", (if settings.PerClass = 0 then "all" else string settings.PerClass)
         "epochs", string settings.Epochs

@@ -1,0 +1,76 @@
+namespace Ctkd.Fs
+
+open System
+
+/// What a run remembers of its teacher, by its settings.
+[<RequireQualifiedAccess>]
+module TeacherMemory =
+
+    /// Everything that decides the bits of the teacher's features.
+    let private cacheKey
+        (s: Settings)
+        (teacherHash: string)
+        (dataHash: string)
+        (data: Splits)
+        (course: Course)
+        =
+        let numbers (values: float list) = values |> List.map string |> String.concat " "
+        let engine = Text.Encoding.UTF8.GetBytes(Engine.version () + Engine.configuration ())
+        let engineHash = Security.Cryptography.SHA256.HashData engine |> Convert.ToHexStringLower
+
+        String.concat "\n" [
+            $"teacher {teacherHash}"
+            $"data {dataHash}, {ImageSet.count data.Train} images of {data.Train.Height} x {data.Train.Width}"
+            $"mean {numbers data.Mean}, std {numbers data.Std}"
+            $"pad {course.Pad}, flip {course.Flip}, batch {s.TeacherAhead * s.Batch}"
+            $"precision {course.Precision}, channels last {course.ChannelsLast}, device {s.Device}"
+            $"engine {engineHash}"
+        ]
+
+    /// How the teacher works through the epochs, as the settings say. A cache stays open until `close`; it is refused
+    /// where a method looks at the teacher's maps.
+    let plan
+        (s: Settings)
+        (teacherHash: string)
+        (dataHash: string)
+        (data: Splits)
+        (course: Course)
+        : Result<TeachingPlan, Error> =
+        let simple = { Teach.simple with Ahead = s.TeacherAhead }
+
+        if s.TeacherCache = "" || course.Teaching.IsNone then
+            Ok simple
+        elif Teach.looksAtMaps course then
+            let names = Course.distillers course |> List.filter _.LooksAtMaps |> List.map _.Name
+            let names = String.concat ", " names
+
+            let what =
+                $"teacher-cache remembers pooled features and logits, and {names} looks at the teacher's maps"
+
+            Result.Error(Error.create Usage what "" "leave out --teacher-cache, or distil without them")
+        else
+            let format = if s.TeacherCacheHalf then Float16 else Exact
+            let budget = int64 (s.TeacherCacheGb * 1e9)
+
+            let width = course.Teaching.Value.Model.Classifier.In
+
+            TeacherCache.openFile
+                s.TeacherCache
+                (cacheKey s teacherHash dataHash data course)
+                width
+                budget
+                format
+            |> Result.map (fun cache -> { simple with Cache = Some cache })
+
+    /// Closes the teacher cache, and says how much it knew.
+    let close (say: string -> unit) (cache: TeacherCache) : unit =
+        let share = 100.0 * float cache.Found / float (max 1L cache.Asked)
+        say $"teacher cache: %.1f{share} %% of {cache.Asked} lessons were remembered"
+
+        cache.Full
+        |> Option.iter (fun why ->
+            say
+                $"warning: the teacher cache could not be written any more ({why}); the run went on without it"
+        )
+
+        (cache :> IDisposable).Dispose()
