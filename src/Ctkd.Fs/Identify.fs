@@ -49,13 +49,15 @@ module Identify =
                 Weights.distance expected (WeightsFile.find expected file).Tensors, model
             )
 
+    let private exact (distances: (int * Model) list) : Model list =
+        distances |> List.filter (fun (distance, _) -> distance = 0) |> List.map snd
+
     /// The published models that the weights fit, of any number of classes.
-    let fitting (file: WeightsFile) : Model list =
-        distances file |> List.filter (fun (distance, _) -> distance = 0) |> List.map snd
+    let fitting (file: WeightsFile) : Model list = distances file |> exact
 
     let private undecided (file: WeightsFile) (distances: (int * Model) list) : Error =
         let what, next =
-            match distances |> List.filter (fun (distance, _) -> distance = 0) with
+            match exact distances with
             | [] ->
                 let near =
                     distances
@@ -67,7 +69,7 @@ module Identify =
                 let near = if near = "" then "" else $"nearest: {near}; "
                 "the weights fit no model of the zoo", near + "name the model to see how they differ"
             | several ->
-                let names = several |> List.map (fun (_, model) -> model.Name) |> String.concat ", "
+                let names = several |> List.map _.Name |> String.concat ", "
                 "the weights fit several models", $"name one of them: {names}"
 
         Error.create Mismatch what file.Path $"{next} (--model, of a teacher --teacher)"
@@ -79,6 +81,6 @@ module Identify =
         | None ->
             let distances = distances file
 
-            match distances |> List.filter (fun (distance, _) -> distance = 0) with
-            | [ _, only ] -> Ok only
+            match exact distances with
+            | [ only ] -> Ok only
             | _ -> Error(undecided file distances)

@@ -27,7 +27,7 @@ module Teach =
     /// The teacher runs with each step, and nothing is remembered.
     let simple: TeachingPlan = { Ahead = 1; Cache = None }
 
-    /// Steps whose logits are looked up at once.
+    /// Batches of the teacher whose features are looked up at once.
     let private window = 16
 
     /// Whether one of the course's distillers looks at the teacher's maps.
@@ -61,6 +61,15 @@ module Teach =
         Logits = Tensor.slice 0 first stop outputs.Logits
     }
 
+    /// Rows repeated up to a size.
+    let private filled (size: int) (x: Tensor) : Tensor =
+        let count = Tensor.size 0 x
+
+        if count = size then
+            x
+        else
+            List.replicate (size / count + 1) x |> Tensor.cat 0 |> Tensor.slice 0 0 size
+
     /// As `outputs`, always in batches of the same size: kernels, and so the last bits, depend on it.
     let private evenly (course: Course) (size: int) (images: Tensor) : Outputs option =
         let count = Tensor.size 0 images
@@ -71,12 +80,10 @@ module Teach =
             Tensor.scopeWith
                 (Option.map tensors >> Option.defaultValue [] >> Seq.ofList)
                 (fun () ->
-                    let repeated =
-                        List.replicate (size / count + 1) images |> Tensor.cat 0 |> Tensor.slice 0 0 size
                     // A copy: the rest of the batch is not kept for the sake of a view.
                     let own = Tensor.clone
 
-                    outputs course repeated
+                    outputs course (filled size images)
                     |> Option.map (rows 0 count)
                     |> Option.map (fun o -> {
                         Features = List.map own o.Features
@@ -112,15 +119,10 @@ module Teach =
 
         let logits start =
             let own = Tensor.slice 0 start (min count (start + size)) pooled
-            let rows = Tensor.size 0 own
 
-            let even =
-                if rows = size then
-                    own
-                else
-                    List.replicate (size / rows + 1) own |> Tensor.cat 0 |> Tensor.slice 0 0 size
-
-            Course.classify course teaching.Model teaching.Weights even |> Tensor.slice 0 0 rows
+            filled size own
+            |> Course.classify course teaching.Model teaching.Weights
+            |> Tensor.slice 0 0 (Tensor.size 0 own)
 
         {
             Features = []

@@ -25,6 +25,8 @@ module TeacherMemory =
             $"pad {course.Pad}, flip {course.Flip}, batch {s.TeacherAhead * s.Batch}"
             $"precision {course.Precision}, channels last {course.ChannelsLast}, device {s.Device}"
             $"engine {engineHash}"
+            // Another build of the library may compute in another order.
+            $"library {typeof<Course>.Assembly.ManifestModule.ModuleVersionId}"
         ]
 
     /// How the teacher works through the epochs, as the settings say. A cache stays open until `close`; it is refused

@@ -105,3 +105,15 @@ let interrupted (signal: int) (line: string) (folder: string) (arguments: string
         | text -> read (already + text + "\n")
 
     wait child (read "")
+
+/// Each command line is wrong usage: it says what and what to do next, and leaves nothing behind.
+let isWrongUsage (wrong: (string * string) list) : unit =
+    Folders.inFolder (fun folder ->
+        for arguments, what in wrong do
+            let ended = expect 2 folder arguments
+            Assert.Equal("", ended.Out)
+            Assert.Contains(what, ended.Err)
+            Assert.Contains("\n  next: ", ended.Err)
+
+        Assert.Empty(Directory.GetFileSystemEntries folder)
+    )

@@ -125,15 +125,7 @@ let ``what a dry run or a run cannot be is wrong usage with what to do`` () =
         "teach --set teacher=resnet8", "teach has no teacher"
     ]
 
-    inFolder (fun folder ->
-        for arguments, what in wrong do
-            let ended = expect 2 folder arguments
-            Assert.Equal("", ended.Out)
-            Assert.Contains(what, ended.Err)
-            Assert.Contains("\n  next: ", ended.Err)
-
-        Assert.Empty(Directory.GetFileSystemEntries folder)
-    )
+    isWrongUsage wrong
 
     let imagenet = expect 0 "/" "distill --recipe ctkd/ResNet34-ResNet18/kd/fixed --dry-run"
     Assert.Contains("warning: the data set 'imagenet' has no pipeline yet", imagenet.Out)

@@ -64,7 +64,7 @@ let ``help of a command names every flag with what it is when it is not given`` 
             Assert.True(at > 0, $"{name} --help does not list {flag}")
             let next = options.IndexOf("\n    --", at + 1)
             let entry = options.Substring(at, (if next < 0 then options.Length else next) - at)
-            // The brackets of a list's placeholder are no default.
+            // "[<epoch>...]" stands for a list's values: its brackets hold no default.
             let plain = entry.Replace("[<", "").Replace("...]", "")
 
             Assert.True(
@@ -146,15 +146,7 @@ let ``values that cannot be are wrong usage, with the flag, the bound and what t
         "teach --lr 0.1 --lr 0.2", "more than once"
     ]
 
-    inFolder (fun folder ->
-        for arguments, what in wrong do
-            let ended = expect 2 folder arguments
-            Assert.Equal("", ended.Out)
-            Assert.Contains(what, ended.Err)
-            Assert.Contains("\n  next: ", ended.Err)
-
-        Assert.Empty(Directory.GetFileSystemEntries folder)
-    )
+    isWrongUsage wrong
 
 // ---- teach, eval, distill ----
 
