@@ -178,7 +178,11 @@ let pyTorch () : HavePyTorch =
 
 /// What the tests run exported networks with: ONNX Runtime for node, from npm.
 let onnxRuntime () : HaveOnnxRuntime =
-    if not (onPath "node" && onPath "npm") then debian [ "nodejs"; "npm" ]
+    // Node.js from elsewhere brings its own npm, and conflicts with Debian's.
+    match [ "node", "nodejs"; "npm", "npm" ] |> List.filter (fst >> onPath >> not) with
+    | [] -> ()
+    | missing -> debian (List.map snd missing)
+
     let lock = File.ReadAllText(inRoot "tests/onnx/package-lock.json")
     let isThere = Directory.Exists(inRoot "tests/onnx/node_modules/onnxruntime-node")
 
