@@ -164,7 +164,7 @@ let ownLibtorch (value: string) : string =
         stop Missing "LIBTORCH names no libtorch (no lib/libtorch_cpu.so)" value next
     )
 
-let debianEngine = [ "libtorch-dev"; "libopenblas0-openmp" ]
+let debianEngine = [ "libtorch-dev"; "libopenblas0-openmp"; "libdnnl-dev" ]
 
 let engine () : HaveEngine =
     let own = variable "LIBTORCH" |> Option.map ownLibtorch

@@ -77,7 +77,12 @@ module Doctor =
 
     let private oneDnn () : Finding =
         if Engine.hasOneDnn () then
-            fine "oneDNN" "yes"
+            fine
+                "oneDNN"
+                (if Engine.fuses () then
+                     "yes, with fused convolutions"
+                 else
+                     "yes, without fused convolutions")
         else
             wrong
                 "oneDNN"

@@ -250,29 +250,70 @@ module Layer =
         | Sequence layers -> not layers.IsEmpty && isFresh (List.last layers)
         | _ -> false
 
-    /// Runs the layer. `taps` collects the features in their order; in training mode batch normalisation uses and
-    /// updates the statistics of the batch.
-    let rec forward
+    /// Whether the layer's result may be overwritten where no backward pass follows, given whether its input may be.
+    let rec private owns (input: bool) (layer: Layer) : bool =
+        match layer with
+        | Conv _
+        | BatchNorm _
+        | Relu
+        | Relu6
+        | MaxPool _
+        | AvgPool _
+        | Linear _
+        | Residual _
+        | Concat _ -> true
+        | Sequence layers -> List.fold owns input layers
+        | Block body -> owns input body
+        | GlobalPool
+        | Channels _
+        | Shuffle _
+        | Tap
+        | Custom _ -> false
+
+    /// What comes before a last convolution, and that convolution.
+    let private (|EndsInConv|_|) (layer: Layer) : (Layer * Convolution) option =
+        match layer with
+        | Conv c -> Some(identity, c)
+        | Sequence layers ->
+            match List.rev layers with
+            | Conv c :: before -> Some(Sequence(List.rev before), c)
+            | _ -> None
+        | _ -> None
+
+    /// `own`: whether the input may be overwritten where no backward pass follows.
+    let rec private runOn
         (weights: Tree)
         (training: bool)
         (taps: ResizeArray<Tensor>)
+        (own: bool)
         (layer: Layer)
         (x: Tensor)
         : Tensor =
+        let go = runOn weights training taps
         let tensor name = Tree.find name weights
 
-        // A ReLU overwrites what only it sees: the fresh result of the layer before it, which no backward pass needs.
-        let rec run layers x =
+        let convolve (operator: int -> int -> int -> Tensor -> Tensor option -> Tensor -> Tensor) c x =
+            operator c.Stride c.Padding c.Groups (tensor c.Weight) (Option.map tensor c.Bias) x
+
+        // A network that is not trained runs a convolution and the sum and ReLU behind it in one pass over memory.
+        // In training, a ReLU overwrites what only it sees: the result of the layer before it, which no backward pass
+        // needs.
+        let rec run own layers x =
             match layers with
             | [] -> x
+            | Conv c :: Relu :: rest when not training -> convolve Tensor.conv2dRelu c x |> run true rest
+            | Residual(EndsInConv(before, c), shortcut) :: Relu :: rest when not training ->
+                let inner, beside = go false before x, go false shortcut x
+                let residual = if owns own shortcut then beside else Tensor.clone beside
+                convolve (Tensor.conv2dAddRelu residual) c inner |> run true rest
             | (Conv _ | BatchNorm _ | Residual _ | Concat _ as first) :: Relu :: rest ->
-                let y = forward weights training taps first x
+                let y = go own first x
                 Tensor.reluInto y
-                run rest y
-            | first :: rest -> forward weights training taps first x |> run rest
+                run true rest y
+            | first :: rest -> go own first x |> run (owns own first) rest
 
         match layer with
-        | Conv c -> Tensor.conv2d c.Stride c.Padding c.Groups (tensor c.Weight) (Option.map tensor c.Bias) x
+        | Conv c -> convolve Tensor.conv2d c x
         | BatchNorm n ->
             Tensor.batchNorm
                 training
@@ -289,24 +330,31 @@ module Layer =
         | AvgPool(kernel, stride, padding) -> Tensor.avgPool2d kernel stride padding x
         | GlobalPool -> Tensor.meanOverImage x
         | Linear d -> Tensor.linear (tensor d.Weight) (Some(tensor d.Bias)) x
-        | Sequence layers -> run layers x
+        | Sequence layers -> run own layers x
         | Residual(body, shortcut) ->
-            let sum, beside = forward weights training taps body x, forward weights training taps shortcut x
+            let sum, beside = go false body x, go false shortcut x
 
             if isFresh body then
                 Tensor.addInto sum beside
                 sum
             else
                 sum + beside
-        | Concat branches ->
-            branches |> List.map (fun branch -> forward weights training taps branch x) |> Tensor.cat 1
+        | Concat branches -> branches |> List.map (fun branch -> go false branch x) |> Tensor.cat 1
         | Channels(first, count) -> Tensor.slice 1 first (first + count) x
         | Shuffle groups -> Tensor.shuffleChannels groups x
         | Tap ->
             taps.Add x
             x
-        | Block body ->
-            Tensor.scopeWith
-                (fun result -> Seq.append [ result ] taps)
-                (fun () -> forward weights training taps body x)
+        | Block body -> Tensor.scopeWith (fun result -> Seq.append [ result ] taps) (fun () -> go own body x)
         | Custom custom -> custom.Forward weights training x
+
+    /// Runs the layer. `taps` collects the features in their order; in training mode batch normalisation uses and
+    /// updates the statistics of the batch. The input is left as it is.
+    let forward
+        (weights: Tree)
+        (training: bool)
+        (taps: ResizeArray<Tensor>)
+        (layer: Layer)
+        (x: Tensor)
+        : Tensor =
+        runOn weights training taps false layer x

@@ -161,6 +161,27 @@ module Tensor =
         : Tensor =
         Ops.Conv2d(x, weight, orNull bias, stride, padding, groups)
 
+    let conv2dRelu
+        (stride: int)
+        (padding: int)
+        (groups: int)
+        (weight: Tensor)
+        (bias: Tensor option)
+        (x: Tensor)
+        : Tensor =
+        Ops.Conv2dRelu(x, weight, orNull bias, stride, padding, groups)
+
+    let conv2dAddRelu
+        (residual: Tensor)
+        (stride: int)
+        (padding: int)
+        (groups: int)
+        (weight: Tensor)
+        (bias: Tensor option)
+        (x: Tensor)
+        : Tensor =
+        Ops.Conv2dAddRelu(residual, x, weight, orNull bias, stride, padding, groups)
+
     let convTranspose2d
         (stride: int)
         (padding: int)
@@ -271,6 +292,8 @@ module Engine =
     let missingOperators () : string list = guarded (fun () -> List.ofSeq (Operator.Check()))
     let operators () : int = Operator.Count
     let hasOneDnn () : bool = guarded (fun () -> Runtime.HasOneDnn)
+
+    let fuses () : bool = guarded (fun () -> Runtime.FusesConvolutions)
     let threads () : int = guarded (fun () -> Runtime.Threads)
     let setThreads (count: int) : unit = guarded (fun () -> Runtime.Threads <- count)
     let cudaDevices () : int = guarded (fun () -> Runtime.CudaDevices)

@@ -215,6 +215,28 @@ module Tensor =
         x: Tensor ->
             Tensor
 
+    /// relu(conv x) in one pass over memory where the engine can: on the CPU with channels innermost in float32 and
+    /// bfloat16. A weight in bfloat16 takes its input rounded.
+    val conv2dRelu:
+        stride: int ->
+        padding: int ->
+        groups: int ->
+        weight: Tensor ->
+        bias: Tensor option ->
+        x: Tensor ->
+            Tensor
+
+    /// relu(residual + conv x), as `conv2dRelu`. The residual may be overwritten, and is then the result.
+    val conv2dAddRelu:
+        residual: Tensor ->
+        stride: int ->
+        padding: int ->
+        groups: int ->
+        weight: Tensor ->
+        bias: Tensor option ->
+        x: Tensor ->
+            Tensor
+
     /// Transposed convolution of [N, C, H, W] with a weight [C, out, k, k].
     val convTranspose2d:
         stride: int -> padding: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
@@ -316,6 +338,9 @@ module Engine =
     val operators: unit -> int
 
     val hasOneDnn: unit -> bool
+
+    /// Whether the CPU runs a convolution and the sum and ReLU behind it in one pass over memory.
+    val fuses: unit -> bool
     val threads: unit -> int
     val setThreads: count: int -> unit
     val cudaDevices: unit -> int

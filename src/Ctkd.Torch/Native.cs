@@ -141,6 +141,7 @@ internal static unsafe partial class Native
     [LibraryImport(Library)] internal static partial int ctkd_set_threads(int count);
 
     [LibraryImport(Library)] internal static partial int ctkd_has_mkldnn();
+    [LibraryImport(Library)] internal static partial int ctkd_fuses();
 
     [LibraryImport(Library)] internal static partial int ctkd_seed(long device, ulong seed);
 

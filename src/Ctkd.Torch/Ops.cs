@@ -130,6 +130,8 @@ public static class Ops
     private static readonly Operator matmul = new("aten::matmul", "self other");
     private static readonly Operator linear = new("aten::linear", "input weight bias");
     private static readonly Operator conv2d = new("aten::conv2d", "input weight bias stride padding dilation groups");
+    private static readonly Operator conv2dRelu = new("ctkd::conv2d_relu", "input weight bias stride padding groups");
+    private static readonly Operator conv2dAddRelu = new("ctkd::conv2d_add_relu", "residual input weight bias stride padding groups");
     private static readonly Operator convTranspose2d = new("aten::conv_transpose2d.input", "input weight bias stride padding");
     private static readonly Operator batchNorm = new("aten::batch_norm", "input weight bias running_mean running_var training momentum eps cudnn_enabled");
     private static readonly Operator maxPool2d = new("aten::max_pool2d", "self kernel_size stride padding");
@@ -141,6 +143,10 @@ public static class Ops
     public static Tensor Linear(Tensor x, Tensor weight, Tensor? bias) => linear.Call(x, weight, bias);
     public static Tensor Conv2d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int groups) =>
         conv2d.Call(x, weight, bias, Value.Pair(stride, stride), Value.Pair(padding, padding), Value.Pair(1, 1), (long)groups);
+    public static Tensor Conv2dRelu(Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int groups) =>
+        conv2dRelu.Call(x, weight, bias, (long)stride, (long)padding, (long)groups);
+    public static Tensor Conv2dAddRelu(Tensor residual, Tensor x, Tensor weight, Tensor? bias, int stride, int padding, int groups) =>
+        conv2dAddRelu.Call(residual, x, weight, bias, (long)stride, (long)padding, (long)groups);
     public static Tensor ConvTranspose2d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding) =>
         convTranspose2d.Call(x, weight, bias, Value.Pair(stride, stride), Value.Pair(padding, padding));
     public static Tensor BatchNorm(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool training, double momentum, double epsilon) =>

@@ -14,6 +14,9 @@ public static class Runtime
     /// <summary>Whether oneDNN's convolutions are there.</summary>
     public static bool HasOneDnn => Native.ctkd_has_mkldnn() != 0;
 
+    /// <summary>Whether oneDNN runs a convolution and the ReLU or sum behind it in one pass.</summary>
+    public static bool FusesConvolutions => Native.ctkd_fuses() != 0;
+
     /// <summary>Threads of one operator.</summary>
     public static int Threads
     {

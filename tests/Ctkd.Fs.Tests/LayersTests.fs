@@ -299,3 +299,114 @@ let ``shapes that do not fit are refused by name`` () =
             Concat [ Layer.conv "conv" 3 2 4 4; Layer.identity ], [ 4; 8; 8 ]
         ] do
         Expect.refuses "input" (fun () -> Shapes.behind layer shape)
+
+// ---- convolutions with the sum and the ReLU behind them ----
+
+/// As ResNets are built: a body and a shortcut, summed, each ReLU behind a convolution or a sum.
+let private residual (stride: int) (groups: int) : Layer =
+    let conv name kernel stride inputs outputs =
+        Conv {
+            Weight = name + ".weight"
+            Bias = Some(name + ".bias")
+            In = inputs
+            Out = outputs
+            Kernel = kernel
+            Stride = stride
+            Padding = kernel / 2
+            Groups = if kernel = 1 then 1 else groups
+        }
+
+    let shortcut = if stride = 1 then Layer.identity else conv "c" 1 stride 16 32
+    let width = if stride = 1 then 16 else 32
+    let body = [ conv "a" 3 stride 16 width; Relu; conv "b" 3 1 width width ]
+    Sequence [ Tap; Block(Sequence [ Residual(Sequence body, shortcut); Relu ]); Relu; Tap ]
+
+let private cases: Gen<Layer * int> =
+    gen {
+        let! stride, groups = Gen.elements [ 1, 1; 2, 1; 1, 4; 2, 2 ]
+        let! batch = Gen.choose (1, 3)
+        return residual stride groups, batch
+    }
+
+/// Weights as a run keeps them.
+let private kept (dtype: DType) (weights: Tree) : Tree =
+    weights
+    |> Tree.map (fun _ w ->
+        let w = Tensor.toType dtype w
+        if Tensor.rank w = 4 then Tensor.channelsLast w else w
+    )
+
+/// The input, and one result with the maps that were tapped on the way, from float32 channels innermost.
+let private runFast (dtype: DType) (layer: Layer) (weights: Tree) (batch: int) =
+    let x = Expect.ofDense (image [ batch; 16; 7; 5 ]) |> Tensor.toType dtype |> Tensor.channelsLast
+    let before = Tensor.toFloats x
+    let taps = ResizeArray()
+
+    let fast = weights |> Tree.map (fun _ w -> if Tensor.rank w = 4 then Tensor.channelsLast w else w)
+
+    let y = Layer.forward fast false taps layer x
+    before, Tensor.toFloats x, [ for tap in taps -> Tensor.toFloats tap ], Tensor.toFloats y
+
+[<Fact>]
+let ``a network that is run and not trained fuses convolutions, to the same numbers in float32 and bfloat16``
+    ()
+    =
+    check
+        cases
+        (fun (layer, batch) ->
+            Tensor.scoped (fun () ->
+                let exact = fresh layer
+                let x = Expect.ofDense (image [ batch; 16; 7; 5 ])
+                // In training there is nothing to fuse, and without a batch normalisation nothing else differs.
+                let expected = forward exact true layer x |> Tensor.toFloats
+                let largest = expected |> Array.map abs |> Array.max
+
+                for dtype, within in [ DType.Float32, 1e-5; DType.BFloat16, 0.05 ] do
+                    let weights = kept dtype exact
+                    let before, after, taps, y = runFast dtype layer weights batch
+                    Expect.close 0.0 (within * largest) expected y
+                    Assert.Equal<float[]>(before, after)
+                    Assert.Equal<float[] list>([ before; y ], taps)
+            )
+        )
+
+[<Fact>]
+let ``weights that changed in place are seen by fused convolutions`` () =
+    Tensor.scoped (fun () ->
+        let layer = residual 2 1
+        let weights = fresh layer |> kept DType.Float32
+        let result () = let _, _, _, y = runFast DType.Float32 layer weights 2 in y
+        let first = result ()
+        Assert.Equal<float[]>(first, result ())
+
+        for w in Tree.leaves weights do
+            Tensor.copyInto w (Tensor.scale 2.0 w)
+
+        Assert.NotEqual<float[]>(first, result ())
+    )
+
+[<Fact>]
+let ``an evaluated network still has its gradient`` () =
+    Tensor.scoped (fun () ->
+        let layer = residual 2 1
+        let weights = fresh layer |> kept DType.Float32
+
+        let gradients training =
+            let leaves = Tree.leaves weights
+
+            for leaf in leaves do
+                leaf.RequiresGrad <- true
+
+            let x =
+                Expect.ofDense (image [ 2; 16; 7; 5 ]) |> Tensor.toType DType.Float32 |> Tensor.channelsLast
+
+            let loss = Layer.forward weights training (ResizeArray()) layer x |> Tensor.sum
+            Autograd.gradients loss leaves |> Array.map Tensor.toFloats
+
+        Array.iter2 (fun (a: float[]) b -> Expect.close 1e-4 1e-4 a b) (gradients true) (gradients false)
+    )
+
+[<Fact>]
+let ``oneDNN fuses on the CPU with Debian's libtorch`` () =
+    if isNull (Environment.GetEnvironmentVariable "LIBTORCH") then
+        Assert.True(Engine.fuses ())

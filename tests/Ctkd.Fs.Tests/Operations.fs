@@ -152,6 +152,8 @@ let private normalise (training: bool) (xs: Tensor list) : Tensor =
 
     Tensor.batchNorm training 0.1 1e-5 xs[1] xs[2] statistics[0] statistics[1] xs[0]
 
+let private rectified (x: Dense) : Dense = { x with Values = Array.map (max 0.0) x.Values }
+
 let private layers: Operation list = [
     operation
         "matmul"
@@ -179,6 +181,19 @@ let private layers: Operation list = [
         (fun xs -> Tensor.conv2d 2 1 2 xs[1] (Some xs[2]) xs[0])
         (fun xs -> conv2d 2 1 2 xs[1] xs[2] xs[0])
         [ [ 2; 4; 5; 4 ]; [ 2; 2; 3; 3 ]; [ 2 ] ]
+    operation
+        "conv2dRelu"
+        (fun xs -> Tensor.conv2dRelu 2 1 2 xs[1] (Some xs[2]) xs[0])
+        (fun xs -> conv2d 2 1 2 xs[1] xs[2] xs[0] |> rectified)
+        [ [ 2; 4; 5; 4 ]; [ 2; 2; 3; 3 ]; [ 2 ] ]
+    operation
+        "conv2dAddRelu"
+        (fun xs -> Tensor.conv2dAddRelu xs[3] 2 1 2 xs[1] (Some xs[2]) xs[0])
+        (fun xs ->
+            let convolved = conv2d 2 1 2 xs[1] xs[2] xs[0]
+            rectified { convolved with Values = Array.map2 (+) convolved.Values xs[3].Values }
+        )
+        [ [ 2; 4; 5; 4 ]; [ 2; 2; 3; 3 ]; [ 2 ]; [ 2; 2; 3; 2 ] ]
     operation
         "convTranspose2d"
         (fun xs -> Tensor.convTranspose2d 2 1 xs[1] (Some xs[2]) xs[0])
