@@ -49,12 +49,12 @@ struct Prepared {
   bool adds;
   bool fast;  // false: oneDNN has only its reference here
   dnnl::convolution_forward run;
-  memory source, result;  // of a call: they get its addresses
+  memory source, bias, result;  // of a call: they get its addresses
   std::unordered_map<int, memory> arguments;
 
-  bool is(const Tensor& x, Geometry g, bool residual) const {
+  bool is(const Tensor& x, Geometry g, bool biased, bool residual) const {
     return x.sizes() == at::IntArrayRef(shape) && g.stride == geometry.stride && g.padding == geometry.padding &&
-           g.groups == geometry.groups && residual == adds;
+           g.groups == geometry.groups && biased == bool(bias) && residual == adds;
   }
 };
 
@@ -92,8 +92,7 @@ std::unique_ptr<Prepared> prepare(const Tensor& x, const Tensor& weight, const O
   primitive_attr attributes;
   attributes.set_post_ops(after);
   attributes.set_scratchpad_mode(scratchpad_mode::user);
-  auto bias_type = bias ? type_of(*bias) : type;
-  memory::desc biases = bias ? memory::desc({out}, bias_type, memory::format_tag::a) : memory::desc();
+  memory::desc biases = bias ? memory::desc({out}, type, memory::format_tag::a) : memory::desc();
   convolution_forward::desc described(prop_kind::forward_inference, algorithm::convolution_direct, source,
                                       memory::desc(wanted, type, memory::format_tag::any), biases, result,
                                       {g.stride, g.stride}, {g.padding, g.padding}, {g.padding, g.padding});
@@ -112,9 +111,8 @@ std::unique_ptr<Prepared> prepare(const Tensor& x, const Tensor& weight, const O
                      {DNNL_ARG_DST, made->result},
                      {DNNL_ARG_SCRATCHPAD, memory(chosen.scratchpad_desc(), engine())}};
   if (bias) {
-    memory own(biases, engine());
-    std::memcpy(own.get_data_handle(), bias->contiguous().data_ptr(), biases.get_size());
-    made->arguments.emplace(DNNL_ARG_BIAS, own);
+    made->bias = memory(biases, engine(), nullptr);
+    made->arguments.emplace(DNNL_ARG_BIAS, made->bias);
   }
   return made;
 }
@@ -136,7 +134,7 @@ Prepared& find(const Tensor& x, const Tensor& weight, const OptionalTensor& bias
   }
   auto& prepared = at->second.prepared;
   for (auto& one : prepared)
-    if (one->is(x, g, adds)) return *one;
+    if (one->is(x, g, bias.has_value(), adds)) return *one;
   const size_t most = 8;  // shapes of one weight: batches, and the shorter last ones
   if (prepared.size() == most) prepared.erase(prepared.begin());
   prepared.push_back(prepare(x, weight, bias, g, adds));
@@ -148,7 +146,7 @@ bool suits_onednn(const Tensor& x, const Tensor& weight, const OptionalTensor& b
   bool known = type == at::kFloat ||
                (type == at::kBFloat16 && dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core);
   return known && x.device().is_cpu() && x.dim() == 4 && weight.dim() == 4 && x.numel() > 0 && x.scalar_type() == type &&
-         (!bias || bias->scalar_type() == type) && x.is_contiguous(at::MemoryFormat::ChannelsLast);
+         (!bias || (bias->scalar_type() == type && bias->is_contiguous())) && x.is_contiguous(at::MemoryFormat::ChannelsLast);
 }
 
 // Undefined where oneDNN is of no use.
@@ -169,6 +167,7 @@ Tensor by_onednn(const Tensor* residual, const Tensor& x, const Tensor& weight, 
 
   made.source.set_data_handle(x.data_ptr());
   made.result.set_data_handle(y.data_ptr());
+  if (bias) made.bias.set_data_handle(bias->data_ptr());
   static dnnl::stream stream(engine());
   made.run.execute(stream, made.arguments);
   return y;

@@ -371,18 +371,21 @@ let ``a network that is run and not trained fuses convolutions, to the same numb
         )
 
 [<Fact>]
-let ``weights that changed in place are seen by fused convolutions`` () =
+let ``weights and biases that changed in place are seen by fused convolutions`` () =
     Tensor.scoped (fun () ->
-        let layer = residual 2 1
+        let layer = residual 1 1
         let weights = fresh layer |> kept DType.Float32
-        let result () = let _, _, _, y = runFast DType.Float32 layer weights 2 in y
-        let first = result ()
-        Assert.Equal<float[]>(first, result ())
 
-        for w in Tree.leaves weights do
+        let result weights =
+            let _, _, _, y = runFast DType.Float32 layer weights 2
+            y
+
+        for _, w in Tree.toList weights do
+            let before = result weights
             Tensor.copyInto w (Tensor.scale 2.0 w)
-
-        Assert.NotEqual<float[]>(first, result ())
+            let after = result weights
+            Assert.NotEqual<float[]>(before, after)
+            Assert.Equal<float[]>(result (Tree.map (fun _ w -> Tensor.clone w) weights), after)
     )
 
 [<Fact>]
