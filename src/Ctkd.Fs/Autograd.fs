@@ -44,7 +44,7 @@ module Autograd =
     ///
     /// With d = stopGradient x the expression is d - strength (x - d): the bracket is exactly 0 and carries the gradient.
     /// `strength` (lambda) is >= 0, shape []. One descent step then lowers the loss for everything below the reversal and
-    /// raises it for x: CTKD's min-max in one backward pass (Ganin and Lempitsky 2015; CTKD, arXiv:2211.16231, eq. 6).
+    /// raises it for x: CTKD's min-max in one backward pass (Ganin and Lempitsky 2015, arXiv:1409.7495; CTKD, arXiv:2211.16231).
     let reverse (strength: Tensor) (x: Tensor) : Tensor =
         let d = stopGradient x
         d - strength * (x - d)

@@ -86,7 +86,7 @@ module Schedule =
         Schedule.Joined(first, epochs, next)
 
     /// CTKD's curriculum: the strength lambda of the adversary from 0 to 1 over the first epochs (10 on CIFAR-100):
-    /// lambda(e) = (1 - cos(pi min(e, E) / E)) / 2 (arXiv:2211.16231, eq. 7).
+    /// lambda(e) = (1 - cos(pi min(e, E) / E)) / 2 (CTKD, arXiv:2211.16231).
     let curriculum (epochs: int) : Schedule = cosine 0.0 1.0 epochs
 
     /// The weight of a loss that sets in gently: w(e) = weight min(e / epochs, 1); DKD and DTKD use 20 epochs.

@@ -116,8 +116,7 @@ module Temperature =
         }
 
     /// CTKD with one T for all: a scalar theta, trained to make the lesson harder as the curriculum's lambda
-    /// grows. theta starts at 1, so that T starts at 15.6212 in the published range (arXiv:2211.16231,
-    /// section 3).
+    /// grows. theta starts at 1, so that T starts at 15.6212 in the published range (arXiv:2211.16231).
     let ctkdGlobal (range: TemperatureRange) (curriculum: Schedule) : Policy =
         let theta = { Name = "theta"; Shape = []; Initial = Fill 1.0; Trained = true }
 
