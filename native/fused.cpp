@@ -3,15 +3,10 @@
 //   ctkd::conv2d_add_relu  relu(conv(input) + residual), which may overwrite the residual
 // oneDNN (CPU, channels innermost, float32 and bfloat16) and cuDNN fuse them. Where they cannot, and where a gradient is
 // wanted, the same is computed in steps.
+#include "onednn.h"
 #include "ctkd_torch.h"
 #include <ATen/core/grad_mode.h>
 #include <torch/library.h>
-#ifdef CTKD_ONEDNN
-#include <cstring>
-#include <mutex>
-#include <oneapi/dnnl/dnnl.hpp>
-#include <unordered_map>
-#endif
 
 namespace {
 
@@ -33,14 +28,7 @@ Tensor in_steps(const Tensor* residual, const Tensor& x, const Tensor& weight, c
 #ifdef CTKD_ONEDNN
 using dnnl::memory;
 
-const dnnl::engine& engine() {
-  static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
-  return cpu;
-}
-
-memory::data_type type_of(const Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 ? memory::data_type::bf16 : memory::data_type::f32;
-}
+using namespace ctkd::onednn;
 
 // A convolution of one shape with its weights in the layout that it wants.
 struct Prepared {
@@ -84,8 +72,8 @@ std::unique_ptr<Prepared> prepare(const Tensor& x, const Tensor& weight, const O
   made->shape = x.sizes().vec();
   made->geometry = g;
   made->adds = adds;
-  memory::desc source({x.size(0), x.size(1), x.size(2), x.size(3)}, type, memory::format_tag::nhwc);
-  memory::desc result({x.size(0), out, size(x.size(2), height), size(x.size(3), width)}, type, memory::format_tag::nhwc);
+  auto source = describe(x.sizes(), type);
+  auto result = describe({x.size(0), out, size(x.size(2), height), size(x.size(3), width)}, type);
   post_ops after;
   if (adds) after.append_sum(1.f);
   after.append_eltwise(1.f, algorithm::eltwise_relu, 0.f, 0.f);
@@ -96,31 +84,24 @@ std::unique_ptr<Prepared> prepare(const Tensor& x, const Tensor& weight, const O
   convolution_forward::desc described(prop_kind::forward_inference, algorithm::convolution_direct, source,
                                       memory::desc(wanted, type, memory::format_tag::any), biases, result,
                                       {g.stride, g.stride}, {g.padding, g.padding}, {g.padding, g.padding});
-  convolution_forward::primitive_desc chosen(described, attributes, engine());
-  made->fast = std::strstr(chosen.impl_info_str(), "ref") == nullptr;
+  convolution_forward::primitive_desc chosen(described, attributes, cpu());
+  made->fast = std::string(chosen.impl_info_str()).find("ref") == std::string::npos;
   made->run = convolution_forward(chosen);
-  made->source = memory(source, engine(), nullptr);
-  made->result = memory(result, engine(), nullptr);
-  memory arranged(chosen.weights_desc(), engine());
-  stream now(engine());
-  memory as_given({wanted, type, layout}, engine(), plain.data_ptr());
-  reorder(as_given, arranged).execute(now, as_given, arranged);
-  now.wait();
+  made->source = memory(source, cpu(), nullptr);
+  made->result = memory(result, cpu(), nullptr);
+  memory arranged(chosen.weights_desc(), cpu());
+  memory as_given({wanted, type, layout}, cpu(), plain.data_ptr());
+  reorder(as_given, arranged).execute(queue(), as_given, arranged);
+  queue().wait();
   made->arguments = {{DNNL_ARG_SRC, made->source},
                      {DNNL_ARG_WEIGHTS, arranged},
                      {DNNL_ARG_DST, made->result},
-                     {DNNL_ARG_SCRATCHPAD, memory(chosen.scratchpad_desc(), engine())}};
+                     {DNNL_ARG_SCRATCHPAD, memory(chosen.scratchpad_desc(), cpu())}};
   if (bias) {
-    made->bias = memory(biases, engine(), nullptr);
+    made->bias = memory(biases, cpu(), nullptr);
     made->arguments.emplace(DNNL_ARG_BIAS, made->bias);
   }
   return made;
-}
-
-// The library's own: threads take turns, as the memory that a primitive works in is shared.
-std::mutex& turn() {
-  static std::mutex mutex;
-  return mutex;
 }
 
 Prepared& find(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Geometry g, bool adds) {
@@ -141,18 +122,16 @@ Prepared& find(const Tensor& x, const Tensor& weight, const OptionalTensor& bias
   return *prepared.back();
 }
 
-bool suits_onednn(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+bool suits(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   auto type = weight.scalar_type();
-  bool known = type == at::kFloat ||
-               (type == at::kBFloat16 && dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core);
-  return known && x.device().is_cpu() && x.dim() == 4 && weight.dim() == 4 && x.numel() > 0 && x.scalar_type() == type &&
-         (!bias || (bias->scalar_type() == type && bias->is_contiguous())) && x.is_contiguous(at::MemoryFormat::ChannelsLast);
+  return takes(x) && x.scalar_type() == type && weight.dim() == 4 &&
+         (!bias || (bias->scalar_type() == type && bias->is_contiguous()));
 }
 
 // Undefined where oneDNN is of no use.
 Tensor by_onednn(const Tensor* residual, const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Geometry g) {
-  if (!suits_onednn(x, weight, bias)) return {};
-  std::lock_guard<std::mutex> lock(turn());
+  if (!suits(x, weight, bias)) return {};
+  auto lock = turn();
   auto& made = find(x, weight, bias, g, residual != nullptr);
   if (!made.fast) return {};
   auto sizes = made.result.get_desc().dims();
@@ -168,8 +147,7 @@ Tensor by_onednn(const Tensor* residual, const Tensor& x, const Tensor& weight, 
   made.source.set_data_handle(x.data_ptr());
   made.result.set_data_handle(y.data_ptr());
   if (bias) made.bias.set_data_handle(bias->data_ptr());
-  static dnnl::stream stream(engine());
-  made.run.execute(stream, made.arguments);
+  made.run.execute(queue(), made.arguments);
   return y;
 }
 #endif
@@ -197,7 +175,7 @@ Tensor conv2d_add_relu(const Tensor& residual, const Tensor& input, const Tensor
 
 }  // namespace
 
-TORCH_LIBRARY(ctkd, library) {
+TORCH_LIBRARY_FRAGMENT(ctkd, library) {
   library.def("conv2d_relu(Tensor input, Tensor weight, Tensor? bias, int stride, int padding, int groups) -> Tensor",
               conv2d_relu);
   library.def(

@@ -295,6 +295,17 @@ module Layer =
         let convolve (operator: int -> int -> int -> Tensor -> Tensor option -> Tensor -> Tensor) c x =
             operator c.Stride c.Padding c.Groups (tensor c.Weight) (Option.map tensor c.Bias) x
 
+        let normalise operator n x =
+            operator
+                training
+                momentum
+                epsilon
+                (tensor n.Scale)
+                (tensor n.Shift)
+                (tensor n.Mean)
+                (tensor n.Variance)
+                x
+
         // A network that is not trained runs a convolution and the sum and ReLU behind it in one pass over memory.
         // In training, a ReLU overwrites what only it sees: the result of the layer before it, which no backward pass
         // needs.
@@ -306,7 +317,8 @@ module Layer =
                 let inner, beside = go false before x, go false shortcut x
                 let residual = if owns own shortcut then beside else Tensor.clone beside
                 convolve (Tensor.conv2dAddRelu residual) c inner |> run true rest
-            | (Conv _ | BatchNorm _ | Residual _ | Concat _ as first) :: Relu :: rest ->
+            | BatchNorm n :: Relu :: rest -> normalise Tensor.batchNormRelu n x |> run true rest
+            | (Conv _ | Residual _ | Concat _ as first) :: Relu :: rest ->
                 let y = go own first x
                 Tensor.reluInto y
                 run true rest y
@@ -314,16 +326,7 @@ module Layer =
 
         match layer with
         | Conv c -> convolve Tensor.conv2d c x
-        | BatchNorm n ->
-            Tensor.batchNorm
-                training
-                momentum
-                epsilon
-                (tensor n.Scale)
-                (tensor n.Shift)
-                (tensor n.Mean)
-                (tensor n.Variance)
-                x
+        | BatchNorm n -> normalise Tensor.batchNorm n x
         | Relu -> Tensor.relu x
         | Relu6 -> Tensor.clamp 0.0 6.0 x
         | MaxPool(kernel, stride, padding) -> Tensor.maxPool2d kernel stride padding x

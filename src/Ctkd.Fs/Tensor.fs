@@ -201,7 +201,19 @@ module Tensor =
         (runningVar: Tensor)
         (x: Tensor)
         : Tensor =
-        Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon)
+        Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon, false)
+
+    let batchNormRelu
+        (training: bool)
+        (momentum: float)
+        (epsilon: float)
+        (weight: Tensor)
+        (bias: Tensor)
+        (runningMean: Tensor)
+        (runningVar: Tensor)
+        (x: Tensor)
+        : Tensor =
+        Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon, true)
 
     let maxPool2d (kernel: int) (stride: int) (padding: int) (x: Tensor) : Tensor =
         Ops.MaxPool2d(x, kernel, stride, padding)

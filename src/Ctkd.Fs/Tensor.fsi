@@ -253,6 +253,18 @@ module Tensor =
         x: Tensor ->
             Tensor
 
+    /// relu(batchNorm x), in the same passes over memory where the engine can.
+    val batchNormRelu:
+        training: bool ->
+        momentum: float ->
+        epsilon: float ->
+        weight: Tensor ->
+        bias: Tensor ->
+        runningMean: Tensor ->
+        runningVar: Tensor ->
+        x: Tensor ->
+            Tensor
+
     val maxPool2d: kernel: int -> stride: int -> padding: int -> x: Tensor -> Tensor
     val avgPool2d: kernel: int -> stride: int -> padding: int -> x: Tensor -> Tensor
 

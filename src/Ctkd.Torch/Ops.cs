@@ -133,7 +133,7 @@ public static class Ops
     private static readonly Operator conv2dRelu = new("ctkd::conv2d_relu", "input weight bias stride padding groups");
     private static readonly Operator conv2dAddRelu = new("ctkd::conv2d_add_relu", "residual input weight bias stride padding groups");
     private static readonly Operator convTranspose2d = new("aten::conv_transpose2d.input", "input weight bias stride padding");
-    private static readonly Operator batchNorm = new("aten::batch_norm", "input weight bias running_mean running_var training momentum eps cudnn_enabled");
+    private static readonly Operator batchNorm = new("ctkd::batch_norm", "input weight bias running_mean running_var training momentum eps relu");
     private static readonly Operator maxPool2d = new("aten::max_pool2d", "self kernel_size stride padding");
     private static readonly Operator avgPool2d = new("aten::avg_pool2d", "self kernel_size stride padding");
     private static readonly Operator dropout = new("aten::dropout", "input p train");
@@ -149,8 +149,8 @@ public static class Ops
         conv2dAddRelu.Call(residual, x, weight, bias, (long)stride, (long)padding, (long)groups);
     public static Tensor ConvTranspose2d(Tensor x, Tensor weight, Tensor? bias, int stride, int padding) =>
         convTranspose2d.Call(x, weight, bias, Value.Pair(stride, stride), Value.Pair(padding, padding));
-    public static Tensor BatchNorm(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool training, double momentum, double epsilon) =>
-        batchNorm.Call(x, weight, bias, mean, variance, training, momentum, epsilon, true);
+    public static Tensor BatchNorm(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool training, double momentum, double epsilon, bool relu) =>
+        batchNorm.Call(x, weight, bias, mean, variance, training, momentum, epsilon, relu);
     public static Tensor MaxPool2d(Tensor x, int kernel, int stride, int padding) =>
         maxPool2d.Call(x, Value.Pair(kernel, kernel), Value.Pair(stride, stride), Value.Pair(padding, padding));
     public static Tensor AvgPool2d(Tensor x, int kernel, int stride, int padding) =>

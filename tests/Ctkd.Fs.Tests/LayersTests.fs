@@ -413,3 +413,52 @@ let ``an evaluated network still has its gradient`` () =
 let ``oneDNN fuses on the CPU with Debian's libtorch`` () =
     if isNull (Environment.GetEnvironmentVariable "LIBTORCH") then
         Assert.True(Engine.fuses ())
+
+// ---- batch normalisation and the ReLU behind it ----
+
+/// Result, running statistics, and gradients of the input, scale and shift, of a normalisation in training.
+let private normalised (dtype: DType) (relu: bool) (shape: int list) : float[] list =
+    let numbers = if dtype = DType.Float64 then dtype else DType.Float32
+
+    let random seed (shape: int list) =
+        {
+            Shape = shape
+            Values = Rng.normals (List.fold (*) 1 shape) (Rng.ofSeed seed)
+        }
+        |> Expect.ofDense
+
+    let channels = shape[1]
+    let vector seed shift = random seed [ channels ] |> Tensor.addNumber shift |> Tensor.toType numbers
+    let mean, variance = vector 5 0.0, Tensor.exp (vector 6 0.0)
+    let x = random 7 shape |> Tensor.toType dtype |> Tensor.channelsLast |> Autograd.leaf
+    let scale, shift = Autograd.leaf (vector 8 1.0), Autograd.leaf (vector 9 0.0)
+    let operator = if relu then Tensor.batchNormRelu else Tensor.batchNorm
+    let y = operator true 0.1 1e-5 scale shift mean variance x
+    let towards = random 10 shape |> Tensor.toType dtype |> Tensor.channelsLast
+    let gradients = Autograd.gradients (Tensor.sum (y * towards)) [| x; scale; shift |]
+    [ y; mean; variance; yield! gradients ] |> List.map Tensor.toFloats
+
+[<Fact>]
+let ``normalisation in float32 and bfloat16 has float64's values, statistics and gradients`` () =
+    let shapes =
+        gen {
+            let! batch, channels = Gen.zip (Gen.choose (1, 5)) (Gen.elements [ 3; 16; 20; 32 ])
+            let! height, width = Gen.zip (Gen.choose (2, 6)) (Gen.choose (2, 6))
+            return [ batch; channels; height; width ]
+        }
+
+    check
+        (Gen.zip shapes (Gen.elements [ true; false ]))
+        (fun (shape, relu) ->
+            Tensor.scoped (fun () ->
+                let exact = normalised DType.Float64 relu shape
+
+                for dtype, within in [ DType.Float32, 2e-5; DType.BFloat16, 0.06 ] do
+                    for expected, actual in List.zip exact (normalised dtype relu shape) do
+                        let largest = expected |> Array.map abs |> Array.max
+                        // A value beside the ReLU's kink may fall on its other side in bfloat16.
+                        let far = Array.map2 (fun a b -> abs (a - b) > within * largest) expected actual
+                        let most = if dtype = DType.BFloat16 then expected.Length / 20 + 1 else 0
+                        Assert.InRange(far |> Array.filter id |> Array.length, 0, most)
+            )
+        )

@@ -146,11 +146,13 @@ let private reductions: Operation list = [
 ]
 
 /// Batch normalisation whose running statistics are made anew for each call.
-let private normalise (training: bool) (xs: Tensor list) : Tensor =
+let private normaliseBy operator (training: bool) (xs: Tensor list) : Tensor =
     let statistics =
         List.map (Tensor.ofFloats DType.Float64 [ 3 ]) [ [| 0.1; -0.2; 0.3 |]; [| 0.5; 1.0; 2.0 |] ]
 
-    Tensor.batchNorm training 0.1 1e-5 xs[1] xs[2] statistics[0] statistics[1] xs[0]
+    operator training 0.1 1e-5 xs[1] xs[2] statistics[0] statistics[1] xs[0]
+
+let private normalise = normaliseBy Tensor.batchNorm
 
 let private rectified (x: Dense) : Dense = { x with Values = Array.map (max 0.0) x.Values }
 
@@ -204,6 +206,11 @@ let private layers: Operation list = [
         [ 3 ]
         [ 3 ]
     ]
+    operation
+        "batchNormRelu"
+        (normaliseBy Tensor.batchNormRelu true)
+        (fun xs -> batchNorm 1e-5 (channelMoments xs[0]) xs[1] xs[2] xs[0] |> rectified)
+        [ [ 2; 3; 2; 2 ]; [ 3 ]; [ 3 ] ]
     operation
         "batchNorm"
         (normalise false)
