@@ -304,23 +304,31 @@ type DoctorArgs =
 /// The flags of `bench`.
 [<HelpFlags("--help", "-h", "help")>]
 type BenchArgs =
+    | [<MainCommand; Unique>] What of NAME: string
     | [<Unique>] Part of NAME: string
     | [<Unique>] Pairs of COUNT: int
     | [<Unique>] Steps of COUNT: int
+    | [<Unique>] Starts of COUNT: int
+    | [<Unique>] Precision of NAME: string
+    | [<Unique>] Out of FOLDER: string
     | [<Unique>] No_Torch
     | [<Hidden>] Serve
-    | [<Hidden>] Bf16
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Part _ -> "step, teacher, student or data [all of them]"
-            | Pairs _ -> "alternating pairs of measurements [15]"
-            | Steps _ -> "batches a measurement [4]"
-            | No_Torch -> "measure this program alone"
+            | What _ ->
+                "compare (with PyTorch), overheads (of policies and distillers) or scaling (with batch, classes, depth) [compare]"
+            | Part _ -> "of compare: step, remembered, teacher, student or data [all of them]"
+            | Pairs _ -> "rounds of measurements [15, of overheads 60, of scaling 9]"
+            | Steps _ -> "batches a measurement of compare [4] and overheads [1]"
+            | Starts _ ->
+                "spread the rounds over so many starts, of all processes in compare, of the learners in overheads [3]"
+            | Precision _ -> $"of overheads and scaling: {list Settings.precisions} [{s.Precision}]"
+            | Out _ -> "of scaling: folder of the charts [none are drawn]"
+            | No_Torch -> "of compare: measure this program alone"
             | Serve -> "internal"
-            | Bf16 -> "internal"
             | Json -> "the result as one JSON object"
 
 /// The commands.
@@ -358,5 +366,5 @@ type CtkdArgs =
             | Inspect _ -> "what a file of weights holds, and which model it fits"
             | Convert _ -> "write weights in another format: PyTorch's, or safetensors"
             | Doctor _ -> "what the engine is, what is missing and the command that mends it"
-            | Bench _ -> "time the training step beside PyTorch's"
+            | Bench _ -> "time the training step: beside PyTorch's, its overheads, its scaling"
             | Version -> "print the version"

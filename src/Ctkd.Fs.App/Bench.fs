@@ -49,10 +49,18 @@ type private Server(failure: string -> Error, command: string list) =
     /// Seconds of so many batches of a part.
     member server.Time (part: string) (count: int) : float = server.Ask $"run {part} {count}" |> float
 
-    /// Ends the process.
+    /// Ends the process: asked to, it removes its temporary files.
     member _.Stop() : unit =
-        server.Kill()
-        server.WaitForExit()
+        try
+            server.StandardInput.WriteLine "quit"
+            server.StandardInput.Close()
+        with :? IOException ->
+            ()
+
+        if not (server.WaitForExit 10_000) then
+            server.Kill()
+            server.WaitForExit()
+
         server.Dispose()
 
 let private noTorch (reason: string) : Error =
@@ -89,31 +97,13 @@ let private contestants: Contestant list =
 
     [
         side "ours, f32" (fun () -> ours []) "f32" true
-        side "ours, bf16" (fun () -> ours [ "--bf16" ]) "bf16" true
+        side "ours, bf16" (fun () -> ours [ "--precision"; "bf16" ]) "bf16" true
         side "PyTorch, f32, as published" (fun () -> theirs []) "f32" false
         side "PyTorch, f32, channels last" (fun () -> theirs [ "--channels-last" ]) "f32" false
         side "PyTorch, bf16, channels last" (fun () -> theirs [ "--channels-last"; "--bf16" ]) "bf16" false
     ]
 
 // ---- numbers ----
-
-/// A median with its 95 % interval.
-type Estimate = { Median: float; Low: float; High: float }
-
-/// The median's interval between two order statistics: by the binomial distribution it holds the true median
-/// with a probability of at least 95 %, whatever the values' distribution (from 6 values on; below, all of them).
-let private estimate (values: float[]) : Estimate =
-    let sorted = Array.sort values
-    let n = sorted.Length
-    let ways = Seq.scan (fun ways k -> ways * float (n - k) / float (k + 1)) 1.0 (seq { 0 .. n - 1 })
-    let below = ways |> Seq.scan (+) 0.0 |> Seq.tail |> Seq.map (fun sum -> sum / 2.0 ** n)
-    let outside = below |> Seq.takeWhile (fun p -> p <= 0.025) |> Seq.length |> max 1
-
-    {
-        Median = BenchWork.median sorted
-        Low = sorted[outside - 1]
-        High = sorted[n - outside]
-    }
 
 /// One side's result in one part.
 type Speed = {
@@ -122,10 +112,21 @@ type Speed = {
     ImagesPerSecond: float
     /// Of the machine's own large convolutions in that precision; none where there is nothing to compute.
     ShareOfCeiling: float option
+    /// Images a second in each start: a process keeps its luck with memory.
+    Starts: float list
 }
 
-/// How many times as fast one of ours is as one of PyTorch's, in one part.
-type Ratio = { Part: string; Ours: string; Theirs: string; Times: Estimate }
+/// How many times as fast one of ours is as one of PyTorch's, in one part; also by start.
+type Ratio = {
+    Part: string
+    Ours: string
+    Theirs: string
+    Times: Estimate
+    Starts: float list
+}
+
+/// How much of a side's step the making of its batch takes, in per cent.
+type DataShare = { Side: string; Percent: Estimate }
 
 /// What a run of the benchmark found.
 type Report = {
@@ -133,178 +134,246 @@ type Report = {
     PyTorch: string option
     Pairs: int
     Batches: int
-    /// GFLOP/s of large convolutions, GB/s of a copy.
+    Starts: int
+    /// GFLOP/s of large convolutions, GB/s of a copy: the best of the starts.
     ConvolutionsF32: float
     ConvolutionsBf16: float
     Copies: float
     Speeds: Speed list
     Ratios: Ratio list
+    DataShares: DataShare list
+    /// The highest of the starts.
     PeakMiB: (string * float) list
     CallMicroseconds: float
 }
 
 // ---- measuring ----
 
-/// Seconds by part and side, pair by pair.
-let private times
-    (parts: string list)
-    (pairs: int)
-    (batches: int)
-    (sides: (bool * Server) list)
-    : Map<string, float[][]> =
-    let samples = parts |> List.map (fun part -> part, ResizeArray<float[]>())
+/// What is compared: parts, rounds of measurements, batches a measurement, starts of all processes.
+type Plan = { Compare: bool; Parts: string list; Pairs: int; Batches: int; Starts: int }
 
-    for pair in 1..pairs do
+/// One start's measurements.
+[<NoComparison; NoEquality>]
+type private Start = {
+    /// Seconds a batch by part: round, then side.
+    Times: Map<string, float[][]>
+    Versions: string list
+    Memory: float list
+    /// Operations a second by precision, bytes a second, microseconds a call.
+    Convolutions: Map<string, float>
+    Copies: float
+    Cost: float
+}
+
+/// The making of a batch takes a millisecond or two: an epoch of them is one measurement.
+let private batchesOf (plan: Plan) (part: string) : int =
+    if part = "data" then Workload.images / Workload.published.Batch else plan.Batches
+
+/// Seconds a batch of every side in every part, round by round; rounds are counted over all starts.
+let private times
+    (plan: Plan)
+    (rounds: int list)
+    (sides: (Contestant * Server) list)
+    : Map<string, float[][]> =
+    let samples = plan.Parts |> List.map (fun part -> part, ResizeArray<float[]>())
+
+    for round in rounds do
         for part, found in samples do
-            let time (own: bool, side: Server) = side.Time (if own then part else BenchWork.twin part) batches
+            let count = batchesOf plan part
+
+            let time (side: Contestant, server: Server) =
+                server.Time (if side.Ours then part else BenchWork.twin part) count / float count
             // Forwards, then backwards: what drifts slowly meets all alike.
             let one =
-                if pair % 2 = 1 then
+                if round % 2 = 1 then
                     List.map time sides
                 else
                     sides |> List.rev |> List.map time |> List.rev
 
             found.Add(Array.ofList one)
 
-        eprintf $"\rpair {pair} of {pairs}"
+        eprintf $"\rpair {round} of {plan.Pairs}"
 
-    eprintfn ""
     samples |> List.map (fun (part, found) -> part, found.ToArray()) |> Map.ofList
 
-let private measure (compare: bool) (parts: string list) (pairs: int) (batches: int) : Report =
-    let chosen = contestants |> List.filter (fun side -> compare || side.Ours)
-    let sides = chosen |> List.map (fun side -> side, side.Start())
+/// Starts every side's process, measures the rounds, and ends the processes.
+let private measureOnce (plan: Plan) (chosen: Contestant list) (rounds: int list) : Start =
+    let servers = ResizeArray<Server>()
 
     use _ = {
         new IDisposable with
-            member _.Dispose() = sides |> List.iter (fun (_, server) -> server.Stop())
+            member _.Dispose() = Seq.iter (fun (server: Server) -> server.Stop()) servers
     }
 
-    let asked (own: bool) (precision: string) (question: string) =
-        sides
-        |> List.tryFind (fun (side, _) -> side.Ours = own && side.Precision = precision)
-        |> Option.map (fun (_, server) -> server.Ask question)
+    let sides =
+        chosen
+        |> List.map (fun side ->
+            servers.Add(side.Start())
+            side, servers[servers.Count - 1]
+        )
 
-    let number precision question = asked true precision question |> Option.get |> float
+    let own precision (question: string) =
+        let _, server = sides |> List.find (fun (side, _) -> side.Ours && side.Precision = precision)
+        float (server.Ask question)
+
+    let versions = sides |> List.map (fun (_, server) -> server.Ask "version")
 
     for side, server in sides do
-        server.Ask "version" |> ignore
+        for part in plan.Parts do
+            server.Time (if side.Ours then part else BenchWork.twin part) (max plan.Batches 8) |> ignore
 
-        for part in parts do
-            server.Time (if side.Ours then part else BenchWork.twin part) (max batches 8) |> ignore
+    {
+        Times = times plan rounds sides
+        Versions = versions
+        Memory = sides |> List.map (fun (_, server) -> float (server.Ask "memory"))
+        Convolutions = Map [ for name in [ "f32"; "bf16" ] -> name, own name "convolutions" ]
+        Copies = own "f32" "copies"
+        Cost = own "f32" "cost"
+    }
 
-    let times = times parts pairs batches (sides |> List.map (fun (side, server) -> side.Ours, server))
-    let memory = sides |> List.map (fun (side, server) -> side.Name, float (server.Ask "memory"))
-    let f32, bf16 = number "f32" "convolutions", number "bf16" "convolutions"
+let private measure (plan: Plan) : Report =
+    let chosen = contestants |> List.filter (fun side -> plan.Compare || side.Ours)
 
-    let speed part index (side: Contestant) =
-        let images =
-            float (batches * BenchWork.batch) / BenchWork.median (times[part] |> Array.map (Array.item index))
+    let starts = [ 1 .. plan.Pairs ] |> List.splitInto plan.Starts |> List.map (measureOnce plan chosen)
 
-        let ceiling = if side.Precision = "bf16" then bf16 else f32
+    eprintfn ""
+    let best (value: Start -> float) = starts |> List.map value |> List.max
+    let ceiling precision = best (fun start -> start.Convolutions[precision])
+
+    /// The rounds of every start, as numbers.
+    let byStart (part: string) (number: float[] -> float) =
+        starts |> List.map (fun start -> start.Times[part] |> Array.map number)
+
+    let images = float Workload.published.Batch
+
+    let speed part index (side: Contestant) : Speed =
+        let rounds = byStart part (fun sides -> images / sides[index])
+        let median = rounds |> Array.concat |> Estimate.median
 
         {
             Part = part
             Side = side.Name
-            ImagesPerSecond = images
+            ImagesPerSecond = median
             ShareOfCeiling =
-                BenchWork.operations part |> Option.map (fun operations -> images * operations / ceiling)
+                BenchWork.operations part
+                |> Option.map (fun operations -> median * operations / ceiling side.Precision)
+            Starts = rounds |> List.map Estimate.median
         }
 
     let ratios part = [
         for own, mine in List.indexed chosen do
             for other, torch in List.indexed chosen do
                 if mine.Ours && not torch.Ours then
+                    let rounds = byStart part (fun sides -> sides[other] / sides[own])
+
                     {
                         Part = part
                         Ours = mine.Name
                         Theirs = torch.Name
-                        Times = times[part] |> Array.map (fun pair -> pair[other] / pair[own]) |> estimate
+                        Times = rounds |> Array.concat |> Estimate.ofValues
+                        Starts = rounds |> List.map Estimate.median
                     }
     ]
 
+    let dataShare index (side: Contestant) =
+        let data, step = byStart "data" (Array.item index), byStart "step" (Array.item index)
+        let shares = Array.map2 (fun data step -> 100.0 * data / step) (Array.concat data) (Array.concat step)
+        { Side = side.Name; Percent = Estimate.ofValues shares }
+
+    let has part = List.contains part plan.Parts
+
+    let versionOf (own: bool) =
+        chosen
+        |> List.tryFindIndex (fun side -> side.Ours = own)
+        |> Option.map (fun index -> starts.Head.Versions[index])
+
     {
-        Engine = asked true "f32" "version" |> Option.get
-        PyTorch = asked false "f32" "version"
-        Pairs = pairs
-        Batches = batches
-        ConvolutionsF32 = f32 / 1e9
-        ConvolutionsBf16 = bf16 / 1e9
-        Copies = number "f32" "copies" / 1e9
-        Speeds = parts |> List.collect (fun part -> chosen |> List.mapi (speed part))
-        Ratios = parts |> List.collect ratios
-        PeakMiB = memory
-        CallMicroseconds = number "f32" "cost"
+        Engine = versionOf true |> Option.get
+        PyTorch = versionOf false
+        Pairs = plan.Pairs
+        Batches = plan.Batches
+        Starts = plan.Starts
+        ConvolutionsF32 = ceiling "f32" / 1e9
+        ConvolutionsBf16 = ceiling "bf16" / 1e9
+        Copies = best _.Copies / 1e9
+        Speeds = plan.Parts |> List.collect (fun part -> chosen |> List.mapi (speed part))
+        Ratios = plan.Parts |> List.collect ratios
+        DataShares = if has "data" && has "step" then List.mapi dataShare chosen else []
+        PeakMiB = chosen |> List.mapi (fun index side -> side.Name, best (fun start -> start.Memory[index]))
+        CallMicroseconds = starts |> List.map _.Cost |> List.min
+    }
+
+// ---- printing ----
+
+let private speedTable (report: Report) : Table =
+    let starts = [ for start in 1 .. report.Starts -> $"start {start}" ]
+
+    {
+        Caption = ""
+        Header = [ "part"; "side"; "images/s" ] @ starts @ [ "% of convolutions"; "peak MiB" ]
+        Rows =
+            report.Speeds
+            |> List.map (fun speed ->
+                let share = speed.ShareOfCeiling |> Option.map (fun share -> $"%.0f{100.0 * share}")
+
+                let memory =
+                    if speed.Part <> "step" then
+                        None
+                    else
+                        report.PeakMiB |> List.tryFind (fst >> (=) speed.Side) |> Option.map snd
+
+                [ speed.Part; speed.Side; $"%.0f{speed.ImagesPerSecond}" ]
+                @ List.map (sprintf "%.0f") speed.Starts
+                @ [
+                    Option.defaultValue "-" share
+                    memory |> Option.map (sprintf "%.0f") |> Option.defaultValue "-"
+                ]
+            )
+    }
+
+let private ratioTable (report: Report) : Table =
+    let starts = [ for start in 1 .. report.Starts -> $"start {start}" ]
+
+    {
+        Caption =
+            $"times as fast: median of {report.Pairs} rounds of {report.Batches} batches over {report.Starts} starts, 95 %% interval, each start's median"
+        Header = [ "part"; "ours"; "theirs"; "times"; "from"; "to" ] @ starts
+        Rows =
+            report.Ratios
+            |> List.map (fun ratio ->
+                let { Median = median; Low = low; High = high } = ratio.Times
+                let numbers = [ median; low; high ] @ ratio.Starts
+                [ ratio.Part; ratio.Ours; ratio.Theirs ] @ List.map (sprintf "%.3f") numbers
+            )
     }
 
 let private print (terminal: Terminal) (report: Report) : unit =
     let ceilings =
         $"large convolutions %.0f{report.ConvolutionsF32} GFLOP/s in f32, %.0f{report.ConvolutionsBf16} in bf16; copies %.1f{report.Copies} GB/s"
 
-    terminal.Say $"Teacher resnet56, student resnet20, CTKD's global temperature, batch {BenchWork.batch}."
+    let work = Workload.published
+
+    terminal.Say
+        $"Teacher {work.Teacher}, student {work.Student}, CTKD's global temperature, batch {work.Batch}."
+
     terminal.Say $"{report.Engine}; {ceilings}"
+    terminal.Table(speedTable report)
+    if not report.Ratios.IsEmpty then terminal.Table(ratioTable report)
 
-    terminal.Table {
-        Caption = ""
-        Header = [ "part"; "side"; "images/s"; "% of convolutions"; "peak MiB" ]
-        Rows =
-            report.Speeds
-            |> List.map (fun speed -> [
-                speed.Part
-                speed.Side
-                $"%.0f{speed.ImagesPerSecond}"
-                (match speed.ShareOfCeiling with
-                 | Some share -> $"%.0f{100.0 * share}"
-                 | None -> "-")
-                (if speed.Part = "step" then
-                     report.PeakMiB
-                     |> List.find (fun (side, _) -> side = speed.Side)
-                     |> fun (_, m) -> $"%.0f{m}"
-                 else
-                     "-")
-            ])
-    }
+    for share in report.DataShares do
+        let { Median = median; Low = low; High = high } = share.Percent
 
-    if not report.Ratios.IsEmpty then
-        terminal.Table {
-            Caption =
-                $"times as fast: median of {report.Pairs} pairs of {report.Batches} batches, 95 %% interval"
-            Header = [ "part"; "ours"; "theirs"; "times"; "from"; "to" ]
-            Rows =
-                report.Ratios
-                |> List.map (fun ratio -> [
-                    ratio.Part
-                    ratio.Ours
-                    ratio.Theirs
-                    $"%.3f{ratio.Times.Median}"
-                    $"%.3f{ratio.Times.Low}"
-                    $"%.3f{ratio.Times.High}"
-                ])
-        }
+        terminal.Say
+            $"{share.Side}: making the batch is %.2f{median} (%.2f{low} to %.2f{high}) %% of the step"
 
     terminal.Say $"one call of the engine on one element: %.2f{report.CallMicroseconds} us"
 
-/// Measures and prints. Without `compare` only our sides run.
-let run (compare: bool) (part: string option) (pairs: int) (batches: int) (json: bool) : int =
-    let terminal = Terminal json
-
-    Commands.guarded
-        terminal
-        (fun () ->
-            match part with
-            | _ when pairs < 1 || batches < 1 ->
-                Error.create
-                    Usage
-                    $"pairs and steps must be at least 1, got {pairs} and {batches}"
-                    ""
-                    "see --help"
-                |> Result.Error
-            | Some name when not (List.contains name BenchWork.parts) ->
-                Result.Error(Error.unknown "part" BenchWork.parts name)
-            | _ ->
-                let parts = part |> Option.map List.singleton |> Option.defaultValue BenchWork.parts
-                let report = measure compare parts pairs batches
-                print terminal report
-                terminal.Json report
-                Ok()
-        )
+/// Measures and prints.
+let run (terminal: Terminal) (plan: Plan) : Result<unit, Error> =
+    match plan.Parts |> List.tryFind (fun part -> not (List.contains part BenchWork.parts)) with
+    | Some unknown -> Result.Error(Error.unknown "part" BenchWork.parts unknown)
+    | None ->
+        let report = measure plan
+        print terminal report
+        terminal.Json report
+        Ok()

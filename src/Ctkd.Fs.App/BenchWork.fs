@@ -2,15 +2,9 @@
 module Ctkd.Fs.App.BenchWork
 
 open System
-open System.Diagnostics
 open System.IO
 open Ctkd.Fs
-
-/// Images a batch.
-let batch = 64
-
-let private classes, images, size, pad = 100, 4096, 32, 4
-let private studentName, teacherName = "resnet20", "resnet56"
+open Ctkd.Fs.App.Workload
 
 /// What can be timed: the whole step; the whole step when the teacher's features are remembered; the teacher's forward
 /// pass; the student's forward pass, backward pass and optimiser; the making of batches.
@@ -19,15 +13,11 @@ let parts = [ "step"; "remembered"; "teacher"; "student"; "data" ]
 /// The part of torch_step.py that does the same work.
 let twin (part: string) : string = if part = "remembered" then "step" else part
 
-/// Multiply-accumulates of a model for an image.
-let private macs (name: string) : float =
-    let model = Zoo.find name classes |> Error.orRaise
-    float (Macs.ofLayer [ 3; size; size ] (Model.layers model)).Total
-
 /// Floating-point operations of a part for an image: two a multiply-accumulate, and a backward pass is twice its forward
 /// pass. The making of batches has none worth counting.
 let operations (part: string) : float option =
-    let teacher, student = 2.0 * macs teacherName, 6.0 * macs studentName
+    let macs = macs published
+    let teacher, student = 2.0 * macs published.Teacher, 6.0 * macs published.Student
 
     match part with
     | "step" -> Some(teacher + student)
@@ -36,130 +26,59 @@ let operations (part: string) : float option =
     | "student" -> Some student
     | _ -> None
 
-/// The work of torch_step.py: CTKD's global temperature, random weights.
-let private course (precision: Precision) : Course =
-    let model name = Zoo.find name classes |> Error.orRaise
-    let teacher = model teacherName
-
-    let course = {
-        Student = model studentName
-        Teaching = None
-        CrossEntropy = Schedule.constant 0.1
-        LearningRate = Schedule.constant 0.05
-        Sgd = Sgd.defaults
-        DecayTemperature = true
-        Epochs = 1
-        Batch = batch
-        TrainImages = images
-        Seed = 1
-        Pad = pad
-        Flip = true
-        Precision = precision
-        ChannelsLast = true
-        Device = Engine.device "cpu" |> Error.orRaise
-    }
-
-    let teaching = {
-        Model = teacher
-        Weights = Model.declarations teacher |> Initialise.tree DType.Float32 course.Device (Rng.ofSeed 2)
-        Policy = Temperature.ctkdGlobal Temperature.published (Schedule.constant 0.5)
-        Distillers = [ Schedule.constant 0.9, Distiller.kd ]
-    }
-
-    Course.prepareTeacher { course with Teaching = Some teaching }
-
-let private randomSet () : ImageSet =
-    let random = Random 3
-    let pixels = Array.zeroCreate<byte>(images * 3 * size * size)
-    random.NextBytes pixels
-
-    {
-        Name = "random"
-        Classes = classes
-        Channels = 3
-        Height = size
-        Width = size
-        Images = pixels
-        Labels = Array.init images (fun _ -> random.Next classes)
-    }
-
-let private upload (course: Course) : DeviceSet =
-    randomSet ()
-    |> Augment.upload DType.Float32 course.Device [ 0.5071; 0.4867; 0.4408 ] [ 0.2675; 0.2565; 0.2761 ]
-
-/// Runs a body on the next batch of one epoch after the other. Only the batch lives in the body's scope.
-let private onNext (course: Course) (set: DeviceSet) : (Batch -> unit) -> unit =
-    let fresh epoch = Augment.plan (Rng.ofSeed course.Seed) epoch pad true set
-    let mutable plan = fresh 0
-    let mutable at, epoch = 0, 0
-
-    fun body ->
-        if at = images then
-            at <- 0
-            epoch <- epoch + 1
-            Augment.free plan
-            plan <- fresh epoch
-
-        at <- at + batch
-        Tensor.scoped (fun () -> Augment.batch pad plan (at - batch) at set |> body)
-
-/// A function that trains a batch; its state goes from call to call.
-let private learner (course: Course) : Batch -> unit =
-    let dials = Train.dials course 1
-    let mutable state = Train.start course
-    fun batch -> state <- Train.step course dials state batch
-
 /// Steps over one epoch again and again, whose features are all remembered after the first time.
 let private rememberer (course: Course) (set: DeviceSet) : unit -> unit =
     let folder = Directory.CreateTempSubdirectory "ctkd-bench-"
     AppDomain.CurrentDomain.ProcessExit.Add(fun _ -> folder.Delete true)
     let width = course.Teaching.Value.Model.Classifier.In
     let cache = TeacherCache.openFile folder.FullName "bench" width 1_000_000_000L Exact |> Error.orRaise
-    let plan = Augment.plan (Rng.ofSeed course.Seed) 0 pad true set
+    let plan = Augment.plan (Rng.ofSeed course.Seed) 0 course.Pad course.Flip set
     let teaching = Teach.epoch { Teach.simple with Cache = Some cache } course plan set
     let dials = Train.dials course 1
     let mutable state = Train.start course
     let mutable at = 0
 
-    for start in 0..batch .. images - batch do
-        teaching.Prepare start (start + batch)
+    for start in 0 .. course.Batch .. images - course.Batch do
+        teaching.Prepare start (start + course.Batch)
 
     fun () ->
-        teaching.Prepare at (at + batch)
-        state <- Tensor.scoped (fun () -> teaching.Take at (at + batch) |> Train.stepOf course dials state)
-        at <- (at + batch) % images
+        let stop = at + course.Batch
+        teaching.Prepare at stop
+        state <- Tensor.scoped (fun () -> teaching.Take at stop |> Train.stepOf course dials state)
+        at <- stop % images
 
-/// What each part does once.
-let private works (precision: Precision) : Map<string, unit -> unit> =
-    let course = course precision
+/// What each part does once; a part is set up when it is first asked for.
+let private works (precision: Precision) : Map<string, Lazy<unit -> unit>> =
+    let course = course { published with Precision = precision }
     let teaching = Option.get course.Teaching
-    let set = upload course
+    let set = upload published course
     let onNext = onNext course set
-    let one = Augment.batch pad (Augment.plan (Rng.ofSeed 1) 0 pad true set) 0 batch set
-    let step, student = learner course, learner { course with Teaching = None }
+    let one = lazy (firstBatch course set)
     let inScope (work: unit -> unit) () = Tensor.scoped work
 
-    let teach () =
-        Autograd.noGrad (fun () -> Course.forward course teaching.Model false teaching.Weights one.Images)
-        |> ignore
+    let step () =
+        let step = learner course
+        fun () -> onNext step
+
+    let teacher () =
+        let images = one.Value.Images
+
+        inScope (fun () ->
+            Autograd.noGrad (fun () -> Course.forward course teaching.Model false teaching.Weights images)
+            |> ignore
+        )
+
+    let student () =
+        let one, learn = one.Value, learner { course with Teaching = None }
+        inScope (fun () -> learn one)
 
     Map [
-        "step", (fun () -> onNext step)
-        "remembered", rememberer course set
-        "teacher", inScope teach
-        "student", inScope (fun () -> student one)
-        "data", (fun () -> onNext ignore)
+        "step", lazy step ()
+        "remembered", lazy rememberer course set
+        "teacher", lazy teacher ()
+        "student", lazy student ()
+        "data", lazy (fun () -> onNext ignore)
     ]
-
-let private seconds (work: unit -> unit) : float =
-    let start = Stopwatch.GetTimestamp()
-    work ()
-    Stopwatch.GetElapsedTime(start).TotalSeconds
-
-/// The median of some values.
-let median (values: float[]) : float =
-    let sorted = Array.sort values
-    (sorted[(sorted.Length - 1) / 2] + sorted[sorted.Length / 2]) / 2.0
 
 /// The best of several timings: a ceiling is what the machine can do undisturbed.
 let private best (work: unit -> unit) : float =
@@ -169,7 +88,7 @@ let private best (work: unit -> unit) : float =
 let private convolutions (precision: Precision) : float =
     Tensor.scoped (fun () ->
         let channels, maps, side = 128, 64, 28
-        let course = course precision
+        let course = course { published with Precision = precision }
 
         let random shape =
             Tensor.ofFloats DType.Float32 shape (Rng.uniforms 1.0 (List.fold (*) 1 shape) (Rng.ofSeed 1))
@@ -216,7 +135,7 @@ let private callCost () : float =
             use _ = Tensor.add x x
             ()
 
-    Array.init 30 (fun _ -> seconds add / float calls * 1e6) |> Array.skip 15 |> median
+    Array.init 30 (fun _ -> seconds add / float calls * 1e6) |> Array.skip 15 |> Estimate.median
 
 /// Peak resident memory of this process in MiB.
 let private peak () : float =
@@ -228,13 +147,13 @@ let private peak () : float =
     )
 
 /// Answers commands on the standard input: those of torch_step.py, and `cost`, `convolutions` and `copies`.
-let serve (precision: Precision) : int =
+let serve (precision: Precision) : unit =
     let works = works precision
 
     let answer (command: string) : string =
         match command.Split ' ' with
         | [| "run"; part; count |] ->
-            let work, count = works[part], int count
+            let work, count = works[part].Value, int count
 
             seconds (fun () ->
                 for _ in 1..count do
@@ -251,7 +170,7 @@ let serve (precision: Precision) : int =
     let rec go () =
         match Console.In.ReadLine() with
         | null
-        | "quit" -> 0
+        | "quit" -> ()
         | command ->
             Console.Out.WriteLine(answer command)
             go ()

@@ -11,19 +11,6 @@ let private version () : string =
     |> Option.map (fun v -> v.ToString 3)
     |> Option.defaultValue "unknown"
 
-let private bench (args: ParseResults<BenchArgs>) : int =
-    if args.Contains Serve then
-        BenchWork.serve (if args.Contains BenchArgs.Bf16 then Precision.Bf16 else F32)
-    else
-        let compare = not (args.Contains No_Torch)
-
-        Bench.run
-            compare
-            (args.TryGetResult Part)
-            (args.GetResult(Pairs, 15))
-            (args.GetResult(Steps, 4))
-            (args.Contains BenchArgs.Json)
-
 let private run (command: CtkdArgs) : int =
     match command with
     | Quickstart args -> Quickstart.command args
@@ -37,7 +24,7 @@ let private run (command: CtkdArgs) : int =
     | Inspect args -> Convert.inspect args
     | CtkdArgs.Convert args -> Convert.convert args
     | Doctor args -> Doctor.command args
-    | Bench args -> bench args
+    | Bench args -> BenchCommand.command args
     | Version ->
         printfn "ctkd %s" (version ())
         ExitCode.ok

@@ -59,7 +59,7 @@ let ``help of a command names every flag with what it is when it is not given`` 
         Assert.Contains("Exit codes: 0 done, 1 failed or diverged, 2 wrong usage, 130", help.Out)
         let options = (help.Out.Split "OPTIONS:")[1]
 
-        for flag in flags parser |> List.filter (fun flag -> flag <> "--serve" && flag <> "--bf16") do
+        for flag in flags parser |> List.filter (fun flag -> flag <> "--serve") do
             let at = Text.RegularExpressions.Regex.Match(options, $@"\n    {flag}[ ,\n]").Index
             Assert.True(at > 0, $"{name} --help does not list {flag}")
             let next = options.IndexOf("\n    --", at + 1)

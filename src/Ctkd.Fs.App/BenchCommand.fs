@@ -1,0 +1,66 @@
+namespace Ctkd.Fs.App
+
+open Argu
+open FsToolkit.ErrorHandling
+open Ctkd.Fs
+
+/// The command `bench`.
+module BenchCommand =
+    let private benchmarks = [ "compare"; "overheads"; "scaling" ]
+
+    let private precision (args: ParseResults<BenchArgs>) : Result<Precision, Error> =
+        match args.GetResult(BenchArgs.Precision, Settings.defaults.Precision) with
+        | "f32" -> Ok F32
+        | "bf16" -> Ok Bf16
+        | other -> Result.Error(Error.unknown "precision" Settings.precisions other)
+
+    let private counts (pairs: int) (steps: int) (starts: int) : Result<unit, Error> =
+        if steps >= 1 && starts >= 1 && pairs >= starts then
+            Ok()
+        else
+            Commands.usage
+                $"pairs, steps and starts must be at least 1, and pairs no fewer than starts: got {pairs}, {steps} and {starts}"
+                "see: ctkd bench --help"
+
+    let private measure (terminal: Terminal) (args: ParseResults<BenchArgs>) : Result<unit, Error> =
+        result {
+            let what = args.GetResult(What, "compare")
+            let! precision = precision args
+            let starts = args.GetResult(Starts, 3)
+            let pairs usual = args.GetResult(Pairs, usual)
+
+            match what with
+            | "compare" ->
+                let pairs, steps = pairs 15, args.GetResult(Steps, 4)
+                do! counts pairs steps starts
+
+                do!
+                    Bench.run terminal {
+                        Compare = not (args.Contains No_Torch)
+                        Parts =
+                            args.TryGetResult Part
+                            |> Option.map List.singleton
+                            |> Option.defaultValue BenchWork.parts
+                        Pairs = pairs
+                        Batches = steps
+                        Starts = starts
+                    }
+            | "overheads" ->
+                let pairs, steps = pairs 60, args.GetResult(Steps, 1)
+                do! counts pairs steps starts
+                Overheads.run terminal precision pairs steps starts
+            | "scaling" ->
+                let rounds = pairs 9
+                do! counts rounds 1 1
+                do! Scaling.run terminal precision rounds (args.TryGetResult BenchArgs.Out)
+            | other -> return! Result.Error(Error.unknown "benchmark" benchmarks other)
+        }
+
+    /// The command. The server of one side is ended by a signal as any process is.
+    let command (args: ParseResults<BenchArgs>) : int =
+        if args.Contains Serve then
+            precision args |> Error.orRaise |> BenchWork.serve
+            ExitCode.ok
+        else
+            let terminal = Terminal(args.Contains BenchArgs.Json)
+            Commands.guarded terminal (fun () -> measure terminal args)

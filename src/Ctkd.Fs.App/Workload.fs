@@ -1,0 +1,130 @@
+/// Training steps on random images: what the benchmarks time.
+module Ctkd.Fs.App.Workload
+
+open System
+open System.Diagnostics
+open Ctkd.Fs
+
+/// One kind of training step.
+[<NoComparison; NoEquality>]
+type Workload = {
+    Student: string
+    Teacher: string
+    Classes: int
+    Batch: int
+    Precision: Precision
+    Policy: Policy
+    /// The distillation loss, with its weight.
+    Distiller: Pairing -> Result<float * Distiller, Error>
+}
+
+/// The random images that steps are fed with, and those that the training set counts.
+let images, private trainImages = 4096, 50_000
+
+let private size, private pad = 32, 4
+
+/// The work of torch_step.py: CTKD's global temperature.
+let published: Workload = {
+    Student = "resnet20"
+    Teacher = "resnet56"
+    Classes = 100
+    Batch = 64
+    Precision = F32
+    Policy = Temperature.ctkdGlobal Temperature.published (Schedule.constant 0.5)
+    Distiller = fun _ -> Ok(0.9, Distiller.kd)
+}
+
+let private model (work: Workload) (name: string) : Model = Zoo.find name work.Classes |> Error.orRaise
+
+/// Multiply-accumulates of a model of the work for an image.
+let macs (work: Workload) (name: string) : float =
+    float (Macs.ofLayer [ 3; size; size ] (Model.layers (model work name))).Total
+
+/// The course of the work, with random weights and a prepared teacher.
+let course (work: Workload) : Course =
+    let student, teacher = model work work.Student, model work work.Teacher
+    let device = Engine.device "cpu" |> Error.orRaise
+
+    let weight, distiller =
+        Pairing.create
+            size
+            size
+            (Array.init trainImages (fun i -> i % work.Classes))
+            work.Batch
+            teacher
+            student
+        |> work.Distiller
+        |> Error.orRaise
+
+    Course.prepareTeacher {
+        Student = student
+        Teaching =
+            Some {
+                Model = teacher
+                Weights = Model.declarations teacher |> Initialise.tree DType.Float32 device (Rng.ofSeed 2)
+                Policy = work.Policy
+                Distillers = [ Schedule.constant weight, distiller ]
+            }
+        CrossEntropy = Schedule.constant 0.1
+        LearningRate = Schedule.constant 0.05
+        Sgd = Sgd.defaults
+        DecayTemperature = true
+        Epochs = 1
+        Batch = work.Batch
+        TrainImages = trainImages
+        Seed = 1
+        Pad = pad
+        Flip = true
+        Precision = work.Precision
+        ChannelsLast = true
+        Device = device
+    }
+
+/// The random images as the work's course sees them.
+let upload (work: Workload) (course: Course) : DeviceSet =
+    let random = Random 3
+    let pixels = Array.zeroCreate<byte>(images * 3 * size * size)
+    random.NextBytes pixels
+
+    {
+        Name = "random"
+        Classes = work.Classes
+        Channels = 3
+        Height = size
+        Width = size
+        Images = pixels
+        Labels = Array.init images (fun _ -> random.Next work.Classes)
+    }
+    |> Augment.upload DType.Float32 course.Device [ 0.5071; 0.4867; 0.4408 ] [ 0.2675; 0.2565; 0.2761 ]
+
+/// Runs a body on the next batch of one epoch after the other. Only the batch lives in the body's scope.
+let onNext (course: Course) (set: DeviceSet) : (Batch -> unit) -> unit =
+    let fresh epoch = Augment.plan (Rng.ofSeed course.Seed) epoch pad true set
+    let mutable plan = fresh 0
+    let mutable at, epoch = 0, 0
+
+    fun body ->
+        if at = images then
+            at <- 0
+            epoch <- epoch + 1
+            Augment.free plan
+            plan <- fresh epoch
+
+        at <- at + course.Batch
+        Tensor.scoped (fun () -> Augment.batch pad plan (at - course.Batch) at set |> body)
+
+/// The first batch of an epoch.
+let firstBatch (course: Course) (set: DeviceSet) : Batch =
+    Augment.batch pad (Augment.plan (Rng.ofSeed 1) 0 pad true set) 0 course.Batch set
+
+/// A function that trains a batch; its state goes from call to call.
+let learner (course: Course) : Batch -> unit =
+    let dials = Train.dials course 1
+    let mutable state = Train.start course
+    fun batch -> state <- Train.step course dials state batch
+
+/// Seconds that some work takes.
+let seconds (work: unit -> unit) : float =
+    let start = Stopwatch.GetTimestamp()
+    work ()
+    Stopwatch.GetElapsedTime(start).TotalSeconds
