@@ -382,6 +382,15 @@ let format (HaveTools: HaveTools) (check: bool) : int =
     | code when check -> failed (words command) code "dotnet fsi build.fsx format"
     | code -> failed (words command) code "mend the syntax errors above"
 
+/// The program in a folder of its own, compiled ahead of time (ReadyToRun): it starts in less time than what `build` makes.
+let publish (HavePackages: HavePackages) (HaveNative: HaveNative) : int =
+    let architecture = $"{RuntimeInformation.OSArchitecture}".ToLowerInvariant()
+    let where = words $"-r linux-{architecture} --self-contained false -o artifacts/ctkd"
+    let options = words "-c Release --nologo -v quiet -clp:ErrorsOnly --disable-build-servers"
+    quietly noSource ([ "dotnet"; "publish"; app ] @ options @ where)
+    printfn "%s" (inRoot "artifacts/ctkd/ctkd")
+    0
+
 let pack (HaveBuilt: HaveBuilt) : int =
     let command = $"dotnet pack {everything} -c Release --no-build --nologo -v quiet -o artifacts/packages"
     quietly "mend the errors above" (words command)
@@ -399,6 +408,7 @@ let targets = [
     "scripts", "", "runs every script in scripts/"
     "bench", "ARGS", "runs the benchmarks, side by side with PyTorch"
     "format", "[--check]", "formats the F# sources, or only checks them"
+    "publish", "", "makes artifacts/ctkd/ctkd, the program compiled ahead of time: it starts faster"
     "pack", "", "makes NuGet packages of the libraries in artifacts/packages"
 ]
 
@@ -426,6 +436,9 @@ let main (arguments: string list) : int =
     | "bench" :: rest -> bench (pyTorch ()) (built app) rest
     | [ "format" ] -> format (tools ()) false
     | [ "format"; "--check" ] -> format (tools ()) true
+    | [ "publish" ] ->
+        let engine = engine ()
+        publish (tools () |> packages) (native engine)
     | [ "pack" ] -> built everything |> pack
     | name :: rest ->
         let names = targets |> List.map (fun (name, _, _) -> name)

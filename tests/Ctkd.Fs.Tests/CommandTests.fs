@@ -97,6 +97,28 @@ let ``help and version succeed, and a bare ctkd is wrong usage that shows the co
 
     Assert.Matches(@"^ctkd \d+\.\d+\.\d+\n$", (expect 0 "/" "version").Out)
 
+/// The libraries that the program loads for a command, as the dynamic linker tells them.
+let private loaded (arguments: string) : string =
+    inFolder (fun folder ->
+        let log = [ "LD_DEBUG", "files"; "LD_DEBUG_OUTPUT", Path.Combine(folder, "loaded") ]
+        Assert.Equal(0, (ctkdWith log "/" arguments).Code)
+        Directory.GetFiles(folder, "loaded.*") |> Array.map File.ReadAllText |> String.concat "\n"
+    )
+
+[<Fact>]
+let ``what computes nothing does not wait for libtorch to be loaded`` () =
+    for arguments in [ "--help"; "distill --help"; "version"; "models"; "recipes" ] do
+        let libraries = loaded arguments
+        Assert.Contains("libcoreclr.so", libraries)
+        Assert.DoesNotContain("torch", libraries)
+
+    inFolder (fun folder ->
+        Assert.Contains(
+            "libtorch_cpu.so",
+            loaded $"teach --per-class 1 --batch 5 --epochs 1 --out {folder}/a"
+        )
+    )
+
 [<Fact>]
 let ``an unknown command, flag or name is wrong usage with the nearest names`` () =
     let wrong = [
