@@ -77,8 +77,7 @@ module Tensor =
 
     let toDevice (device: Device) (x: Tensor) : Tensor = if x.Device = device then x else Ops.To(x, device)
 
-    let contiguous (x: Tensor) : Tensor = Ops.Contiguous(x, false)
-    let channelsLast (x: Tensor) : Tensor = Ops.Contiguous(x, true)
+    let channelsLast (x: Tensor) : Tensor = Ops.ChannelsLast x
     let isChannelsLast (x: Tensor) : bool = x.IsChannelsLast
     let clone (x: Tensor) : Tensor = Ops.Clone x
     let detach (x: Tensor) : Tensor = Ops.Detach x
@@ -121,9 +120,6 @@ module Tensor =
             shift 11 (Ops.Xor(z, shift 31 z))
         )
 
-    let isClose (relative: float) (absolute: float) (a: Tensor) (b: Tensor) : Tensor =
-        Ops.IsClose(a, b, relative, absolute)
-
     let sum (x: Tensor) : Tensor = Ops.Sum x
     let sumOver (dim: int) (x: Tensor) : Tensor = Ops.Sum(x, dim)
     let mean (x: Tensor) : Tensor = Ops.Mean x
@@ -132,7 +128,6 @@ module Tensor =
     let max (x: Tensor) : Tensor = Ops.Max x
     let maxOver (dim: int) (x: Tensor) : Tensor = Ops.Max(x, dim)
     let min (x: Tensor) : Tensor = Ops.Min x
-    let minOver (dim: int) (x: Tensor) : Tensor = Ops.Min(x, dim)
     let argMax (dim: int) (x: Tensor) : Tensor = Ops.ArgMax(x, dim)
 
     let topK (k: int) (dim: int) (x: Tensor) : struct (Tensor * Tensor) = Ops.TopK(x, k, dim)
@@ -263,7 +258,6 @@ module Tensor =
     let copyInto (target: Tensor) (source: Tensor) : unit = Ops.CopyInto(target, source)
     let addInto (target: Tensor) (source: Tensor) : unit = Ops.AddInto(target, source)
     let reluInto (target: Tensor) : unit = Ops.ReluInto target
-    let zeroInto (target: Tensor) : unit = Ops.ZeroInto target
     let fillInto (target: Tensor) (value: float) : unit = Ops.FillInto(target, value)
 
     let rowsInto (target: Tensor) (index: Tensor) (source: Tensor) : unit =

@@ -96,9 +96,6 @@ module Tensor =
     /// Moves to a device; the same tensor again when it is there.
     val toDevice: device: Device -> x: Tensor -> Tensor
 
-    /// Dense row-major memory.
-    val contiguous: x: Tensor -> Tensor
-
     /// Dense memory with the channels of an image [N, C, H, W] innermost.
     val channelsLast: x: Tensor -> Tensor
 
@@ -166,9 +163,6 @@ module Tensor =
     /// `Rng.bits i { Key = k } >>> 11`.
     val mix: x: Tensor -> Tensor
 
-    /// |a - b| <= absolute + relative |b|, element by element.
-    val isClose: relative: float -> absolute: float -> a: Tensor -> b: Tensor -> Tensor
-
     // ---- reductions -----------------------------------------------------------------------------------------------
 
     val sum: x: Tensor -> Tensor
@@ -182,7 +176,6 @@ module Tensor =
     val max: x: Tensor -> Tensor
     val maxOver: dim: int -> x: Tensor -> Tensor
     val min: x: Tensor -> Tensor
-    val minOver: dim: int -> x: Tensor -> Tensor
     val argMax: dim: int -> x: Tensor -> Tensor
 
     /// The k largest values and their int64 indices, largest first.
@@ -310,7 +303,6 @@ module Tensor =
     val copyInto: target: Tensor -> source: Tensor -> unit
     val addInto: target: Tensor -> source: Tensor -> unit
     val reluInto: target: Tensor -> unit
-    val zeroInto: target: Tensor -> unit
     val fillInto: target: Tensor -> value: float -> unit
 
     /// Overwrites the rows of the target that the index lists; rows listed twice must have equal sources.

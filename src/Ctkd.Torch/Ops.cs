@@ -23,7 +23,7 @@ public static class Ops
     public static Tensor Arange(long start, long end, long step, Device device) => arange.Call(start, end, step, DType.Int64, Value.None, device);
     public static Tensor To(Tensor x, DType dtype) => toDType.Call(x, dtype);
     public static Tensor To(Tensor x, Device device) => toDevice.Call(x, device, x.DType);
-    public static Tensor Contiguous(Tensor x, bool channelsLast) => contiguous.Call(x, channelsLast ? 2L : 0L);
+    public static Tensor ChannelsLast(Tensor x) => contiguous.Call(x, 2L);
     public static Tensor Clone(Tensor x) => clone.Call(x);
     public static Tensor Detach(Tensor x) => detach.Call(x);
 
@@ -57,7 +57,6 @@ public static class Ops
     private static readonly Operator xor = new("aten::bitwise_xor.Tensor", "self other");
     private static readonly Operator and = new("aten::bitwise_and.Scalar", "self other");
     private static readonly Operator shiftRight = new("aten::bitwise_right_shift.Tensor_Scalar", "self other");
-    private static readonly Operator isClose = new("aten::isclose", "self other rtol atol");
 
     public static Tensor Add(Tensor a, Tensor b) => add.Call(a, b);
     public static Tensor AddScalar(Tensor a, double b) => addScalar.Call(a, b);
@@ -90,7 +89,6 @@ public static class Ops
     public static Tensor Xor(Tensor a, Tensor b) => xor.Call(a, b);
     public static Tensor And(Tensor x, long mask) => and.Call(x, mask);
     public static Tensor ShiftRight(Tensor x, int bits) => shiftRight.Call(x, (long)bits);
-    public static Tensor IsClose(Tensor a, Tensor b, double relative, double absolute) => isClose.Call(a, b, relative, absolute);
 
     // Reductions
     private static readonly Operator sumAll = new("aten::sum", "self");
@@ -116,7 +114,6 @@ public static class Ops
     public static Tensor Max(Tensor x) => amax.Call(x);
     public static Tensor Max(Tensor x, int dim) => amax.Call(x, Value.Dim(dim));
     public static Tensor Min(Tensor x) => amin.Call(x);
-    public static Tensor Min(Tensor x, int dim) => amin.Call(x, Value.Dim(dim));
     public static Tensor ArgMax(Tensor x, int dim) => argmax.Call(x, (long)dim);
     public static (Tensor Values, Tensor Indices) TopK(Tensor x, int k, int dim) => topk.CallPair(x, (long)k, (long)dim);
     public static Tensor All(Tensor x) => all.Call(x);
@@ -193,7 +190,6 @@ public static class Ops
     private static readonly Operator copyInto = new("aten::copy_", "self src");
     private static readonly Operator addInto = new("aten::add_.Tensor", "self other");
     private static readonly Operator reluInto = new("aten::relu_", "self");
-    private static readonly Operator zeroInto = new("aten::zero_", "self");
     private static readonly Operator fillInto = new("aten::fill_.Scalar", "self value");
     private static readonly Operator indexCopyInto = new("aten::index_copy_", "self dim index source");
     private static readonly Operator foreachAdd = new("aten::_foreach_add.List", "self other alpha");
@@ -205,7 +201,6 @@ public static class Ops
     public static void CopyInto(Tensor target, Tensor source) => copyInto.Do(target, source);
     public static void AddInto(Tensor target, Tensor source) => addInto.Do(target, source);
     public static void ReluInto(Tensor target) => reluInto.Do(target);
-    public static void ZeroInto(Tensor target) => zeroInto.Do(target);
     public static void FillInto(Tensor target, double value) => fillInto.Do(target, value);
     public static void IndexCopyInto(Tensor target, int dim, Tensor index, Tensor source) =>
         indexCopyInto.Do(target, (long)dim, index, source);

@@ -20,7 +20,7 @@ let weights (dtype: DType) (size: int) (model: Model) : Tree =
     let means, variances = named "running_mean", named "running_var"
 
     // What is left of the start keeps channels that these images hardly move from blowing up rounding errors.
-    means |> Array.iter Tensor.zeroInto
+    means |> Array.iter (fun mean -> Tensor.fillInto mean 0.0)
     variances |> Array.iter (fun variance -> Tensor.fillInto variance 0.01)
 
     Tensor.scoped (fun () ->

@@ -125,7 +125,6 @@ let private reductions: Operation list = [
     perRow "sumOver" Tensor.sumOver Array.sum
     perRow "meanOver" Tensor.meanOver Array.average
     perRow "maxOver" Tensor.maxOver Array.max
-    perRow "minOver" Tensor.minOver Array.min
     perRow "logSumExp" Tensor.logSumExp logSumExp
     rowWise "softmax" Tensor.softmax softmax
     rowWise "logSoftmax" Tensor.logSoftmax logSoftmax
@@ -225,7 +224,6 @@ let private shapes: Operation list = [
     renamed "unsqueeze" (Tensor.unsqueeze 1) [ 2; 3 ] [ 2; 1; 3 ]
     renamed "squeeze" (Tensor.squeeze 1) [ 2; 1; 3 ] [ 2; 3 ]
     renamed "flatten" (Tensor.flatten 1) [ 2; 3; 2 ] [ 2; 6 ]
-    renamed "contiguous" (Tensor.transpose 0 1 >> Tensor.transpose 0 1 >> Tensor.contiguous) [ 2; 3 ] [ 2; 3 ]
     renamed "channelsLast" Tensor.channelsLast [ 2; 3; 2; 2 ] [ 2; 3; 2; 2 ]
     // Channel j comes from group j % 3, where it is number j / 3 of two.
     picked
@@ -280,8 +278,8 @@ let others: string list =
     [
         "scope scoped scopeWith live free ofFloats ofSingles ofInt64s ofBytes scalar zeros full arange"
         "toFloats toSingles toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
-        "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite mix isClose argMax all any"
-        "copyInto addInto reluInto zeroInto fillInto rowsInto"
+        "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite mix argMax all any"
+        "copyInto addInto reluInto fillInto rowsInto"
         "dropout foreachAdd foreachAddInto foreachAddIntInto foreachScaleInto foreachAddMulInto"
     ]
     |> List.collect (fun line -> List.ofArray (line.Split ' '))
