@@ -106,7 +106,7 @@ let private isHundred (splits: Splits) : unit =
 let ``CIFAR-10 is read from the binary files`` (place: string) =
     inFolder (fun folder ->
         writeBinary10 (Path.Combine(folder, place))
-        Cifar.load10 folder |> Error.orRaise |> isTen
+        Cifar.read10 folder |> Error.orRaise |> isTen
     )
 
 [<Theory>]
@@ -115,7 +115,7 @@ let ``CIFAR-10 is read from the binary files`` (place: string) =
 let ``CIFAR-10 is read from the Python files`` (place: string) =
     inFolder (fun folder ->
         writePython10 (Path.Combine(folder, place))
-        Cifar.load10 folder |> Error.orRaise |> isTen
+        Cifar.read10 folder |> Error.orRaise |> isTen
     )
 
 [<Theory>]
@@ -124,7 +124,7 @@ let ``CIFAR-10 is read from the Python files`` (place: string) =
 let ``CIFAR-100 is read from the binary files`` (place: string) =
     inFolder (fun folder ->
         writeBinary100 (Path.Combine(folder, place))
-        Cifar.load100 folder |> Error.orRaise |> isHundred
+        Cifar.read100 folder |> Error.orRaise |> isHundred
     )
 
 [<Theory>]
@@ -133,7 +133,7 @@ let ``CIFAR-100 is read from the binary files`` (place: string) =
 let ``CIFAR-100 is read from the Python files`` (place: string) =
     inFolder (fun folder ->
         writePython100 (Path.Combine(folder, place))
-        Cifar.load100 folder |> Error.orRaise |> isHundred
+        Cifar.read100 folder |> Error.orRaise |> isHundred
     )
 
 [<Fact>]
@@ -141,7 +141,7 @@ let ``a complete layout is preferred to a part of another`` () =
     inFolder (fun folder ->
         writePython100 (Path.Combine(folder, "cifar-100-python"))
         write folder "train.bin" [| 1uy |]
-        Cifar.load100 folder |> Error.orRaise |> isHundred
+        Cifar.read100 folder |> Error.orRaise |> isHundred
     )
 
 // ---- mistakes
@@ -213,6 +213,32 @@ let ``a truncated binary file says the size found and expected`` () =
         names Damaged path parts (errorOf (Cifar.load100 folder))
         File.WriteAllBytes(path, [||])
         Assert.Contains("empty", (errorOf (Cifar.load100 folder)).What)
+    )
+
+[<Fact>]
+let ``a set that was cut between two records is refused with the numbers of images, and a whole one is read``
+    ()
+    =
+    inFolder (fun folder ->
+        // Zeros are records of class 0; on the disk they take no space.
+        let zeros (name: string) (records: int) =
+            use file = File.Create(Path.Combine(folder, name))
+            file.SetLength(int64 records * 3074L)
+
+        zeros "train.bin" 50_000
+        zeros "test.bin" 10_000
+        let splits = Cifar.load100 folder |> Error.orRaise
+        Assert.Equal((50_000, 10_000), (ImageSet.count splits.Train, ImageSet.count splits.Test))
+
+        for train, test in [ 49_999, 10_000; 50_000, 9_999 ] do
+            zeros "train.bin" train
+            zeros "test.bin" test
+            let error = errorOf (Cifar.load100 folder)
+            names Damaged folder [ "not complete"; $"{train} training and {test} test images" ] error
+            Assert.Contains("--data file", error.Next)
+
+        writeBinary10 folder
+        Assert.Contains("15 training and 2 test images", (errorOf (Cifar.load10 folder)).What)
     )
 
 [<Fact>]

@@ -16,6 +16,9 @@ module Cifar =
         Test: string
     }
 
+    /// The training and the test images of both sets.
+    let private trainImages, private testImages = 50_000, 10_000
+
     /// A data set; a binary record of it is the coarse label, if there is one, the label and the image.
     type private Family = {
         Name: string
@@ -251,7 +254,7 @@ module Cifar =
             ImageSet.create layout.Folder (images family $"{family.Name} {name}" pixels labels)
         )
 
-    let private load (family: Family) (folder: string) : Result<Splits, Error> =
+    let private read (family: Family) (folder: string) : Result<Splits, Error> =
         find family folder
         |> Result.bind (fun layout ->
             readAll family layout "train" layout.Files.Train
@@ -269,8 +272,26 @@ module Cifar =
             )
         )
 
-    /// CIFAR-10 from a folder that holds its files, or holds the folder that its archive unpacks to.
-    let load10 (folder: string) : Result<Splits, Error> = load cifar10 folder
+    /// Refuses a set of which records are missing: a copy that stopped between two records looks whole otherwise.
+    let private whole (family: Family) (folder: string) (splits: Splits) : Result<Splits, Error> =
+        match ImageSet.count splits.Train, ImageSet.count splits.Test with
+        | train, test when (train, test) = (trainImages, testImages) -> Ok splits
+        | train, test ->
+            let what =
+                $"{family.Name} is not complete: its files hold {train} training and {test} test images, not {trainImages} and {testImages}"
 
-    /// CIFAR-100, with its 100 fine labels, from a folder as for `load10`.
-    let load100 (folder: string) : Result<Splits, Error> = load cifar100 folder
+            let own = "; images of your own are read with --data file"
+            Error(Error.create Damaged what folder (fetch family + own))
+
+    /// CIFAR-10 files of any number of records, from a folder as for `load10`.
+    let read10 (folder: string) : Result<Splits, Error> = read cifar10 folder
+
+    /// CIFAR-100 files of any number of records, with their 100 fine labels.
+    let read100 (folder: string) : Result<Splits, Error> = read cifar100 folder
+
+    /// CIFAR-10, all of it, from a folder that holds its files, or holds the folder that its archive unpacks to.
+    let load10 (folder: string) : Result<Splits, Error> = read10 folder |> Result.bind (whole cifar10 folder)
+
+    /// CIFAR-100, all of it, with its 100 fine labels, from a folder as for `load10`.
+    let load100 (folder: string) : Result<Splits, Error> =
+        read100 folder |> Result.bind (whole cifar100 folder)
