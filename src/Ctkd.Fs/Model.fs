@@ -65,6 +65,25 @@ module Model =
                     $"use images of at least {smallest} x {smallest}, or a model with fewer strides"
             )
 
+    /// Refuses to train on batches that leave a batch normalisation one value a channel: one image whose map is a single
+    /// pixel there.
+    let checkBatch (smallest: int) (height: int) (width: int) (model: Model) : Result<unit, Error> =
+        let isAlone (traced: Traced) =
+            match traced.Layer with
+            | BatchNorm _ -> Shapes.elements traced.Input.Tail = 1L
+            | _ -> false
+
+        if smallest > 1 || not (List.exists isAlone (trace height width model)) then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Usage
+                    $"model {model.Name} cannot be trained on a batch of one image of {height} x {width}"
+                    "a batch normalisation sees one pixel of it, which has no variance"
+                    "choose a --batch of 2 or more that does not leave a rest of one image, or larger images"
+            )
+
     /// Logits and features of a batch of images. In training mode batch normalisation uses the batch's statistics and
     /// updates the running ones in place; the training step advances the batch counters (`counters`). Dropout draws
     /// from the engine's own generator, which the training step seeds.

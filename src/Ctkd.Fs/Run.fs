@@ -118,6 +118,9 @@ module Run =
             do! checkBatch s data
             let! student = Zoo.find s.Student data.Train.Classes
             do! Model.checkInput data.Train.Height data.Train.Width student
+            let rest = ImageSet.count data.Train % s.Batch
+            let smallest = if rest = 0 then s.Batch else rest
+            do! Model.checkBatch smallest data.Train.Height data.Train.Width student
             let! teacher = loadTeacher s data device
             let taught = teacher |> Option.map (fun trained -> trained.Model, trained.Weights)
             let! course = Settings.course s student taught data device

@@ -186,7 +186,8 @@ module Tensor =
         : Tensor =
         Ops.ConvTranspose2d(x, weight, orNull bias, stride, padding)
 
-    let batchNorm
+    let private normalise
+        (relu: bool)
         (training: bool)
         (momentum: float)
         (epsilon: float)
@@ -196,19 +197,21 @@ module Tensor =
         (runningVar: Tensor)
         (x: Tensor)
         : Tensor =
-        Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon, false)
+        // As PyTorch's own functions refuse it, above the operator.
+        if training && count x = int64 (size 1 x) then
+            let shape = shape x |> Array.map string |> String.concat ", "
 
-    let batchNormRelu
-        (training: bool)
-        (momentum: float)
-        (epsilon: float)
-        (weight: Tensor)
-        (bias: Tensor)
-        (runningMean: Tensor)
-        (runningVar: Tensor)
-        (x: Tensor)
-        : Tensor =
-        Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon, true)
+            invalidArg
+                (nameof x)
+                $"batch normalisation in training needs 2 or more values a channel, got [{shape}]."
+
+        Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon, relu)
+
+    let batchNorm training momentum epsilon weight bias runningMean runningVar x =
+        normalise false training momentum epsilon weight bias runningMean runningVar x
+
+    let batchNormRelu training momentum epsilon weight bias runningMean runningVar x =
+        normalise true training momentum epsilon weight bias runningMean runningVar x
 
     let maxPool2d (kernel: int) (stride: int) (padding: int) (x: Tensor) : Tensor =
         Ops.MaxPool2d(x, kernel, stride, padding)

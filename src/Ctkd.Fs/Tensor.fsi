@@ -234,7 +234,8 @@ module Tensor =
     val convTranspose2d:
         stride: int -> padding: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
 
-    /// Batch normalisation; in training mode the running statistics are updated in place.
+    /// Batch normalisation; in training mode the running statistics are updated in place, and a channel needs 2 or more
+    /// values: of one alone the running variance would become NaN.
     val batchNorm:
         training: bool ->
         momentum: float ->

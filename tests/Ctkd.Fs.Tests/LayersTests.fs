@@ -127,6 +127,17 @@ let ``layers compute what they say`` () =
     )
 
 [<Fact>]
+let ``batch normalisation of one value a channel is refused in training, and leaves its statistics`` () =
+    Tensor.scoped (fun () ->
+        let layer = Layer.batchNorm "bn" 3
+        let weights = fresh layer
+        let one = Expect.ofDense (image [ 1; 3; 1; 1 ])
+        Expect.refuses "x" (fun () -> forward weights true layer one)
+        Assert.Equal<float[]>([| 1.0; 1.0; 1.0 |], (dense "bn.running_var" weights).Values)
+        Expect.close 1e-4 1e-4 (Tensor.toFloats one) (Tensor.toFloats (forward weights false layer one))
+    )
+
+[<Fact>]
 let ``batch normalisation in training uses the batch and moves the running statistics by a tenth`` () =
     Tensor.scoped (fun () ->
         let layer = Layer.batchNorm "bn" 3

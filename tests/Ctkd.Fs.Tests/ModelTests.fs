@@ -153,6 +153,33 @@ let ``images that the strides do not fit are refused with the smallest size`` ()
             Assert.Contains("at least 4 x 4", error.Next)
 
 [<Fact>]
+let ``a batch that leaves a normalisation one value a channel is refused, and no other is`` () =
+    Tensor.scoped (fun () ->
+        for name, size, fits in
+            [
+                "vgg8", 8, false
+                "vgg8", 32, true
+                "ShuffleV2", 8, false
+                "ShuffleV2", 32, true
+                "resnet8", 8, true
+                "resnet8", 4, false
+            ] do
+            let model = zoo name 10
+            let train count = (Model.forward model true (fresh 1 model) (images count size)).Logits
+            Assert.Equal(Ok(), Model.checkBatch 2 size size model)
+            Assert.All(Tensor.toFloats (train 2), fun v -> Assert.True(Double.IsFinite v))
+
+            match Model.checkBatch 1 size size model with
+            | Ok() ->
+                Assert.True(fits, name)
+                Assert.All(Tensor.toFloats (train 1), fun v -> Assert.True(Double.IsFinite v))
+            | Error error ->
+                Assert.False(fits, name)
+                Assert.Contains($"{name} cannot be trained on a batch of one image", error.What)
+                Expect.refuses "x" (fun () -> train 1)
+    )
+
+[<Fact>]
 let ``a ResNet sees its smallest image`` () =
     Tensor.scoped (fun () ->
         let model = zoo "resnet8" 10

@@ -43,6 +43,21 @@ let ``a batch larger than the set is refused with both numbers`` () =
     )
 
 [<Fact>]
+let ``a last batch of one image is refused before training where a normalisation would see one pixel of it``
+    ()
+    =
+    let error = refused { Runs.small with Student = "vgg8"; Batch = 49 }
+
+    Assert.Equal(
+        (Usage, "model vgg8 cannot be trained on a batch of one image of 8 x 8"),
+        (error.Kind, error.What)
+    )
+
+    inFolder (fun folder ->
+        Assert.Equal(Finished, (Runs.finish (Runs.run folder) { Runs.small with Batch = 49 }).Ending)
+    )
+
+[<Fact>]
 let ``images that are smaller than the model's strides are refused with the smallest size`` () =
     inFolder (fun folder ->
         let own = Path.Combine(folder, "own.safetensors")
