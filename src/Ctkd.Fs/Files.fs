@@ -114,6 +114,14 @@ module Files =
         finally
             discard temporary
 
+    /// Whether the name is one of `replace`'s temporary files.
+    let private isTemporary (path: string) : bool =
+        Text.RegularExpressions.Regex.IsMatch(path, @"\.[0-9a-f]{32}\.tmp$")
+
+    /// Removes the temporary files that a process which was killed in `replace` left in a folder.
+    let removeLeftovers (folder: string) : unit =
+        Directory.GetFiles(folder, "*.tmp") |> Array.filter isTemporary |> Array.iter discard
+
     /// The parts one after the other.
     let internal join (parts: ReadOnlyMemory<byte> list) : byte[] =
         use stream = new MemoryStream()

@@ -46,6 +46,8 @@ module RunDirectory =
             let path = Path.GetFullPath path
             Directory.CreateDirectory path |> ignore
             let stream = new FileStream(file, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None)
+            // Nobody else writes here now.
+            Files.removeLeftovers path
             Ok { Path = path; Lock = stream }
         with
         | :? UnauthorizedAccessException

@@ -54,6 +54,27 @@ let ``lines of a run that has no checkpoint hold no folder, and are dropped`` ()
     )
 
 [<Fact>]
+let ``what a killed process had half written is removed by the next that holds the folder, and nothing else``
+    ()
+    =
+    inFolder (fun folder ->
+        let file name = Path.Combine(folder, name)
+        let killed = file $"last.safetensors.{Guid.NewGuid():N}.tmp"
+        let kept = [ "last.safetensors"; "notes.tmp"; "last.safetensors.tmp"; $"{Guid.NewGuid():N}" ]
+        use held = RunDirectory.reopen folder |> Error.orRaise
+
+        for path in killed :: List.map file kept do
+            File.WriteAllText(path, "text")
+
+        errorOf (RunDirectory.reopen folder) |> ignore
+        Assert.True(File.Exists killed)
+        (held :> IDisposable).Dispose()
+        use _ = RunDirectory.reopen folder |> Error.orRaise
+        Assert.False(File.Exists killed)
+        Assert.All(kept, fun name -> Assert.True(File.Exists(file name), name))
+    )
+
+[<Fact>]
 let ``a folder is held by one until it is released`` () =
     inFolder (fun folder ->
         let first = RunDirectory.create folder |> Error.orRaise
