@@ -72,7 +72,7 @@ module TeacherMemory =
         cache.Full
         |> Option.iter (fun why ->
             say
-                $"warning: the teacher cache could not be written any more ({why}); the run went on without it"
+                $"warning: the teacher cache could not be written any more ({why}); the run went on without it: free space there, or name another folder with --teacher-cache"
         )
 
         (cache :> IDisposable).Dispose()

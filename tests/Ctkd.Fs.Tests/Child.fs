@@ -106,6 +106,23 @@ let interrupted (signal: int) (line: string) (folder: string) (arguments: string
 
     wait child (read "")
 
+/// Runs the program with its folder `disk` on a disk of so many kilobytes; `copy` is a copy of it afterwards.
+let onSmallDisk (folder: string) (kilobytes: int) (arguments: string) : Ended =
+    Directory.CreateDirectory(Path.Combine(folder, "disk")) |> ignore
+    let quoted = ctkdCommand arguments |> List.map (fun word -> $"'{word}'") |> String.concat " "
+
+    let mount = $"mount -t tmpfs -o size={kilobytes}k none disk"
+    let script = $"{mount} && {{ {quoted}; code=$?; cp -r disk copy; exit $code; }}"
+
+    let ended = runCommand folder [] [ "unshare"; "-rm"; "bash"; "-c"; script ]
+
+    Assert.True(
+        Directory.Exists(Path.Combine(folder, "copy")),
+        $"no small disk could be mounted: {ended.Err}"
+    )
+
+    ended
+
 /// Each command line is wrong usage: it says what and what to do next, and leaves nothing behind.
 let isWrongUsage (wrong: (string * string) list) : unit =
     Folders.inFolder (fun folder ->

@@ -114,23 +114,6 @@ let ``a folder that is in use, holds a run or cannot be written fails, and a mis
         Assert.Equal<_ list>(before, Runs.files (Path.Combine(folder, "a")))
     )
 
-/// Runs the program with its folder `disk` on a disk of so many kilobytes; `copy` is a copy of it afterwards.
-let private onSmallDisk (folder: string) (kilobytes: int) (arguments: string) : Ended =
-    Directory.CreateDirectory(Path.Combine(folder, "disk")) |> ignore
-    let quoted = ctkdCommand arguments |> List.map (fun word -> $"'{word}'") |> String.concat " "
-
-    let mount = $"mount -t tmpfs -o size={kilobytes}k none disk"
-    let script = $"{mount} && {{ {quoted}; code=$?; cp -r disk copy; exit $code; }}"
-
-    let ended = runCommand folder [] [ "unshare"; "-rm"; "bash"; "-c"; script ]
-
-    Assert.True(
-        Directory.Exists(Path.Combine(folder, "copy")),
-        $"no small disk could be mounted: {ended.Err}"
-    )
-
-    ended
-
 [<Fact>]
 let ``a full disk fails with the remedy, and what was written before is whole and goes on`` () =
     inFolder (fun folder ->
