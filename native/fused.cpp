@@ -152,10 +152,22 @@ Tensor by_onednn(const Tensor* residual, const Tensor& x, const Tensor& weight, 
 }
 #endif
 
+#ifdef CTKD_CUDA
+Tensor by_cudnn(const Tensor* residual, const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Geometry g) {
+  std::vector<int64_t> stride(2, g.stride), padding(2, g.padding), dilation(2, 1);
+  return residual ? at::cudnn_convolution_add_relu(x, weight, *residual, 1, bias, stride, padding, dilation, g.groups)
+                  : at::cudnn_convolution_relu(x, weight, bias, stride, padding, dilation, g.groups);
+}
+#endif
+
 Tensor fused(const Tensor* residual, const Tensor& input, const Tensor& weight, const OptionalTensor& bias, Geometry g) {
   // Weights that were rounded beforehand take their input rounded: what autocast does for weights that were not.
   auto x = weight.scalar_type() == at::kBFloat16 ? input.to(at::kBFloat16) : input;
   if (!wants_gradient(x) && !wants_gradient(weight) && !(residual && wants_gradient(*residual))) {
+#ifdef CTKD_CUDA
+    if (x.is_cuda() && x.scalar_type() == weight.scalar_type() && x.scalar_type() != at::kDouble)
+      return by_cudnn(residual, x, weight, bias, g);
+#endif
 #ifdef CTKD_ONEDNN
     if (auto y = by_onednn(residual, x, weight, bias, g); y.defined()) return y;
 #endif

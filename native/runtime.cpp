@@ -6,7 +6,6 @@
 #include <malloc.h>
 #include <torch/csrc/api/include/torch/version.h>
 #ifdef CTKD_CUDA
-#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #endif
 
@@ -80,6 +79,14 @@ CTKD_API int ctkd_deterministic(int enabled) {
   return ctkd::guard([&] {
     at::globalContext().setDeterministicCuDNN(enabled != 0);
     at::globalContext().setBenchmarkCuDNN(enabled == 0);
+  });
+}
+
+// Products and convolutions of float32 numbers on tensor cores, with 10 bits of the fraction instead of 23 (CUDA).
+CTKD_API int ctkd_tf32(int enabled) {
+  return ctkd::guard([&] {
+    at::globalContext().setAllowTF32CuBLAS(enabled != 0);
+    at::globalContext().setAllowTF32CuDNN(enabled != 0);
   });
 }
 

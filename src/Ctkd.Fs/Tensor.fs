@@ -7,6 +7,7 @@ open Ctkd.Torch
 type Tensor = Ctkd.Torch.Tensor
 type DType = Ctkd.Torch.DType
 type Device = Ctkd.Torch.Device
+type Graph = Ctkd.Torch.Graph
 
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module Tensor =
@@ -307,6 +308,20 @@ module Engine =
     let setThreads (count: int) : unit = guarded (fun () -> Runtime.Threads <- count)
     let cudaDevices () : int = guarded (fun () -> Runtime.CudaDevices)
     let synchronize () : unit = Runtime.Synchronize()
+    let records (device: Device) : bool = device <> Device.Cpu
+
+    let record (device: Device) (rehearse: unit -> unit) (body: unit -> unit) : Result<Graph, string> =
+        try
+            Ok(Graph.Record(device, rehearse, body))
+        with :? TorchException as refused ->
+            Result.Error refused.Message
+
+    let replay (graph: Graph) : unit = graph.Replay()
+    let forget (graph: Graph) : unit = graph.Dispose()
+
+    let cudaMemory (device: Device) : int64 = if device = Device.Cpu then 0L else Runtime.CudaMemory device
+
+    let setTf32 (enabled: bool) : unit = Runtime.SetTf32 enabled
     let setDeterministic (enabled: bool) : unit = Runtime.SetDeterministic enabled
 
     let device (name: string) : Result<Device, Error> =

@@ -9,6 +9,9 @@ type DType = Ctkd.Torch.DType
 /// The CPU or one CUDA device.
 type Device = Ctkd.Torch.Device
 
+/// Recorded work of a device, a CUDA graph: one call replays all of it.
+type Graph = Ctkd.Torch.Graph
+
 /// The seam: every operation that this library asks of a tensor engine. Above it nothing names the engine.
 /// Configuration comes first and the tensor last; dimensions may be negative and count from the end then.
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
@@ -352,6 +355,26 @@ module Engine =
 
     /// Waits until the device has done all its work.
     val synchronize: unit -> unit
+
+    /// Whether work on a device can be recorded: on CUDA devices.
+    val records: device: Device -> bool
+
+    /// Records what the body asks of a device, or says why that cannot be. `rehearse` runs before it, on the stream of the
+    /// recording: what a library does only the first time must be done by then. While it is recorded the body does nothing;
+    /// it must read its inputs from tensors that stay, wait for nothing, and write what is to last into tensors that stay.
+    val record: device: Device -> rehearse: (unit -> unit) -> body: (unit -> unit) -> Result<Graph, string>
+
+    /// Does the recorded work again, after all that was asked of the device before; does not wait for it.
+    val replay: graph: Graph -> unit
+
+    /// Frees a recording and its memory.
+    val forget: graph: Graph -> unit
+
+    /// Bytes that tensors hold on a CUDA device; 0 for the CPU.
+    val cudaMemory: device: Device -> int64
+
+    /// Products and convolutions of float32 numbers on the tensor cores of CUDA devices, which read 10 bits of a fraction.
+    val setTf32: enabled: bool -> unit
 
     /// Algorithms that repeat to the bit on CUDA; the CPU's do with the same number of threads.
     val setDeterministic: enabled: bool -> unit

@@ -30,6 +30,16 @@ public static class Runtime
     /// <summary>Waits until a CUDA device has done all its work; nothing to do on the CPU.</summary>
     public static void Synchronize() => Native.Check(Native.ctkd_cuda_synchronize());
 
+    /// <summary>Bytes that tensors hold on a CUDA device.</summary>
+    public static long CudaMemory(Device device)
+    {
+        long bytes = Native.ctkd_cuda_memory(device.Bits);
+        return bytes >= 0 ? bytes : throw Native.Failure();
+    }
+
+    /// <summary>Float32 products and convolutions on tensor cores, with 10 bits of the fraction (CUDA).</summary>
+    public static void SetTf32(bool enabled) => Native.Check(Native.ctkd_tf32(enabled ? 1 : 0));
+
     /// <summary>Seeds libtorch's own generator of a device.</summary>
     public static void Seed(Device device, ulong seed) => Native.Check(Native.ctkd_seed(device.Bits, seed));
 

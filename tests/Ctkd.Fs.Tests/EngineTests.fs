@@ -177,6 +177,32 @@ let ``the generator repeats from its seed and from its state`` () =
     Engine.setGeneratorState Device.Cpu original
     List.iter Tensor.free [ original; state ]
 
+[<Fact>]
+let ``the CPU records nothing: the refusal names CUDA, and neither rehearsal nor body has run`` () =
+    let mutable runs = 0
+    let run () = runs <- runs + 1
+    Assert.False(Engine.records Device.Cpu)
+
+    match Engine.record Device.Cpu run run with
+    | Ok _ -> Assert.Fail "the CPU recorded a graph"
+    | Result.Error why -> Assert.Contains("CUDA", why)
+
+    Assert.Equal(0, runs)
+    Assert.Equal(0L, Engine.cudaMemory Device.Cpu)
+
+[<Fact>]
+let ``TF32 changes nothing on the CPU`` () =
+    Tensor.scoped (fun () ->
+        let x = Tensor.ofSingles [ 3; 3 ] (Array.init 9 (fun i -> 1.0f / float32 (i + 1)))
+
+        let product tf32 =
+            Engine.setTf32 tf32
+            Tensor.matmul x x |> Tensor.toSingles
+
+        Assert.Equal<float32[]>(product false, product true)
+        Engine.setTf32 false
+    )
+
 /// The best of many short batches: what the call costs when nobody else disturbs it.
 [<Fact>]
 let ``EngineCost: an operation on one element costs less than 2 microseconds`` () =
