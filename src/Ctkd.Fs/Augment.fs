@@ -162,11 +162,14 @@ module Augment =
     let batch (pad: int) (plan: EpochPlan) (start: int) (stop: int) (set: DeviceSet) : Batch =
         taken pad plan (Tensor.slice 0 start stop) set
 
+    /// The images at positions of the epoch's order that the device knows, int64 [B], augmented.
+    let at (pad: int) (plan: EpochPlan) (positions: Tensor) (set: DeviceSet) : Batch =
+        taken pad plan (Tensor.indexSelect 0 positions) set
+
     /// The images at any positions of the epoch's order, augmented.
     let pick (pad: int) (plan: EpochPlan) (positions: int[]) (set: DeviceSet) : Batch =
         let positions = Tensor.ofInt64s [ positions.Length ] (Array.map int64 positions)
-        let device = Tensor.device set.Images
-        taken pad plan (Tensor.indexSelect 0 (Tensor.toDevice device positions)) set
+        at pad plan (Tensor.toDevice (Tensor.device set.Images) positions) set
 
     /// The images start .. stop - 1 as they are: for evaluation.
     let plain (start: int) (stop: int) (set: DeviceSet) : Batch =

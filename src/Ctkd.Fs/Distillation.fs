@@ -33,8 +33,8 @@ type Lesson = {
     Index: Tensor
     /// The teacher's classifier, from pooled features to logits.
     Classify: Tensor -> Tensor
-    /// A random number of the step, int64 []: the key of whatever a distiller draws (`Draws`).
-    Key: Tensor
+    /// A random number of the step, int64 []: the key of whatever a distiller draws (`Draws`). Made when it is asked for.
+    Key: Lazy<Tensor>
 }
 
 /// A distillation loss as a value, made for a pair of models. Methods that look at features are made by

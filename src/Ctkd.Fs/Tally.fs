@@ -79,9 +79,10 @@ module Tally =
         Temperatures = Tree.find "temperatures" tree
     }
 
-    /// Adds a batch: student logits, labels, T where there is a teacher, and the loss terms (shape [] each).
+    /// Adds a batch: its number in the epoch (int64 [], from 0), student logits, labels, T where there is a teacher, and the
+    /// loss terms (shape [] each).
     let add
-        (step: int)
+        (step: Tensor)
         (logits: Tensor)
         (labels: Tensor)
         (temperature: BatchTemperature option)
@@ -122,7 +123,7 @@ module Tally =
                 // The first term that is not finite, as one number: step * terms + term.
                 let bad = Tensor.stack 0 (List.map wide terms) |> Tensor.isFinite |> Tensor.logicalNot
                 let first = Tensor.argMax 0 (Tensor.toType DType.Int64 bad)
-                let code = wide first |> Tensor.addNumber (float (step * terms.Length))
+                let code = wide (first + Tensor.mulInt terms.Length step)
                 let fresh = Tensor.lessThanNumber 0.0 tally.Broken |> Tensor.logicalAnd (Tensor.any bad)
                 Tensor.copyInto tally.Broken (Tensor.where fresh code tally.Broken)
             )

@@ -132,35 +132,29 @@ module Teach =
 
     /// Positions of an epoch that were prepared at once.
     [<ReferenceEquality>]
-    type private Span = { First: int; Stop: int; Tensors: Tensor list; Take: int -> int -> Taught }
+    type private Span = {
+        First: int
+        Stop: int
+        /// None where each batch is made when it is taken.
+        Batch: Batch option
+        Teacher: Outputs option
+    }
+
+    let private tensorsOf (span: Span) : Tensor list =
+        (span.Batch
+         |> Option.map (fun batch -> [ batch.Images; batch.Labels; batch.Index ])
+         |> Option.defaultValue [])
+        @ (span.Teacher |> Option.map tensors |> Option.defaultValue [])
 
     /// Augmented images of a span, and the teacher's outputs for them.
     let private images (course: Course) size plan set (first: int) (stop: int) : Span =
         let batch = Augment.batch course.Pad plan first stop set
-        let teacher = evenly course size batch.Images
-
-        let take start stop' =
-            if start = first && stop' = stop then
-                { Batch = batch; Teacher = teacher }
-            else
-                let part x = Tensor.slice 0 (start - first) (stop' - first) x
-
-                {
-                    Batch = {
-                        Images = part batch.Images
-                        Labels = part batch.Labels
-                        Index = part batch.Index
-                    }
-                    Teacher = teacher |> Option.map (rows (start - first) (stop' - first))
-                }
 
         {
             First = first
             Stop = stop
-            Tensors =
-                [ batch.Images; batch.Labels; batch.Index ]
-                @ (teacher |> Option.map tensors |> Option.defaultValue [])
-            Take = take
+            Batch = Some batch
+            Teacher = evenly course size batch.Images
         }
 
     /// The teacher's outputs of a span, from features that are remembered where they can be.
@@ -170,18 +164,38 @@ module Teach =
                 recall course cache size plan set [| first .. stop - 1 |] |> classify course size
             )
 
-        let take start stop = {
-            Batch = Augment.batch course.Pad plan start stop set
-            Teacher = Some(rows (start - first) (stop - first) outputs)
-        }
+        { First = first; Stop = stop; Batch = None; Teacher = Some outputs }
 
-        { First = first; Stop = stop; Tensors = tensors outputs; Take = take }
+    /// What the teacher said of positions within a span.
+    let private said (start: int) (stop: int) (span: Span) : Outputs option =
+        if start = span.First && stop = span.Stop then
+            span.Teacher
+        else
+            span.Teacher |> Option.map (rows (start - span.First) (stop - span.First))
+
+    /// The batch at positions within a span.
+    let private batchOf (course: Course) plan set (start: int) (stop: int) (span: Span) : Batch =
+        match span.Batch with
+        | None -> Augment.batch course.Pad plan start stop set
+        | Some batch when start = span.First && stop = span.Stop -> batch
+        | Some batch ->
+            let part x = Tensor.slice 0 (start - span.First) (stop - span.First) x
+
+            {
+                Images = part batch.Images
+                Labels = part batch.Labels
+                Index = part batch.Index
+            }
 
     /// An epoch as the teacher works through it: `Prepare`, in the scope of the epoch, then `Take`, in that of the step.
     [<NoComparison; NoEquality>]
     type Epoch = {
+        /// Positions that are prepared at once, from each multiple of their number on.
+        Span: int
         /// Makes ready what the positions from the first to before the last need; what came before them is freed.
         Prepare: int -> int -> unit
+        /// What the teacher says of these positions; None without a teacher.
+        Said: int -> int -> Outputs option
         /// The batch of these positions.
         Take: int -> int -> Taught
     }
@@ -210,17 +224,26 @@ module Teach =
         let covers start stop (span: Span) = span.First <= start && stop <= span.Stop
 
         {
+            Span = span
             Prepare =
                 fun start stop ->
                     if not (Option.exists (covers start stop) current) then
-                        current |> Option.iter (fun span -> List.iter Tensor.free span.Tensors)
+                        current |> Option.iter (tensorsOf >> List.iter Tensor.free)
                         current <- None
                         // Spans begin at multiples of their length, also where a run goes on in the middle of an epoch.
                         let first = start / span * span
 
                         current <-
                             Tensor.scopeWith
-                                (Option.map _.Tensors >> Option.defaultValue [] >> Seq.ofList)
+                                (Option.map tensorsOf >> Option.defaultValue [] >> Seq.ofList)
                                 (fun () -> Some(make first (min total (first + span))))
-            Take = fun start stop -> (Option.get current).Take start stop
+            Said = fun start stop -> Option.get current |> said start stop
+            Take =
+                fun start stop ->
+                    let span = Option.get current
+
+                    {
+                        Batch = batchOf course plan set start stop span
+                        Teacher = said start stop span
+                    }
         }

@@ -2,53 +2,6 @@ namespace Ctkd.Fs
 
 open System
 
-/// The best evaluation so far.
-type Best = { Epoch: int; Top1: float }
-
-/// Everything that changes while a course runs, and nothing else: what a checkpoint holds.
-/// A state is consumed by its step, which updates tensors in place: using it again raises.
-[<NoComparison; NoEquality>]
-type TrainState = {
-    /// The student's state_dict.
-    Student: Tree
-    /// Parameters of the temperature policy.
-    Temperature: Tree
-    /// Connectors of the distillers, and their memories.
-    Connectors: Tree
-    /// The trained tensors of these three by path, the temperature's last: views, not further state.
-    Trained: Tree
-    /// The batch counters among the student's and the connectors' buffers.
-    Counters: Tensor[]
-    /// Velocities of all trained tensors.
-    Velocity: Tree
-    /// Metrics of the epoch so far.
-    Tally: Tally
-    /// The epoch that is being run, from 1.
-    Epoch: int
-    /// Batches done in it.
-    Step: int
-    Best: Best
-    /// All states of a chain share the counter; only the newest has its number.
-    Lease: int64 ref * int64
-}
-
-/// The numbers of an epoch that schedules set, as 0-d tensors on the device.
-[<NoComparison; NoEquality>]
-type EpochDials = { Rate: Tensor; CrossEntropy: Tensor; Distillers: Tensor list; Policy: Dials }
-
-/// The losses of a batch.
-[<NoComparison; NoEquality>]
-type BatchLosses = {
-    /// Unweighted, by name, in the order of the course.
-    Terms: (string * Tensor) list
-    /// The weighted sum that is descended.
-    Total: Tensor
-    Student: Outputs
-    T: Tensor option
-    /// What the distillers saw, if there are any.
-    Lesson: Lesson option
-}
-
 /// The training loop: a functional interface over tensors that are updated in place.
 [<RequireQualifiedAccess>]
 module Train =
@@ -157,74 +110,15 @@ module Train =
     // ---- one step -----------------------------------------------------------------------------------------------------
 
     /// The dials of an epoch.
-    let dials (course: Course) (epoch: int) : EpochDials =
-        let dial schedule = Tensor.scalar (Course.dtype course) course.Device (Schedule.at epoch schedule)
-        let zero = Schedule.constant 0.0
+    let dials (course: Course) (epoch: int) : EpochDials = Objective.dials course epoch
 
-        {
-            Rate = dial course.LearningRate
-            CrossEntropy = dial course.CrossEntropy
-            Distillers =
-                course.Teaching |> Option.map _.Distillers |> Option.defaultValue [] |> List.map (fst >> dial)
-            Policy = {
-                Strength = course.Teaching |> Option.map _.Policy.Strength |> Option.defaultValue zero |> dial
-                Scheduled =
-                    course.Teaching |> Option.map _.Policy.Scheduled |> Option.defaultValue zero |> dial
-            }
-        }
+    /// The number of a state's next batch on the device.
+    let private clockOf (course: Course) (state: TrainState) : Tensor =
+        Tensor.scalar DType.Int64 course.Device (float state.Step)
 
-    /// What is random in a step is a function of the seed, the epoch and the step: a resumed run repeats it.
-    let private stepRng (purpose: string) (course: Course) (state: TrainState) : Rng =
-        Rng.ofSeed course.Seed |> Rng.split purpose |> Rng.at state.Epoch
-
-    /// The losses of a batch: L = gamma CE + sum_i alpha_i distiller_i, with the policy's softening.
-    let lossesOf (course: Course) (dials: EpochDials) (state: TrainState) (taught: Taught) : BatchLosses =
-        let batch = taught.Batch
-        let student = Course.forward course course.Student true state.Student batch.Images
-        let ce = "ce", Loss.crossEntropy batch.Labels student.Logits
-
-        let terms, lesson =
-            match course.Teaching, taught.Teacher with
-            | None, _
-            | _, None -> [], None
-            | Some teaching, Some teacher ->
-                let classifier = Linear teaching.Model.Classifier
-
-                let lesson: Lesson = {
-                    Teacher = teacher
-                    Student = student
-                    Softened =
-                        teaching.Policy.Soften state.Temperature dials.Policy teacher.Logits student.Logits
-                    Labels = batch.Labels
-                    Index = batch.Index
-                    Classify = Layer.forward teaching.Weights false (ResizeArray()) classifier
-                    Key = stepRng "distillers" course state |> Draws.key course.Device state.Step
-                }
-
-                [
-                    for distiller in Course.distillers course ->
-                        distiller.Name, Distillation.loss distiller state.Connectors lesson
-                ],
-                Some lesson
-
-        let terms = ce :: terms
-        let weights = dials.CrossEntropy :: dials.Distillers
-
-        {
-            Terms = terms
-            Total = List.map2 (fun weight (_, loss) -> weight * loss) weights terms |> List.reduce Tensor.add
-            Student = student
-            T = lesson |> Option.map _.Softened.T
-            Lesson = lesson
-        }
-
-    /// As `lossesOf`, with the teacher's outputs for this batch alone.
+    /// The losses of a batch before the step that it is for.
     let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : BatchLosses =
-        lossesOf course dials state (Teach.now course batch)
-
-    let private seedDropout (course: Course) (state: TrainState) : unit =
-        if course.Student.Dropout > 0.0 then
-            stepRng "dropout" course state |> Rng.bits state.Step |> Engine.seed course.Device
+        Objective.losses course dials (clockOf course state) state (Teach.now course batch)
 
     /// Consumes a state: only what this answers may go on.
     let private renew (state: TrainState) : int64 ref * int64 =
@@ -237,14 +131,23 @@ module Train =
         counter.Value <- number + 1L
         counter, number + 1L
 
-    /// The min-max update: one forward, one backward, one optimiser step. The student descends the loss; a learned
-    /// temperature, behind its gradient reversal, climbs it in the same step. Consumes the state.
-    let stepOf (course: Course) (dials: EpochDials) (state: TrainState) (taught: Taught) : TrainState =
-        let lease = renew state
-        seedDropout course state
+    let private seedDropout (course: Course) (state: TrainState) : unit =
+        if course.Student.Dropout > 0.0 then
+            Objective.random "dropout" course state.Epoch |> Rng.bits state.Step |> Engine.seed course.Device
 
+    /// The min-max update: one forward, one backward, one optimiser step, in place. The student descends the loss; a learned
+    /// temperature, behind its gradient reversal, climbs it in the same step. The device's part of a step: it waits for
+    /// nothing, and no number that changes between steps comes from the host, so that it can be recorded once and replayed.
+    /// `clock` counts the epoch's batches before this one, int64 [].
+    let update
+        (course: Course)
+        (dials: EpochDials)
+        (clock: Tensor)
+        (state: TrainState)
+        (taught: Taught)
+        : unit =
         Tensor.scoped (fun () ->
-            let losses = lossesOf course dials state taught
+            let losses = Objective.losses course dials clock state taught
             let leaves = Tree.leaves state.Trained
             let ordinary = leaves.Length - Tree.count state.Temperature
             // dL/dT comes out of the same backward pass, behind T's gradient reversal; T is no leaf to be
@@ -278,7 +181,7 @@ module Train =
             if state.Counters.Length > 0 then Tensor.foreachAddIntInto 1 state.Counters
 
             Tally.add
-                state.Step
+                clock
                 losses.Student.Logits
                 taught.Batch.Labels
                 (losses.T
@@ -291,11 +194,26 @@ module Train =
                 state.Tally
         )
 
+    /// Consumes a state: the work updates its tensors in place, and only what this answers may go on.
+    let private advance (work: TrainState -> unit) (state: TrainState) : TrainState =
+        let lease = renew state
+        work state
         { state with Step = state.Step + 1; Lease = lease }
+
+    /// The work of the state's next step, from here and now.
+    let private now (course: Course) (dials: EpochDials) (taught: unit -> Taught) (state: TrainState) : unit =
+        Tensor.scoped (fun () ->
+            seedDropout course state
+            taught () |> update course dials (clockOf course state) state
+        )
+
+    /// One step on a batch that the teacher has seen. Consumes the state.
+    let stepOf (course: Course) (dials: EpochDials) (state: TrainState) (taught: Taught) : TrainState =
+        advance (now course dials (fun () -> taught)) state
 
     /// As `stepOf`, with the teacher's outputs for this batch alone.
     let step (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : TrainState =
-        Tensor.scoped (fun () -> Teach.now course batch |> stepOf course dials state)
+        advance (now course dials (fun () -> Teach.now course batch)) state
 
     // ---- epochs ---------------------------------------------------------------------------------------------------------
 
@@ -319,11 +237,40 @@ module Train =
         /// A term was not finite in a step (from 1).
         | Broke of step: int * term: string
 
+    /// What an epoch brings: its dials, its order and cuts, and what the teacher says.
+    [<NoComparison; NoEquality>]
+    type EpochParts = { Dials: EpochDials; Plan: EpochPlan; Teaching: Teach.Epoch }
+
+    /// The parts of an epoch. They live in the scope of the caller.
+    let parts (how: TeachingPlan) (course: Course) (set: DeviceSet) (epoch: int) : EpochParts =
+        let rng = Rng.ofSeed course.Seed |> Rng.split "augmentation"
+        let plan = Augment.plan rng epoch course.Pad course.Flip set
+
+        {
+            Dials = dials course epoch
+            Plan = plan
+            Teaching = Teach.epoch how course plan set
+        }
+
+    /// The work of the state's next step, from the host.
+    let work (course: Course) (parts: EpochParts) (set: DeviceSet) (state: TrainState) : unit =
+        let start = state.Step * course.Batch
+        let stop = min (Augment.count set) (start + course.Batch)
+        parts.Teaching.Prepare start stop
+        now course parts.Dials (fun () -> parts.Teaching.Take start stop) state
+
+    /// How the steps of an epoch are done. It is given the training images and the state in which the epoch begins or goes
+    /// on, and answers what does the device's work of the next step of the state that it is given.
+    type Stepping = DeviceSet -> TrainState -> (TrainState -> unit)
+
+    /// Step by step from the host; `how` says how the teacher works through the epoch.
+    let stepping (how: TeachingPlan) (course: Course) : Stepping =
+        fun set state -> work course (parts how course set state.Epoch) set
+
     /// Runs the rest of the state's epoch. `pause` is asked after each batch with the state and the number of batches of the
-    /// epoch, and answers whether to stop; every `readEvery` batches, and at the end, the loss is looked at. `how` says how
-    /// the teacher works through the epoch.
-    let epochOf
-        (how: TeachingPlan)
+    /// epoch, and answers whether to stop; every `readEvery` batches, and at the end, the loss is looked at.
+    let epochBy
+        (stepping: Stepping)
         (course: Course)
         (readEvery: int)
         (pause: TrainState -> int -> bool)
@@ -342,12 +289,8 @@ module Train =
                 $"the course is for {course.TrainImages} training images, the set has {Augment.count set}."
 
         Tensor.scoped (fun () ->
-            let rng = Rng.ofSeed course.Seed |> Rng.split "augmentation"
-            let plan = Augment.plan rng state.Epoch course.Pad course.Flip set
-            let dials = dials course state.Epoch
-            let total = Augment.count set
             let steps = stepsPerEpoch course set
-            let teaching = Teach.epoch how course plan set
+            let work = stepping set state
 
             let broken (state: TrainState) =
                 Tally.broken state.Tally
@@ -360,12 +303,7 @@ module Train =
                 | Some ending -> ending
                 | None when state.Step = steps -> Complete state
                 | None ->
-                    let start = state.Step * course.Batch
-                    let stop = min total (start + course.Batch)
-                    teaching.Prepare start stop
-
-                    let next =
-                        Tensor.scoped (fun () -> teaching.Take start stop |> stepOf course dials state)
+                    let next = advance work state
 
                     if pause next steps && next.Step < steps then
                         broken next |> Option.defaultValue (Stopped next)
@@ -374,6 +312,17 @@ module Train =
 
             go state
         )
+
+    /// As `epochBy`, step by step from the host.
+    let epochOf
+        (how: TeachingPlan)
+        (course: Course)
+        (readEvery: int)
+        pause
+        (set: DeviceSet)
+        state
+        : EpochEnd =
+        epochBy (stepping how course) course readEvery pause set state
 
     /// As `epochOf`, with the teacher beside each step.
     let epoch (course: Course) (readEvery: int) pause (set: DeviceSet) (state: TrainState) : EpochEnd =

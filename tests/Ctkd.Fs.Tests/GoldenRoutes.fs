@@ -84,7 +84,7 @@ let lesson (inputs: GoldenInputs) softened teacher student classify index : Less
         Labels = inputs.Labels
         Index = index
         Classify = classify
-        Key = Tensor.scalar DType.Int64 cpu 0.0
+        Key = lazy (Tensor.scalar DType.Int64 cpu 0.0)
     }
 
 let private dials (inputs: GoldenInputs) (strength: float) (scheduled: Tensor) : Dials = {

@@ -29,7 +29,7 @@ let lesson (teacher: Outputs) (student: Outputs) (labels: int[]) : Lesson = {
     Labels = ofLabels labels
     Index = Tensor.arange Device.Cpu labels.Length
     Classify = id
-    Key = Tensor.scalar DType.Int64 Device.Cpu 0.0
+    Key = lazy (Tensor.scalar DType.Int64 Device.Cpu 0.0)
 }
 
 /// Outputs of which only the pooled features matter.

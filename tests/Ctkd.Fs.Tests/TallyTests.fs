@@ -35,6 +35,7 @@ let private seen: Gen<Seen> =
 let private add (step: int) (t: BatchTemperature option) (seen: Seen) (tally: Tally) : unit =
     let logits = Expect.tensor [ seen.Labels.Length; 3 ] (Array.concat seen.Logits)
     let labels = Tensor.ofInt64s [ seen.Labels.Length ] (Array.map int64 seen.Labels)
+    let step = Tensor.ofInt64s [] [| int64 step |]
     Tally.add step logits labels t (seen.Terms |> List.ofArray |> List.map Expect.number) tally
 
 let private constant (t: float) (first: int) (count: int) : BatchTemperature = {
@@ -197,8 +198,9 @@ let ``counting leaves no tensors and no graph`` () =
         let labels = Tensor.ofInt64s [ 1 ] [| 0L |]
         let loss = Loss.crossEntropy labels logits
         let t = Some { constant 1.0 0 1 with T = Tensor.sum logits }
+        let step = Tensor.ofInt64s [] [| 0L |]
         let before = Tensor.live ()
-        Tally.add 0 logits labels t [ loss ] tally
+        Tally.add step logits labels t [ loss ] tally
         Assert.Equal(before, Tensor.live ())
         Assert.All(Tree.leaves (Tally.toTree tally), fun x -> Assert.False x.RequiresGrad)
     )

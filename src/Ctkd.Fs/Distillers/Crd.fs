@@ -161,7 +161,7 @@ module Crd =
                 "train on images of two classes or more"
         else
             let contrast state (lesson: Lesson) =
-                let drawn = negatives options.Negatives state lesson.Labels lesson.Key
+                let drawn = negatives options.Negatives state lesson.Labels lesson.Key.Value
                 Tensor.cat 1 [ Tensor.unsqueeze 1 lesson.Index; drawn ]
 
             Ok {

@@ -9,6 +9,13 @@ module Draws =
     let key (device: Device) (index: int) (rng: Rng) : Tensor =
         Tensor.scalar DType.Int64 device (float (Rng.bits index rng >>> 11))
 
+    /// As `key`, where the generator's own key and the index are on the device already, int64 [] each.
+    let keyAt (generator: Tensor) (index: Tensor) : Tensor = Tensor.mix (generator + index)
+
+    /// A generator's own key on the device, for `keyAt`.
+    let upload (device: Device) (rng: Rng) : Tensor =
+        Tensor.scope (fun () -> Tensor.ofInt64s [] [| int64 rng.Key |] |> Tensor.toDevice device)
+
     /// float64 numbers uniform in [0, 1).
     let uniform (key: Tensor) (shape: int64[]) : Tensor =
         Tensor.scope (fun () ->

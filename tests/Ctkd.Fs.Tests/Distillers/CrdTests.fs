@@ -26,7 +26,7 @@ let private batch (seed: int) (count: int) (index: int[]) : Lesson =
     {
         lesson (features 4 0) (features 3 1) labels with
             Index = ofLabels index
-            Key = Draws.key Device.Cpu seed (Rng.ofSeed 3)
+            Key = lazy (Draws.key Device.Cpu seed (Rng.ofSeed 3))
     }
 
 let private norms (x: Tensor) =

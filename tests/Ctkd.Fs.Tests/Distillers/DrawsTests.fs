@@ -13,6 +13,11 @@ let ``drawn numbers are those of the host's generator with that key`` () =
             Tensor.scoped (fun () ->
                 let rng = Rng.ofSeed seed
                 let key = Draws.key Device.Cpu index rng
+
+                let onDevice =
+                    Draws.keyAt (Draws.upload Device.Cpu rng) (Tensor.ofInt64s [] [| int64 index |])
+
+                Assert.Equal<int64[]>(Tensor.toInt64s key, Tensor.toInt64s onDevice)
                 let host: Rng = { Key = Rng.bits index rng >>> 11 }
                 let drawn = Draws.uniform key [| 3L; 4L |]
                 Assert.Equal<int64[]>([| 3L; 4L |], Tensor.shape drawn)
