@@ -59,6 +59,8 @@ type TrainArgs =
     | [<Unique>] Precision of NAME: string
     | [<Unique>] Contiguous
     | [<Unique>] Device of NAME: string
+    | [<Unique>] No_Tf32
+    | [<Unique>] No_Graph
     | [<Unique>] Seed of NUMBER: int
     | [<Unique>] Teacher_Cache of DIR: string
     | [<Unique>] Teacher_Cache_Gb of SIZE: float
@@ -121,6 +123,8 @@ type TrainArgs =
             | Contiguous ->
                 "keep images with their channels outermost: slower on most processors [channels innermost]"
             | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
+            | No_Tf32 -> "CUDA: multiply float32 numbers in full, not on the tensor cores as TF32 [TF32]"
+            | No_Graph -> "CUDA: ask for each operation of a step, record no graph [a graph]"
             | Seed _ -> $"seed of everything random [{s.Seed}]"
             | Teacher_Cache _ ->
                 "distill: remember the teacher's features in this folder, for later epochs and runs [not remembered]"

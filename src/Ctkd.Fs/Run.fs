@@ -127,7 +127,11 @@ module Run =
             let course = Course.prepareTeacher course
             let upload = Augment.upload (Course.dtype course) device data.Mean data.Std
             let test = upload data.Test
-            if device <> Device.Cpu then Engine.setDeterministic true
+
+            if device <> Device.Cpu then
+                Engine.setDeterministic true
+                Engine.setTf32 s.Tf32
+
             warnOfTemperature hooks s
 
             hooks.Say
@@ -205,6 +209,12 @@ module Run =
         =
         let course = run.Course
 
+        let replay =
+            if run.Settings.Graph then
+                Replay.choose hooks.Say run.Teaching course run.Train state
+            else
+                Replay.fromHost run.Teaching course
+
         let top1 (lines: EpochMetrics list) =
             lines |> List.tryLast |> Option.map _.Top1 |> Option.defaultValue 0.0
 
@@ -260,7 +270,7 @@ module Run =
                     hooks.OnBatch state.Epoch state.Step steps
                     hooks.Stop()
 
-                match Train.epochOf run.Teaching course readEvery pause run.Train state with
+                match Train.epochBy replay.Stepping course readEvery pause run.Train state with
                 | Train.Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
                 | Train.Stopped state when isSound state -> stopped state lines
                 | Train.Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
@@ -271,6 +281,7 @@ module Run =
         try
             epochs state done'
         finally
+            replay.Free()
             run.Teaching.Cache |> Option.iter (TeacherMemory.close hooks.Say)
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.

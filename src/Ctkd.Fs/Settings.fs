@@ -59,6 +59,10 @@ type Settings = {
     Precision: string
     ChannelsLast: bool
     Device: string
+    /// Whether float32 products and convolutions may run on a CUDA device's tensor cores, as TF32.
+    Tf32: bool
+    /// Whether the step is recorded as a CUDA graph where that is possible.
+    Graph: bool
     Seed: int
     /// The teacher's forward pass runs for so many steps at once.
     TeacherAhead: int
@@ -131,6 +135,8 @@ module Settings =
         Precision = "f32"
         ChannelsLast = true
         Device = "cpu"
+        Tf32 = true
+        Graph = true
         Seed = 1
         TeacherAhead = 1
         TeacherCache = ""
