@@ -296,13 +296,16 @@ type ConvertArgs =
             | Json -> "the result as one JSON object"
 
 /// The flags of `doctor`.
-[<HelpFlags("--help", "-h", "help")>]
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
 type DoctorArgs =
+    | [<Unique>] Device of NAME: string
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member this.Usage =
             match this with
+            | Device _ ->
+                "cpu, cuda or cuda:N: train a little there, and check that recorded steps are those of the host [none]"
             | Json -> "the findings as JSON"
 
 /// The flags of `bench`.

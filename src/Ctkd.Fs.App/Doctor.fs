@@ -5,9 +5,6 @@ open System.IO
 open Argu
 open Ctkd.Fs
 
-/// What `doctor` finds: a fact, and where something is wrong the command that mends it.
-type Finding = { Name: string; Value: string; Mend: string option }
-
 /// Looks at the engine and the machine.
 module Doctor =
     let private fine name value = { Name = name; Value = value; Mend = None }
@@ -89,10 +86,18 @@ module Doctor =
                 "absent: convolutions are slow"
                 "use a libtorch that was built with oneDNN (Debian's libtorch-dev)"
 
-    let private device () : Finding =
+    let private devices () : Finding list =
         match Engine.cudaDevices () with
-        | 0 -> fine "CUDA devices" "none (set LIBTORCH to a libtorch with CUDA to use one)"
-        | count -> fine "CUDA devices" (string count)
+        | 0 -> [
+            fine "CUDA devices" "none (set LIBTORCH to a libtorch with CUDA to use one)"
+            fine "TF32" "absent: no CUDA device"
+            fine "CUDA graphs" "absent: no CUDA device"
+          ]
+        | count -> [
+            fine "CUDA devices" (string count)
+            fine "TF32" "on in float32, unless --no-tf32 is given"
+            fine "CUDA graphs" "the step is recorded, unless --no-graph is given"
+          ]
 
     let private findings () : Finding list =
         try
@@ -104,7 +109,7 @@ module Doctor =
                 threads ()
                 blas ()
                 oneDnn ()
-                device ()
+                yield! devices ()
                 cpu ()
             ]
         with CtkdException error -> [
@@ -115,13 +120,20 @@ module Doctor =
     /// The command: 0 when nothing is missing, else 1.
     let command (args: ParseResults<DoctorArgs>) : int =
         let terminal = Terminal(args.Contains DoctorArgs.Json)
-        let findings = findings ()
 
-        terminal.Table {
-            Caption = ""
-            Header = [ "what"; "found"; "to mend it" ]
-            Rows = findings |> List.map (fun f -> [ f.Name; f.Value; f.Mend |> Option.defaultValue "" ])
-        }
+        let report (findings: Finding list) : int =
+            terminal.Table {
+                Caption = ""
+                Header = [ "what"; "found"; "to mend it" ]
+                Rows = findings |> List.map (fun f -> [ f.Name; f.Value; f.Mend |> Option.defaultValue "" ])
+            }
 
-        terminal.Json findings
-        if findings |> List.exists _.Mend.IsSome then ExitCode.failed else ExitCode.ok
+            terminal.Json findings
+            if findings |> List.exists _.Mend.IsSome then ExitCode.failed else ExitCode.ok
+
+        match args.TryGetResult DoctorArgs.Device with
+        | None -> report (findings ())
+        | Some name ->
+            match Engine.device name with
+            | Result.Error error -> terminal.Fail error
+            | Ok device -> report (findings () @ Engine.guarded (fun () -> SelfCheck.findings device))
