@@ -152,7 +152,7 @@ module Replay =
     /// Three steps on the first batch that leave no trace: libraries choose their algorithms and take their memory in them.
     let private rehearse (board: Board) (step: unit -> unit) () : unit =
         for _ in 1..3 do
-            Tensor.zeroInto board.Clock
+            Tensor.fillInto board.Clock 0.0
             step ()
 
     /// Runs the body and puts the state and the clock back as they were.
