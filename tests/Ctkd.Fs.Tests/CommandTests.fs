@@ -164,6 +164,12 @@ let ``values that cannot be are wrong usage, with the flag, the bound and what t
         "eval", "eval needs weights"
         "export", "export needs weights"
         "export --weights x", "export needs a file to write"
+        "bench overhead", "unknown benchmark 'overhead'"
+        "bench --part steps", "unknown part 'steps'"
+        "bench --pairs 2", "pairs no fewer than starts: got 2, 4 and 3"
+        "bench overheads --steps 0", "got 60, 0 and 3"
+        "bench scaling --pairs 0", "got 0, 1 and 1"
+        "bench scaling --precision f64", "unknown precision 'f64'"
         "models --classes 1", "classes must be at least 2"
         "teach --lr 0.1 --lr 0.2", "more than once"
     ]
