@@ -97,6 +97,8 @@ module Tensor =
     let log (x: Tensor) : Tensor = Ops.Log x
     let sqrt (x: Tensor) : Tensor = Ops.Sqrt x
     let sigmoid (x: Tensor) : Tensor = Ops.Sigmoid x
+    let tanh (x: Tensor) : Tensor = Ops.Tanh x
+    let cos (x: Tensor) : Tensor = Ops.Cos x
     let softplus (x: Tensor) : Tensor = Ops.Softplus(x, 40.0)
     let relu (x: Tensor) : Tensor = Ops.Relu x
     let clamp (low: float) (high: float) (x: Tensor) : Tensor = Ops.Clamp(x, low, high)
@@ -238,6 +240,12 @@ module Tensor =
             let apart = Ops.Reshape(x, [| batch; groups; channels / groups; height * width |])
             Ops.Reshape(swapped apart, shape)
 
+    let lstm (weights: Tensor[]) (x: Tensor) : Tensor =
+        scope (fun () ->
+            let start = Ops.Zeros([| 1L; x.Size 1; weights[1].Size 1 |], x.DType, x.Device)
+            Ops.Lstm(x, [| start; start |], weights)[0]
+        )
+
     let crossEntropyEach (labels: Tensor) (logits: Tensor) : Tensor = Ops.CrossEntropy(logits, labels, false)
     let crossEntropy (labels: Tensor) (logits: Tensor) : Tensor = Ops.CrossEntropy(logits, labels, true)
 
@@ -279,6 +287,12 @@ module Tensor =
 
     let foreachAddMulInto (factor: float) (target: Tensor[]) (a: Tensor[]) (b: Tensor[]) : unit =
         Ops.ForeachAddMulInto(target, a, b, factor)
+
+    let foreachAddDivInto (factor: float) (target: Tensor[]) (a: Tensor[]) (b: Tensor[]) : unit =
+        Ops.ForeachAddDivInto(target, a, b, factor)
+
+    let foreachMul (a: Tensor[]) (b: Tensor[]) : Tensor[] = Ops.ForeachMul(a, b)
+    let foreachSqrt (x: Tensor[]) : Tensor[] = Ops.ForeachSqrt x
 
 [<RequireQualifiedAccess>]
 module Engine =

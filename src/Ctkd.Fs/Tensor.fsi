@@ -136,6 +136,10 @@ module Tensor =
     val log: x: Tensor -> Tensor
     val sqrt: x: Tensor -> Tensor
     val sigmoid: x: Tensor -> Tensor
+    val tanh: x: Tensor -> Tensor
+
+    /// Cosine of an angle in radians.
+    val cos: x: Tensor -> Tensor
 
     /// log(1 + exp x); x itself beyond 40, where the two are equal in float64.
     val softplus: x: Tensor -> Tensor
@@ -271,6 +275,11 @@ module Tensor =
     /// [N, C, H, W] with the channels transposed as (groups, C / groups).
     val shuffleChannels: groups: int -> x: Tensor -> Tensor
 
+    /// A long short-term memory of one layer over a sequence [T, N, in], from zeros: the outputs [T, N, hidden].
+    /// Weights [4 hidden, in], [4 hidden, hidden] and the biases [4 hidden] of both; gates in the order input,
+    /// forget, cell, output.
+    val lstm: weights: Tensor[] -> x: Tensor -> Tensor
+
     /// -log softmax(logits)[label], one value an instance [N] (not reduced).
     val crossEntropyEach: labels: Tensor -> logits: Tensor -> Tensor
 
@@ -326,6 +335,15 @@ module Tensor =
 
     /// target[i] <- target[i] + factor a[i] b[i]; the b may be 0-d tensors on the device.
     val foreachAddMulInto: factor: float -> target: Tensor[] -> a: Tensor[] -> b: Tensor[] -> unit
+
+    /// target[i] <- target[i] + factor a[i] / b[i].
+    val foreachAddDivInto: factor: float -> target: Tensor[] -> a: Tensor[] -> b: Tensor[] -> unit
+
+    /// a[i] b[i]; the b may be 0-d tensors on the device.
+    val foreachMul: a: Tensor[] -> b: Tensor[] -> Tensor[]
+
+    /// The square roots.
+    val foreachSqrt: x: Tensor[] -> Tensor[]
 
 /// Facts of the engine and the machine, for reports and `ctkd doctor`.
 [<RequireQualifiedAccess>]

@@ -41,6 +41,8 @@ public static class Ops
     private static readonly Operator log = new("aten::log", "self");
     private static readonly Operator sqrt = new("aten::sqrt", "self");
     private static readonly Operator sigmoid = new("aten::sigmoid", "self");
+    private static readonly Operator tanh = new("aten::tanh", "self");
+    private static readonly Operator cos = new("aten::cos", "self");
     private static readonly Operator softplus = new("aten::softplus", "self beta threshold");
     private static readonly Operator relu = new("aten::relu", "self");
     private static readonly Operator clamp = new("aten::clamp", "self min max");
@@ -73,6 +75,8 @@ public static class Ops
     public static Tensor Log(Tensor x) => log.Call(x);
     public static Tensor Sqrt(Tensor x) => sqrt.Call(x);
     public static Tensor Sigmoid(Tensor x) => sigmoid.Call(x);
+    public static Tensor Tanh(Tensor x) => tanh.Call(x);
+    public static Tensor Cos(Tensor x) => cos.Call(x);
     public static Tensor Softplus(Tensor x, double threshold) => softplus.Call(x, 1.0, threshold);
     public static Tensor Relu(Tensor x) => relu.Call(x);
     public static Tensor Clamp(Tensor x, double low, double high) => clamp.Call(x, low, high);
@@ -134,6 +138,7 @@ public static class Ops
     private static readonly Operator maxPool2d = new("aten::max_pool2d", "self kernel_size stride padding");
     private static readonly Operator avgPool2d = new("aten::avg_pool2d", "self kernel_size stride padding");
     private static readonly Operator dropout = new("aten::dropout", "input p train");
+    private static readonly Operator lstm = new("aten::lstm.input", "input hx params has_biases num_layers dropout train bidirectional batch_first");
     private static readonly Operator crossEntropy = new("aten::cross_entropy_loss", "self target weight reduction");
 
     public static Tensor MatMul(Tensor a, Tensor b) => matmul.Call(a, b);
@@ -153,6 +158,8 @@ public static class Ops
     public static Tensor AvgPool2d(Tensor x, int kernel, int stride, int padding) =>
         avgPool2d.Call(x, Value.Pair(kernel, kernel), Value.Pair(stride, stride), Value.Pair(padding, padding));
     public static Tensor Dropout(Tensor x, double share) => dropout.Call(x, share, true);
+    public static Tensor[] Lstm(Tensor x, Tensor[] start, Tensor[] weights) =>
+        lstm.CallMany(x, start, weights, true, 1L, 0.0, true, false, false);
     public static Tensor CrossEntropy(Tensor logits, Tensor labels, bool reduce) => crossEntropy.Call(logits, labels, Value.None, reduce ? 1L : 0L);
 
     // Shapes and selection
@@ -197,6 +204,9 @@ public static class Ops
     private static readonly Operator foreachAddNumberInto = new("aten::_foreach_add_.Scalar", "self scalar");
     private static readonly Operator foreachMulInto = new("aten::_foreach_mul_.Scalar", "self scalar");
     private static readonly Operator foreachAddMulInto = new("aten::_foreach_addcmul_.Scalar", "self tensor1 tensor2 value");
+    private static readonly Operator foreachAddDivInto = new("aten::_foreach_addcdiv_.Scalar", "self tensor1 tensor2 value");
+    private static readonly Operator foreachMul = new("aten::_foreach_mul.List", "self other");
+    private static readonly Operator foreachSqrt = new("aten::_foreach_sqrt", "self");
 
     public static void CopyInto(Tensor target, Tensor source) => copyInto.Do(target, source);
     public static void AddInto(Tensor target, Tensor source) => addInto.Do(target, source);
@@ -209,4 +219,7 @@ public static class Ops
     public static void ForeachAddNumberInto(Tensor[] target, long value) => foreachAddNumberInto.Do(target, value);
     public static void ForeachMulInto(Tensor[] target, double factor) => foreachMulInto.Do(target, factor);
     public static void ForeachAddMulInto(Tensor[] target, Tensor[] a, Tensor[] b, double factor) => foreachAddMulInto.Do(target, a, b, factor);
+    public static void ForeachAddDivInto(Tensor[] target, Tensor[] a, Tensor[] b, double factor) => foreachAddDivInto.Do(target, a, b, factor);
+    public static Tensor[] ForeachMul(Tensor[] a, Tensor[] b) => foreachMul.CallMany(a, b);
+    public static Tensor[] ForeachSqrt(Tensor[] x) => foreachSqrt.CallMany(x);
 }

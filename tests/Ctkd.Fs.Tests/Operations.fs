@@ -109,6 +109,8 @@ let private elementWise: Operation list = [
     positive "sqrt" Tensor.sqrt sqrt
     each "softplus" Tensor.softplus (fun x -> log (1.0 + exp x))
     each "sigmoid" Tensor.sigmoid (fun x -> 1.0 / (1.0 + exp -x))
+    each "tanh" Tensor.tanh tanh
+    each "cos" Tensor.cos cos
     each "relu" Tensor.relu (max 0.0)
     each "clamp" (Tensor.clamp -1.0 1.0) (max -1.0 >> min 1.0)
     each "clone" Tensor.clone id
@@ -155,7 +157,49 @@ let private normalise = normaliseBy Tensor.batchNorm
 
 let private rectified (x: Dense) : Dense = { x with Values = Array.map (max 0.0) x.Values }
 
+/// A long short-term memory over the steps of one sequence.
+let private lstm (xs: Dense list) : Dense =
+    let x, inner, outer = xs[0], xs[1], xs[2]
+    let hidden = outer.Shape[1]
+    let sigmoid v = 1.0 / (1.0 + exp -v)
+
+    let next (h: float[], c: float[]) (t: int) =
+        let gate g =
+            let sums (weight: Dense) (v: int -> float) =
+                List.sum [ for k in 0 .. weight.Shape[1] - 1 -> at weight [ g; k ] * v k ]
+
+            sums inner (fun k -> at x [ t; 0; k ])
+            + sums outer (Array.get h)
+            + at xs[3] [ g ]
+            + at xs[4] [ g ]
+
+        let each f = Array.init hidden f
+        let input = each (fun k -> sigmoid (gate k))
+        let forget = each (fun k -> sigmoid (gate (hidden + k)))
+        let cell = each (fun k -> tanh (gate (2 * hidden + k)))
+        let output = each (fun k -> sigmoid (gate (3 * hidden + k)))
+        let c = each (fun k -> forget[k] * c[k] + input[k] * cell[k])
+        each (fun k -> output[k] * tanh c[k]), c
+
+    let zeros = Array.zeroCreate hidden
+
+    {
+        Shape = [ x.Shape[0]; 1; hidden ]
+        Values =
+            List.scan next (zeros, zeros) [ 0 .. x.Shape[0] - 1 ]
+            |> List.tail
+            |> Seq.collect fst
+            |> Array.ofSeq
+    }
+
 let private layers: Operation list = [
+    operation "lstm" (fun xs -> Tensor.lstm (Array.ofList xs.Tail) xs.Head) lstm [
+        [ 3; 1; 2 ]
+        [ 8; 2 ]
+        [ 8; 2 ]
+        [ 8 ]
+        [ 8 ]
+    ]
     operation
         "matmul"
         (fun xs -> Tensor.matmul xs[0] xs[1])
@@ -281,5 +325,6 @@ let others: string list =
         "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite mix argMax all any"
         "copyInto addInto reluInto fillInto rowsInto"
         "dropout foreachAdd foreachAddInto foreachAddIntInto foreachScaleInto foreachAddMulInto"
+        "foreachAddDivInto foreachMul foreachSqrt"
     ]
     |> List.collect (fun line -> List.ofArray (line.Split ' '))

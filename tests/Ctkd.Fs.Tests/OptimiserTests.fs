@@ -189,3 +189,49 @@ let ``twenty steps equal PyTorch's, with and without momentum, decay and Nestero
     let expected = inPyTorch script (List.collect asked settings)
     Assert.Equal(320, expected.Length)
     Expect.close 1e-13 1e-14 expected (Array.collect ours (Array.ofList settings))
+
+// ---- Adam -----------------------------------------------------------------------------------------
+
+/// Parameters after one step of Adam for each of the gradients, in two bursts.
+let private adam (adam: Adam) (start: float[]) (gradients: float[][]) : float[] =
+    Tensor.scoped (fun () ->
+        let vector = Expect.tensor [ start.Length ]
+
+        let p, first, second =
+            vector start, vector (Array.map (fun _ -> 0.0) start), vector (Array.map (fun _ -> 0.0) start)
+
+        let taken = Expect.number 0.0
+
+        for burst in Array.splitInto 2 gradients do
+            let steps = Adam.ahead adam DType.Float64 burst.Length taken
+
+            for step, gradient in Array.zip steps burst do
+                Adam.step adam step [| vector gradient |] [| first |] [| second |] [| p |]
+
+            Tensor.addInto taken (Expect.number (float burst.Length))
+
+        Tensor.toFloats p
+    )
+
+[<Fact>]
+let ``Adam gives PyTorch's numbers`` () =
+    // torch.optim.Adam([p], lr=0.1) in float64, PyTorch 1.13.
+    let gradients = [|
+        [| 0.5; -2.0; 0.0 |]
+        [| 0.25; 1.0; 1e-6 |]
+        [| -1.0; 0.5; 3.0 |]
+        [| 0.1; 0.2; -0.3 |]
+    |]
+
+    let expected = [| 0.83920026041565; -0.867278011507583; 0.11645989654751591 |]
+    Expect.close 1e-12 0.0 expected (adam (Adam.ofRate 0.1) [| 1.0; -1.0; 0.3 |] gradients)
+
+[<Fact>]
+let ``Adam's first step moves every parameter by the rate against its gradient's sign`` () =
+    check
+        (many 4 (uniform -2.0 2.0))
+        (fun gradient ->
+            let moved = adam (Adam.ofRate 0.01) [| 0.0; 0.0; 0.0; 0.0 |] [| gradient |]
+            let expected = gradient |> Array.map (fun g -> if g = 0.0 then 0.0 else -0.01 * float (sign g))
+            Expect.close 0.0 1e-4 expected moved
+        )

@@ -228,6 +228,10 @@ let ``functions in place change their target and nothing else`` () =
         expect [ 41.0; 81.0 ] x
         Tensor.foreachAddMulInto -0.5 [| x; x |] [| source; source |] [| source; Expect.number 2.0 |]
         expect [ -19.0; -139.0 ] x
+        Tensor.foreachMul [| source |] [| Expect.number 3.0 |] |> Array.head |> expect [ 30.0; 60.0 ]
+        Tensor.foreachSqrt [| source * source |] |> Array.head |> expect [ 10.0; 20.0 ]
+        Tensor.foreachAddDivInto 2.0 [| x |] [| source |] [| doubles [ 5.0; 4.0 ] |]
+        expect [ -15.0; -129.0 ] x
         expect [ 10.0; 20.0 ] source
         let rows = Expect.tensor [ 3; 1 ] [| 1.0; 2.0; 3.0 |]
         Tensor.rowsInto rows (Tensor.ofInt64s [ 2 ] [| 2L; 0L |]) (Expect.tensor [ 2; 1 ] [| 30.0; 10.0 |])
@@ -316,6 +320,9 @@ let ``questions to and changes of a freed tensor throw`` () =
         (fun x -> Tensor.foreachAddIntInto 1 [| x |])
         (fun x -> Tensor.foreachScaleInto 1.0 [| y; x |])
         (fun x -> Tensor.foreachAddMulInto 1.0 [| y |] [| y |] [| x |])
+        (fun x -> Tensor.foreachAddDivInto 1.0 [| y |] [| y |] [| x |])
+        (fun x -> Tensor.foreachMul [| y |] [| x |] |> ignore)
+        (fun x -> Tensor.foreachSqrt [| x |] |> ignore)
         Autograd.leaf >> ignore
         (fun x -> Autograd.gradients x [| y |] |> ignore)
         Engine.setGeneratorState cpu
