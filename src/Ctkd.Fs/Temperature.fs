@@ -19,7 +19,7 @@ type Softening = {
 type Dials = {
     /// lambda, the strength of the adversary.
     Strength: Tensor
-    /// T, where it follows a schedule.
+    /// T, where it follows a schedule or an agent: shape [], from an agent [batch].
     Scheduled: Tensor
 }
 
@@ -42,6 +42,8 @@ type Policy = {
     Macs: int -> Macs
     /// Parameters, dials, teacher logits and student logits to a softening.
     Soften: Tree -> Dials -> Tensor -> Tensor -> Softening
+    /// Decides T in each step and sets it as the scheduled one; None: no agent takes part.
+    Agent: Agent option
 }
 
 /// The temperature policies: fixed, scheduled, and CTKD's two learned ones.
@@ -68,6 +70,7 @@ module Temperature =
         Declares = fun _ -> []
         Macs = fun _ -> Macs.Zero
         Soften = fun _ dials teacher student -> shared teacher student dials.Scheduled
+        Agent = None
     }
 
     let private checkedT (name: string) (t: float) : float =
@@ -113,6 +116,7 @@ module Temperature =
             Declares = declares
             Macs = macs
             Soften = soften
+            Agent = None
         }
 
     /// CTKD with one T for all: a scalar theta, trained to make the lesson harder as the curriculum's lambda

@@ -1,0 +1,58 @@
+namespace Ctkd.Fs
+
+/// Discounted sums along the instances of a batch, and how advantages are scaled.
+[<RequireQualifiedAccess>]
+module Advantage =
+
+    /// Discounts share^(j - i) of the position j as seen from i, 0 for j before i: [rows, columns].
+    let private discounts (dtype: DType) (device: Device) (share: float) (rows: int) (columns: int) : Tensor =
+        let at count = Tensor.arange device count |> Tensor.toType DType.Float64
+        let ahead = Tensor.unsqueeze 0 (at columns) - Tensor.unsqueeze 1 (at rows)
+        let powers = Tensor.clamp 0.0 infinity ahead |> Tensor.scale (log share) |> Tensor.exp
+        let past = Tensor.lessThanNumber 0.0 ahead
+        Tensor.where past (Tensor.scale 0.0 powers) powers |> Tensor.toType dtype
+
+    /// sum_k share^k x_(i + k) for each i [n]; `share` in (0, 1]. One product instead of a loop.
+    let discounted (share: float) (x: Tensor) : Tensor =
+        let n = Tensor.size 0 x
+        Tensor.matmul (discounts (Tensor.dtype x) (Tensor.device x) share n n) x
+
+    /// The value of the state after each: those of the batch moved by one, and the one beyond it (shape [1]).
+    let private following (beyond: Tensor) (values: Tensor) : Tensor =
+        Tensor.cat 0 [ Tensor.slice 0 1 (Tensor.size 0 values) values; beyond ]
+
+    /// Generalised advantages (Schulman et al. 2016, arXiv:1506.02438, eq. 16): discounted sums of
+    /// r_t + discount V_(t+1) - V_t. Rewards and values [n], the value beyond them [1].
+    let generalised
+        (discount: float)
+        (lambda: float)
+        (rewards: Tensor)
+        (values: Tensor)
+        (beyond: Tensor)
+        : Tensor =
+        rewards + Tensor.scale discount (following beyond values) - values |> discounted (discount * lambda)
+
+    /// Discounted rewards to go, with the value beyond the batch [1] as the last: [n].
+    let returns (discount: float) (rewards: Tensor) (beyond: Tensor) : Tensor =
+        let n = Tensor.size 0 rewards
+        let discounts = discounts (Tensor.dtype rewards) (Tensor.device rewards) discount n (n + 1)
+        Tensor.matmul discounts (Tensor.cat 0 [ rewards; beyond ])
+
+    /// Mean 0 and deviation 1 within the batch (deviation without Bessel's correction, plus 1e-8).
+    let zScored (advantages: Tensor) : Tensor =
+        let centred = advantages - Tensor.mean advantages
+        let deviation = Tensor.mean (centred * centred) |> Tensor.sqrt
+        centred / Tensor.addNumber 1e-8 deviation
+
+    /// The share of the running mean square that an update keeps.
+    let private kept = 0.99
+
+    /// Divided by the root of a running mean square, which is updated in place (float64 [], from 0): the mean of
+    /// a batch stays, and with it the sign of its reward. `updates` (float64 []) came before.
+    let scaled (running: Tensor) (updates: Tensor) (advantages: Tensor) : Tensor =
+        let square = Tensor.mean (advantages * advantages) |> Tensor.toType DType.Float64
+        Tensor.copyInto running (Tensor.scale kept running + Tensor.scale (1.0 - kept) square)
+        let begun = Tensor.addNumber 1.0 updates |> Tensor.scale (log kept) |> Tensor.exp
+        let seen = Tensor.addNumber 1.0 (Tensor.neg begun)
+        let size = Tensor.sqrt (running / seen) |> Tensor.addNumber 1e-8
+        advantages / Tensor.toType (Tensor.dtype advantages) size

@@ -1,0 +1,169 @@
+namespace Ctkd.Fs
+
+/// Shares a batch's reward out among its instances (RLKD, eq. 10-11, after RUDDER, Arjona-Medina et al. 2019,
+/// arXiv:1806.07857): a network predicts the return along the batch, and the step by which its prediction changes
+/// is an instance's reward.
+[<RequireQualifiedAccess>]
+module Corrector =
+    let private hidden = 16
+
+    /// Weights of the last prediction's error and of the mean of all.
+    let private main, private auxiliary = 1.0, 0.5
+
+    /// The network for states of so many features; none is needed where rewards stay as they are.
+    let pack (kind: RlkdCorrector) (features: int) : Pack option =
+        let inputs = features + 1
+        let two = [ Layer.dense "hidden" inputs hidden; Layer.dense "output" hidden 1 ]
+
+        match kind with
+        | RlkdCorrector.Lstm -> Some(Lstm.pack inputs)
+        | RlkdCorrector.Set
+        | RlkdCorrector.Linear -> Some(Pack.ofLayers two)
+        | RlkdCorrector.Off -> None
+
+    /// What the network reads: states and T, which the released code leaves unscaled: [batch, features + 1].
+    let inputs (kind: RlkdCorrector) (states: Tensor) (t: Tensor) : Tensor =
+        let t = if kind = RlkdCorrector.Linear then t else Tensor.scale (1.0 / RlkdConfig.hottest) t
+        Tensor.cat 1 [ states; Tensor.unsqueeze 1 t ]
+
+    /// Predictions g [batch] of the inputs [batch, features + 1].
+    let predict (kind: RlkdCorrector) (p: Tensor[]) (x: Tensor) : Tensor =
+        let first = Tensor.linear p[0] (Some p[1])
+        let last = Tensor.linear p[2] (Some p[3]) >> Tensor.squeeze 1
+
+        match kind with
+        | RlkdCorrector.Lstm -> Lstm.forward p x
+        | RlkdCorrector.Set -> x |> first |> Tensor.relu |> last
+        | RlkdCorrector.Linear -> x |> first |> last
+        | RlkdCorrector.Off -> invalidArg (nameof kind) "rewards that are not corrected are not predicted."
+
+    /// The loss of predictions [batch], shape [], for the batch's reward R [] and the returns R_t [batch].
+    /// Lstm: (g_B - R)^2 + 1/2 mean_t (g_t - R)^2. Set: (mean_t g_t - R)^2.
+    /// Linear, as released: 3/2 (mean_t g_t - mean_t R_t)^2.
+    let loss (kind: RlkdCorrector) (reward: Tensor) (returns: Tensor) (g: Tensor) : Tensor =
+        let square (x: Tensor) = x * x
+
+        match kind with
+        | RlkdCorrector.Lstm ->
+            let last = Tensor.select 0 (Tensor.size 0 g - 1) g
+            let sides = Tensor.mean (square (g - reward))
+            Tensor.scale main (square (last - reward)) + Tensor.scale auxiliary sides
+        | RlkdCorrector.Set -> square (Tensor.mean g - reward)
+        | RlkdCorrector.Linear ->
+            Tensor.scale (main + auxiliary) (square (Tensor.mean g - Tensor.mean returns))
+        | RlkdCorrector.Off -> invalidArg (nameof kind) "rewards that are not corrected have no loss."
+
+    /// g_t - g_(t-1), with the first as it is given.
+    let private differences (first: Tensor) (g: Tensor) : Tensor =
+        let n = Tensor.size 0 g
+        let steps = Tensor.slice 0 1 n g - Tensor.slice 0 0 (n - 1) g
+        Tensor.cat 0 [ Tensor.reshape [| 1L |] first; steps ]
+
+    /// Rewards of the instances [batch] from predictions g. Lstm: g_1 and g_t - g_(t-1); Set: g_t / B, g counting
+    /// in units of the whole batch; to each the same part of what is missing is added, so that they sum to R.
+    /// Linear, as released: R_1 and g_t - g_(t-1), and to each a part of what its own R_t misses.
+    let redistribute (kind: RlkdCorrector) (reward: Tensor) (returns: Tensor) (g: Tensor) : Tensor =
+        let part = 1.0 / float (Tensor.size 0 g)
+
+        let complete (target: Tensor) (shares: Tensor) =
+            shares + Tensor.scale part (target - Tensor.sum shares)
+
+        match kind with
+        | RlkdCorrector.Lstm -> differences (Tensor.select 0 0 g) g |> complete reward
+        | RlkdCorrector.Set -> Tensor.scale part g |> complete reward
+        | RlkdCorrector.Linear -> differences (Tensor.select 0 0 returns) g |> complete returns
+        | RlkdCorrector.Off -> invalidArg (nameof kind) "rewards that are not corrected are not shared out."
+
+    /// All of the reward at the last of so many instances, as it came: [batch].
+    let sparse (count: int) (reward: Tensor) : Tensor =
+        let zeros = Tensor.zeros (Tensor.dtype reward) (Tensor.device reward) [| int64 (count - 1) |]
+        Tensor.cat 0 [ zeros; Tensor.reshape [| 1L |] reward ]
+
+    /// As `train` for the LSTM by the engine, on any device.
+    let internal trainByEngine adam steps (pack: Pack) kind (learner: Learner) reward returns x =
+        let first =
+            Learner.descend
+                adam
+                steps
+                None
+                pack
+                learner
+                (fun p -> predict kind p x |> loss kind reward returns)
+
+        struct (first, predict kind (Pack.views pack learner.Weights) x)
+
+    /// As `train` for the LSTM in plain numbers: only where tensors lie in the processor's own memory, so that
+    /// reading them waits for nothing.
+    let internal trainByHand
+        (adam: Adam)
+        (steps: AdamStep[])
+        (learner: Learner)
+        (reward: Tensor)
+        (x: Tensor)
+        =
+        let inputs, batch = Tensor.size 1 x, Tensor.size 0 x
+        let numbers = Tensor.toFloats >> Lstm.columns inputs
+        let w, m, v = numbers learner.Weights, numbers learner.First, numbers learner.Second
+        let x, reward' = Tensor.toFloats x, Tensor.toFloat reward
+        let trace = Lstm.trace batch
+        let slopes = Array.zeroCreate<float> batch
+
+        /// The loss, and its slopes by the predictions.
+        let judge () =
+            let mutable sides = 0.0
+
+            for t in 0 .. batch - 1 do
+                let error = trace.Outputs[t] - reward'
+                sides <- sides + error * error
+                slopes[t] <- 2.0 * auxiliary / float batch * error
+
+            let last = trace.Outputs[batch - 1] - reward'
+            slopes[batch - 1] <- slopes[batch - 1] + 2.0 * main * last
+            main * last * last + auxiliary * sides / float batch
+
+        let pass (now: AdamStep) =
+            let rate, epsilon = Tensor.toFloat now.Rate, Tensor.toFloat now.Epsilon
+            Lstm.run inputs w x trace
+            let loss = judge ()
+            let g = Lstm.back inputs w x trace slopes
+
+            for i in 0 .. w.Length - 1 do
+                m[i] <- adam.Beta1 * m[i] + (1.0 - adam.Beta1) * g[i]
+                v[i] <- adam.Beta2 * v[i] + (1.0 - adam.Beta2) * g[i] * g[i]
+                w[i] <- w[i] - rate * m[i] / (sqrt v[i] + epsilon)
+
+            loss
+
+        let losses = Array.map pass steps
+        let like (values: float[]) = Tensor.ofFloats (Tensor.dtype learner.Weights) [ values.Length ] values
+
+        for target, values in [ learner.Weights, w; learner.First, m; learner.Second, v ] do
+            Tensor.scoped (fun () -> Lstm.packed inputs values |> like |> Tensor.copyInto target)
+
+        Lstm.run inputs w x trace
+        struct (Tensor.scalar (Tensor.dtype reward) Device.Cpu losses[0], like trace.Outputs)
+
+    /// <summary>Trains the network on a batch, in place.</summary>
+    /// <param name="kind">Which network.</param>
+    /// <param name="adam">Its optimiser, and the steps that it takes.</param>
+    /// <param name="steps">One for each pass.</param>
+    /// <param name="pack">The network.</param>
+    /// <param name="learner">Its parameters and moments.</param>
+    /// <param name="reward">R, shape [].</param>
+    /// <param name="returns">R_t, shape [batch].</param>
+    /// <param name="x">`inputs`, shape [batch, features + 1].</param>
+    /// <returns>The loss before, shape [], and the predictions after, shape [batch].</returns>
+    let train
+        (kind: RlkdCorrector)
+        (adam: Adam)
+        (steps: AdamStep[])
+        (pack: Pack)
+        (learner: Learner)
+        (reward: Tensor)
+        (returns: Tensor)
+        (x: Tensor)
+        : struct (Tensor * Tensor) =
+        if kind = RlkdCorrector.Lstm && Tensor.device x = Device.Cpu then
+            trainByHand adam steps learner reward x
+        else
+            trainByEngine adam steps pack kind learner reward returns x

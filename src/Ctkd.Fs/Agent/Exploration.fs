@@ -1,0 +1,110 @@
+namespace Ctkd.Fs
+
+/// Efficient exploration (RLKD, eq. 14-16, after Xu et al. 2022, "Knowledge Condensation Distillation"):
+/// images whose predictions have a high, but not the highest entropy are mixed with others.
+[<RequireQualifiedAccess>]
+module Exploration =
+
+    /// How many of so many images are mixed, and the first ranks of the dominant ones and of their partners.
+    let ranks (mixing: RlkdMixing) (images: int) : struct (int * int * int) =
+        // The smallest excess keeps a share such as 0.1 of 20 whole.
+        let part share = int (share * float images + 1e-9)
+        struct (part mixing.Share, part mixing.Dominant, part mixing.Partner)
+
+    /// <summary>The images that are mixed: dominant ones and partners, by rank of their entropies.</summary>
+    /// <param name="mixing">The ranks.</param>
+    /// <param name="entropies">Of every image, shape [N].</param>
+    /// <returns>Their positions in the set, int64 [M] each; the i-th goes with the i-th.</returns>
+    let select (mixing: RlkdMixing) (entropies: Tensor) : struct (Tensor * Tensor) =
+        let struct (count, dominant, partner) = ranks mixing (Tensor.size 0 entropies)
+        let struct (_, order) = Tensor.topK (max dominant partner + count) 0 entropies
+
+        struct (Tensor.slice 0 dominant (dominant + count) order,
+                Tensor.slice 0 partner (partner + count) order)
+
+    /// Weights of the dominant images by rank, from 1 down towards `Least`: 1 - (1 - Least) i / M.
+    let weights (mixing: RlkdMixing) (count: int) : float[] =
+        Array.init count (fun i -> 1.0 - (1.0 - mixing.Least) * float i / float count)
+
+    /// weight dominant + (1 - weight) partner in numbers of the weights' type; images [M, ...], weights [M].
+    let mixed (weights: Tensor) (dominant: Tensor) (partner: Tensor) : Tensor =
+        let exact = Tensor.toType (Tensor.dtype weights)
+        let shape = Array.append [| -1L |] (Array.create (Tensor.rank dominant - 1) 1L)
+        let weights = Tensor.reshape shape weights
+        let partner = exact partner
+        partner + weights * (exact dominant - partner)
+
+    /// Pixels as bytes: rounded, or, as released, cut.
+    let bytes (cut: bool) (pixels: Tensor) : Tensor =
+        // 28.2 may come as 28.199999 and 15 as 14.999999: a thousandth of a grey level is no cut.
+        Tensor.addNumber (if cut then 1e-3 else 0.5) pixels |> Tensor.toType DType.UInt8
+
+    /// <summary>The set of a mixed epoch; nothing of the given one is changed.</summary>
+    /// <param name="mixing">How images are mixed.</param>
+    /// <param name="dtype">Type of the weights.</param>
+    /// <param name="dominant">Positions of the dominant images, int64 [M].</param>
+    /// <param name="partner">Positions of their partners, int64 [M].</param>
+    /// <param name="images">All images, uint8 [N, C, H, W].</param>
+    /// <param name="labels">Their labels, int64 [N].</param>
+    let blend
+        (mixing: RlkdMixing)
+        (dtype: DType)
+        (dominant: Tensor)
+        (partner: Tensor)
+        (images: Tensor)
+        (labels: Tensor)
+        : Blend =
+        let device, count = Tensor.device images, Tensor.size 0 images
+
+        let weights =
+            Tensor.ofFloats dtype [ Tensor.size 0 dominant ] (weights mixing (Tensor.size 0 dominant))
+            |> Tensor.toDevice device
+
+        let pick index = Tensor.indexSelect 0 index images
+        let pixels = mixed weights (pick dominant) (pick partner) |> bytes mixing.AtPartner
+        let places = if mixing.AtPartner then partner else dominant
+
+        let written (background: Tensor) (values: Tensor) =
+            let copy = Tensor.clone background
+            Tensor.rowsInto copy places values
+            copy
+
+        let ones = Tensor.full dtype device 1.0 [| int64 count |]
+
+        {
+            Images = written images pixels
+            Other = if mixing.AtPartner then labels else written labels (Tensor.indexSelect 0 partner labels)
+            Weight = if mixing.AtPartner then ones else written ones weights
+            Clean = written ones (Tensor.scale 0.0 weights) |> Tensor.eqNumber 1.0
+        }
+
+    /// Cross entropy of a mixed epoch's batch, shape []: each label by its weight, mean over the instances.
+    let crossEntropy (blend: Blend) (index: Tensor) (labels: Tensor) (logits: Tensor) : Tensor =
+        let weight = Tensor.indexSelect 0 index blend.Weight
+        let other = Tensor.crossEntropyEach (Tensor.indexSelect 0 index blend.Other) logits
+        let own = Tensor.crossEntropyEach labels logits
+        Tensor.mean (other + weight * (own - other))
+
+    /// Writes a batch's entropies into the table [N], in place: the latest of images that are as they were, or
+    /// the sum over the epochs from the second on (`epoch` counts from 1).
+    let record
+        (history: RlkdHistory)
+        (epoch: int)
+        (blend: Blend option)
+        (index: Tensor)
+        (entropies: Tensor)
+        (table: Tensor)
+        : unit =
+        let entropies = Tensor.toType (Tensor.dtype table) entropies
+        let old () = Tensor.indexSelect 0 index table
+
+        match history with
+        | RlkdHistory.Latest ->
+            blend
+            |> Option.map (fun blend ->
+                Tensor.where (Tensor.indexSelect 0 index blend.Clean) entropies (old ())
+            )
+            |> Option.defaultValue entropies
+            |> Tensor.rowsInto table index
+        | RlkdHistory.Mean when epoch > 1 -> Tensor.rowsInto table index (old () + entropies)
+        | RlkdHistory.Mean -> ()

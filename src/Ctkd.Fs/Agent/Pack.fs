@@ -1,0 +1,102 @@
+namespace Ctkd.Fs
+
+/// A small network whose parameters lie in one vector: an optimiser's step, a norm, is then one call of the
+/// engine and not one a layer.
+type Pack = {
+    /// The parameters in their order, as they are initialised.
+    Declares: Declaration list
+    /// The shapes as the network reads the vector.
+    Shapes: int list list
+}
+
+/// A packed network that Adam trains: parameters and moments, each a vector.
+[<ReferenceEquality>]
+type Learner = { Weights: Tensor; First: Tensor; Second: Tensor }
+
+[<RequireQualifiedAccess>]
+module Pack =
+
+    /// Linear layers one after the other, with PyTorch's start.
+    let ofLayers (layers: Dense list) : Pack =
+        let declares = layers |> List.map Linear |> Sequence |> Layer.declarations Starts.pyTorch
+        { Declares = declares; Shapes = declares |> List.map _.Shape }
+
+    let private size (shape: int list) : int = List.fold (*) 1 shape
+
+    /// Number of parameters.
+    let count (pack: Pack) : int = pack.Shapes |> List.sumBy size
+
+    /// Fresh parameters.
+    let start (dtype: DType) (device: Device) (rng: Rng) (pack: Pack) : Tensor =
+        Tensor.scope (fun () ->
+            Initialise.tree dtype device rng pack.Declares
+            |> Tree.leaves
+            |> List.ofArray
+            |> List.map (Tensor.reshape [| -1L |])
+            |> Tensor.cat 0
+        )
+
+    /// The parameters by layer, as views of the vector.
+    let views (pack: Pack) (vector: Tensor) : Tensor[] =
+        let starts = pack.Shapes |> List.scan (fun start shape -> start + size shape) 0
+
+        List.zip pack.Shapes (List.truncate pack.Shapes.Length starts)
+        |> List.map (fun (shape, start) ->
+            Tensor.slice 0 start (start + size shape) vector
+            |> Tensor.reshape (shape |> List.map int64 |> Array.ofList)
+        )
+        |> Array.ofList
+
+    /// Gradients by layer as one vector.
+    let joined (gradients: Tensor[]) : Tensor =
+        gradients |> List.ofArray |> List.map (Tensor.reshape [| -1L |]) |> Tensor.cat 0
+
+    /// A gradient shortened to a norm, as PyTorch does it.
+    let clipped (longest: float) (gradient: Tensor) : Tensor =
+        let norm = Tensor.norm gradient |> Tensor.addNumber 1e-6
+        let limit = Tensor.scalar (Tensor.dtype gradient) (Tensor.device gradient) longest
+        gradient * Tensor.clamp 0.0 1.0 (limit / norm)
+
+[<RequireQualifiedAccess>]
+module Learner =
+    let private names = [ "weights"; "first"; "second" ]
+
+    /// A fresh learner as named tensors.
+    let start (dtype: DType) (device: Device) (rng: Rng) (name: string) (pack: Pack) : Tree =
+        let zeros () = Tensor.zeros dtype device [| int64 (Pack.count pack) |]
+        let weights = Pack.start dtype device (Rng.split name rng) pack
+        List.zip names [ weights; zeros (); zeros () ] |> Tree.ofSeq |> Tree.prefixed (name + "/")
+
+    /// The learner of a name.
+    let find (name: string) (tree: Tree) : Learner =
+        let tensor part = Tree.find $"{name}/{part}" tree
+
+        { Weights = tensor names[0]; First = tensor names[1]; Second = tensor names[2] }
+
+    /// Descends a loss of the layers' parameters, one Adam step for each of the given ones, in place; gradients
+    /// are shortened to the norm, if there is one. Answers the loss before the first step: shape [].
+    let descend
+        (adam: Adam)
+        (steps: AdamStep[])
+        (longest: float option)
+        (pack: Pack)
+        (learner: Learner)
+        (loss: Tensor[] -> Tensor)
+        : Tensor =
+        // Leaves share the vector's memory: each pass reads what the one before it wrote.
+        let leaves = Pack.views pack learner.Weights |> Array.map Autograd.leaf
+
+        let pass (now: AdamStep) =
+            Tensor.scope (fun () ->
+                let value = loss leaves
+                let gradient = Autograd.gradients value leaves |> Pack.joined
+                let gradient = longest |> Option.fold (fun g longest -> Pack.clipped longest g) gradient
+
+                Adam.step adam now [| gradient |] [| learner.First |] [| learner.Second |] [|
+                    learner.Weights
+                |]
+
+                Tensor.detach value
+            )
+
+        steps |> Array.map pass |> Array.head

@@ -1,0 +1,76 @@
+namespace Ctkd.Fs
+
+/// What the policy learns from: a batch's states, draws and temperatures, and how they fared.
+[<ReferenceEquality>]
+type PpoBatch = {
+    /// [batch, features].
+    States: Tensor
+    /// z and T of each instance: [batch].
+    Draws: Tensor
+    Temperatures: Tensor
+    /// Log-likelihoods before learning, scaled advantages, returns: [batch].
+    Before: Tensor
+    Advantages: Tensor
+    Returns: Tensor
+}
+
+/// Proximal policy optimisation of actor and critic on one batch.
+[<RequireQualifiedAccess>]
+module Ppo =
+
+    /// -mean min(ratio A, clip(ratio) A), shape []: what the actor descends.
+    let surrogate (clip: float) (before: Tensor) (after: Tensor) (advantages: Tensor) : Tensor =
+        let ratio = Tensor.exp (after - before)
+        let clipped = Tensor.clamp (1.0 - clip) (1.0 + clip) ratio
+        Tensor.minimum (ratio * advantages) (clipped * advantages) |> Tensor.mean |> Tensor.neg
+
+    /// Mean squared error of the values, shape [].
+    let valueLoss (values: Tensor) (returns: Tensor) : Tensor =
+        let error = values - returns
+        Tensor.mean (error * error)
+
+    /// The passes of the critic; answers its loss before them.
+    let criticPasses
+        (ppo: PpoConfig)
+        (taken: Tensor)
+        (pack: Pack)
+        (critic: Learner)
+        (batch: PpoBatch)
+        : Tensor =
+        let adam = Adam.ofRate ppo.CriticRate
+        let steps = Adam.ahead adam (Tensor.dtype critic.Weights) ppo.Passes taken
+
+        Learner.descend
+            adam
+            steps
+            (Some ppo.LongestGradient)
+            pack
+            critic
+            (fun p -> valueLoss (Critic.forward p batch.States) batch.Returns)
+
+    /// The passes of the actor; answers its loss before them.
+    let actorPasses
+        (ppo: PpoConfig)
+        (spread: RlkdSpread)
+        (where: RlkdLikelihood)
+        (taken: Tensor)
+        (pack: Pack)
+        (actor: Learner)
+        (batch: PpoBatch)
+        : Tensor =
+        let adam = Adam.ofRate ppo.ActorRate
+        let steps = Adam.ahead adam (Tensor.dtype actor.Weights) ppo.Passes taken
+
+        Learner.descend
+            adam
+            steps
+            (Some ppo.LongestGradient)
+            pack
+            actor
+            (fun p ->
+                let after =
+                    Actor.forward spread p batch.States
+                    |> Actor.logLikelihood where batch.Draws batch.Temperatures
+
+                surrogate ppo.Clip batch.Before after batch.Advantages
+            )
