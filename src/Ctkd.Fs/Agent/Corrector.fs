@@ -80,7 +80,7 @@ module Corrector =
         Tensor.cat 0 [ zeros; Tensor.reshape [| 1L |] reward ]
 
     /// As `train` for the LSTM by the engine, on any device.
-    let internal trainByEngine adam steps (pack: Pack) kind (learner: Learner) reward returns x =
+    let trainByEngine adam steps (pack: Pack) kind (learner: Learner) reward returns x =
         let first =
             Learner.descend
                 adam
@@ -94,13 +94,7 @@ module Corrector =
 
     /// As `train` for the LSTM in plain numbers: only where tensors lie in the processor's own memory, so that
     /// reading them waits for nothing.
-    let internal trainByHand
-        (adam: Adam)
-        (steps: AdamStep[])
-        (learner: Learner)
-        (reward: Tensor)
-        (x: Tensor)
-        =
+    let trainByHand (adam: Adam) (steps: AdamStep[]) (learner: Learner) (reward: Tensor) (x: Tensor) =
         let inputs, batch = Tensor.size 1 x, Tensor.size 0 x
         let numbers = Tensor.toFloats >> Lstm.columns inputs
         let w, m, v = numbers learner.Weights, numbers learner.First, numbers learner.Second

@@ -52,13 +52,13 @@ module Lstm =
             index
 
     /// Packed parameters by columns.
-    let internal columns (inputs: int) (packed: float[]) : float[] =
+    let columns (inputs: int) (packed: float[]) : float[] =
         let result = Array.zeroCreate packed.Length
         packed |> Array.iteri (fun i value -> result[place inputs i] <- value)
         result
 
     /// The reverse of `columns`.
-    let internal packed (inputs: int) (columns: float[]) : float[] =
+    let packed (inputs: int) (columns: float[]) : float[] =
         Array.init columns.Length (fun i -> columns[place inputs i])
 
     let private lanes = Vector<float>.Count
@@ -107,7 +107,7 @@ module Lstm =
 
     /// What a forward pass leaves for the backward one, step by step.
     [<NoComparison>]
-    type internal Trace = {
+    type Trace = {
         /// Gates after their squashing, [T, 4 units].
         Gates: float[]
         /// Cells and their tanh, hidden values: [T + 1, units], of which the first row is 0.
@@ -118,7 +118,7 @@ module Lstm =
         Outputs: float[]
     }
 
-    let internal trace (steps: int) : Trace =
+    let trace (steps: int) : Trace =
         let rows () = Array.zeroCreate ((steps + 1) * hidden)
 
         {
@@ -130,7 +130,7 @@ module Lstm =
         }
 
     /// Fills the trace for a sequence x [T, inputs] under parameters by columns.
-    let internal run (inputs: int) (w: float[]) (x: float[]) (trace: Trace) : unit =
+    let run (inputs: int) (w: float[]) (x: float[]) (trace: Trace) : unit =
         let biases = gates * (inputs + hidden)
         let output = biases + 2 * gates
 
@@ -162,7 +162,7 @@ module Lstm =
             trace.Outputs[t] <- dot w output trace.Hidden now hidden + w[output + hidden]
 
     /// Gradients by columns of a loss whose slopes by the predictions are given, [T].
-    let internal back (inputs: int) (w: float[]) (x: float[]) (trace: Trace) (slopes: float[]) : float[] =
+    let back (inputs: int) (w: float[]) (x: float[]) (trace: Trace) (slopes: float[]) : float[] =
         let biases = gates * (inputs + hidden)
         let output = biases + 2 * gates
         let gradient = Array.zeroCreate<float> w.Length
