@@ -269,7 +269,7 @@ module Rlkd =
         let find name = Tree.find name tree
         let own, before, sums = find "accuracy/own", find "accuracy/before", find "sums"
         let states, draws = find "pending/states", find "pending/draws"
-        if o.Step = 0 then Tensor.zeroInto sums
+        if o.Step = 0 then Tensor.fillInto sums 0.0
 
         config.Mixing
         |> Option.iter (fun mixing ->
