@@ -38,7 +38,7 @@ type Checkpoint = { Path: string; Info: CheckpointInfo; Tensors: StoredTensor li
 [<RequireQualifiedAccess>]
 module Checkpoint =
     /// Number of the format; a file with another one was written by another version.
-    let format = 4
+    let format = 5
 
     let private kind = "ctkd-checkpoint"
 
