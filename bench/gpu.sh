@@ -84,17 +84,25 @@ facts() {
 
 # ---- the engine's shim, against the libtorch of the GPU ----
 
+# A folder with all of the CUDA runtime's headers: a toolkit's, or that of a pip PyTorch, which may lack crt/.
+cuda_include() {
+  local nvcc include
+  nvcc=$(readlink -f "$(command -v nvcc)")
+  for include in "${CUDA_HOME:-/usr/local/cuda}/include" "${nvcc%/bin/nvcc}/include" "$1"/../nvidia/*/include; do
+    if [ -e "$include/cuda_runtime_api.h" ] && [ -e "$include/crt/host_defines.h" ]; then
+      echo "$include"
+      return 0
+    fi
+  done
+  echo "no cuda_runtime_api.h with crt/host_defines.h in CUDA_HOME, beside nvcc, nor beside PyTorch" >&2
+  return 1
+}
+
 native() {
-  local options=() torch
+  local options=() torch include abi
   if [ "$device" != cpu ]; then
     torch=$("$python" -c 'import torch; print(torch.__path__[0])') || return 1
-    # The runtime's headers lie beside a pip PyTorch, in a toolkit, or nowhere.
-    local include
-    for include in "$torch"/../nvidia/*/include "${CUDA_HOME:-/usr/local/cuda}/include"; do
-      [ -e "$include/cuda_runtime_api.h" ] && break
-    done
-    [ -e "$include/cuda_runtime_api.h" ] || { echo "no cuda_runtime_api.h beside PyTorch nor in CUDA_HOME"; return 1; }
-    local abi
+    include=$(cuda_include "$torch") || return 1
     abi=$("$python" -c 'import torch; print(int(torch.compiled_with_cxx11_abi()))') || return 1
     options=("-DCTKD_TORCH_ROOT=$torch" "-DCTKD_CUDA_INCLUDE=$include" "-DCMAKE_CXX_FLAGS=-D_GLIBCXX_USE_CXX11_ABI=$abi")
   fi
