@@ -174,24 +174,25 @@ END
   return $failed
 }
 
-# The whole recipe: a call that is interrupted at the limit leaves a checkpoint, from which the next one goes on.
+# The whole recipe: a call that is ended at the limit leaves a checkpoint, from which the next one goes on. (By TERM: what a
+# shell starts in the background ignores INT.)
 full() {
   local left=$((limit - (SECONDS - begun) - 20)) run=$folder/full
-  [ "$left" -gt 20 ] || { echo "no time is left: call again with --parts full"; return 1; }
+  [ "$left" -gt 10 ] || { echo "no time is left: call again with --parts full"; return 1; }
   if [ -e "$run/last.safetensors" ]; then
-    timeout -s INT -k 15 "$left" "$dotnet" "$app/ctkd.dll" distill --resume "$run"
+    timeout -k 15 "$left" "$dotnet" "$app/ctkd.dll" distill --resume "$run"
   else
     prepare || return 1
     rm -rf "$run"
     local epochs=()
     [ -z "$quick" ] || epochs=(--epochs 3 --milestones 2)
-    timeout -s INT -k 15 "$left" "$dotnet" "$app/ctkd.dll" distill "${common[@]}" --precision bf16 --out "$run" \
+    timeout -k 15 "$left" "$dotnet" "$app/ctkd.dll" distill "${common[@]}" --precision bf16 --out "$run" \
       ${epochs[@]+"${epochs[@]}"}
   fi
   local code=$?
   [ -e "$run/metrics.jsonl" ] && tail -n 1 "$run/metrics.jsonl"
-  # 124: timeout sent the interrupt.
-  [ "$code" != 124 ] && [ "$code" != 130 ] || { echo "interrupted at the limit: call again to go on"; return 1; }
+  # 124: timeout ended it.
+  [ "$code" != 124 ] || { echo "interrupted at the limit: call again to go on"; return 1; }
   return "$code"
 }
 
@@ -212,7 +213,11 @@ has() { [[ " $parts " == *" $1 "* ]]; }
 
 has facts && run facts
 has native && run native
-if [ "$has_sdk" -gt 0 ]; then run publish; fi
+if [ -e "$folder/app/ctkd.dll" ] && ! has native; then
+  app=$folder/app
+elif [ "$has_sdk" -gt 0 ]; then
+  run publish
+fi
 if has tests && [ "$has_sdk" -gt 0 ]; then run tests; fi
 has check && run check
 has bench && run bench
