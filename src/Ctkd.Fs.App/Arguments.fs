@@ -6,6 +6,7 @@ open Ctkd.Fs
 /// What the flags say when they are not given: help is written from the same values that the program uses.
 module private Default =
     let s = Settings.defaults
+    let r = s.Rlkd
     let list (values: string seq) = String.concat ", " values
     let policies = list Settings.policies
     let models = list Zoo.names
@@ -56,6 +57,12 @@ type TrainArgs =
     | [<Unique>] Curriculum_Stop of LAMBDA: float
     | [<Unique>] Curriculum_Epochs of COUNT: int
     | [<Unique>] No_Temperature_Decay
+    | [<Unique>] Rl_Mode of NAME: string
+    | [<Unique>] Rl_Warm_Up of EPOCH: int
+    | [<Unique>] Rl_Every of EPOCHS: int
+    | [<Unique>] Rl_Ramp of EPOCHS: int
+    | [<Unique>] Rl_No_Mix
+    | [<Unique>] Rl_Mix_Until of EPOCH: int
     | [<Unique>] Precision of NAME: string
     | [<Unique>] Contiguous
     | [<Unique>] Device of NAME: string
@@ -109,7 +116,8 @@ type TrainArgs =
                 "distill: the methods' weights rise from 0 over so many epochs [20 with dkd or dtkd, else 0]"
             | Policy _ -> $"distill: temperature policy [{s.Policy}]: {policies}"
             | Standardise -> "distill: standardise the logits before the policy softens them [no]"
-            | T _ -> $"distill: T of fixed and of kd-fixed, start of linear and cosine, tau of dtkd [{s.T}]"
+            | T _ ->
+                $"distill: T of fixed, kd-fixed and rlkd's warm-up, start of linear and cosine, tau of dtkd [{s.T}]"
             | T_Stop _ -> $"distill: end of linear and cosine [{s.TStop}]"
             | T_Start _ -> $"distill: a learned T lies in (T-START, T-START + T-SCALE) [{s.TStart}]"
             | T_Scale _ -> $"distill: see --t-start [{s.TScale}]"
@@ -119,6 +127,14 @@ type TrainArgs =
             | Curriculum_Epochs _ -> $"distill: length of the curriculum [{s.CurriculumEpochs}]"
             | No_Temperature_Decay ->
                 "distill: leave the temperature's parameters out of weight decay [they decay, as published]"
+            | Rl_Mode _ ->
+                $"rlkd: what the paper says or its released code does [{r.Mode}]: {list RlkdSettings.modes}"
+            | Rl_Warm_Up _ ->
+                $"rlkd: the first epoch in which the agent chooses T; until then T is --t [{r.WarmUp}]"
+            | Rl_Every _ -> $"rlkd: it learns in the epochs divisible by this [{r.Every}]"
+            | Rl_Ramp _ -> "rlkd: the reward grows over so many epochs [80; official: the released table]"
+            | Rl_No_Mix -> "rlkd: mix no images [mixed in the epochs of learning but the first]"
+            | Rl_Mix_Until _ -> "rlkd: the last epoch with mixed images [150; official: no end]"
             | Precision _ -> $"{list Settings.precisions} [{s.Precision}]"
             | Contiguous ->
                 "keep images with their channels outermost: slower on most processors [channels innermost]"

@@ -11,6 +11,7 @@ open Ctkd.Fs
 module Configure =
 
     let private s = Settings.defaults
+    let private r = s.Rlkd
 
     /// Runs may go on from another folder than they began in: their settings name whole paths.
     let private absolute (path: string) : string = if path = "" then "" else Path.GetFullPath path
@@ -29,6 +30,8 @@ module Configure =
     /// What a flag assigns; those that come together, or say how to run, assign nothing here.
     let private assignment (flag: TrainArgs) : Assignment option =
         let set field change = Some(Resolve.assign (written flag) [ field ] change)
+
+        let setAgent field change = set $"{nameof s.Rlkd}.{field}" (fun s -> { s with Rlkd = change s.Rlkd })
 
         match flag with
         | TrainArgs.Model name
@@ -63,6 +66,12 @@ module Configure =
             set (nameof s.CurriculumEpochs) (fun s -> { s with CurriculumEpochs = count })
         | No_Temperature_Decay ->
             set (nameof s.DecayTemperature) (fun s -> { s with DecayTemperature = false })
+        | Rl_Mode name -> setAgent (nameof r.Mode) (fun r -> { r with Mode = name })
+        | Rl_Warm_Up epoch -> setAgent (nameof r.WarmUp) (fun r -> { r with WarmUp = epoch })
+        | Rl_Every epochs -> setAgent (nameof r.Every) (fun r -> { r with Every = epochs })
+        | Rl_Ramp epochs -> setAgent (nameof r.Ramp) (fun r -> { r with Ramp = epochs })
+        | Rl_No_Mix -> setAgent (nameof r.Mix) (fun r -> { r with Mix = false })
+        | Rl_Mix_Until epoch -> setAgent (nameof r.MixUntil) (fun r -> { r with MixUntil = epoch })
         | Ce weight -> set (nameof s.CrossEntropy) (fun s -> { s with CrossEntropy = weight })
         | Kd weight -> set (nameof s.Methods) (weighing "kd" weight)
         | Dkd_Alpha weight -> set (nameof s.DkdAlpha) (fun s -> { s with DkdAlpha = weight })
@@ -115,6 +124,12 @@ module Configure =
         | Teacher_Cache_Gb _
         | Teacher_Cache_Half
         | Teacher_Ahead _
+        | Rl_Mode _
+        | Rl_Warm_Up _
+        | Rl_Every _
+        | Rl_Ramp _
+        | Rl_No_Mix
+        | Rl_Mix_Until _
         | No_Temperature_Decay -> true
         | _ -> false
 
@@ -134,6 +149,26 @@ module Configure =
                 "such as: --method kd crd --method-weights 0.9 0.8"
             |> Result.Error
 
+    /// Flags for an agent that does not take part are a mistake.
+    let private agentTakesPart (assignments: Assignment list) (s: Settings) : Result<unit, Error> =
+        let ofAgent (field: string) = field.StartsWith("rlkd.", System.StringComparison.Ordinal)
+
+        match assignments |> List.tryFind (_.Fields >> List.exists ofAgent) with
+        | Some assignment when s.Policy <> "rlkd" ->
+            let what =
+                if assignment.Origin = "--set" then
+                    $"--set {List.head assignment.Fields}"
+                else
+                    assignment.Origin
+
+            Error.create
+                Usage
+                $"{what} is for the policy rlkd, and the policy is {s.Policy}"
+                ""
+                "add --policy rlkd, or leave it out"
+            |> Result.Error
+        | _ -> Ok()
+
     /// Settings from the flags: defaults, then the recipe, then flags and --set in the order given.
     let resolve (args: ParseResults<TrainArgs>) : Result<Resolved, Error> =
         result {
@@ -152,8 +187,10 @@ module Configure =
                     | flag -> Ok(Option.toList (assignment flag))
                 )
 
-            let! resolved = Resolve.settings recipe (methods @ List.concat others)
+            let assignments = methods @ List.concat others
+            let! resolved = Resolve.settings recipe assignments
             let s = resolved.Settings
+            do! agentTakesPart assignments s
 
             return {
                 resolved with

@@ -39,6 +39,28 @@ module Curves =
     let gradient (runs: (string * EpochMetrics list) list) : Chart option =
         chart "Gradient of T" "dL/dT" _.GradientT runs
 
+    /// Correlation of an agent's temperatures with the student's uncertainty.
+    let agentCorrelation (runs: (string * EpochMetrics list) list) : Chart option =
+        chart "T and the student's uncertainty" "correlation" (_.Agent >> Map.tryFind "correlation") runs
+
+    /// Mean of the agent's policy over the draws z, and its spread.
+    let agentPolicy (name: string, epochs: EpochMetrics list) : Chart option =
+        let of' (label: string) (key: string) =
+            chart "" "" (_.Agent >> Map.tryFind key) [ label, epochs ]
+            |> Option.map _.Series
+            |> Option.defaultValue []
+
+        match of' "mean" "policyMean" @ of' "spread" "policySpread" with
+        | [] -> None
+        | series ->
+            Some {
+                Chart.defaults with
+                    Title = $"The agent's policy: {name}"
+                    XLabel = "epoch"
+                    YLabel = "z"
+                    Series = series
+            }
+
     /// Mean and quantiles of T over the images of each epoch, of one run; None where all images have one T.
     let spread (name: string, epochs: EpochMetrics list) : Chart option =
         let of' (label: string) (value: Spread -> float) =

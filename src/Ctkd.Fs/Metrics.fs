@@ -25,6 +25,8 @@ type EpochMetrics = {
     SlopeT: float option
     /// Strength of the adversary; absent without a teacher.
     Lambda: float option
+    /// What the agent says of its epoch, by name (`RlkdTally.read`); nothing without one.
+    Agent: Map<string, float>
     /// Accuracy on the training images, as seen in training, in percent.
     TrainTop1: float
     /// On the test images, in percent and nats.
@@ -71,6 +73,10 @@ module Metrics =
             GradientT = taught (fun _ -> means.GradientT) |> finite
             SlopeT = range |> Option.map (fun range -> Saturation.slope range temperatures) |> finite
             Lambda = taught (fun teaching -> Schedule.at epoch teaching.Policy.Strength)
+            Agent =
+                Acting.agent course
+                |> Option.map (fun agent -> agent.Report state.Agent)
+                |> Option.defaultValue Map.empty
             TrainTop1 = 100.0 * means.Accuracy
             Top1 = test.Top1
             Top5 = test.Top5

@@ -1,16 +1,5 @@
 namespace Ctkd.Fs
 
-/// The numbers of an epoch, as 0-d tensors on the device: those that schedules set, and the key (int64) of what the
-/// distillers draw.
-[<NoComparison; NoEquality>]
-type EpochDials = {
-    Rate: Tensor
-    CrossEntropy: Tensor
-    Distillers: Tensor list
-    Policy: Dials
-    Key: Tensor
-}
-
 /// The losses of a batch.
 [<NoComparison; NoEquality>]
 type BatchLosses = {
@@ -35,22 +24,23 @@ module Objective =
     /// The dials of an epoch.
     let dials (course: Course) (epoch: int) : EpochDials =
         let dial schedule = Tensor.scalar (Course.dtype course) course.Device (Schedule.at epoch schedule)
-        let zero = Schedule.constant 0.0
+
+        let ofPolicy (schedule: Policy -> Schedule) =
+            let zero = Schedule.constant 0.0
+            course.Teaching |> Option.map (_.Policy >> schedule) |> Option.defaultValue zero |> dial
 
         {
             Rate = dial course.LearningRate
             CrossEntropy = dial course.CrossEntropy
             Distillers =
                 course.Teaching |> Option.map _.Distillers |> Option.defaultValue [] |> List.map (fst >> dial)
-            Policy = {
-                Strength = course.Teaching |> Option.map _.Policy.Strength |> Option.defaultValue zero |> dial
-                Scheduled =
-                    course.Teaching |> Option.map _.Policy.Scheduled |> Option.defaultValue zero |> dial
-            }
+            Policy = { Strength = ofPolicy _.Strength; Scheduled = ofPolicy _.Scheduled }
+            Blend = None
             Key = random "distillers" course epoch |> Draws.upload course.Device
         }
 
     /// The losses of a batch: L = gamma CE + sum_i alpha_i distiller_i, with the policy's softening.
+    /// An agent learns and decides here.
     let losses
         (course: Course)
         (dials: EpochDials)
@@ -60,7 +50,7 @@ module Objective =
         : BatchLosses =
         let batch = taught.Batch
         let student = Course.forward course course.Student true state.Student batch.Images
-        let ce = "ce", Loss.crossEntropy batch.Labels student.Logits
+        let ce = "ce", Acting.crossEntropy dials.Blend batch student.Logits
 
         let terms, lesson =
             match course.Teaching, taught.Teacher with
@@ -68,12 +58,13 @@ module Objective =
             | _, None -> [], None
             | Some teaching, Some teacher ->
                 let classifier = Linear teaching.Model.Classifier
+                let rng, place = random "agent" course state.Epoch, (state.Epoch, state.Step)
+                let policy = Acting.dials course dials state.Agent rng place batch teacher student
 
                 let lesson: Lesson = {
                     Teacher = teacher
                     Student = student
-                    Softened =
-                        teaching.Policy.Soften state.Temperature dials.Policy teacher.Logits student.Logits
+                    Softened = teaching.Policy.Soften state.Temperature policy teacher.Logits student.Logits
                     Labels = batch.Labels
                     Index = batch.Index
                     Classify = Layer.forward teaching.Weights false (ResizeArray()) classifier

@@ -36,6 +36,8 @@ module Replay =
     let obstacle (course: Course) : string option =
         if course.Student.Dropout > 0.0 then
             Some $"the dropout of {course.Student.Name} is seeded by the host in every step"
+        elif (Acting.agent course).IsSome then
+            Some "the policy's agent learns and decides from the host"
         else
             None
 
@@ -65,7 +67,7 @@ module Replay =
         )
 
     /// A board with the values of an epoch.
-    let private board (how: TeachingPlan) (course: Course) (set: DeviceSet) (epoch: int) : Board =
+    let private board (how: TeachingPlan) (course: Course) (set: DeviceSet) (state: TrainState) : Board =
         let zero () = Tensor.zeros DType.Int64 course.Device [||]
 
         let tensors (board: Board) =
@@ -77,7 +79,7 @@ module Replay =
         Tensor.scopeWith
             (tensors >> Seq.ofList)
             (fun () ->
-                let parts = Train.parts how course set epoch
+                let parts = Train.parts how course set state
 
                 let buffer () =
                     let span = min parts.Teaching.Span (Augment.count set)
@@ -195,7 +197,7 @@ module Replay =
         (set: DeviceSet)
         (state: TrainState)
         : Result<Replay, string> =
-        let board = board how course set state.Epoch
+        let board = board how course set state
         let step = step course set board state
         let chain = fst state.Lease
 
@@ -205,7 +207,7 @@ module Replay =
                 if not (obj.ReferenceEquals(set, set') && obj.ReferenceEquals(chain, fst state.Lease)) then
                     invalidOp "these steps were recorded for another run: record its own with Replay.create"
 
-                let parts = Train.parts how course set state.Epoch
+                let parts = Train.parts how course set state
                 write board parts state.Step
                 let span = parts.Teaching.Span
                 let mutable heard = -1

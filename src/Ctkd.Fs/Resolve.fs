@@ -3,6 +3,7 @@ namespace Ctkd.Fs
 open System
 open System.Text.Json
 open System.Text.Json.Nodes
+open FSharp.Reflection
 open FsToolkit.ErrorHandling
 
 /// A change of the settings: the fields that it sets, by their names in JSON, and who asked for it.
@@ -20,14 +21,29 @@ type Resolved = { Settings: Settings; Origins: Map<string, string> }
 [<RequireQualifiedAccess>]
 module Resolve =
 
-    let private kinds: (string * Type) list = Json.fields typeof<Settings>
+    let rec private kindsOf (record: Type) : (string * Type) list = [
+        for name, kind in Json.fields record do
+            if FSharpType.IsRecord kind then
+                yield! kindsOf kind |> List.map (fun (inner, kind) -> $"{name}.{inner}", kind)
+            else
+                yield name, kind
+    ]
 
-    /// The settings' fields by their names in JSON.
+    let private kinds: (string * Type) list = kindsOf typeof<Settings>
+
+    /// The object that holds a field, and the field's name in it.
+    let private locate (json: JsonObject) (field: string) : JsonObject * string =
+        let path = field.Split '.'
+
+        let inner (json: JsonObject) (name: string) = (nonNull json[name]).AsObject()
+        Array.fold inner json (Array.truncate (path.Length - 1) path), Array.last path
+
+    /// The settings' fields by their names in JSON; those of the agent are `rlkd.` and a name.
     let fields: string list = List.map fst kinds
 
     /// An assignment that cannot fail.
     let assign (origin: string) (fields: string list) (change: Settings -> Settings) : Assignment = {
-        Fields = List.map Json.name fields
+        Fields = fields |> List.map (fun field -> field.Split '.' |> Array.map Json.name |> String.concat ".")
         Origin = origin
         Change = change >> Ok
     }
@@ -93,7 +109,8 @@ module Resolve =
                 let change (s: Settings) =
                     try
                         let json = (JsonNode.Parse(Json.write s) |> nonNull).AsObject()
-                        json[field] <- JsonNode.Parse(toJson value)
+                        let inner, name = locate json field
+                        inner[name] <- JsonNode.Parse(toJson value)
                         json.ToJsonString() |> Json.read<Settings> field |> Result.toOption
                     with :? JsonException ->
                         None
@@ -196,4 +213,9 @@ module Resolve =
     /// Every field with its value as JSON and its origin, in the order of the settings.
     let rows (resolved: Resolved) : (string * string * string) list =
         let json = (JsonNode.Parse(Json.write resolved.Settings) |> nonNull).AsObject()
-        [ for field in fields -> field, (nonNull json[field]).ToJsonString(), resolved.Origins[field] ]
+
+        [
+            for field in fields ->
+                let inner, name = locate json field
+                field, (nonNull inner[name]).ToJsonString(), resolved.Origins[field]
+        ]

@@ -194,6 +194,7 @@ module Run =
                 state.Student
                 Tree.prefixed "trained/" state.Trained
                 Tree.prefixed "velocity/" state.Velocity
+                Tree.prefixed "agent/" state.Agent
             ]
             |> Tree.leaves
             |> Array.forall Weights.isFinite

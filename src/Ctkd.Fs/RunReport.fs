@@ -76,6 +76,38 @@ module RunReport =
             ]
         )
 
+    /// What an agent's epochs of learning were, one row each.
+    let private agentTable (name: string, epochs: EpochMetrics list) : Table option =
+        let columns = [
+            "updates", "updates", fixedPoint 0
+            "reward", "reward", fixedPoint 5
+            "rms reward", "rewardSize", fixedPoint 5
+            "advantage", "advantage", fixedPoint 5
+            "correlation", "correlation", fixedPoint 3
+            "policy mean", "policyMean", fixedPoint 3
+            "spread", "policySpread", fixedPoint 3
+            "mask", "mask", fixedPoint 3
+            "corrector", "correctorLoss", fixedPoint 6
+            "updater", "updaterLoss", fixedPoint 6
+            "critic", "criticLoss", fixedPoint 6
+        ]
+
+        let row (m: EpochMetrics) =
+            string m.Epoch
+            :: [
+                for _, key, write in columns ->
+                    m.Agent |> Map.tryFind key |> Option.map write |> Option.defaultValue "-"
+            ]
+
+        match epochs |> List.filter (_.Agent.ContainsKey("updates")) with
+        | [] -> None
+        | learned ->
+            Some {
+                Caption = $"Epochs in which the agent learned: {name}"
+                Header = "epoch" :: [ for title, _, _ in columns -> title ]
+                Rows = List.map row learned
+            }
+
     /// The warnings of all runs, with the epoch in which each was said.
     let warnings (runs: (string * Summary) list) : string list = [
         for name, summary in runs do
@@ -95,6 +127,11 @@ module RunReport =
         "student", settings.Student
         "teacher", (if settings.Teacher = "" then "none" else settings.Teacher)
         "policy", (if settings.Teacher = "" then "none" else settings.Policy)
+        if settings.Policy = "rlkd" then
+            let agent = settings.Rlkd
+
+            "agent",
+            $"{agent.Mode}, from epoch {agent.WarmUp} on, learning in epochs divisible by {agent.Every}"
         "logits standardised", (if settings.Standardise then "yes" else "no")
         "loss",
         (if settings.Teacher = "" then
@@ -125,8 +162,10 @@ module RunReport =
                 temperatureChart runs
                 Curves.gradient (metrics runs)
                 Curves.curriculum (metrics adversarial)
+                Curves.agentCorrelation (metrics runs)
             ]
             @ List.map Curves.spread (metrics runs)
+            @ List.map Curves.agentPolicy (metrics runs)
             |> List.choose id
 
         let temperatures = metrics runs |> List.choose temperatureRow
@@ -147,6 +186,11 @@ module RunReport =
                     ]
                 ]
 
+        let agents =
+            match metrics runs |> List.choose agentTable with
+            | [] -> []
+            | tables -> [ "Agent", List.map Section.Table tables ]
+
         let headline =
             runs
             |> List.choose (fun (name, summary) ->
@@ -162,6 +206,7 @@ module RunReport =
                     "Curves", [ Section.Charts curves ]
                 ]
                 @ taught
+                @ agents
                 @ [
                     for name, summary in runs ->
                         $"Settings: {name}", [ Section.Facts(settingsFacts summary.Settings) ]

@@ -32,7 +32,8 @@ type Settings = {
     Policy: string
     /// Whether logits are standardised before the policy softens them.
     Standardise: bool
-    /// T of the fixed policy; start of the scheduled ones; tau of dtkd and of the method kd-fixed.
+    /// T of the fixed policy, and of rlkd before its agent chooses; start of the scheduled ones; tau of dtkd and of the
+    /// method kd-fixed.
     T: float
     /// End of the scheduled policies.
     TStop: float
@@ -45,6 +46,8 @@ type Settings = {
     CurriculumStart: float
     CurriculumStop: float
     CurriculumEpochs: int
+    /// The agent of the policy rlkd; the others have none.
+    Rlkd: RlkdSettings
     /// Whether weight decay pulls the temperature's parameters too.
     DecayTemperature: bool
     /// Weight of the cross entropy with the labels.
@@ -79,14 +82,22 @@ type Settings = {
 module Settings =
 
     /// The temperature policies by name.
-    let policies: string list = [ "fixed"; "linear"; "cosine"; "dtkd"; "ctkd-global"; "ctkd-instance" ]
+    let policies: string list = [
+        "fixed"
+        "linear"
+        "cosine"
+        "dtkd"
+        "ctkd-global"
+        "ctkd-instance"
+        "rlkd"
+    ]
 
     /// The distillation losses by name: the distillers, and KD at the temperature T whatever the policy
     /// decides.
     let methods: string list = Distiller.names @ [ "kd-fixed" ]
 
     /// What recipes name and this version does not have yet.
-    let private plannedPolicies, private plannedData = [ "rlkd" ], [ "imagenet" ]
+    let private plannedData = [ "imagenet" ]
 
     /// The precisions by name.
     let precisions: string list = [ "f32"; "bf16" ]
@@ -126,6 +137,7 @@ module Settings =
         CurriculumStart = 0.0
         CurriculumStop = 1.0
         CurriculumEpochs = 10
+        Rlkd = RlkdSettings.defaults
         DecayTemperature = true
         CrossEntropy = 0.1
         Methods = Map [ "kd", 0.9 ]
@@ -172,8 +184,6 @@ module Settings =
     /// What keeps the settings of a published recipe from being run: parts that this version does not have
     /// yet.
     let planned (s: Settings) : string list = [
-        if List.contains s.Policy plannedPolicies then
-            $"the policy '{s.Policy}' is not part of this version yet: choose another with --policy"
         if List.contains s.Data plannedData then
             $"the data set '{s.Data}' has no pipeline yet: choose another with --data"
     ]
@@ -206,7 +216,7 @@ module Settings =
 
         [
             planned s
-            oneOf "policy" (policies @ plannedPolicies) s.Policy
+            oneOf "policy" policies s.Policy
             oneOf "precision" precisions s.Precision
             oneOf "data set" (Datasets.names @ plannedData) s.Data
             oneOf "model" Zoo.names s.Student
@@ -221,6 +231,7 @@ module Settings =
             atLeast 1 "hidden" s.Hidden
             atMost 65536 "hidden" s.Hidden
             atLeast 1 "curriculum-epochs" s.CurriculumEpochs
+            (if s.Policy = "rlkd" then RlkdSettings.mistakes s.Epochs s.Rlkd else [])
             positive "lr" s.LearningRate
             positive "decay" s.Decay
             positive "t" s.T
@@ -318,6 +329,7 @@ module Settings =
             | "dtkd" -> Temperature.dtkd s.T
             | "ctkd-global" -> Temperature.ctkdGlobal range curriculum
             | "ctkd-instance" -> Temperature.ctkdInstance range s.Hidden curriculum
+            | "rlkd" -> Rlkd.policy (RlkdSettings.config s.Rlkd) s.T
             | other -> Error.unknown "policy" policies other |> Error.raise
 
         if s.Standardise then Temperature.standardised chosen else chosen

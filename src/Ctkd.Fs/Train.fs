@@ -32,6 +32,7 @@ module Train =
         (temperature: Tree)
         (trained: Tree)
         (velocity: Tree)
+        (agent: Tree)
         (tally: Tally)
         (epoch: int, step: int, best: Best)
         : TrainState =
@@ -46,6 +47,7 @@ module Train =
             Trained = trained
             Counters = Array.append (Model.counters student) (Model.counters connectors)
             Velocity = velocity
+            Agent = agent
             Tally = tally
             Epoch = epoch
             Step = step
@@ -60,6 +62,7 @@ module Train =
             Tree.prefixed "connectors/" state.Connectors
             Tree.prefixed "temperature/" state.Temperature
             Tree.prefixed "velocity/" state.Velocity
+            Tree.prefixed "agent/" state.Agent
             Tree.prefixed "tally/" (Tally.toTree state.Tally)
         ]
 
@@ -95,8 +98,9 @@ module Train =
                 let trained = trained course student connectors temperature
                 let images = if course.Teaching.IsSome then course.TrainImages else 0
                 let tally = Tally.start course.Device images (Course.termNames course).Length
+                let agent = Acting.start course (Rng.split "agent" rng)
                 let begin' = 1, 0, { Epoch = 0; Top1 = 0.0 }
-                assemble student connectors temperature trained (Sgd.start trained) tally begin'
+                assemble student connectors temperature trained (Sgd.start trained) agent tally begin'
             )
 
     /// The state that `toTree` wrote, in the run's memory format.
@@ -105,7 +109,8 @@ module Train =
         let student, connectors, temperature = part "student/", part "connectors/", part "temperature/"
         let trained = trained course student connectors temperature
         let tally = Tally.ofTree (Tree.under "tally/" tree)
-        assemble student connectors temperature trained (part "velocity/") tally (epoch, step, best)
+        let velocity, agent = part "velocity/", part "agent/"
+        assemble student connectors temperature trained velocity agent tally (epoch, step, best)
 
     // ---- one step -----------------------------------------------------------------------------------------------------
 
@@ -241,13 +246,16 @@ module Train =
     [<NoComparison; NoEquality>]
     type EpochParts = { Dials: EpochDials; Plan: EpochPlan; Teaching: Teach.Epoch }
 
-    /// The parts of an epoch. They live in the scope of the caller.
-    let parts (how: TeachingPlan) (course: Course) (set: DeviceSet) (epoch: int) : EpochParts =
+    /// The parts of the epoch that a state begins or goes on with. They live in the scope of the caller.
+    let parts (how: TeachingPlan) (course: Course) (set: DeviceSet) (state: TrainState) : EpochParts =
         let rng = Rng.ofSeed course.Seed |> Rng.split "augmentation"
-        let plan = Augment.plan rng epoch course.Pad course.Flip set
+        let plan = Augment.plan rng state.Epoch course.Pad course.Flip set
+        let set, blend = Acting.blended course state.Agent state.Epoch state.Step set
+        // What the teacher said of the images as they were does not hold for mixed ones.
+        let how = if blend.IsSome then { how with Cache = None } else how
 
         {
-            Dials = dials course epoch
+            Dials = { dials course state.Epoch with Blend = blend }
             Plan = plan
             Teaching = Teach.epoch how course plan set
         }
@@ -265,7 +273,7 @@ module Train =
 
     /// Step by step from the host; `how` says how the teacher works through the epoch.
     let stepping (how: TeachingPlan) (course: Course) : Stepping =
-        fun set state -> work course (parts how course set state.Epoch) set
+        fun set state -> work course (parts how course set state) set
 
     /// Runs the rest of the state's epoch. `pause` is asked after each batch with the state and the number of batches of the
     /// epoch, and answers whether to stop; every `readEvery` batches, and at the end, the loss is looked at.

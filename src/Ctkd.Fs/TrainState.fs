@@ -19,6 +19,8 @@ type TrainState = {
     Counters: Tensor[]
     /// Velocities of all trained tensors.
     Velocity: Tree
+    /// State of the policy's agent; nothing without one.
+    Agent: Tree
     /// Metrics of the epoch so far.
     Tally: Tally
     /// The epoch that is being run, from 1.

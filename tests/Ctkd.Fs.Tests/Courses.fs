@@ -57,11 +57,15 @@ let taught (policy: Policy) (course: Course) : Course =
             CrossEntropy = Schedule.constant 0.1
     }
 
-/// CTKD's two policies with a curriculum of 2 epochs, and a fixed T.
+/// An agent that learns and mixes images as early as it can.
+let eager: RlkdConfig = { RlkdConfig.paper with WarmUp = 1; Every = 1 }
+
+/// A fixed T, CTKD's two policies with a curriculum of 2 epochs, and RLKD's agent.
 let policies: Policy list = [
     Temperature.fixedAt 4.0
     Temperature.ctkdGlobal Temperature.published (Schedule.curriculum 2)
     Temperature.ctkdInstance Temperature.published 8 (Schedule.curriculum 2)
+    Rlkd.policy eager 4.0
 ]
 
 /// So many random images for a course.

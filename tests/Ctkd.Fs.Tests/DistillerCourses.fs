@@ -18,6 +18,7 @@ let everyPolicy: Policy list =
         Temperature.fixedAt 4.0
         Temperature.scheduled (Schedule.linear 8.0 1.0 2)
         Temperature.dtkd 4.0
+        Rlkd.policy eager 4.0
     ]
 
     plain @ learned @ List.map Temperature.standardised (plain.Head :: learned)

@@ -18,6 +18,7 @@ let private line (epoch: int) : EpochMetrics = {
     GradientT = Some -0.01
     SlopeT = Some 0.2
     Lambda = Some 0.1
+    Agent = Map [ "reward", -0.01; "correlation", 0.5 ]
     TrainTop1 = 100.0
     Top1 = 12.5
     Top5 = 50.0

@@ -21,6 +21,7 @@ let private line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
         GradientT = if learned then Some -0.0123 else None
         SlopeT = if learned then Some 0.18 else None
         Lambda = only (0.1 * float epoch)
+        Agent = Map.empty
         TrainTop1 = 90.0
         Top1 = 80.0 + float epoch
         Top5 = 99.0
@@ -212,3 +213,48 @@ let ``the report of a real run is written from what it left`` () =
 
         Assert.All(charts, fun chart -> Assert.Equal(2, chart.Series.Head.Points.Length))
     )
+
+[<Fact>]
+let ``an agent's epochs of learning stand in a table, its correlation and policy in curves`` () =
+    let plain = summary "rlkd" 3
+
+    let agents = [
+        Map.empty
+        Map [
+            "correlation", 0.25
+            "policyMean", 0.1
+            "policySpread", 0.6
+            "updates", 7.0
+            "reward", -0.00125
+        ]
+        Map [ "correlation", 0.5; "policyMean", 0.2; "policySpread", 0.5 ]
+    ]
+
+    let epochs = List.map2 (fun (m: EpochMetrics) agent -> { m with Agent = agent }) plain.Epochs agents
+    let runs = [ "kd", summary "fixed" 3; "rlkd", { plain with Epochs = epochs } ]
+    let titles = charts runs |> List.map _.Title
+
+    Assert.Equal<string list>(
+        [ "T and the student's uncertainty"; "The agent's policy: rlkd" ],
+        List.skip 3 titles
+    )
+
+    Assert.Equal<(float * float) list>(
+        [ 2.0, 0.25; 3.0, 0.5 ],
+        (List.item 3 (charts runs)).Series.Head.Points
+    )
+
+    let sections = (RunReport.create "title" runs).Sections
+
+    match sections |> List.tryFind (fst >> (=) "Agent") with
+    | Some(_, [ Section.Table table ]) ->
+        Assert.Equal("epoch", table.Header.Head)
+
+        Assert.Equal<string list list>(
+            [ [ "2"; "7"; "-0.00125"; "-"; "-"; "0.250"; "0.100"; "0.600"; "-"; "-"; "-"; "-" ] ],
+            table.Rows
+        )
+    | other -> Assert.Fail $"one table was expected, got %A{other}"
+
+    let facts = sections |> List.find (fst >> (=) "Settings: rlkd") |> snd
+    Assert.Contains("paper, from epoch 1 on, learning in epochs divisible by 1", $"%A{facts}")

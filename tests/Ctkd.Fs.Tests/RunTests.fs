@@ -138,6 +138,10 @@ let ``a run under CTKD's instance-wise T resumes identical to the bit`` () =
     resumesIdentically (Runs.taught "ctkd-instance" Runs.small) [ 3; 4; 7 ]
 
 [<Fact>]
+let ``a run under RLKD's agent resumes identical to the bit from every batch`` () =
+    resumesIdentically (Runs.taught "rlkd" Runs.small) [ 0 .. Runs.batches - 1 ]
+
+[<Fact>]
 let ``a run in bfloat16 with the channels outermost resumes identical to the bit`` () =
     let settings = { Runs.small with Precision = "bf16"; ChannelsLast = false; Nesterov = true }
     resumesIdentically settings [ 2; 5 ]

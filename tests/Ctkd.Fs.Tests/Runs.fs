@@ -14,6 +14,7 @@ let small: Settings = {
         Milestones = [ 1 ]
         CurriculumEpochs = 2
         Hidden = 16
+        Rlkd = { RlkdSettings.defaults with WarmUp = 1; Every = 1; Ramp = 2 }
 }
 
 /// The number of batches of a small run.

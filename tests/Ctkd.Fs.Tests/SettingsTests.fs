@@ -13,7 +13,7 @@ open Xunit
 // ---- JSON ----
 
 /// A value of a field's type: texts with every sort of character, finite numbers, short lists.
-let private valueOf (kind: Type) : Gen<objnull> =
+let rec private valueOf (kind: Type) : Gen<objnull> =
     let texts = [ ""; "resnet8"; "a \"quoted\" \\ path/with space"; "µ ü 漢字 🙂"; "\t\n\u0000" ]
     let number = ArbMap.defaults |> ArbMap.generate<NormalFloat> |> Gen.map float
     let whole = Gen.choose (Int32.MinValue, Int32.MaxValue)
@@ -32,14 +32,16 @@ let private valueOf (kind: Type) : Gen<objnull> =
         Gen.listOf whole |> Gen.map box
     elif kind = typeof<Map<string, float>> then
         Gen.zip (Gen.elements texts) number |> Gen.listOf |> Gen.map (Map >> box)
+    elif FSharpType.IsRecord kind then
+        FSharpType.GetRecordFields kind
+        |> Array.map (fun field -> valueOf field.PropertyType)
+        |> Gen.sequenceToArray
+        |> Gen.map (fun values -> FSharpValue.MakeRecord(kind, values))
     else
         invalidArg (nameof kind) $"no generator for {kind}"
 
 let private anySettings: Gen<Settings> =
-    FSharpType.GetRecordFields typeof<Settings>
-    |> Array.map (fun field -> valueOf field.PropertyType)
-    |> Gen.sequenceToArray
-    |> Gen.map (fun values -> FSharpValue.MakeRecord(typeof<Settings>, values) :?> Settings)
+    valueOf typeof<Settings> |> Gen.map (nonNull >> fun settings -> settings :?> Settings)
 
 [<Fact>]
 let ``settings survive JSON unchanged, on one line and indented`` () =

@@ -73,8 +73,30 @@ module Learner =
 
         { Weights = tensor names[0]; First = tensor names[1]; Second = tensor names[2] }
 
-    /// Descends a loss of the layers' parameters, one Adam step for each of the given ones, in place; gradients
-    /// are shortened to the norm, if there is one. Answers the loss before the first step: shape [].
+    /// The parameters by layer as leaves of a graph. They share the vector's memory: each pass reads what the one
+    /// before it wrote.
+    let leaves (pack: Pack) (learner: Learner) : Tensor[] =
+        Pack.views pack learner.Weights |> Array.map Autograd.leaf
+
+    /// One step down a loss of the leaves, in place; the gradient is shortened to the norm, if there is one.
+    /// Answers the loss before the step: shape [].
+    let pass
+        (adam: Adam)
+        (now: AdamStep)
+        (longest: float option)
+        (learner: Learner)
+        (leaves: Tensor[])
+        (loss: Tensor[] -> Tensor)
+        : Tensor =
+        Tensor.scope (fun () ->
+            let value = loss leaves
+            let gradient = Autograd.gradients value leaves |> Pack.joined
+            let gradient = longest |> Option.fold (fun g longest -> Pack.clipped longest g) gradient
+            Adam.step adam now [| gradient |] [| learner.First |] [| learner.Second |] [| learner.Weights |]
+            Tensor.detach value
+        )
+
+    /// As `pass`, once for each of the steps; answers the loss before the first.
     let descend
         (adam: Adam)
         (steps: AdamStep[])
@@ -83,20 +105,5 @@ module Learner =
         (learner: Learner)
         (loss: Tensor[] -> Tensor)
         : Tensor =
-        // Leaves share the vector's memory: each pass reads what the one before it wrote.
-        let leaves = Pack.views pack learner.Weights |> Array.map Autograd.leaf
-
-        let pass (now: AdamStep) =
-            Tensor.scope (fun () ->
-                let value = loss leaves
-                let gradient = Autograd.gradients value leaves |> Pack.joined
-                let gradient = longest |> Option.fold (fun g longest -> Pack.clipped longest g) gradient
-
-                Adam.step adam now [| gradient |] [| learner.First |] [| learner.Second |] [|
-                    learner.Weights
-                |]
-
-                Tensor.detach value
-            )
-
-        steps |> Array.map pass |> Array.head
+        let leaves = leaves pack learner
+        steps |> Array.map (fun now -> pass adam now longest learner leaves loss) |> Array.head

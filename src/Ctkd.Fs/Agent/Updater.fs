@@ -38,24 +38,27 @@ module Updater =
         (reward: Tensor)
         (states: Tensor)
         : struct (Tensor * Tensor) =
-        let descend learner now loss = Learner.descend adam [| now |] None pack learner loss
+        let ofMask, ofEstimator = Learner.leaves pack masker, Learner.leaves pack estimator
+        // The mask's loss sees the estimator as it is, outside the graph.
+        let frozen = Pack.views pack estimator.Weights
 
         let turn (now: AdamStep) =
+            let descend = Learner.pass adam now None
+
             match kind with
             | RlkdUpdater.Estimated ->
-                let error = descend estimator now (fun p -> meanSquare (estimate p states - reward))
-                let estimator = Pack.views pack estimator.Weights
+                let error = descend estimator ofEstimator (fun p -> meanSquare (estimate p states - reward))
 
                 let loss p =
                     let mask = mask p states
 
-                    meanSquare (estimate estimator (mask * states) - reward)
+                    meanSquare (estimate frozen (mask * states) - reward)
                     + Tensor.scale weight (Tensor.mean mask)
 
-                struct (descend masker now loss, error)
+                struct (descend masker ofMask loss, error)
             | RlkdUpdater.Collapsing ->
                 let loss p = mask p states |> Tensor.sum |> Tensor.scale weight
-                struct (descend masker now loss, Tensor.scale 0.0 reward)
+                struct (descend masker ofMask loss, Tensor.scale 0.0 reward)
             | RlkdUpdater.Off -> invalidArg (nameof kind) "states that are not masked need no training."
 
         steps |> Array.map turn |> Array.head
