@@ -26,6 +26,14 @@ CTKD_API int ctkd_grad_mode(int enabled) {
   return before;
 }
 
+bool ctkd::autocasts(c10::Device device) {
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4)
+  return at::autocast::is_autocast_enabled(device.type());
+#else
+  return device.is_cpu() ? at::autocast::is_cpu_enabled() : at::autocast::is_enabled();
+#endif
+}
+
 // Autocast of one device type (0 CPU, 1 CUDA) to `dtype`; returns 1 or 0 as it was before, -1 on failure.
 CTKD_API int ctkd_autocast(int device, int enabled, int dtype) {
   int before = -1;

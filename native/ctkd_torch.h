@@ -25,6 +25,9 @@ inline at::Tensor borrow(Handle handle) {
                 : at::Tensor();
 }
 
+// Whether autocast is on for a type of device (autograd.cpp).
+bool autocasts(c10::Device device);
+
 // Gives the CPU's tensors a heap of their own (allocator.cpp).
 void use_heap();
 

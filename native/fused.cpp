@@ -5,6 +5,7 @@
 // wanted, the same is computed in steps.
 #include "onednn.h"
 #include "ctkd_torch.h"
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/library.h>
 
@@ -33,6 +34,7 @@ using namespace ctkd::onednn;
 // A convolution of one shape with its weights in the layout that it wants.
 struct Prepared {
   std::vector<int64_t> shape;  // of the input
+  int threads;                 // a primitive books memory for each
   Geometry geometry;
   bool adds;
   bool fast;  // false: oneDNN has only its reference here
@@ -41,7 +43,7 @@ struct Prepared {
   std::unordered_map<int, memory> arguments;
 
   bool is(const Tensor& x, Geometry g, bool biased, bool residual) const {
-    return x.sizes() == at::IntArrayRef(shape) && g.stride == geometry.stride && g.padding == geometry.padding &&
+    return x.sizes() == at::IntArrayRef(shape) && at::get_num_threads() == threads && g.stride == geometry.stride && g.padding == geometry.padding &&
            g.groups == geometry.groups && biased == bool(bias) && residual == adds;
   }
 };
@@ -70,6 +72,7 @@ std::unique_ptr<Prepared> prepare(const Tensor& x, const Tensor& weight, const O
 
   auto made = std::make_unique<Prepared>();
   made->shape = x.sizes().vec();
+  made->threads = at::get_num_threads();
   made->geometry = g;
   made->adds = adds;
   auto source = describe(x.sizes(), type);
@@ -86,6 +89,7 @@ std::unique_ptr<Prepared> prepare(const Tensor& x, const Tensor& weight, const O
                                       {g.stride, g.stride}, {g.padding, g.padding}, {g.padding, g.padding});
   convolution_forward::primitive_desc chosen(described, attributes, cpu());
   made->fast = std::string(chosen.impl_info_str()).find("ref") == std::string::npos;
+  if (!made->fast) return made;
   made->run = convolution_forward(chosen);
   made->source = memory(source, cpu(), nullptr);
   made->result = memory(result, cpu(), nullptr);
@@ -130,7 +134,8 @@ bool suits(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
 
 // Undefined where oneDNN is of no use.
 Tensor by_onednn(const Tensor* residual, const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Geometry g) {
-  if (!suits(x, weight, bias)) return {};
+  // A convolution cannot write where it still reads.
+  if (!suits(x, weight, bias) || (residual && residual->is_alias_of(x))) return {};
   auto lock = turn();
   auto& made = find(x, weight, bias, g, residual != nullptr);
   if (!made.fast) return {};
@@ -163,9 +168,13 @@ Tensor by_cudnn(const Tensor* residual, const Tensor& x, const Tensor& weight, c
 Tensor fused(const Tensor* residual, const Tensor& input, const Tensor& weight, const OptionalTensor& bias, Geometry g) {
   // Weights that were rounded beforehand take their input rounded: what autocast does for weights that were not.
   auto x = weight.scalar_type() == at::kBFloat16 ? input.to(at::kBFloat16) : input;
-  if (!wants_gradient(x) && !wants_gradient(weight) && !(residual && wants_gradient(*residual))) {
+  bool trains = wants_gradient(x) || wants_gradient(weight) || (bias && wants_gradient(*bias)) ||
+                (residual && wants_gradient(*residual));
+  // Weights that autocast would round are left to it.
+  if (!trains && (weight.scalar_type() == at::kBFloat16 || !ctkd::autocasts(x.device()))) {
 #ifdef CTKD_CUDA
-    if (x.is_cuda() && x.scalar_type() == weight.scalar_type() && x.scalar_type() != at::kDouble)
+    if (x.is_cuda() && x.scalar_type() == weight.scalar_type() && x.scalar_type() != at::kDouble && g.groups == 1 &&
+        (!residual || (residual->is_cuda() && residual->scalar_type() == x.scalar_type())))
       return by_cudnn(residual, x, weight, bias, g);
 #endif
 #ifdef CTKD_ONEDNN

@@ -4,6 +4,8 @@
 // in float32 its backward pass is the slower one (measured: docs/performance.md). Everything else goes through libtorch's.
 #include "onednn.h"
 #include "ctkd_torch.h"
+#include <ATen/Parallel.h>
+#include <map>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -24,7 +26,7 @@ struct Prepared {
   bool fast;
 };
 
-using Key = std::vector<int64_t>;  // sizes, type, eps, ReLU
+using Key = std::pair<std::vector<int64_t>, double>;  // sizes, type, threads, ReLU; eps
 
 std::unique_ptr<Prepared> prepare(const Tensor& like, double eps, bool relu) {
   using namespace dnnl;
@@ -66,10 +68,12 @@ std::unique_ptr<Prepared> prepare(const Tensor& like, double eps, bool relu) {
 
 Prepared& find(const Tensor& like, double eps, bool relu) {
   static auto& known = *new std::map<Key, std::unique_ptr<Prepared>>();
-  Key key = like.sizes().vec();
-  key.push_back(static_cast<int64_t>(like.scalar_type()));
-  key.push_back(static_cast<int64_t>(eps * 1e15));
-  key.push_back(relu);
+  Key key{like.sizes().vec(), eps};
+  // A primitive books memory for each thread.
+  for (int64_t more : {static_cast<int64_t>(like.scalar_type()), int64_t{at::get_num_threads()}, int64_t{relu}})
+    key.first.push_back(more);
+  const size_t most = 256;  // shapes: of every layer, for batches and shorter last ones
+  if (known.size() >= most && known.find(key) == known.end()) known.clear();
   auto& found = known[key];
   if (!found) found = prepare(like, eps, relu);
   return *found;

@@ -128,6 +128,13 @@ module Commands =
         else
             run terminal name args resolved.Settings
 
+    let private noTeacher: Error =
+        Error.create
+            Usage
+            "teach has no teacher: flags that --help marks 'distill' have no effect"
+            ""
+            "leave them out, or use: ctkd distill"
+
     /// Trains a model from labels alone.
     let teach (args: ParseResults<TrainArgs>) : int =
         let terminal = Terminal(args.Contains TrainArgs.Json)
@@ -139,16 +146,12 @@ module Commands =
                 | Some path -> resume terminal "teach" args path
                 | None ->
                     result {
+                        let withoutTeacher = Result.requireFalse noTeacher
+                        do! withoutTeacher (Configure.needTeacher args)
                         let! resolved = Configure.resolve args
                         let s = resolved.Settings
-
-                        if Configure.needTeacher args || s.Teacher <> "" || s.TeacherWeights <> "" then
-                            return!
-                                usage
-                                    "teach has no teacher: flags that --help marks 'distill' have no effect"
-                                    "leave them out, or use: ctkd distill"
-                        else
-                            return! proceed terminal "teach" args resolved
+                        do! withoutTeacher (s.Teacher <> "" || s.TeacherWeights <> "")
+                        return! proceed terminal "teach" args resolved
                     }
             )
 

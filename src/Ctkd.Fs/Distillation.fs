@@ -33,7 +33,8 @@ type Lesson = {
     Index: Tensor
     /// The teacher's classifier, from pooled features to logits.
     Classify: Tensor -> Tensor
-    /// A random number of the step, int64 []: the key of whatever a distiller draws (`Draws`). Made when it is asked for.
+    /// A random number of the step, int64 []: the key of whatever a distiller draws (`Draws`). Made when it is
+    /// first asked for, and freed with the scope of that moment: ask outside of scopes of one's own.
     Key: Lazy<Tensor>
 }
 

@@ -280,6 +280,16 @@ module Layer =
             | _ -> None
         | _ -> None
 
+    /// Whether a layer may keep its input beyond its result, or pass it on.
+    let private keepsInput (layer: Layer) : bool =
+        leaves layer
+        |> List.exists (
+            function
+            | Tap
+            | Custom _ -> true
+            | _ -> false
+        )
+
     /// `own`: whether the input may be overwritten where no backward pass follows.
     let rec private runOn
         (weights: Tree)
@@ -315,7 +325,8 @@ module Layer =
             | Conv c :: Relu :: rest when not training -> convolve Tensor.conv2dRelu c x |> run true rest
             | Residual(EndsInConv(before, c), shortcut) :: Relu :: rest when not training ->
                 let inner, beside = go false before x, go false shortcut x
-                let residual = if owns own shortcut then beside else Tensor.clone beside
+                let free = own && not (keepsInput before)
+                let residual = if owns free shortcut then beside else Tensor.clone beside
                 convolve (Tensor.conv2dAddRelu residual) c inner |> run true rest
             | BatchNorm n :: Relu :: rest -> normalise Tensor.batchNormRelu n x |> run true rest
             | (Conv _ | Residual _ | Concat _ as first) :: Relu :: rest ->

@@ -250,6 +250,7 @@ module Replay =
         else
             match obstacle course with
             | Some why -> instead why
+            | None when Augment.count set < course.Batch -> instead "the set has no full batch"
             | None ->
                 match create (onDevice course) how course set state with
                 | Ok replay -> replay

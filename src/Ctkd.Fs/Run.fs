@@ -210,12 +210,6 @@ module Run =
         =
         let course = run.Course
 
-        let replay =
-            if run.Settings.Graph then
-                Replay.choose hooks.Say run.Teaching course run.Train state
-            else
-                Replay.fromHost run.Teaching course
-
         let top1 (lines: EpochMetrics list) =
             lines |> List.tryLast |> Option.map _.Top1 |> Option.defaultValue 0.0
 
@@ -259,7 +253,7 @@ module Run =
         let stopped (state: TrainState) (lines: EpochMetrics list) =
             save folder.Last state lines |> Result.map (fun () -> summary Interrupted state lines)
 
-        let rec epochs (state: TrainState) (lines: EpochMetrics list) : Result<Summary, Error> =
+        let rec epochs stepping (state: TrainState) (lines: EpochMetrics list) : Result<Summary, Error> =
             if state.Epoch > course.Epochs then
                 Ok(summary Finished state lines)
             elif hooks.Stop() then
@@ -271,18 +265,26 @@ module Run =
                     hooks.OnBatch state.Epoch state.Step steps
                     hooks.Stop()
 
-                match Train.epochBy replay.Stepping course readEvery pause run.Train state with
+                match Train.epochBy stepping course readEvery pause run.Train state with
                 | Train.Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
                 | Train.Stopped state when isSound state -> stopped state lines
                 | Train.Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
                 | Train.Complete ended ->
                     complete watch.Elapsed.TotalSeconds state.Step ended lines
-                    |> Result.bind (fun (next, lines) -> epochs next lines)
+                    |> Result.bind (fun (next, lines) -> epochs stepping next lines)
 
         try
-            epochs state done'
+            let replay =
+                if run.Settings.Graph then
+                    Replay.choose hooks.Say run.Teaching course run.Train state
+                else
+                    Replay.fromHost run.Teaching course
+
+            try
+                epochs replay.Stepping state done'
+            finally
+                replay.Free()
         finally
-            replay.Free()
             run.Teaching.Cache |> Option.iter (TeacherMemory.close hooks.Say)
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.

@@ -24,7 +24,7 @@ module TeacherMemory =
             $"mean {numbers data.Mean}, std {numbers data.Std}"
             $"pad {course.Pad}, flip {course.Flip}, batch {s.TeacherAhead * s.Batch}"
             $"precision {course.Precision}, channels last {course.ChannelsLast}, device {s.Device}"
-            $"engine {engineHash}"
+            $"engine {engineHash}, {Engine.threads ()} threads, fused {Engine.fuses ()}, TF32 {s.Tf32}"
             // Another build of the library may compute in another order.
             $"library {typeof<Course>.Assembly.ManifestModule.ModuleVersionId}"
         ]

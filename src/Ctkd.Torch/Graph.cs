@@ -24,6 +24,8 @@ public sealed class Graph : SafeHandle
     /// <exception cref="TorchException">The engine has no CUDA, or the device refused the recording.</exception>
     public static Graph Record(Device device, Action rehearse, Action body)
     {
+        if (device == Device.Cpu)
+            throw new TorchException("only CUDA devices record their work, and this is the CPU");
         var graph = new Graph(Native.Check(Native.ctkd_graph_new(device.Bits)));
         try
         {

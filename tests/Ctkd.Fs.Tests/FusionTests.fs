@@ -1,0 +1,218 @@
+/// Operators that are one with what follows them: the same numbers, and nothing overwritten that is still needed.
+module Ctkd.Fs.Tests.FusionTests
+
+open System
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Generators
+open Ctkd.Fs.Tests.Oracle
+open FsCheck
+open FsCheck.FSharp
+open Xunit
+
+let private fresh (layer: Layer) : Tree =
+    Layer.declarations Starts.kaiming layer |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
+
+let private forward (weights: Tree) (training: bool) (layer: Layer) (x: Tensor) : Tensor =
+    Layer.forward weights training (ResizeArray()) layer x
+
+let private image (shape: int list) : Dense = {
+    Shape = shape
+    Values = Rng.normals (List.fold (*) 1 shape) (Rng.ofSeed 2)
+}
+
+// ---- convolutions with the sum and the ReLU behind them ----
+
+/// As ResNets are built: a body and a shortcut, summed, each ReLU behind a convolution or a sum.
+let private residual (stride: int) (groups: int) : Layer =
+    let conv name kernel stride inputs outputs =
+        Conv {
+            Weight = name + ".weight"
+            Bias = Some(name + ".bias")
+            In = inputs
+            Out = outputs
+            Kernel = kernel
+            Stride = stride
+            Padding = kernel / 2
+            Groups = if kernel = 1 then 1 else groups
+        }
+
+    let shortcut = if stride = 1 then Layer.identity else conv "c" 1 stride 16 32
+    let width = if stride = 1 then 16 else 32
+    let body = [ conv "a" 3 stride 16 width; Relu; conv "b" 3 1 width width ]
+    Sequence [ Tap; Block(Sequence [ Residual(Sequence body, shortcut); Relu ]); Relu; Tap ]
+
+let private cases: Gen<Layer * int> =
+    gen {
+        let! stride, groups = Gen.elements [ 1, 1; 2, 1; 1, 4; 2, 2 ]
+        let! batch = Gen.choose (1, 3)
+        return residual stride groups, batch
+    }
+
+/// Weights as a run keeps them.
+let private kept (dtype: DType) (weights: Tree) : Tree =
+    weights
+    |> Tree.map (fun _ w ->
+        let w = Tensor.toType dtype w
+        if Tensor.rank w = 4 then Tensor.channelsLast w else w
+    )
+
+/// The input, and one result with the maps that were tapped on the way, from float32 channels innermost.
+let private runFast (dtype: DType) (layer: Layer) (weights: Tree) (batch: int) =
+    let x = Expect.ofDense (image [ batch; 16; 7; 5 ]) |> Tensor.toType dtype |> Tensor.channelsLast
+    let before = Tensor.toFloats x
+    let taps = ResizeArray()
+
+    let fast = weights |> Tree.map (fun _ w -> if Tensor.rank w = 4 then Tensor.channelsLast w else w)
+
+    let y = Layer.forward fast false taps layer x
+    before, Tensor.toFloats x, [ for tap in taps -> Tensor.toFloats tap ], Tensor.toFloats y
+
+[<Fact>]
+let ``a network that is run and not trained fuses convolutions, to the same numbers in float32 and bfloat16``
+    ()
+    =
+    check
+        cases
+        (fun (layer, batch) ->
+            Tensor.scoped (fun () ->
+                let exact = fresh layer
+                let x = Expect.ofDense (image [ batch; 16; 7; 5 ])
+                // In training there is nothing to fuse, and without a batch normalisation nothing else differs.
+                let expected = forward exact true layer x |> Tensor.toFloats
+                let largest = expected |> Array.map abs |> Array.max
+
+                for dtype, within in [ DType.Float32, 1e-5; DType.BFloat16, 0.05 ] do
+                    let weights = kept dtype exact
+                    let before, after, taps, y = runFast dtype layer weights batch
+                    Expect.close 0.0 (within * largest) expected y
+                    Assert.Equal<float[]>(before, after)
+                    Assert.Equal<float[] list>([ before; y ], taps)
+            )
+        )
+
+[<Fact>]
+let ``a residual is overwritten only where nobody reads it any more`` () =
+    let conv name = Layer.convWithBias name 3 1 16 16
+
+    let passing = {
+        Name = "passing"
+        Declares = []
+        Forward = fun _ _ x -> x
+        OutputShape = id
+    }
+
+    // What stands before the body's last convolution, and the taps that it makes.
+    let bodies = [ []; [ Tap ]; [ Block Layer.identity ]; [ Custom passing ]; [ conv "b"; Relu; Tap ] ]
+
+    for before in bodies do
+        Tensor.scoped (fun () ->
+            let block = Residual(Sequence(before @ [ conv "c" ]), Layer.identity)
+            let layer = Sequence [ conv "a"; Relu; block; Relu; Tap ]
+            let exact = fresh layer
+            let x = Expect.ofDense (image [ 2; 16; 7; 5 ])
+
+            let run training (weights: Tree) x =
+                let taps = ResizeArray()
+                let y = Layer.forward weights training taps layer x
+                [ for tap in taps -> Tensor.toFloats tap ] @ [ Tensor.toFloats y ]
+
+            let expected = run true exact x
+            let fast = run false (kept DType.Float32 exact) (Tensor.toType DType.Float32 x |> Tensor.channelsLast)
+
+            for expected, actual in List.zip expected fast do
+                let largest = expected |> Array.map abs |> Array.max
+                Expect.close 0.0 (1e-5 * largest) expected actual
+        )
+
+[<Fact>]
+let ``weights and biases that changed in place are seen by fused convolutions`` () =
+    Tensor.scoped (fun () ->
+        let layer = residual 1 1
+        let weights = fresh layer |> kept DType.Float32
+
+        let result weights =
+            let _, _, _, y = runFast DType.Float32 layer weights 2
+            y
+
+        for _, w in Tree.toList weights do
+            let before = result weights
+            Tensor.copyInto w (Tensor.scale 2.0 w)
+            let after = result weights
+            Assert.NotEqual<float[]>(before, after)
+            Assert.Equal<float[]>(result (Tree.map (fun _ w -> Tensor.clone w) weights), after)
+    )
+
+[<Fact>]
+let ``an evaluated network still has its gradient`` () =
+    Tensor.scoped (fun () ->
+        let layer = residual 2 1
+        let weights = fresh layer |> kept DType.Float32
+
+        let gradients training =
+            let leaves = Tree.leaves weights
+
+            for leaf in leaves do
+                leaf.RequiresGrad <- true
+
+            let x =
+                Expect.ofDense (image [ 2; 16; 7; 5 ]) |> Tensor.toType DType.Float32 |> Tensor.channelsLast
+
+            let loss = Layer.forward weights training (ResizeArray()) layer x |> Tensor.sum
+            Autograd.gradients loss leaves |> Array.map Tensor.toFloats
+
+        Array.iter2 (fun (a: float[]) b -> Expect.close 1e-4 1e-4 a b) (gradients true) (gradients false)
+    )
+
+[<Fact>]
+let ``oneDNN fuses on the CPU with Debian's libtorch`` () =
+    if isNull (Environment.GetEnvironmentVariable "LIBTORCH") then
+        Assert.True(Engine.fuses ())
+
+// ---- batch normalisation and the ReLU behind it ----
+
+/// Result, running statistics, and gradients of the input, scale and shift, of a normalisation in training.
+let private normalised (dtype: DType) (relu: bool) (shape: int list) : float[] list =
+    let numbers = if dtype = DType.Float64 then dtype else DType.Float32
+
+    let random seed (shape: int list) =
+        {
+            Shape = shape
+            Values = Rng.normals (List.fold (*) 1 shape) (Rng.ofSeed seed)
+        }
+        |> Expect.ofDense
+
+    let channels = shape[1]
+    let vector seed shift = random seed [ channels ] |> Tensor.addNumber shift |> Tensor.toType numbers
+    let mean, variance = vector 5 0.0, Tensor.exp (vector 6 0.0)
+    let x = random 7 shape |> Tensor.toType dtype |> Tensor.channelsLast |> Autograd.leaf
+    let scale, shift = Autograd.leaf (vector 8 1.0), Autograd.leaf (vector 9 0.0)
+    let operator = if relu then Tensor.batchNormRelu else Tensor.batchNorm
+    let y = operator true 0.1 1e-5 scale shift mean variance x
+    let towards = random 10 shape |> Tensor.toType dtype |> Tensor.channelsLast
+    let gradients = Autograd.gradients (Tensor.sum (y * towards)) [| x; scale; shift |]
+    [ y; mean; variance; yield! gradients ] |> List.map Tensor.toFloats
+
+[<Fact>]
+let ``normalisation in float32 and bfloat16 has float64's values, statistics and gradients`` () =
+    let shapes =
+        gen {
+            let! batch, channels = Gen.zip (Gen.choose (1, 5)) (Gen.elements [ 3; 16; 20; 32 ])
+            let! height, width = Gen.zip (Gen.choose (2, 6)) (Gen.choose (2, 6))
+            return [ batch; channels; height; width ]
+        }
+
+    check
+        (Gen.zip shapes (Gen.elements [ true; false ]))
+        (fun (shape, relu) ->
+            Tensor.scoped (fun () ->
+                let exact = normalised DType.Float64 relu shape
+
+                for dtype, within in [ DType.Float32, 2e-5; DType.BFloat16, 0.06 ] do
+                    for expected, actual in List.zip exact (normalised dtype relu shape) do
+                        let largest = expected |> Array.map abs |> Array.max
+                        // A value beside the ReLU's kink may fall on its other side in bfloat16.
+                        let far = Array.map2 (fun a b -> abs (a - b) > within * largest) expected actual
+                        let most = if dtype = DType.BFloat16 then expected.Length / 20 + 1 else 0
+                        Assert.InRange(far |> Array.filter id |> Array.length, 0, most)
+            )
+        )
