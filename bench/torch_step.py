@@ -6,7 +6,8 @@ A server: reads commands from standard input, one a line, and answers each with 
   version     prints PyTorch's version and its number of threads
   quit        ends
 The parts: step (all of it), teacher (its forward pass), student (forward, backward, optimiser), data (the batches).
-Options: --channels-last stores images and weights with their channels innermost, --bf16 is autocast to bfloat16.
+Options: --channels-last stores images and weights with their channels innermost, --bf16 is autocast to bfloat16,
+--device NAME works on another device than the CPU. Float32 is float32 there too: TF32 stays off.
 """
 import os
 import sys
@@ -88,34 +89,36 @@ class Reverse(torch.autograd.Function):
 class Bench:
     """Models, optimiser and the synthetic set: uint8, resident in memory."""
 
-    def __init__(self, channels_last, bf16):
+    def __init__(self, channels_last, bf16, device):
         torch.manual_seed(1)
+        self.device = torch.device(device)
         self.bf16 = bf16
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.teacher = ResNet(56).to(memory_format=self.format).eval()
-        self.student = ResNet(20).to(memory_format=self.format).train()
-        self.theta = nn.Parameter(torch.tensor(1.0))
+        self.teacher = ResNet(56).to(self.device, memory_format=self.format).eval()
+        self.student = ResNet(20).to(self.device, memory_format=self.format).train()
+        self.theta = nn.Parameter(torch.tensor(1.0, device=self.device))
         self.optimiser = torch.optim.SGD(
             [*self.student.parameters(), self.theta], lr=0.05, momentum=0.9, weight_decay=5e-4)
-        self.images = torch.randint(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=torch.uint8)
-        self.labels = torch.randint(0, CLASSES, (IMAGES,))
-        self.mean = torch.tensor([0.5071, 0.4867, 0.4408]).view(1, 3, 1, 1)
-        self.std = torch.tensor([0.2675, 0.2565, 0.2761]).view(1, 3, 1, 1)
-        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.images = torch.randint(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=torch.uint8).to(self.device)
+        self.labels = torch.randint(0, CLASSES, (IMAGES,)).to(self.device)
+        self.mean = torch.tensor([0.5071, 0.4867, 0.4408]).view(1, 3, 1, 1).to(self.device)
+        self.std = torch.tensor([0.2675, 0.2565, 0.2761]).view(1, 3, 1, 1).to(self.device)
+        self.wide = torch.arange(SIZE, device=self.device)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.at = IMAGES
 
     def batch(self):
         """The next images and labels: cropped after padding, mirrored and normalised by one gather over all pixels."""
         if self.at + BATCH > IMAGES:
             self.at = 0
-            self.order = torch.randperm(IMAGES)
-            self.row, column = torch.randint(0, 2 * PAD + 1, (2, IMAGES))
-            mirrored = torch.randint(0, 2, (IMAGES,))
+            self.order = torch.randperm(IMAGES).to(self.device)
+            self.row, column = torch.randint(0, 2 * PAD + 1, (2, IMAGES)).to(self.device)
+            mirrored = torch.randint(0, 2, (IMAGES,)).to(self.device)
             self.direction = 1 - 2 * mirrored
             self.column = column + mirrored * (SIZE - 1)
         now = slice(self.at, self.at + BATCH)
         self.at += BATCH
-        order, wide = self.order[now], torch.arange(SIZE)
+        order, wide = self.order[now], self.wide
         rows = self.row[now, None] + wide
         columns = self.column[now, None] + self.direction[now, None] * wide
         index = ((SIZE + 2 * PAD) * rows[:, :, None] + columns[:, None, :]).view(BATCH, 1, -1).expand(-1, 3, -1)
@@ -125,7 +128,7 @@ class Bench:
         return images.contiguous(memory_format=self.format), self.labels[order]
 
     def autocast(self):
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def lesson(self, images):
         """The teacher's logits."""
@@ -175,14 +178,20 @@ def peak():
 
 def main():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    parts = Bench("--channels-last" in sys.argv, "--bf16" in sys.argv).parts()
+    device = sys.argv[sys.argv.index("--device") + 1] if "--device" in sys.argv else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    # A GPU works on behind the host's back.
+    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
+    parts = Bench("--channels-last" in sys.argv, "--bf16" in sys.argv, device).parts()
     for line in sys.stdin:
         command = line.split()
         if command[0] == "run":
             part, count = parts[command[1]], int(command[2])
+            wait()
             start = time.perf_counter()
             for _ in range(count):
                 part()
+            wait()
             print(time.perf_counter() - start, flush=True)
         elif command[0] == "memory":
             print(peak(), flush=True)

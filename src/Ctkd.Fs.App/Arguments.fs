@@ -333,9 +333,11 @@ type BenchArgs =
     | [<Unique>] Steps of COUNT: int
     | [<Unique>] Starts of COUNT: int
     | [<Unique>] Precision of NAME: string
+    | [<Unique>] Device of NAME: string
     | [<Unique>] Out of FOLDER: string
     | [<Unique>] No_Torch
     | [<Hidden>] Serve
+    | [<Hidden>] Tf32
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -343,15 +345,18 @@ type BenchArgs =
             match this with
             | What _ ->
                 "compare (with PyTorch), overheads (of policies and distillers) or scaling (with batch, classes, depth) [compare]"
-            | Part _ -> "of compare: step, remembered, teacher, student or data [all of them]"
+            | Part _ ->
+                "of compare: step, recorded, remembered, teacher, student or data [all; recorded on CUDA alone]"
             | Pairs _ -> "rounds of measurements [15, of overheads 60, of scaling 9]"
             | Steps _ -> "batches a measurement of compare [4] and overheads [1]"
             | Starts _ ->
                 "spread the rounds over so many starts, of all processes in compare, of the learners in overheads [3]"
             | Precision _ -> $"of overheads and scaling: {list Settings.precisions} [{s.Precision}]"
+            | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
             | Out _ -> "of scaling: folder of the charts [none are drawn]"
             | No_Torch -> "of compare: measure this program alone"
             | Serve -> "internal"
+            | Tf32 -> "internal"
             | Json -> "the result as one JSON object"
 
 /// The commands.

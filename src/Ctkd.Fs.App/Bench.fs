@@ -92,15 +92,22 @@ let private theirs (options: string list) : Server =
 type private Contestant = { Name: string; Start: unit -> Server; Precision: string; Ours: bool }
 
 /// Ours: as the library trains. PyTorch's: as published, and as fast as eager code can be.
-let private contestants: Contestant list =
+let private contestants (device: Device) : Contestant list =
+    let on options = "--device" :: string device :: options
     let side name start precision own = { Name = name; Start = start; Precision = precision; Ours = own }
 
     [
-        side "ours, f32" (fun () -> ours []) "f32" true
-        side "ours, bf16" (fun () -> ours [ "--precision"; "bf16" ]) "bf16" true
-        side "PyTorch, f32, as published" (fun () -> theirs []) "f32" false
-        side "PyTorch, f32, channels last" (fun () -> theirs [ "--channels-last" ]) "f32" false
-        side "PyTorch, bf16, channels last" (fun () -> theirs [ "--channels-last"; "--bf16" ]) "bf16" false
+        side "ours, f32" (fun () -> ours (on [])) "f32" true
+        if Engine.records device then
+            side "ours, TF32" (fun () -> ours (on [ "--tf32" ])) "f32" true
+        side "ours, bf16" (fun () -> ours (on [ "--precision"; "bf16" ])) "bf16" true
+        side "PyTorch, f32, as published" (fun () -> theirs (on [])) "f32" false
+        side "PyTorch, f32, channels last" (fun () -> theirs (on [ "--channels-last" ])) "f32" false
+        side
+            "PyTorch, bf16, channels last"
+            (fun () -> theirs (on [ "--channels-last"; "--bf16" ]))
+            "bf16"
+            false
     ]
 
 // ---- numbers ----
@@ -149,8 +156,16 @@ type Report = {
 
 // ---- measuring ----
 
-/// What is compared: parts, rounds of measurements, batches a measurement, starts of all processes.
-type Plan = { Compare: bool; Parts: string list; Pairs: int; Batches: int; Starts: int }
+/// What is compared: on which device, parts, rounds of measurements, batches a measurement, starts of all processes.
+[<NoComparison>]
+type Plan = {
+    Compare: bool
+    Device: Device
+    Parts: string list
+    Pairs: int
+    Batches: int
+    Starts: int
+}
 
 /// One start's measurements.
 [<NoComparison; NoEquality>]
@@ -232,7 +247,7 @@ let private measureOnce (plan: Plan) (chosen: Contestant list) (rounds: int list
     }
 
 let private measure (plan: Plan) : Report =
-    let chosen = contestants |> List.filter (fun side -> plan.Compare || side.Ours)
+    let chosen = contestants plan.Device |> List.filter (fun side -> plan.Compare || side.Ours)
 
     let starts = [ 1 .. plan.Pairs ] |> List.splitInto plan.Starts |> List.map (measureOnce plan chosen)
 

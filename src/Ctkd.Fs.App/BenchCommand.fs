@@ -14,6 +14,15 @@ module BenchCommand =
         | "bf16" -> Ok Bf16
         | other -> Result.Error(Error.unknown "precision" Settings.precisions other)
 
+    /// The published work as the flags have it. On CUDA, TF32 is on where it is asked for.
+    let private work (args: ParseResults<BenchArgs>) (tf32: bool) : Result<Workload.Workload, Error> =
+        result {
+            let! precision = precision args
+            let! device = Engine.device (args.GetResult(BenchArgs.Device, Settings.defaults.Device))
+            if Engine.records device then Engine.setTf32 tf32
+            return { Workload.published with Precision = precision; Device = device }
+        }
+
     let private counts (pairs: int) (steps: int) (starts: int) : Result<unit, Error> =
         if steps >= 1 && starts >= 1 && pairs >= starts then
             Ok()
@@ -25,7 +34,8 @@ module BenchCommand =
     let private measure (terminal: Terminal) (args: ParseResults<BenchArgs>) : Result<unit, Error> =
         result {
             let what = args.GetResult(What, "compare")
-            let! precision = precision args
+            // As runs do.
+            let! work = work args Settings.defaults.Tf32
             let starts = args.GetResult(Starts, 3)
             let pairs usual = args.GetResult(Pairs, usual)
 
@@ -37,10 +47,11 @@ module BenchCommand =
                 do!
                     Bench.run terminal {
                         Compare = not (args.Contains No_Torch)
+                        Device = work.Device
                         Parts =
                             args.TryGetResult Part
                             |> Option.map List.singleton
-                            |> Option.defaultValue BenchWork.parts
+                            |> Option.defaultValue (BenchWork.partsOn work.Device)
                         Pairs = pairs
                         Batches = steps
                         Starts = starts
@@ -48,18 +59,18 @@ module BenchCommand =
             | "overheads" ->
                 let pairs, steps = pairs 60, args.GetResult(Steps, 1)
                 do! counts pairs steps starts
-                Overheads.run terminal precision pairs steps starts
+                Overheads.run terminal work pairs steps starts
             | "scaling" ->
                 let rounds = pairs 9
                 do! counts rounds 1 1
-                do! Scaling.run terminal precision rounds (args.TryGetResult BenchArgs.Out)
+                do! Scaling.run terminal work rounds (args.TryGetResult BenchArgs.Out)
             | other -> return! Result.Error(Error.unknown "benchmark" benchmarks other)
         }
 
     /// The command. The server of one side is ended by a signal as any process is.
     let command (args: ParseResults<BenchArgs>) : int =
         if args.Contains Serve then
-            precision args |> Error.orRaise |> BenchWork.serve
+            work args (args.Contains Tf32) |> Error.orRaise |> BenchWork.serve
             ExitCode.ok
         else
             let terminal = Terminal(args.Contains BenchArgs.Json)

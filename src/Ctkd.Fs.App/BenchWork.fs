@@ -6,12 +6,21 @@ open System.IO
 open Ctkd.Fs
 open Ctkd.Fs.App.Workload
 
-/// What can be timed: the whole step; the whole step when the teacher's features are remembered; the teacher's forward
-/// pass; the student's forward pass, backward pass and optimiser; the making of batches.
-let parts = [ "step"; "remembered"; "teacher"; "student"; "data" ]
+/// What can be timed: the whole step; the step as it is recorded on a CUDA device (on the CPU it is done anew each time);
+/// the whole step when the teacher's features are remembered; the teacher's forward pass; the student's forward pass,
+/// backward pass and optimiser; the making of batches.
+let parts = [ "step"; "recorded"; "remembered"; "teacher"; "student"; "data" ]
+
+/// The parts that are timed on a device unless one is chosen.
+let partsOn (device: Device) : string list =
+    if Engine.records device then parts else List.except [ "recorded" ] parts
 
 /// The part of torch_step.py that does the same work.
-let twin (part: string) : string = if part = "remembered" then "step" else part
+let twin (part: string) : string =
+    match part with
+    | "recorded"
+    | "remembered" -> "step"
+    | same -> same
 
 /// Floating-point operations of a part for an image: two a multiply-accumulate, and a backward pass is twice its forward
 /// pass. The making of batches has none worth counting.
@@ -20,7 +29,8 @@ let operations (part: string) : float option =
     let teacher, student = 2.0 * macs published.Teacher, 6.0 * macs published.Student
 
     match part with
-    | "step" -> Some(teacher + student)
+    | "step"
+    | "recorded" -> Some(teacher + student)
     | "teacher" -> Some teacher
     | "remembered"
     | "student" -> Some student
@@ -47,11 +57,32 @@ let private rememberer (course: Course) (set: DeviceSet) : unit -> unit =
         state <- Tensor.scoped (fun () -> teaching.Take at stop |> Train.stepOf course dials state)
         at <- stop % images
 
+/// The step as it is recorded, over one epoch again and again.
+let private recorder (course: Course) (set: DeviceSet) : unit -> unit =
+    let first = Train.start course
+    let record = if Engine.records course.Device then Replay.onDevice course else Replay.direct
+
+    let replay =
+        match Replay.create record Teach.simple course set first with
+        | Ok replay -> replay
+        | Result.Error why ->
+            Error.create Engine "the step cannot be recorded" why "ctkd doctor --device" |> Error.raise
+
+    let mutable step, work = 0, replay.Stepping set first
+
+    fun () ->
+        if step * course.Batch = images then
+            step <- 0
+            work <- replay.Stepping set first
+
+        work { first with Step = step }
+        step <- step + 1
+
 /// What each part does once; a part is set up when it is first asked for.
-let private works (precision: Precision) : Map<string, Lazy<unit -> unit>> =
-    let course = course { published with Precision = precision }
+let private works (work: Workload) : Map<string, Lazy<unit -> unit>> =
+    let course = course work
     let teaching = Option.get course.Teaching
-    let set = upload published course
+    let set = upload work course
     let onNext = onNext course set
     let one = lazy (firstBatch course set)
     let inScope (work: unit -> unit) () = Tensor.scoped work
@@ -74,6 +105,7 @@ let private works (precision: Precision) : Map<string, Lazy<unit -> unit>> =
 
     Map [
         "step", lazy step ()
+        "recorded", lazy recorder course set
         "remembered", lazy rememberer course set
         "teacher", lazy teacher ()
         "student", lazy student ()
@@ -81,17 +113,18 @@ let private works (precision: Precision) : Map<string, Lazy<unit -> unit>> =
     ]
 
 /// The best of several timings: a ceiling is what the machine can do undisturbed.
-let private best (work: unit -> unit) : float =
-    Array.init 12 (fun _ -> seconds (fun () -> Tensor.scoped work)) |> Array.min
+let private best (device: Device) (work: unit -> unit) : float =
+    Array.init 12 (fun _ -> seconds device (fun () -> Tensor.scoped work)) |> Array.min
 
 /// Operations a second of a large convolution: 128 channels, 3 x 3, on 64 maps of 28 x 28.
-let private convolutions (precision: Precision) : float =
+let private convolutions (work: Workload) : float =
     Tensor.scoped (fun () ->
         let channels, maps, side = 128, 64, 28
-        let course = course { published with Precision = precision }
+        let course = course work
 
         let random shape =
             Tensor.ofFloats DType.Float32 shape (Rng.uniforms 1.0 (List.fold (*) 1 shape) (Rng.ofSeed 1))
+            |> Tensor.toDevice work.Device
             |> Tensor.channelsLast
 
         let x, weight = random [ maps; channels; side; side ], random [ channels; channels; 3; 3 ]
@@ -107,35 +140,35 @@ let private convolutions (precision: Precision) : float =
 
         let weights = Tree.ofSeq [ "conv.weight", weight ]
 
-        let work () =
+        let forward () =
             Autograd.noGrad (fun () ->
                 Course.precisely course (fun () -> Layer.forward weights false (ResizeArray()) model.Body x)
             )
             |> ignore
 
-        2.0 * float (maps * side * side) * float (channels * channels * 9) / best work
+        2.0 * float (maps * side * side) * float (channels * channels * 9) / best work.Device forward
     )
 
 /// Bytes a second of a copy of 256 MiB, each read and written once.
-let private copies () : float =
+let private copies (device: Device) : float =
     Tensor.scoped (fun () ->
         let bytes = 256 <<< 20
-        let source = Tensor.zeros DType.UInt8 Device.Cpu [| int64 bytes |]
+        let source = Tensor.zeros DType.UInt8 device [| int64 bytes |]
         let target = Tensor.clone source
-        2.0 * float bytes / best (fun () -> Tensor.copyInto target source)
+        2.0 * float bytes / best device (fun () -> Tensor.copyInto target source)
     )
 
 /// Microseconds of one call of the engine: an addition of two tensors of one element.
-let private callCost () : float =
+let private callCost (device: Device) : float =
     let calls = 10_000
-    use x = Tensor.scalar DType.Float32 Device.Cpu 1.0
+    use x = Tensor.scalar DType.Float32 device 1.0
 
     let add () =
         for _ in 1..calls do
             use _ = Tensor.add x x
             ()
 
-    Array.init 30 (fun _ -> seconds add / float calls * 1e6) |> Array.skip 15 |> Estimate.median
+    Array.init 30 (fun _ -> seconds device add / float calls * 1e6) |> Array.skip 15 |> Estimate.median
 
 /// Peak resident memory of this process in MiB.
 let private peak () : float =
@@ -147,24 +180,26 @@ let private peak () : float =
     )
 
 /// Answers commands on the standard input: those of torch_step.py, and `cost`, `convolutions` and `copies`.
-let serve (precision: Precision) : unit =
-    let works = works precision
+let serve (work: Workload) : unit =
+    let works = works work
 
     let answer (command: string) : string =
         match command.Split ' ' with
         | [| "run"; part; count |] ->
-            let work, count = works[part].Value, int count
+            let once, count = works[part].Value, int count
 
-            seconds (fun () ->
-                for _ in 1..count do
-                    work ()
-            )
+            seconds
+                work.Device
+                (fun () ->
+                    for _ in 1..count do
+                        once ()
+                )
             |> string
         | [| "memory" |] -> peak () |> string
-        | [| "cost" |] -> callCost () |> string
-        | [| "convolutions" |] -> convolutions precision |> string
-        | [| "copies" |] -> copies () |> string
-        | [| "version" |] -> $"libtorch {Engine.version ()}, {Engine.threads ()} threads"
+        | [| "cost" |] -> callCost work.Device |> string
+        | [| "convolutions" |] -> convolutions work |> string
+        | [| "copies" |] -> copies work.Device |> string
+        | [| "version" |] -> engine work
         | _ -> raise (NotSupportedException command)
 
     let rec go () =

@@ -60,10 +60,12 @@ let private pairsOf (work: Workload) (steps: int) (pairs: int list) : Map<string
         let learn = learner course
 
         fun () ->
-            seconds (fun () ->
-                for _ in 1..steps do
-                    learn batch
-            )
+            seconds
+                work.Device
+                (fun () ->
+                    for _ in 1..steps do
+                        learn batch
+                )
 
     let plain = timed plain
     let others = variants |> List.map (fun variant -> variant.Name, timed (course (variant.Change work)))
@@ -109,9 +111,9 @@ let private print (terminal: Terminal) (report: Report) : unit =
             )
     }
 
-/// Measures and prints.
-let run (terminal: Terminal) (precision: Precision) (pairs: int) (steps: int) (starts: int) : unit =
-    let work = { published with Precision = precision; Policy = Temperature.fixedAt 4.0 }
+/// Measures and prints what is added to some work at T = 4.
+let run (terminal: Terminal) (work: Workload) (pairs: int) (steps: int) (starts: int) : unit =
+    let work = { work with Policy = Temperature.fixedAt 4.0 }
 
     let found =
         [ 1..pairs ]
@@ -122,11 +124,11 @@ let run (terminal: Terminal) (precision: Precision) (pairs: int) (steps: int) (s
     let byStart (name: string) = found |> List.map (fun (overheads, _) -> overheads[name])
 
     let report = {
-        Engine = $"libtorch {Engine.version ()}, {Engine.threads ()} threads"
+        Engine = engine work
         Teacher = work.Teacher
         Student = work.Student
         Batch = work.Batch
-        Precision = $"{precision}".ToLowerInvariant()
+        Precision = $"{work.Precision}".ToLowerInvariant()
         Pairs = pairs
         Steps = steps
         Starts = starts

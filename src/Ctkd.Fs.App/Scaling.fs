@@ -27,48 +27,52 @@ let private policies: (string * Policy) list = [
     "DTKD", Temperature.dtkd 4.0
 ]
 
-/// Every step that is measured, with its axis, its curve and its place.
-let private steps (precision: Precision) : (string * string * int * Workload) list =
-    let work = { published with Precision = precision }
+/// Every step that is measured, with its axis, its curve and its place; the work says what else it is like.
+let private steps (work: Workload) : (string * string * int * Workload) list = [
+    for name, precision in [ "float32", F32; "bfloat16", Bf16 ] do
+        for batch in [ 8; 16; 32; 64; 128; 256 ] do
+            "batch", name, batch, { work with Batch = batch; Precision = precision }
 
-    [
-        for name, precision in [ "float32", F32; "bfloat16", Bf16 ] do
-            for batch in [ 8; 16; 32; 64; 128; 256 ] do
-                "batch", name, batch, { work with Batch = batch; Precision = precision }
+    for name, policy in policies do
+        for classes in [ 10; 100; 1000 ] do
+            "classes", name, classes, { work with Classes = classes; Policy = policy }
 
-        for name, policy in policies do
-            for classes in [ 10; 100; 1000 ] do
-                "classes", name, classes, { work with Classes = classes; Policy = policy }
+    for depth in [ 8; 14; 20; 32; 44; 56; 110 ] do
+        "depth", "student, under resnet56", depth, { work with Student = $"resnet{depth}" }
 
-        for depth in [ 8; 14; 20; 32; 44; 56; 110 ] do
-            "depth", "student, under resnet56", depth, { work with Student = $"resnet{depth}" }
-
-        for depth in [ 20; 32; 56; 110 ] do
-            "depth", "teacher, of resnet20", depth, { work with Teacher = $"resnet{depth}" }
-    ]
+    for depth in [ 20; 32; 56; 110 ] do
+        "depth", "teacher, of resnet20", depth, { work with Teacher = $"resnet{depth}" }
+]
 
 /// A measurement lasts about so many seconds.
 let private length = 0.3
 
-/// A step on one batch and the number of them that a measurement needs.
-let private prepared (work: Workload) : (unit -> float) * int =
+/// Seconds of a step on one batch, by so many of them, and the number of them that a measurement needs.
+let private prepared (work: Workload) : (int -> float) * int =
     let course = course work
     let batch = firstBatch course (upload work course)
     let learn = learner course
-    let one () = seconds (fun () -> learn batch)
-    let warm = List.init 3 (fun _ -> one ()) |> List.min
-    one, max 1 (int (length / warm))
 
-let private measure (precision: Precision) (rounds: int) : Point list =
+    let time (count: int) =
+        let learnAll () =
+            for _ in 1..count do
+                learn batch
+
+        seconds work.Device learnAll / float count
+
+    let warm = List.init 3 (fun _ -> time 1) |> List.min
+    time, max 1 (int (length / warm))
+
+let private measure (work: Workload) (rounds: int) : Point list =
     Tensor.scoped (fun () ->
         let steps =
-            steps precision |> List.map (fun (axis, curve, at, work) -> axis, curve, at, work, prepared work)
+            steps work |> List.map (fun (axis, curve, at, work) -> axis, curve, at, work, prepared work)
 
         let found = steps |> List.map (fun _ -> ResizeArray<float>())
 
         for round in 1..rounds do
-            for (_, _, _, _, (one, count)), found in List.zip steps found do
-                found.Add(1000.0 * (List.init count (fun _ -> one ()) |> List.average))
+            for (_, _, _, _, (time, count)), found in List.zip steps found do
+                found.Add(1000.0 * time count)
 
             eprintf $"\rround {round} of {rounds}"
 
@@ -123,20 +127,11 @@ let private write (folder: string) (points: Point list) : Result<unit, Error> =
     |> Result.map ignore
 
 /// Measures, prints, and draws into a folder if there is one.
-let run
-    (terminal: Terminal)
-    (precision: Precision)
-    (rounds: int)
-    (folder: string option)
-    : Result<unit, Error> =
-    let report = {
-        Engine = $"libtorch {Engine.version ()}, {Engine.threads ()} threads"
-        Rounds = rounds
-        Points = measure precision rounds
-    }
+let run (terminal: Terminal) (work: Workload) (rounds: int) (folder: string option) : Result<unit, Error> =
+    let report = { Engine = engine work; Rounds = rounds; Points = measure work rounds }
 
     terminal.Say
-        $"{report.Engine}; teacher {published.Teacher}, student {published.Student}, batch {published.Batch} where nothing else is said"
+        $"{report.Engine}; teacher {work.Teacher}, student {work.Student}, batch {work.Batch} where nothing else is said"
 
     terminal.Table {
         Caption = $"median of {rounds} measurements, 95 %% interval"

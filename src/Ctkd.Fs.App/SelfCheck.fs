@@ -148,7 +148,7 @@ module SelfCheck =
 
             let worst = max (distance (Tensor.relu apart) one) (distance (Tensor.relu (apart + x)) sum)
 
-            let value = $"at most %.1e{worst} from the operators apart"
+            let value = $"within %.1e{worst} of the operators apart"
 
             {
                 Name = "fused convolutions"

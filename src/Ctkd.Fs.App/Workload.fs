@@ -13,6 +13,7 @@ type Workload = {
     Classes: int
     Batch: int
     Precision: Precision
+    Device: Device
     Policy: Policy
     /// The distillation loss, with its weight.
     Distiller: Pairing -> Result<float * Distiller, Error>
@@ -30,6 +31,7 @@ let published: Workload = {
     Classes = 100
     Batch = 64
     Precision = F32
+    Device = Device.Cpu
     Policy = Temperature.ctkdGlobal Temperature.published (Schedule.constant 0.5)
     Distiller = fun _ -> Ok(0.9, Distiller.kd)
 }
@@ -43,7 +45,6 @@ let macs (work: Workload) (name: string) : float =
 /// The course of the work, with random weights and a prepared teacher.
 let course (work: Workload) : Course =
     let student, teacher = model work work.Student, model work work.Teacher
-    let device = Engine.device "cpu" |> Error.orRaise
 
     let weight, distiller =
         Pairing.create
@@ -61,7 +62,8 @@ let course (work: Workload) : Course =
         Teaching =
             Some {
                 Model = teacher
-                Weights = Model.declarations teacher |> Initialise.tree DType.Float32 device (Rng.ofSeed 2)
+                Weights =
+                    Model.declarations teacher |> Initialise.tree DType.Float32 work.Device (Rng.ofSeed 2)
                 Policy = work.Policy
                 Distillers = [ Schedule.constant weight, distiller ]
             }
@@ -77,7 +79,7 @@ let course (work: Workload) : Course =
         Flip = true
         Precision = work.Precision
         ChannelsLast = true
-        Device = device
+        Device = work.Device
     }
 
 /// The random images as the work's course sees them.
@@ -123,8 +125,16 @@ let learner (course: Course) : Batch -> unit =
     let mutable state = Train.start course
     fun batch -> state <- Train.step course dials state batch
 
-/// Seconds that some work takes.
-let seconds (work: unit -> unit) : float =
+/// The engine, and where it works.
+let engine (work: Workload) : string =
+    $"libtorch {Engine.version ()}, {Engine.threads ()} threads, {work.Device}"
+
+/// Seconds that some work takes on a device.
+let seconds (device: Device) (work: unit -> unit) : float =
+    // A CUDA device works on behind the host's back.
+    let wait () = if Engine.records device then Engine.synchronize ()
+    wait ()
     let start = Stopwatch.GetTimestamp()
     work ()
+    wait ()
     Stopwatch.GetElapsedTime(start).TotalSeconds

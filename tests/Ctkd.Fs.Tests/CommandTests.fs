@@ -59,7 +59,7 @@ let ``help of a command names every flag with what it is when it is not given`` 
         Assert.Contains("Exit codes: 0 done, 1 failed or diverged, 2 wrong usage, 130", help.Out)
         let options = (help.Out.Split "OPTIONS:")[1]
 
-        for flag in flags parser |> List.filter (fun flag -> flag <> "--serve") do
+        for flag in flags parser |> List.except [ "--serve"; "--tf32" ] do
             let at = Text.RegularExpressions.Regex.Match(options, $@"\n    {flag}[ ,\n]").Index
             Assert.True(at > 0, $"{name} --help does not list {flag}")
             let next = options.IndexOf("\n    --", at + 1)
@@ -293,6 +293,17 @@ let ``doctor finds the engine and what mends it`` () =
     let none = ctkdWith [ "CTKD_NATIVE", "/none.so" ] "/" "doctor"
     Assert.Equal(1, none.Code)
     Assert.Matches(@"\nengine .*/none\.so.*dotnet fsi build\.fsx native", none.Out)
+
+[<Fact>]
+let ``doctor trains on the device that it is asked about, and is told when there is none`` () =
+    let findings = (ctkdWith [ "OMP_NUM_THREADS", "" ] "/" "doctor --device cpu --json").Out
+    let findings = Ctkd.Fs.Json.read<Finding list> "" findings |> Error.orRaise
+    let steps = findings |> List.filter _.Name.StartsWith("step: ")
+    Assert.True(steps.Length > 4)
+    Assert.All(steps, fun step -> Assert.Equal(None, step.Mend))
+    Assert.All(steps, fun step -> Assert.Contains("50 steps the same to the bit", step.Value))
+    Assert.Contains("device 'cuda:9'", (expect 2 "/" "doctor --device cuda:9").Err)
+    Assert.Contains("device 'cuda:9'", (expect 2 "/" "bench --device cuda:9").Err)
 
 [<Fact>]
 let ``without libtorch a command fails with the one that mends it`` () =
