@@ -118,7 +118,7 @@ publish() {
 
 # ---- checks ----
 
-# All tests, their engine on the GPU's libtorch; the small ones only where it must be quick.
+# All tests, on the CPU, their engine on the GPU's libtorch; the small ones only where it must be quick.
 tests() {
   local filter=()
   [ -n "$quick" ] && filter=(--filter "FullyQualifiedName~ReplayTests")
@@ -133,7 +133,7 @@ check() { (unset OMP_NUM_THREADS && ctkd doctor --device "$device"); }
 
 bench() {
   local pairs=15 steps=64 part=()
-  [ -n "$quick" ] && pairs=1 steps=1 part=(--part step)
+  [ -n "$quick" ] && pairs=1 steps=1 part=(--part step --starts 1)
   ctkd bench --device "$device" --pairs "$pairs" --steps "$steps" ${part[@]+"${part[@]}"} --json >"$folder/bench.json"
 }
 

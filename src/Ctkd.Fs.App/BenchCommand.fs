@@ -19,7 +19,12 @@ module BenchCommand =
         result {
             let! precision = precision args
             let! device = Engine.device (args.GetResult(BenchArgs.Device, Settings.defaults.Device))
-            if Engine.records device then Engine.setTf32 tf32
+
+            // As runs do.
+            if Engine.records device then
+                Engine.setDeterministic true
+                Engine.setTf32 tf32
+
             return { Workload.published with Precision = precision; Device = device }
         }
 

@@ -301,7 +301,7 @@ let ``doctor trains on the device that it is asked about, and is told when there
     let steps = findings |> List.filter _.Name.StartsWith("step: ")
     Assert.True(steps.Length > 4)
     Assert.All(steps, fun step -> Assert.Equal(None, step.Mend))
-    Assert.All(steps, fun step -> Assert.Contains("50 steps the same to the bit", step.Value))
+    Assert.All(steps, fun step -> Assert.Contains("10 steps the same to the bit", step.Value))
     Assert.Contains("device 'cuda:9'", (expect 2 "/" "doctor --device cuda:9").Err)
     Assert.Contains("device 'cuda:9'", (expect 2 "/" "bench --device cuda:9").Err)
 

@@ -117,7 +117,9 @@ let ``a residual is overwritten only where nobody reads it any more`` () =
                 [ for tap in taps -> Tensor.toFloats tap ] @ [ Tensor.toFloats y ]
 
             let expected = run true exact x
-            let fast = run false (kept DType.Float32 exact) (Tensor.toType DType.Float32 x |> Tensor.channelsLast)
+
+            let fast =
+                run false (kept DType.Float32 exact) (Tensor.toType DType.Float32 x |> Tensor.channelsLast)
 
             for expected, actual in List.zip expected fast do
                 let largest = expected |> Array.map abs |> Array.max
