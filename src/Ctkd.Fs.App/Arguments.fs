@@ -333,6 +333,8 @@ type BenchArgs =
     | [<Unique>] Steps of COUNT: int
     | [<Unique>] Starts of COUNT: int
     | [<Unique>] Precision of NAME: string
+    | [<Unique>] Teacher of NAME: string
+    | [<Unique>] Student of NAME: string
     | [<Unique>] Device of NAME: string
     | [<Unique>] Out of FOLDER: string
     | [<Unique>] No_Torch
@@ -352,6 +354,8 @@ type BenchArgs =
             | Starts _ ->
                 "spread the rounds over so many starts, of all processes in compare, of the learners in overheads [3]"
             | Precision _ -> $"of overheads and scaling: {list Settings.precisions} [{s.Precision}]"
+            | Teacher _ -> "of overheads: the teacher's model [resnet56]"
+            | Student _ -> "of overheads: the student's model [resnet20]"
             | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
             | Out _ -> "of scaling: folder of the charts [none are drawn]"
             | No_Torch -> "of compare: measure this program alone"

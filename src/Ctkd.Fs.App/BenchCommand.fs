@@ -64,7 +64,15 @@ module BenchCommand =
             | "overheads" ->
                 let pairs, steps = pairs 60, args.GetResult(Steps, 1)
                 do! counts pairs steps starts
-                Overheads.run terminal work pairs steps starts
+                let teacher = args.GetResult(BenchArgs.Teacher, work.Teacher)
+                let student = args.GetResult(BenchArgs.Student, work.Student)
+
+                do!
+                    [ teacher; student ]
+                    |> List.traverseResultM (fun name -> Zoo.find name work.Classes)
+                    |> Result.ignore
+
+                Overheads.run terminal { work with Teacher = teacher; Student = student } pairs steps starts
             | "scaling" ->
                 let rounds = pairs 9
                 do! counts rounds 1 1
