@@ -19,6 +19,10 @@ module Actor =
     /// The logarithm of the deviation at the start: the deviation is 0.6065.
     let private startLog = -0.5
 
+    /// The least logarithm of a head's deviation: z varies by 0.135, T by about 0.3. A step of the actor
+    /// moves its mean by a few hundredths; a policy narrower than that is thrown about by its own updates.
+    let private narrowest = -2.0
+
     /// The network: two hidden layers of 256, and a mean; with a head, its log-deviation starts at -0.5
     /// everywhere.
     let pack (spread: RlkdSpread) (features: int) : Pack =
@@ -67,7 +71,7 @@ module Actor =
             Mean = Tensor.tanh (Tensor.select 1 0 output)
             LogDeviation =
                 match spread with
-                | RlkdSpread.Head -> Tensor.clamp -5.0 1.0 (Tensor.select 1 1 output)
+                | RlkdSpread.Head -> Tensor.clamp narrowest 1.0 (Tensor.select 1 1 output)
                 | RlkdSpread.Shared _ -> Tensor.addNumber startLog (Tensor.sum p[6])
         }
 

@@ -44,15 +44,24 @@ module Advantage =
         let deviation = Tensor.mean (centred * centred) |> Tensor.sqrt
         centred / Tensor.addNumber 1e-8 deviation
 
+    /// The running mean of numbers that were seen before, each weighing `kept` times the next: from their weighted sum
+    /// and their count (float64 [], both from 0); 0 of none.
+    let runningMean (kept: float) (sum: Tensor) (count: Tensor) : Tensor =
+        let weight = Tensor.scale (log kept) count |> Tensor.exp |> Tensor.neg |> Tensor.addNumber 1.0
+        sum / Tensor.clamp 1e-12 infinity weight
+
+    /// Adds a number (shape []) to such a sum, in place.
+    let addRunning (kept: float) (sum: Tensor) (x: Tensor) : unit =
+        let x = Tensor.toType DType.Float64 x |> Tensor.scale (1.0 - kept)
+        Tensor.copyInto sum (Tensor.scale kept sum + x)
+
     /// The share of the running mean square that an update keeps.
     let private kept = 0.99
 
     /// Divided by the root of a running mean square, which is updated in place (float64 [], from 0): the mean of
     /// a batch stays, and with it the sign of its reward. `updates` (float64 []) came before.
     let scaled (running: Tensor) (updates: Tensor) (advantages: Tensor) : Tensor =
-        let square = Tensor.mean (advantages * advantages) |> Tensor.toType DType.Float64
-        Tensor.copyInto running (Tensor.scale kept running + Tensor.scale (1.0 - kept) square)
-        let begun = Tensor.addNumber 1.0 updates |> Tensor.scale (log kept) |> Tensor.exp
-        let seen = Tensor.addNumber 1.0 (Tensor.neg begun)
-        let size = Tensor.sqrt (running / seen) |> Tensor.addNumber 1e-8
+        addRunning kept running (Tensor.mean (advantages * advantages))
+        let square = runningMean kept running (Tensor.addNumber 1.0 updates)
+        let size = Tensor.sqrt square |> Tensor.addNumber 1e-8
         advantages / Tensor.toType (Tensor.dtype advantages) size

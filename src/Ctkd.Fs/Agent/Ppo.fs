@@ -18,9 +18,13 @@ type PpoBatch = {
 [<RequireQualifiedAccess>]
 module Ppo =
 
+    /// Logarithms of the ratio are limited to this: a policy that has become narrow may change by so much in one pass
+    /// that the ratio overflows, and an infinite loss has no gradient. Beyond it the slope is 0.
+    let private widest = 3.0
+
     /// -mean min(ratio A, clip(ratio) A), shape []: what the actor descends.
     let surrogate (clip: float) (before: Tensor) (after: Tensor) (advantages: Tensor) : Tensor =
-        let ratio = Tensor.exp (after - before)
+        let ratio = after - before |> Tensor.clamp -widest widest |> Tensor.exp
         let clipped = Tensor.clamp (1.0 - clip) (1.0 + clip) ratio
         Tensor.minimum (ratio * advantages) (clipped * advantages) |> Tensor.mean |> Tensor.neg
 

@@ -71,6 +71,8 @@ module Rlkd =
                 // Of the latest batch, and of the one before it.
                 "accuracy/own", zeros dtype []
                 "accuracy/before", zeros dtype []
+                // Running means of the reward and of the advantages' squares.
+                "usual", zeros DType.Float64 []
                 "scale", zeros DType.Float64 []
                 "updates", zeros DType.Float64 []
                 "sums", zeros DType.Float64 [ RlkdTally.length ]
@@ -93,20 +95,13 @@ module Rlkd =
         adam, Adam.ahead adam dtype steps (taken tree steps)
 
     /// The value beyond a batch, [1]: that of the next batch's first state, or of the batch's own last one.
-    let private beyond
-        (config: RlkdConfig)
-        (nets: Networks)
-        (tree: Tree)
-        (states: Tensor)
-        (next: Tensor)
-        : Tensor =
-        let state =
-            if config.LooksAhead then
-                next
-            else
-                Tensor.slice 0 (Tensor.size 0 states - 1) (Tensor.size 0 states) states
-
+    let private beyond config nets tree (states: Tensor) (next: Tensor) : Tensor =
+        let last = Tensor.size 0 states - 1
+        let state = if config.LooksAhead then next else Tensor.slice 0 last (last + 1) states
         Critic.forward (weights nets.Critic "critic" tree) state
+
+    /// The share of the running mean of rewards that an update keeps.
+    let private usualKept = 0.95
 
     /// A batch's reward R [] as rewards of its instances [batch], and the corrector's loss; the corrector is trained.
     let private shared config nets tree (experience: RlkdExperience) (next: Tensor) (reward: Tensor) =
@@ -116,23 +111,32 @@ module Rlkd =
         match nets.Corrector with
         | None -> struct (sparse, Tensor.scale 0.0 reward)
         | Some pack ->
-            let returns =
-                Advantage.returns config.Ppo.Discount sparse (beyond config nets tree experience.States next)
-
             let adam, steps = creditSteps config tree config.CorrectorSteps
+            let x = Corrector.inputs config.Corrector experience.States t
+            let train = Corrector.train config.Corrector adam steps pack (Learner.find "corrector" tree)
 
-            let struct (loss, predictions) =
-                Corrector.inputs config.Corrector experience.States t
-                |> Corrector.train
-                    config.Corrector
-                    adam
-                    steps
-                    pack
-                    (Learner.find "corrector" tree)
-                    reward
-                    returns
+            let struct (corrected, loss) =
+                if config.Corrector = RlkdCorrector.Linear then
+                    // As released: towards the discounted returns.
+                    let beyond = beyond config nets tree experience.States next
+                    let returns = Advantage.returns config.Ppo.Discount sparse beyond
+                    let struct (loss, g) = train reward returns x
+                    struct (Corrector.redistribute config.Corrector reward returns g, loss)
+                else
+                    // The network predicts by how much a reward differs from the usual one, which all share alike: else
+                    // its start along the batch, from nothing to that constant, would count as reward of the first ones.
+                    let sum = Tree.find "usual" tree
 
-            let corrected = Corrector.redistribute config.Corrector reward returns predictions
+                    let usual =
+                        Advantage.runningMean usualKept sum (Tree.find "updates" tree)
+                        |> Tensor.toType (Tensor.dtype reward)
+
+                    let unusual = reward - usual
+                    Advantage.addRunning usualKept sum reward
+                    let struct (loss, g) = train unusual unusual x
+                    let shares = Corrector.redistribute config.Corrector unusual unusual g
+                    struct (shares + Tensor.scale (1.0 / float (Tensor.size 0 g)) usual, loss)
+
             struct ((if config.Corrects then corrected else sparse), loss)
 
     /// <summary>A batch's reward as rewards of its instances; the corrector is trained on it.</summary>
@@ -192,8 +196,16 @@ module Rlkd =
 
                 losses, Updater.mask (weights nets.Mask "mask" tree) states
 
-        let masked = if config.Updater = RlkdUpdater.Off then states else mask * states
-        let before = if config.MasksBefore then masked else states
+        let masked (states: Tensor) =
+            if config.Updater = RlkdUpdater.Off then
+                states
+            else
+                Updater.mask (weights nets.Mask "mask" tree) states * states
+
+        let updated = masked states
+        // The value beyond the batch is masked as those within it: seen raw it would be larger by 1 / M, and the
+        // critic, which learns from masked states to predict it, would run after itself without end.
+        let before, next = if config.MasksBefore then updated, masked next else states, next
         let t = Actor.squash config.CoolestT experience.Draws
         let values = Critic.forward (weights nets.Critic "critic" tree) before
         let policy = Actor.forward config.Spread (weights nets.Actor "actor" tree) before
@@ -201,7 +213,7 @@ module Rlkd =
         let advantages = Advantage.generalised ppo.Discount ppo.Lambda rewards values beyond
 
         let batch = {
-            States = masked
+            States = updated
             Draws = experience.Draws
             Temperatures = t
             Before = Actor.logLikelihood config.Likelihood experience.Draws t policy

@@ -13,7 +13,7 @@ type RlkdState =
 /// Where the spread of the policy comes from.
 [<RequireQualifiedAccess>]
 type RlkdSpread =
-    /// A second output of the network: it depends on the state, and stays within exp -5 .. exp 1.
+    /// A second output of the network: it depends on the state, and stays within exp -2 .. exp 1.
     | Head
     /// One for all states: exp(sum of so many parameters - 1/2). The released code has 10 of them.
     | Shared of rows: int

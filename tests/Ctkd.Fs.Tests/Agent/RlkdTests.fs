@@ -248,6 +248,34 @@ let ``logits of 30 at T = 0.1 give finite losses and gradients`` () =
             Assert.All(Tensor.toFloats gradient, fun v -> Assert.True(System.Double.IsFinite v))
     )
 
+[<Fact>]
+let ``the critic does not run after its own predictions`` () =
+    // Rewards as those of training: of either sign, and small.
+    Tensor.scoped (fun () ->
+        let config, rng = RlkdConfig.paper, Rng.ofSeed 5
+        let tree = fresh config 16
+
+        let states step =
+            Rng.uniforms 0.5 48 (Rng.at step rng)
+            |> Array.map (fun x -> x + 0.5)
+            |> Tensor.ofFloats DType.Float32 [ 16; 3 ]
+
+        for step in 0..149 do
+            Tensor.scoped (fun () ->
+                let draws =
+                    Rng.normals 16 (rng |> Rng.split "z" |> Rng.at step)
+                    |> Tensor.ofFloats DType.Float32 [ 16 ]
+
+                let next = Tensor.slice 0 0 1 (states (step + 1))
+                let value = if step % 2 = 0 then 0.1 else -0.1
+                Rlkd.learn config tree { States = states step; Draws = draws } next (reward value)
+            )
+
+        let report = (Rlkd.agent config).Report tree
+        Assert.InRange(report["criticLoss"], 0.0, 0.1)
+        Assert.InRange(report["advantageSize"], 0.0, 0.5)
+    )
+
 // ---- that it learns (B5) -----------------------------------------------------------------------------------
 
 [<Fact>]
