@@ -28,7 +28,7 @@ let course (policy: Policy) : Course =
                 Model = teacher
                 Weights = weights
                 Policy = policy
-                Distillers = [ Schedule.constant 0.9, Distiller.kd ]
+                Distillers = [ (Schedule.constant 0.9, Distiller.kd) ]
             }
         CrossEntropy = Schedule.constant 0.1
         LearningRate = Schedule.constant 1e-4

@@ -5,20 +5,17 @@ namespace Ctkd.Fs
 /// is an instance's reward.
 [<RequireQualifiedAccess>]
 module Corrector =
-    let private hidden = 16
-
     /// Weights of the last prediction's error and of the mean of all.
     let private main, private auxiliary = 1.0, 0.5
 
     /// The network for states of so many features; none is needed where rewards stay as they are.
     let pack (kind: RlkdCorrector) (features: int) : Pack option =
         let inputs = features + 1
-        let two = [ Layer.dense "hidden" inputs hidden; Layer.dense "output" hidden 1 ]
 
         match kind with
         | RlkdCorrector.Lstm -> Some(Lstm.pack inputs)
         | RlkdCorrector.Set
-        | RlkdCorrector.Linear -> Some(Pack.ofLayers two)
+        | RlkdCorrector.Linear -> Some(Perceptron.pack inputs)
         | RlkdCorrector.Off -> None
 
     /// What the network reads: states and T, which the released code leaves unscaled: [batch, features + 1].
@@ -28,13 +25,10 @@ module Corrector =
 
     /// Predictions g [batch] of the inputs [batch, features + 1].
     let predict (kind: RlkdCorrector) (p: Tensor[]) (x: Tensor) : Tensor =
-        let first = Tensor.linear p[0] (Some p[1])
-        let last = Tensor.linear p[2] (Some p[3]) >> Tensor.squeeze 1
-
         match kind with
         | RlkdCorrector.Lstm -> Lstm.forward p x
-        | RlkdCorrector.Set -> x |> first |> Tensor.relu |> last
-        | RlkdCorrector.Linear -> x |> first |> last
+        | RlkdCorrector.Set -> Perceptron.forward Activation.Relu p x
+        | RlkdCorrector.Linear -> Perceptron.forward Activation.Identity p x
         | RlkdCorrector.Off -> invalidArg (nameof kind) "rewards that are not corrected are not predicted."
 
     /// The loss of predictions [batch], shape [], for the batch's reward R [] and the returns R_t [batch].
@@ -92,12 +86,10 @@ module Corrector =
 
         struct (first, predict kind (Pack.views pack learner.Weights) x)
 
-    /// As `train` for the LSTM in plain numbers: only where tensors lie in the processor's own memory, so that
-    /// reading them waits for nothing.
+    /// As `train` for the LSTM in plain numbers.
     let trainByHand (adam: Adam) (steps: AdamStep[]) (learner: Learner) (reward: Tensor) (x: Tensor) =
         let inputs, batch = Tensor.size 1 x, Tensor.size 0 x
-        let numbers = Tensor.toFloats >> Lstm.columns inputs
-        let w, m, v = numbers learner.Weights, numbers learner.First, numbers learner.Second
+        let numbers = Numbers.ofLearner (Lstm.columns inputs) learner
         let x, reward' = Tensor.toFloats x, Tensor.toFloat reward
         let trace = Lstm.trace batch
         let slopes = Array.zeroCreate<float> batch
@@ -115,27 +107,17 @@ module Corrector =
             slopes[batch - 1] <- slopes[batch - 1] + 2.0 * main * last
             main * last * last + auxiliary * sides / float batch
 
-        let pass (now: AdamStep) =
-            let rate, epsilon = Tensor.toFloat now.Rate, Tensor.toFloat now.Epsilon
-            Lstm.run inputs w x trace
+        let pass now =
+            Lstm.run inputs numbers.Parameters x trace
             let loss = judge ()
-            let g = Lstm.back inputs w x trace slopes
-
-            for i in 0 .. w.Length - 1 do
-                m[i] <- adam.Beta1 * m[i] + (1.0 - adam.Beta1) * g[i]
-                v[i] <- adam.Beta2 * v[i] + (1.0 - adam.Beta2) * g[i] * g[i]
-                w[i] <- w[i] - rate * m[i] / (sqrt v[i] + epsilon)
-
+            Numbers.step adam now (Lstm.back inputs numbers.Parameters x trace slopes) numbers
             loss
 
-        let losses = Array.map pass steps
-        let like (values: float[]) = Tensor.ofFloats (Tensor.dtype learner.Weights) [ values.Length ] values
-
-        for target, values in [ learner.Weights, w; learner.First, m; learner.Second, v ] do
-            Tensor.scoped (fun () -> Lstm.packed inputs values |> like |> Tensor.copyInto target)
-
-        Lstm.run inputs w x trace
-        struct (Tensor.scalar (Tensor.dtype reward) Device.Cpu losses[0], like trace.Outputs)
+        let losses = Numbers.rates steps |> Array.map pass
+        Numbers.into (Lstm.packed inputs) learner numbers
+        Lstm.run inputs numbers.Parameters x trace
+        let dtype = Tensor.dtype reward
+        struct (Tensor.scalar dtype Device.Cpu losses[0], Tensor.ofFloats dtype [ batch ] trace.Outputs)
 
     /// <summary>Trains the network on a batch, in place.</summary>
     /// <param name="kind">Which network.</param>

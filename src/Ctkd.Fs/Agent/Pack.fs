@@ -107,3 +107,52 @@ module Learner =
         : Tensor =
         let leaves = leaves pack learner
         steps |> Array.map (fun now -> pass adam now longest learner leaves loss) |> Array.head
+
+/// A learner in plain numbers: for networks so small that calls of an engine cost more than the arithmetic, and only where
+/// tensors lie in the processor's own memory, so that reading them waits for nothing.
+[<NoComparison>]
+type Numbers = { Parameters: float[]; Mean: float[]; Square: float[] }
+
+[<RequireQualifiedAccess>]
+module Numbers =
+
+    /// A learner's numbers, each vector in the order that `arrange` gives it.
+    let ofLearner (arrange: float[] -> float[]) (learner: Learner) : Numbers =
+        let read = Tensor.toFloats >> arrange
+
+        {
+            Parameters = read learner.Weights
+            Mean = read learner.First
+            Square = read learner.Second
+        }
+
+    /// Writes the numbers back, in place; `arrange` is the reverse.
+    let into (arrange: float[] -> float[]) (learner: Learner) (numbers: Numbers) : unit =
+        let write (target: Tensor) (values: float[]) =
+            Tensor.scoped (fun () ->
+                Tensor.ofFloats (Tensor.dtype target) [ values.Length ] (arrange values)
+                |> Tensor.copyInto target
+            )
+
+        write learner.Weights numbers.Parameters
+        write learner.First numbers.Mean
+        write learner.Second numbers.Square
+
+    /// Rate and epsilon of each step.
+    let rates (steps: AdamStep[]) : struct (float * float)[] =
+        steps |> Array.map (fun step -> struct (Tensor.toFloat step.Rate, Tensor.toFloat step.Epsilon))
+
+    /// One step of Adam, in place.
+    let step
+        (adam: Adam)
+        (struct (rate, epsilon): struct (float * float))
+        (gradient: float[])
+        (numbers: Numbers)
+        : unit =
+        let p, m, v = numbers.Parameters, numbers.Mean, numbers.Square
+
+        for i in 0 .. p.Length - 1 do
+            let g = gradient[i]
+            m[i] <- adam.Beta1 * m[i] + (1.0 - adam.Beta1) * g
+            v[i] <- adam.Beta2 * v[i] + (1.0 - adam.Beta2) * g * g
+            p[i] <- p[i] - rate * m[i] / (sqrt v[i] + epsilon)
