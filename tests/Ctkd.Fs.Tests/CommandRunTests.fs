@@ -45,6 +45,31 @@ let ``SIGTERM finishes the step, writes a checkpoint and exits with 143, and --r
     resumesAfter terminate 143
 
 [<Fact>]
+let ``Ctrl-C in the middle of an agent's epoch of learning, then --resume: to the bit what an undisturbed run leaves``
+    ()
+    =
+    inFolder (fun folder ->
+        // Every epoch is one of learning, and from the second on images are mixed.
+        let flags =
+            $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 30 --batch 16 --epochs 8 "
+            + "--policy rlkd --rl-warm-up 1 --rl-every 1 --rl-ramp 3 --out "
+
+        expect 0 folder (flags + "whole") |> ignore
+        let ended = interrupted interrupt "epoch 2/" folder (flags + "a")
+        Assert.Equal((130, ""), (ended.Code, ended.Err))
+        let info, tensors = Runs.contents (last folder)
+        Assert.InRange(info.Epoch, 3, 8)
+        Assert.Contains(tensors, fun (name, _, _, _) -> name.StartsWith("agent/", StringComparison.Ordinal))
+        expect 0 folder "distill --resume a" |> ignore
+        let outcome name = Runs.outcome (Path.Combine(folder, name))
+
+        Assert.True(
+            (outcome "a" = outcome "whole"),
+            $"stopped after batch {info.Step} of epoch {info.Epoch}"
+        )
+    )
+
+[<Fact>]
 let ``an interrupted quickstart says how to go on`` () =
     inFolder (fun folder ->
         let ended = interrupted interrupt "a teacher (resnet20)" folder "quickstart --out q"

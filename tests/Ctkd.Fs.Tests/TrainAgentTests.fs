@@ -7,42 +7,51 @@ open Xunit
 
 let private agent: Policy = Rlkd.policy eager 4.0
 
-let private distilled (distillers: (float * Distiller) list) (course: Course) : Course =
-    let course = taught agent course
-
-    {
-        course with
-            Teaching =
-                course.Teaching
-                |> Option.map (fun teaching -> {
-                    teaching with
-                        Distillers = distillers |> List.map (fun (w, d) -> Schedule.constant w, d)
-                })
-    }
-
 [<Fact>]
 let ``the loss is the template at the decided temperatures, which carry no gradient`` () =
     Tensor.scoped (fun () ->
-        let course = distilled [ 0.9, Distiller.kd; 30.0, Pkt.distiller ] { alone with Precision = F64 }
-        let set = upload 20 course
-        let state = Train.start course
-        let losses = Train.losses course (Train.dials course 1) state (Augment.plain 0 8 set)
-        let term name = losses.Terms |> List.find (fst >> (=) name) |> snd |> Tensor.toFloat
+        for name, weight in [ "pkt", 30.0; "sp", 3.0; "vid", 1.0; "srrl", 1.0 ] do
+            let method = DistillerCourses.made name
 
-        Expect.near
-            1e-12
-            0.0
-            (0.1 * term "ce" + 0.9 * term "kd" + 30.0 * term "pkt")
-            (Tensor.toFloat losses.Total)
+            let course = {
+                DistillerCourses.course agent method with
+                    Precision = F64
+                    CrossEntropy = Schedule.constant 0.1
+            }
 
-        let t = Option.get losses.T
-        Assert.Equal<int64[]>([| 8L |], Tensor.shape t)
-        Assert.False t.RequiresGrad
-        Assert.All(Tree.leaves state.Agent, fun x -> Assert.False x.RequiresGrad)
-        Assert.All(Tensor.toFloats t, fun t -> Assert.True(t > 0.0 && t < 10.0))
-        let lesson = Option.get losses.Lesson
-        let teacher, student = lesson.Teacher.Logits, lesson.Student.Logits
-        Expect.near 1e-12 0.0 (Loss.kd t teacher student |> Tensor.mean |> Tensor.toFloat) (term "kd")
+            let course = {
+                course with
+                    Teaching =
+                        course.Teaching
+                        |> Option.map (fun teaching -> {
+                            teaching with
+                                Weights = teacherWeights DType.Float64 teaching.Model
+                                Distillers = [
+                                    Schedule.constant 0.9, Distiller.kd
+                                    Schedule.constant weight, method
+                                ]
+                        })
+            }
+
+            let state = Train.start course
+            let batch = Augment.plain 0 8 (upload 20 course)
+            let losses = Train.losses course (Train.dials course 1) state batch
+            let term name = losses.Terms |> List.find (fst >> (=) name) |> snd |> Tensor.toFloat
+
+            Expect.near
+                1e-12
+                0.0
+                (0.1 * term "ce" + 0.9 * term "kd" + weight * term name)
+                (Tensor.toFloat losses.Total)
+
+            let t = Option.get losses.T
+            Assert.Equal<int64[]>([| 8L |], Tensor.shape t)
+            Assert.False t.RequiresGrad
+            Assert.All(Tree.leaves state.Agent, fun x -> Assert.False x.RequiresGrad)
+            Assert.All(Tensor.toFloats t, fun t -> Assert.True(t > 0.0 && t < 10.0))
+            let lesson = Option.get losses.Lesson
+            let teacher, student = lesson.Teacher.Logits, lesson.Student.Logits
+            Expect.near 1e-12 0.0 (Loss.kd t teacher student |> Tensor.mean |> Tensor.toFloat) (term "kd")
     )
 
 [<Fact>]
@@ -57,7 +66,7 @@ let ``before the agent chooses, T is the constant one`` () =
 [<Fact>]
 let ``the student's steps do not change the agent's networks, and its connectors learn`` () =
     Tensor.scoped (fun () ->
-        let course = { distilled [ 0.9, Distiller.kd ] alone with Batch = 8 }
+        let course = taught agent alone
         let set = upload 20 course
         let first = Train.start course
         let before = Tree.copy first.Agent
@@ -67,14 +76,16 @@ let ``the student's steps do not change the agent's networks, and its connectors
             if name.EndsWith("/weights", System.StringComparison.Ordinal) then
                 Assert.True(Tensor.toBytes x = Tensor.toBytes (Tree.find name after.Agent), name)
 
-        let maps = DistillerCourses.course agent (DistillerCourses.made "vid")
-        let state = Train.start maps
-        let connectors = Tree.copy state.Connectors
-        let batch = Augment.plain 0 8 (upload 20 maps)
-        let moved = Train.step maps (Train.dials maps 1) state batch
+        for name in [ "vid"; "srrl" ] do
+            let course = DistillerCourses.course agent (DistillerCourses.made name)
+            let state = Train.start course
+            let connectors = Tree.copy state.Connectors
+            Assert.NotEmpty(Tree.toList connectors)
+            let batch = Augment.plain 0 8 (upload 20 course)
+            let moved = Train.step course (Train.dials course 1) state batch
 
-        for name, x in Tree.toList connectors do
-            Assert.True(Tensor.toBytes x <> Tensor.toBytes (Tree.find name moved.Connectors), name)
+            for name, x in Tree.toList connectors do
+                Assert.True(Tensor.toBytes x <> Tensor.toBytes (Tree.find name moved.Connectors), name)
     )
 
 [<Fact>]

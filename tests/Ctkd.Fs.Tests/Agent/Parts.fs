@@ -1,0 +1,21 @@
+/// What the tests of the agent's parts begin with.
+module Ctkd.Fs.Tests.Parts
+
+open Ctkd.Fs
+
+let normals (seed: int) (shape: int list) : Tensor = Lessons.normal seed shape |> Expect.ofDense
+
+let row (values: float[]) : Tensor = Expect.tensor [ values.Length ] values
+
+let learner (seed: int) (pack: Pack) : Learner =
+    let weights = Pack.start DType.Float64 Device.Cpu (Rng.ofSeed seed) pack
+
+    {
+        Weights = weights
+        First = Tensor.scale 0.0 weights
+        Second = Tensor.scale 0.0 weights
+    }
+
+let burst (steps: int) : Adam * AdamStep[] =
+    let adam = Adam.ofRate 1e-3
+    adam, Adam.ahead adam DType.Float64 steps (Expect.number 20.0)
