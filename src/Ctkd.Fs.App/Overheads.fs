@@ -9,17 +9,6 @@ open Ctkd.Fs.App.Workload
 [<NoComparison; NoEquality>]
 type private Variant = { Name: string; Change: Workload -> Workload }
 
-let private curriculum = Schedule.constant 0.5
-
-/// The temperature policies, each with KD.
-let private policies: (string * Policy) list = [
-    "fixed", Temperature.fixedAt 4.0
-    "fixed, standardised", Temperature.standardised (Temperature.fixedAt 4.0)
-    "ctkd-global", Temperature.ctkdGlobal Temperature.published curriculum
-    "ctkd-instance", Temperature.ctkdInstance Temperature.published Settings.defaults.Hidden curriculum
-    "dtkd", Temperature.dtkd 4.0
-]
-
 /// All that is compared with the plain step; the first is the plain step itself, and shows what noise is left.
 let private variants: Variant list = [
     for name, policy in policies do

@@ -24,6 +24,23 @@ let images, private trainImages = 4096, 50_000
 
 let private size, private pad = 32, 4
 
+let private curriculum = Schedule.constant 0.5
+
+/// RLKD's agent, which the first epoch finds choosing, or learning too.
+let private agent (learns: bool) : Policy =
+    Rlkd.policy { RlkdConfig.paper with WarmUp = 1; Every = if learns then 1 else 2 } 4.0
+
+/// The temperature policies that the benchmarks compare, as published.
+let policies: (string * Policy) list = [
+    "fixed T", Temperature.fixedAt 4.0
+    "fixed T standardised", Temperature.standardised (Temperature.fixedAt 4.0)
+    "CTKD global", Temperature.ctkdGlobal Temperature.published curriculum
+    "CTKD instance-wise", Temperature.ctkdInstance Temperature.published Settings.defaults.Hidden curriculum
+    "DTKD", Temperature.dtkd 4.0
+    "RLKD chooses", agent false
+    "RLKD learns", agent true
+]
+
 /// The work of torch_step.py: CTKD's global temperature.
 let published: Workload = {
     Student = "resnet20"
@@ -32,7 +49,7 @@ let published: Workload = {
     Batch = 64
     Precision = F32
     Device = Device.Cpu
-    Policy = Temperature.ctkdGlobal Temperature.published (Schedule.constant 0.5)
+    Policy = Temperature.ctkdGlobal Temperature.published curriculum
     Distiller = fun _ -> Ok(0.9, Distiller.kd)
 }
 
