@@ -61,6 +61,41 @@ module Curves =
                     Series = series
             }
 
+    /// T at the mean of the agent's policy, and one deviation beside it, against the student's uncertainty in the latest
+    /// epoch in which the agent chose.
+    let agentByUncertainty (name: string, epochs: EpochMetrics list) : Chart option =
+        let tenths (m: EpochMetrics) = [
+            for tenth in 0..9 do
+                match m.Agent.TryFind $"policyMean.{tenth}", m.Agent.TryFind $"policySpread.{tenth}" with
+                | Some mean, Some spread -> (float tenth + 0.5) / 10.0, mean, spread
+                | _ -> ()
+        ]
+
+        let chart (epoch: int, tenths: (float * float * float) list) =
+            let curve label sign : Series = {
+                Name = label
+                Points =
+                    tenths
+                    |> List.map (fun (u, mean, spread) ->
+                        u, RlkdConfig.hottest / (1.0 + exp -(mean + sign * spread))
+                    )
+            }
+
+            {
+                Chart.defaults with
+                    Title = $"The agent's T by uncertainty: {name}, epoch {epoch}"
+                    XLabel = "student's uncertainty"
+                    YLabel = "T"
+                    Series = [ curve "mean" 0.0; curve "mean + spread" 1.0; curve "mean - spread" -1.0 ]
+                    YRange = Some(0.0, RlkdConfig.hottest)
+            }
+
+        epochs
+        |> List.map (fun m -> m.Epoch, tenths m)
+        |> List.filter (fun (_, tenths) -> tenths.Length > 1)
+        |> List.tryLast
+        |> Option.map chart
+
     /// Mean and quantiles of T over the images of each epoch, of one run; None where all images have one T.
     let spread (name: string, epochs: EpochMetrics list) : Chart option =
         let of' (label: string) (value: Spread -> float) =

@@ -66,6 +66,11 @@ type Policies =
     /// DTKD: tau shared out between teacher and student by their largest logits.
     static member Dtkd(tau: float) : Policy = Temperature.dtkd tau
 
+    /// The agent of RLKD: it chooses T for each instance from epoch `warmUp` on, and learns in the epochs from there on
+    /// that are divisible by `every`; before it chooses, T is `t`.
+    static member Rlkd(warmUp: int, every: int, t: float) : Policy =
+        Rlkd.policy { RlkdConfig.paper with WarmUp = warmUp; Every = every } t
+
     /// The policy on standardised logits.
     static member Standardised(policy: Policy) : Policy = Temperature.standardised policy
 
@@ -161,6 +166,13 @@ type TrainingOptions() =
     member _.Seed
         with get () = current.Seed
         and set (number: int) = set (nameof current.Seed) (fun s -> { s with Seed = number })
+
+    /// Any setting by its name and its value as text, such as Set("rlkd.warmUp", "6"): what `--set` is on the command line.
+    /// Raises a `CtkdException` for a name or a value that it does not take.
+    member this.Set(field: string, value: string) : unit =
+        let assignment = Resolve.set $"{field}={value}" |> Error.orRaise
+        current <- assignment.Change current |> Error.orRaise
+        assigned <- assigned @ [ { assignment with Origin = nameof this.Set } ]
 
     /// The same as the library's settings.
     member this.ToSettings() : Settings =

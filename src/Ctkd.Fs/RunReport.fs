@@ -166,6 +166,7 @@ module RunReport =
             ]
             @ List.map Curves.spread (metrics runs)
             @ List.map Curves.agentPolicy (metrics runs)
+            @ List.map Curves.agentByUncertainty (metrics runs)
             |> List.choose id
 
         let temperatures = metrics runs |> List.choose temperatureRow

@@ -85,6 +85,23 @@ public sealed class FacadeTests : IDisposable
     }
 
     [Fact]
+    public void Any_setting_is_set_by_its_name()
+    {
+        var options = new TrainingOptions { Policy = "rlkd" };
+        options.Set("rlkd.warmUp", "6");
+        options.Set("rlkd.ranks", "0.1,0.8");
+        options.Set("perClass", "20");
+        Assert.Equal(20, options.PerClass);
+        var settings = options.ToSettings();
+        Assert.Equal(6, settings.Rlkd.WarmUp);
+        Assert.Equal([0.1, 0.8], settings.Rlkd.Ranks);
+
+        Assert.Contains("warmUp", Assert.Throws<CtkdException>(() => options.Set("rlkd.warmup", "6")).Message);
+        Assert.Contains("'six'", Assert.Throws<CtkdException>(() => options.Set("rlkd.warmUp", "six")).Message);
+        Assert.Equal("rlkd", Policies.Rlkd(1, 1, 4.0).Name);
+    }
+
+    [Fact]
     public void A_loss_and_its_gradient_are_two_lines()
     {
         using var teacher = Tensor.Create<double>([2.0, 1.0, 0.0], [1, 3]);

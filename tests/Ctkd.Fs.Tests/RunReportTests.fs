@@ -227,7 +227,15 @@ let ``an agent's epochs of learning stand in a table, its correlation and policy
             "updates", 7.0
             "reward", -0.00125
         ]
-        Map [ "correlation", 0.5; "policyMean", 0.2; "policySpread", 0.5 ]
+        Map [
+            "correlation", 0.5
+            "policyMean", 0.2
+            "policySpread", 0.5
+            "policyMean.0", 0.0
+            "policySpread.0", log 4.0
+            "policyMean.7", log 4.0
+            "policySpread.7", log 4.0
+        ]
     ]
 
     let epochs = List.map2 (fun (m: EpochMetrics) agent -> { m with Agent = agent }) plain.Epochs agents
@@ -235,7 +243,11 @@ let ``an agent's epochs of learning stand in a table, its correlation and policy
     let titles = charts runs |> List.map _.Title
 
     Assert.Equal<string list>(
-        [ "T and the student's uncertainty"; "The agent's policy: rlkd" ],
+        [
+            "T and the student's uncertainty"
+            "The agent's policy: rlkd"
+            "The agent's T by uncertainty: rlkd, epoch 3"
+        ],
         List.skip 3 titles
     )
 
@@ -243,6 +255,18 @@ let ``an agent's epochs of learning stand in a table, its correlation and policy
         [ 2.0, 0.25; 3.0, 0.5 ],
         (List.item 3 (charts runs)).Series.Head.Points
     )
+
+    let byUncertainty = (List.item 5 (charts runs)).Series |> List.map (fun s -> s.Name, s.Points)
+    // 10 sigmoid(0) = 5, 10 sigmoid(+-log 4) = 8 and 2.
+    let expected = [ "mean", 5.0, 8.0; "mean + spread", 8.0, 160.0 / 17.0; "mean - spread", 2.0, 5.0 ]
+
+    for (name, low, high), (drawn, points) in List.zip expected byUncertainty do
+        Assert.Equal(name, drawn)
+
+        Expect.close 1e-12 0.0 [| 0.05; low; 0.75; high |] [|
+            for u, t in points do
+                yield! [ u; t ]
+        |]
 
     let sections = (RunReport.create "title" runs).Sections
 

@@ -25,8 +25,11 @@ module RlkdTally =
     let private choices = 8
     let private updates = 11
 
+    /// Tenths of the uncertainty, and what is summed in each: images, policy means, policy deviations.
+    let private tenths, private ofTenth = 10, 3
+
     /// Numbers of the sums.
-    let length: int = choices + updates
+    let length: int = choices + updates + tenths * ofTenth
 
     /// Adds terms from a place on, the first being a count.
     let private add (start: int) (count: int) (terms: Tensor list) (sums: Tensor) : unit =
@@ -36,18 +39,25 @@ module RlkdTally =
             Tensor.addInto (Tensor.slice 0 start (start + Tensor.size 0 terms) sums) terms
         )
 
+    /// The sums of a batch in each tenth of the uncertainty, [tenths * ofTenth].
+    let private byTenth (u: Tensor) (mean: Tensor) (deviation: Tensor) : Tensor =
+        let last = float tenths - 0.5
+        let tenth = Tensor.scale (float tenths) u |> Tensor.clamp 0.0 last |> Tensor.toType DType.Int64
+        let each = Tensor.unsqueeze 1 (Tensor.arange (Tensor.device u) tenths)
+        let isIn = Tensor.eq (Tensor.unsqueeze 0 tenth) each |> Tensor.toType DType.Float64
+        let ones = Tensor.addNumber 1.0 (Tensor.scale 0.0 u)
+        Tensor.matmul isIn (Tensor.stack 1 [ ones; mean; deviation ]) |> Tensor.reshape [| -1L |]
+
     /// Adds a batch.
     let addChoice (choice: RlkdChoice) (sums: Tensor) : unit =
         Tensor.scoped (fun () ->
             let count = Tensor.size 0 choice.T
-            let u = Tensor.toType DType.Float64 choice.Uncertainty
-            let t = Tensor.toType DType.Float64 choice.T
-
-            let deviation =
-                Tensor.exp choice.Policy.LogDeviation |> Tensor.mean |> Tensor.scale (float count)
-
-            let products = [ u; t; u * u; t * t; u * t ] |> List.map Tensor.sum
-            add 0 count (products @ [ Tensor.sum choice.Policy.Mean; deviation ]) sums
+            let exact = Tensor.toType DType.Float64
+            let u, t, mean = exact choice.Uncertainty, exact choice.T, exact choice.Policy.Mean
+            let deviation = exact choice.Policy.LogDeviation |> Tensor.exp |> Tensor.expand [| int64 count |]
+            let products = [ u; t; u * u; t * t; u * t; mean; deviation ] |> List.map Tensor.sum
+            add 0 count products sums
+            Tensor.addInto (Tensor.slice 0 (choices + updates) length sums) (byTenth u mean deviation)
         )
 
     /// Adds an update.
@@ -71,11 +81,16 @@ module RlkdTally =
             add choices 1 terms sums
         )
 
-    /// The means by name; what did not happen is absent. Waits for the device.
+    /// The means by name; what did not happen is absent. "policyMean.3" is that of the images whose uncertainty is
+    /// in the tenth from 0.3 on. Waits for the device.
     let read (sums: Tensor) : Map<string, float> =
         let s = Tensor.toFloats sums
         let chosen i = s[i] / s[0]
         let updated i = s[choices + i] / s[choices]
+
+        let inTenth tenth i =
+            let start = choices + updates + tenth * ofTenth
+            s[start + i] / s[start]
 
         let correlation =
             let u, t = chosen 1, chosen 2
@@ -88,6 +103,10 @@ module RlkdTally =
                 "policyMean", chosen 6
                 "policySpread", chosen 7
                 "uncertainty", chosen 1
+
+                for tenth in 0 .. tenths - 1 do
+                    $"policyMean.{tenth}", inTenth tenth 1
+                    $"policySpread.{tenth}", inTenth tenth 2
             if s[choices] > 0.0 then
                 "updates", s[choices]
                 "reward", updated 1
