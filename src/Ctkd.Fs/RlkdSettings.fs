@@ -23,6 +23,8 @@ type RlkdSettings = {
     Spread: string
     /// How rewards are shared out among instances: `RlkdSettings.calibrations`; "none" leaves out the masks too.
     Calibration: string
+    /// Who learns from masked states: `RlkdSettings.masked`.
+    Masked: string
     /// Which accuracies make a reward: `RlkdSettings.rewards`.
     Reward: string
     /// After this epoch T is the policy's mean; 0: T is always drawn.
@@ -45,6 +47,7 @@ module RlkdSettings =
         State = ""
         Spread = ""
         Calibration = ""
+        Masked = ""
         Reward = ""
         GreedyAfter = 0
     }
@@ -66,6 +69,12 @@ module RlkdSettings =
         "none", RlkdCorrector.Off
     ]
 
+    let private maskedOf = [
+        "values", RlkdMasked.Values
+        "states", RlkdMasked.States
+        "afterwards", RlkdMasked.Afterwards
+    ]
+
     let private rewardsOf = [ "next", RlkdReward.Next; "lagged", RlkdReward.Lagged ]
 
     /// The names of each choice.
@@ -73,6 +82,7 @@ module RlkdSettings =
     let states: string list = List.map fst statesOf
     let spreads: string list = List.map fst spreadsOf
     let calibrations: string list = List.map fst calibrationsOf
+    let masked: string list = List.map fst maskedOf
     let rewards: string list = List.map fst rewardsOf
 
     let private named (choices: (string * 'T) list) (name: string) : 'T option =
@@ -105,6 +115,7 @@ module RlkdSettings =
             oneOf "rlkd.state" states s.State
             oneOf "rlkd.spread" spreads s.Spread
             oneOf "rlkd.calibration" calibrations s.Calibration
+            oneOf "rlkd.masked" masked s.Masked
             oneOf "rlkd.reward" rewards s.Reward
             (match s.Ranks with
              | [] -> []
@@ -157,6 +168,7 @@ module RlkdSettings =
                 Mixing = (if s.Mix then Option.map mixing mode.Mixing else None)
                 State = named statesOf s.State |> Option.defaultValue mode.State
                 Spread = named spreadsOf s.Spread |> Option.defaultValue mode.Spread
+                Masked = named maskedOf s.Masked |> Option.defaultValue mode.Masked
                 Reward = named rewardsOf s.Reward |> Option.defaultValue mode.Reward
                 Corrector = calibration |> Option.defaultValue mode.Corrector
                 // A calibration that is asked for counts, and its absence leaves out all of it.

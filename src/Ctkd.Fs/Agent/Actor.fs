@@ -19,9 +19,8 @@ module Actor =
     /// The logarithm of the deviation at the start: the deviation is 0.6065.
     let private startLog = -0.5
 
-    /// The least logarithm of a head's deviation: z varies by 0.135, T by about 0.3. A step of the actor
-    /// moves its mean by a few hundredths; a policy narrower than that is thrown about by its own updates.
-    let private narrowest = -2.0
+    /// Within these the logarithm of a head's deviation stays: the deviation is 0.0067 to 2.7.
+    let private narrowest, private widest = -5.0, 1.0
 
     /// The network: two hidden layers of 256, and a mean; with a head, its log-deviation starts at -0.5
     /// everywhere.
@@ -71,7 +70,7 @@ module Actor =
             Mean = Tensor.tanh (Tensor.select 1 0 output)
             LogDeviation =
                 match spread with
-                | RlkdSpread.Head -> Tensor.clamp narrowest 1.0 (Tensor.select 1 1 output)
+                | RlkdSpread.Head -> Tensor.clamp narrowest widest (Tensor.select 1 1 output)
                 | RlkdSpread.Shared _ -> Tensor.addNumber startLog (Tensor.sum p[6])
         }
 
@@ -85,6 +84,9 @@ module Actor =
     /// Draws z [batch]: mean + deviation noise.
     let draw (noise: Tensor) (policy: Gaussian) : Tensor =
         policy.Mean + Tensor.exp policy.LogDeviation * Tensor.toType (Tensor.dtype policy.Mean) noise
+
+    /// The noise of draws z [batch]: (z - mean) / deviation.
+    let noiseOf (policy: Gaussian) (z: Tensor) : Tensor = (z - policy.Mean) / Tensor.exp policy.LogDeviation
 
     /// T = 10 sigmoid(z), at least `coolest` and, however far the draw, below 10.
     let squash (coolest: float) (z: Tensor) : Tensor =

@@ -4,7 +4,8 @@ namespace Ctkd.Fs
 [<ReferenceEquality>]
 type PpoBatch = {
     /// [batch, features].
-    States: Tensor
+    ActorStates: Tensor
+    CriticStates: Tensor
     /// z and T of each instance: [batch].
     Draws: Tensor
     Temperatures: Tensor
@@ -18,13 +19,13 @@ type PpoBatch = {
 [<RequireQualifiedAccess>]
 module Ppo =
 
-    /// Logarithms of the ratio are limited to this: a policy that has become narrow may change by so much in one pass
-    /// that the ratio overflows, and an infinite loss has no gradient. Beyond it the slope is 0.
-    let private widest = 3.0
+    /// Logarithms of the ratio are limited to this: a narrow policy may change so much in one pass that the ratio overflows,
+    /// and an infinite loss has no gradient.
+    let private largest = 20.0
 
     /// -mean min(ratio A, clip(ratio) A), shape []: what the actor descends.
     let surrogate (clip: float) (before: Tensor) (after: Tensor) (advantages: Tensor) : Tensor =
-        let ratio = after - before |> Tensor.clamp -widest widest |> Tensor.exp
+        let ratio = after - before |> Tensor.clamp -largest largest |> Tensor.exp
         let clipped = Tensor.clamp (1.0 - clip) (1.0 + clip) ratio
         Tensor.minimum (ratio * advantages) (clipped * advantages) |> Tensor.mean |> Tensor.neg
 
@@ -50,7 +51,7 @@ module Ppo =
             (Some ppo.LongestGradient)
             pack
             critic
-            (fun p -> valueLoss (Critic.forward p batch.States) batch.Returns)
+            (fun p -> valueLoss (Critic.forward p batch.CriticStates) batch.Returns)
 
     /// The passes of the actor; answers its loss before them.
     let actorPasses
@@ -73,7 +74,7 @@ module Ppo =
             actor
             (fun p ->
                 let after =
-                    Actor.forward spread p batch.States
+                    Actor.forward spread p batch.ActorStates
                     |> Actor.logLikelihood where batch.Draws batch.Temperatures
 
                 surrogate ppo.Clip batch.Before after batch.Advantages

@@ -13,7 +13,7 @@ type RlkdState =
 /// Where the spread of the policy comes from.
 [<RequireQualifiedAccess>]
 type RlkdSpread =
-    /// A second output of the network: it depends on the state, and stays within exp -2 .. exp 1.
+    /// A second output of the network: it depends on the state, and stays within exp -5 .. exp 1.
     | Head
     /// One for all states: exp(sum of so many parameters - 1/2). The released code has 10 of them.
     | Shared of rows: int
@@ -72,6 +72,16 @@ type RlkdUpdater =
     | Collapsing
     /// Not at all.
     | Off
+
+/// Who learns from masked states. The agent acts on states as seen.
+[<RequireQualifiedAccess>]
+type RlkdMasked =
+    /// The critic; the policy learns from states as seen.
+    | Values
+    /// Critic and policy. A draw keeps its noise: at the masked state it is the masked policy's draw with that noise.
+    | States
+    /// As released: critic and policy, from likelihoods and values of the states as seen: the ratio does not begin at 1.
+    | Afterwards
 
 /// How advantages are scaled.
 [<RequireQualifiedAccess>]
@@ -147,9 +157,7 @@ type RlkdConfig = {
     UpdaterSteps: int
     /// Weight of the mask's size in the updater's loss.
     MaskWeight: float
-    /// Whether the likelihoods and values before learning are those of the masked states, as those afterwards
-    /// are: the ratio then begins at 1. In the released code they are those of the states as seen.
-    MasksBefore: bool
+    Masked: RlkdMasked
     /// Whether the value beyond the batch is that of the next batch's first state, else of the own last one.
     LooksAhead: bool
     Scaling: RlkdScaling
@@ -186,7 +194,7 @@ module RlkdConfig =
         Updater = RlkdUpdater.Estimated
         UpdaterSteps = 10
         MaskWeight = 5e-3
-        MasksBefore = true
+        Masked = RlkdMasked.Values
         LooksAhead = true
         Scaling = RlkdScaling.Running
         Ppo = {
@@ -225,7 +233,7 @@ module RlkdConfig =
             CorrectorSteps = 9
             Corrects = false
             Updater = RlkdUpdater.Collapsing
-            MasksBefore = false
+            Masked = RlkdMasked.Afterwards
             LooksAhead = false
             Scaling = RlkdScaling.ZScore
             Mixing =

@@ -43,6 +43,22 @@ let ``the draws of a batch equal those of each instance alone for the same noise
         )
 
 [<Fact>]
+let ``the noise of a draw gives the draw again`` () =
+    check
+        Lessons.seeds
+        (fun seed ->
+            Tensor.scoped (fun () ->
+                let policy = { Mean = normals seed [ 5 ]; LogDeviation = normals (seed + 1) [ 5 ] }
+                let noise = normals (seed + 2) [ 5 ]
+
+                Actor.draw noise policy
+                |> Actor.noiseOf policy
+                |> Tensor.toFloats
+                |> Expect.close 1e-9 1e-9 (Tensor.toFloats noise)
+            )
+        )
+
+[<Fact>]
 let ``noise is standard normal and a function of its key`` () =
     Tensor.scoped (fun () ->
         let noise index = Actor.noise (Draws.key Device.Cpu index (Rng.ofSeed 5)) 20_000 |> Tensor.toFloats

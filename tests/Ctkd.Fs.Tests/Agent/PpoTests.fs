@@ -52,7 +52,8 @@ let private transitions () =
 
     advantages,
     {
-        States = states
+        ActorStates = states
+        CriticStates = states
         Draws = t
         Temperatures = t
         Before = old

@@ -11,7 +11,7 @@ let private classes = 4
 let private early (config: RlkdConfig) : RlkdConfig = { config with WarmUp = 1; Every = 1 }
 
 let private fresh (config: RlkdConfig) (batch: int) : Tree =
-    Rlkd.start config (4 * batch) batch DType.Float32 Device.Cpu (Rng.ofSeed 7)
+    RlkdNetworks.start config (4 * batch) batch DType.Float32 Device.Cpu (Rng.ofSeed 7)
 
 /// A batch of the epoch whose first instances, as many as `right`, the student classifies correctly.
 let private observation (epoch: int) (step: int) (batch: int) (right: int) : Observation =
@@ -149,7 +149,7 @@ let ``the corrector decides what the paper's policy learns, and the released one
             let corrector = Tree.find "corrector/weights" tree
             Tensor.copyInto corrector (Tensor.scale scale corrector)
             let batch, next = experience config 16
-            Rlkd.learn config tree batch next (reward 0.1)
+            RlkdLearning.learn config tree batch next (reward 0.1)
 
             Tensor.toFloats (Tree.find "actor/weights" tree),
             Tensor.toFloats (Tree.find "critic/weights" tree)
@@ -166,9 +166,9 @@ let ``the paper's ratio is 1 before the first pass, and corrected rewards sum to
         let config = RlkdConfig.paper
         let tree = fresh config 16
         let batch, next = experience config 16
-        let struct (rewards, _) as credit = Rlkd.credit config tree batch next (reward 0.1)
+        let struct (rewards, _) as credit = RlkdLearning.credit config tree batch next (reward 0.1)
         Expect.near 0.0 1e-6 0.1 (Tensor.toFloat (Tensor.sum rewards))
-        Rlkd.improve config tree batch next (reward 0.1) credit
+        RlkdLearning.improve config tree batch next (reward 0.1) credit
         let report = (Rlkd.agent config).Report tree
         // At the ratio 1 the surrogate is minus the mean of the advantages, which the first batch scales by its own size.
         Expect.near 1e-4 0.0 (-report["advantage"] / report["advantageSize"]) report["actorLoss"]
@@ -180,7 +180,7 @@ let ``a ratio of the released kind does not begin at 1`` () =
         let config = RlkdConfig.official
         let tree = fresh config 16
         let batch, next = experience config 16
-        Rlkd.learn config tree batch next (reward 0.1)
+        RlkdLearning.learn config tree batch next (reward 0.1)
         // z-scored advantages have the mean 0: a ratio of 1 would give the loss 0.
         let report = (Rlkd.agent config).Report tree
         Assert.True(abs report["actorLoss"] > 1e-3)
@@ -217,7 +217,7 @@ let ``batches of any size are learned from, in both modes and under every ablati
                     let experience, next = experience config batch
 
                     for value in [ 0.1; -0.2; 0.0 ] do
-                        Rlkd.learn config tree experience next (reward value)
+                        RlkdLearning.learn config tree experience next (reward value)
 
                     for name, x in Tree.toList tree do
                         Assert.True(
@@ -268,7 +268,7 @@ let ``the critic does not run after its own predictions`` () =
 
                 let next = Tensor.slice 0 0 1 (states (step + 1))
                 let value = if step % 2 = 0 then 0.1 else -0.1
-                Rlkd.learn config tree { States = states step; Draws = draws } next (reward value)
+                RlkdLearning.learn config tree { States = states step; Draws = draws } next (reward value)
             )
 
         let report = (Rlkd.agent config).Report tree
@@ -288,6 +288,22 @@ let ``told each instance's reward, the policy comes to follow the uncertainty an
 
     Assert.True(last.Correlation > 0.5, $"correlation {first.Correlation} -> {last.Correlation}")
     Assert.True(last.Reward > -3.0, $"mean reward {first.Reward} -> {last.Reward}")
+
+[<Fact>]
+let ``a mask that has gone to 0 does not keep the policy from learning`` () =
+    // The last parameter of the mask is its bias: so low, it has no slope either.
+    let shut (tree: Tree) =
+        let weights = Tree.find "mask/weights" tree
+        let last = Tensor.size 0 weights - 1
+        Tensor.fillInto (Tensor.slice 0 last (last + 1) weights) -1000.0
+
+    let follows (masked: RlkdMasked) =
+        let parts = Toy.runFrom shut { RlkdConfig.paper with Masked = masked } Toy.OfInstances 1 250 5
+        (List.last parts).Correlation > 0.5
+
+    Assert.True(follows RlkdMasked.Values)
+    // A policy that learns from masked states has nothing to learn from.
+    Assert.False(follows RlkdMasked.States)
 
 [<Fact>]
 let ``the released agent does not`` () =

@@ -34,13 +34,22 @@ let private correlation (xs: float[]) (ys: float[]) : float =
     let dot f = Array.fold2 (fun sum x y -> sum + f (x - mx) (y - my)) 0.0 xs ys
     dot (fun x y -> x * y) / sqrt (dot (fun x _ -> x * x) * dot (fun _ y -> y * y))
 
-/// Runs an agent for so many updates and answers how it drew in each of so many parts of them.
-let run (config: RlkdConfig) (feedback: Feedback) (seed: int) (updates: int) (parts: int) : Draws list =
+/// Runs an agent, from a state that is changed before, for so many updates and answers how it drew in each of so many parts
+/// of them.
+let runFrom
+    (change: Tree -> unit)
+    (config: RlkdConfig)
+    (feedback: Feedback)
+    (seed: int)
+    (updates: int)
+    (parts: int)
+    : Draws list =
     let dtype, rng = DType.Float32, Rng.ofSeed seed
     let width = Confidence.width config.State
 
     Tensor.scoped (fun () ->
-        let tree = Rlkd.start config 1 batch dtype Device.Cpu (Rng.split "agent" rng)
+        let tree = RlkdNetworks.start config 1 batch dtype Device.Cpu (Rng.split "agent" rng)
+        Tensor.scoped (fun () -> change tree)
         let stateOf step = states dtype (rng |> Rng.split "states" |> Rng.at step)
         let ofWidth (all: Tensor) = if width = 3 then all else Tensor.slice 1 0 width all
 
@@ -58,11 +67,11 @@ let run (config: RlkdConfig) (feedback: Feedback) (seed: int) (updates: int) (pa
                 let experience = { States = states; Draws = z }
 
                 match feedback with
-                | OfBatch -> Rlkd.learn config tree experience next reward
+                | OfBatch -> RlkdLearning.learn config tree experience next reward
                 | OfInstances ->
                     let shares = Tensor.scale (1.0 / float batch) each
 
-                    Rlkd.improve
+                    RlkdLearning.improve
                         config
                         tree
                         experience
@@ -84,3 +93,6 @@ let run (config: RlkdConfig) (feedback: Feedback) (seed: int) (updates: int) (pa
             Reward = part |> List.averageBy (fun (_, _, reward) -> reward)
         })
     )
+
+/// As `runFrom`, from a fresh state.
+let run: RlkdConfig -> Feedback -> int -> int -> int -> Draws list = runFrom ignore

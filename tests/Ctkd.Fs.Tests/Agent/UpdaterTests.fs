@@ -71,6 +71,24 @@ let ``the mask keeps what the estimator needs`` () =
     )
 
 [<Fact>]
+let ``the mask lets go of states that say nothing of the return`` () =
+    Tensor.scoped (fun () ->
+        let pack = Updater.pack 3
+        let masker, estimator = learner 5 pack, learner 6 pack
+        let states = Lessons.normal 7 [ 64; 3 ] |> Expect.ofDense |> Tensor.abs
+        let adam = Adam.ofRate 1e-2
+
+        for update in 0..149 do
+            let steps = Adam.ahead adam DType.Float64 10 (Expect.number (10.0 * float update))
+            // As of training: small, and of either sign whatever the states are.
+            let reward = Expect.number (if update % 2 = 0 then 0.05 else -0.05)
+            Updater.train RlkdUpdater.Estimated 5e-3 adam steps pack masker estimator reward states |> ignore
+
+        let mask = Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
+        Assert.InRange(mask, 0.0, 0.05)
+    )
+
+[<Fact>]
 let ``as released the mask goes to 0`` () =
     Tensor.scoped (fun () ->
         let pack = Updater.pack 3
