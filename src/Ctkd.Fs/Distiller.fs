@@ -24,6 +24,13 @@ module Distiller =
                 Loss = fun state lesson -> distiller.Loss state (softened lesson)
         }
 
+    /// The distiller with one weight for all instances of a batch, the mean of those that the policy decides: what the released
+    /// RLKD makes of DKD, whose [batch] divergences it multiplies with T^2 as [batch, 1].
+    let meanWeight (distiller: Distiller) : Distiller =
+        let even (lesson: Lesson) = { lesson with Softened.Weight = Tensor.mean lesson.Softened.Weight }
+
+        { distiller with Loss = fun state lesson -> distiller.Loss state (even lesson) }
+
     /// The weighted sum of distillers as one: CRD + KD, DKD + AT, DTKD's alpha L + beta KD(tau).
     let sum (parts: (float * Distiller) list) : Distiller =
         let distillers = List.map snd parts

@@ -27,7 +27,7 @@ type RlkdSettings = {
     Masked: string
     /// Which accuracies make a reward: `RlkdSettings.rewards`.
     Reward: string
-    /// After this epoch T is the policy's mean; 0: T is always drawn.
+    /// After this epoch T is the policy's mean and the agent learns no more; 0: T is always drawn.
     GreedyAfter: int
 }
 
@@ -100,6 +100,7 @@ module RlkdSettings =
                 let wrong = Error.unknown kind known name
                 [ $"{wrong.What}: {wrong.Next}" ]
 
+        let last = if s.GreedyAfter > 0 then min epochs s.GreedyAfter else epochs
         let learns = { RlkdConfig.paper with WarmUp = s.WarmUp; Every = max 1 s.Every } |> RlkdConfig.learns
 
         List.concat [
@@ -129,9 +130,9 @@ module RlkdSettings =
                  [
                      $"rl-warm-up is {s.WarmUp}, but there are only {epochs} epochs: the agent would never choose a T"
                  ]
-             elif s.Every >= 1 && s.WarmUp >= 1 && not (List.exists learns [ 1..epochs ]) then
+             elif s.Every >= 1 && s.WarmUp >= 1 && not (List.exists learns [ 1..last ]) then
                  [
-                     $"no epoch from {s.WarmUp} to {epochs} is divisible by rl-every {s.Every}: the agent would never \
+                     $"no epoch from {s.WarmUp} to {last} is divisible by rl-every {s.Every}: the agent would never \
                        learn"
                  ]
              else

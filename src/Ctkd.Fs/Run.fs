@@ -80,6 +80,21 @@ module Run =
                     $"use --batch {images} or less"
             )
 
+    /// An agent learns from each batch when it sees the next: an epoch of one batch would teach it nothing.
+    let private checkAgent (s: Settings) (data: Splits) : Result<unit, Error> =
+        let images = ImageSet.count data.Train
+
+        if s.Teacher = "" || s.Policy <> "rlkd" || s.Batch < images then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Usage
+                    $"policy rlkd learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"
+                    ""
+                    $"use --batch {max 1 (images / 2)} or less"
+            )
+
     /// The teacher that the settings name, checked against the data.
     let private loadTeacher (s: Settings) (data: Splits) (device: Device) : Result<Trained option, Error> =
         if s.Teacher = "" then
@@ -116,6 +131,7 @@ module Run =
             let! device = Engine.device s.Device
             let! data = Settings.loadData s
             do! checkBatch s data
+            do! checkAgent s data
             let! student = Zoo.find s.Student data.Train.Classes
             do! Model.checkInput data.Train.Height data.Train.Width student
             let rest = ImageSet.count data.Train % s.Batch

@@ -340,7 +340,11 @@ module Settings =
     let private distiller (s: Settings) (pairing: Pairing) (method: string) : Result<Distiller, Error> =
         match method with
         | "kd-fixed" -> Ok { Distiller.at s.T Distiller.kd with Name = method }
-        | "dkd" -> Dkd.distiller s.DkdAlpha s.DkdBeta pairing
+        | "dkd" ->
+            let released = s.Policy = "rlkd" && s.Rlkd.Mode = "official"
+
+            Dkd.distiller s.DkdAlpha s.DkdBeta pairing
+            |> Result.map (if released then Distiller.meanWeight else id)
         | _ -> Distiller.find method pairing |> Result.map snd
 
     /// The methods of validated settings for a pair of models, with their weights by epoch.

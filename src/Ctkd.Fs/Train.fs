@@ -121,7 +121,8 @@ module Train =
     let private clockOf (course: Course) (state: TrainState) : Tensor =
         Tensor.scalar DType.Int64 course.Device (float state.Step)
 
-    /// The losses of a batch before the step that it is for.
+    /// The losses of a batch before the step that it is for. A policy's agent learns and decides here, and so does it in
+    /// `step`: one call of either a batch.
     let losses (course: Course) (dials: EpochDials) (state: TrainState) (batch: Batch) : BatchLosses =
         Objective.losses course dials (clockOf course state) state (Teach.now course batch)
 

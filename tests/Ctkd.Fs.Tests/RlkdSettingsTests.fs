@@ -25,6 +25,7 @@ let ``every ablation changes what it names`` () =
     same { paper with Spread = RlkdSpread.Shared 1 } (fun s -> { s with Spread = "shared" })
     same { paper with Reward = RlkdReward.Lagged } (fun s -> { s with Reward = "lagged" })
     same { paper with Corrector = RlkdCorrector.Set } (fun s -> { s with Calibration = "set" })
+    same { paper with Masked = RlkdMasked.States } (fun s -> { s with Masked = "states" })
     same { paper with Mixing = None } (fun s -> { s with Mix = false })
     same { paper with GreedyAfter = Some 200 } (fun s -> { s with GreedyAfter = 200 })
     same { paper with Factor = RlkdFactor.Ramp 4 } (fun s -> { s with Ramp = 4 })
@@ -61,6 +62,7 @@ let ``numbers below their least value and unknown names are mistakes that name t
     Assert.Contains("did you mean one of: official", wrong (fun s -> { s with Mode = "offical" }))
     Assert.Contains("unknown rlkd.state", wrong (fun s -> { s with State = "x" }))
     Assert.Contains("did you mean one of: head", wrong (fun s -> { s with Spread = "heed" }))
+    Assert.Contains("unknown rlkd.masked", wrong (fun s -> { s with Masked = "x" }))
     Assert.Contains("unknown rlkd.calibration", wrong (fun s -> { s with Calibration = "x" }))
     Assert.Contains("unknown rlkd.reward", wrong (fun s -> { s with Reward = "x" }))
 
@@ -69,3 +71,37 @@ let ``under another policy the agent's settings are not looked at`` () =
     let settings policy = { Settings.defaults with Policy = policy; Rlkd = { valid with WarmUp = 99 } }
     Assert.Empty(Settings.mistakes (settings "fixed"))
     Assert.NotEmpty(Settings.mistakes (settings "rlkd"))
+
+[<Fact>]
+let ``DKD in mode official has one weight for a batch, as released, and elsewhere one for each instance`` () =
+    Tensor.scoped (fun () ->
+        let logits seed = Lessons.normal seed [ 4; 4 ] |> Expect.ofDense
+        let outputs seed = Lessons.pooled (logits seed)
+
+        let lesson = {
+            Lessons.lesson (outputs 1) (outputs 2) [| 0; 1; 2; 3 |] with
+                Softened =
+                    Expect.tensor [ 4 ] [| 1.0; 2.0; 4.0; 8.0 |] |> Temperature.shared (logits 1) (logits 2)
+        }
+
+        let loss policy mode =
+            let settings = {
+                Settings.defaults with
+                    Policy = policy
+                    Methods = Map [ "dkd", 1.0 ]
+                    Rlkd.Mode = mode
+            }
+
+            Settings.distillers settings (Lessons.pairing [] [])
+            |> Error.orRaise
+            |> List.map (fun (_, distiller) -> distiller.Loss Tree.empty lesson |> Tensor.toFloat)
+            |> List.exactlyOne
+
+        let each = Dkd.loss 1.0 2.0 lesson.Labels lesson.Softened |> Tensor.toFloats
+        let t = Tensor.toFloats lesson.Softened.T
+        let unweighted = Array.map2 (fun loss t -> loss / (t * t)) each t
+        Expect.near 1e-12 0.0 (Array.average each) (loss "rlkd" "paper")
+        Expect.near 1e-12 0.0 (Array.average each) (loss "ctkd-instance" "official")
+        let mean = Array.average unweighted * Array.averageBy (fun t -> t * t) t
+        Expect.near 1e-12 0.0 mean (loss "rlkd" "official")
+    )

@@ -43,6 +43,16 @@ let ``a batch larger than the set is refused with both numbers`` () =
     )
 
 [<Fact>]
+let ``an agent that would see one batch an epoch is refused`` () =
+    inFolder (fun folder ->
+        let settings = { Runs.taught "rlkd" Runs.small with Batch = 50 }
+        let error = Run.start Hooks.none (Runs.run folder) settings |> errorOf
+        Assert.Contains("learns from two batches or more an epoch", error.What)
+        Assert.Equal("use --batch 25 or less", error.Next)
+        Assert.Equal(Finished, (Runs.finish (Runs.run folder) { settings with Batch = 49 }).Ending)
+    )
+
+[<Fact>]
 let ``a last batch of one image is refused before training where a normalisation would see one pixel of it``
     ()
     =

@@ -105,6 +105,18 @@ module Rlkd =
         if not (config.CoolestT >= 0.0 && config.CoolestT < RlkdConfig.hottest) then
             refuse $"the coolest T must be in [0, {RlkdConfig.hottest}), got {config.CoolestT}."
 
+        let { Discount = discount; Lambda = lambda; Clip = clip; Passes = passes } = config.Ppo
+
+        if not (discount > 0.0 && discount <= 1.0 && lambda > 0.0 && lambda <= 1.0) then
+            refuse $"discount and lambda must be in (0, 1], got {discount} and {lambda}."
+
+        if not (clip > 0.0 && clip < 1.0) then
+            refuse $"the clip must be in (0, 1), got {clip}."
+
+        if passes < 1 || config.CorrectorSteps < 1 || config.UpdaterSteps < 1 then
+            refuse
+                $"passes and steps must be 1 or more, got {passes}, {config.CorrectorSteps} and {config.UpdaterSteps}."
+
         match config.Factor with
         | RlkdFactor.Ramp epochs when epochs < 1 ->
             refuse $"the ramp must take 1 or more epochs, got {epochs}."

@@ -139,7 +139,7 @@ type RlkdConfig = {
     WarmUp: int
     /// From there on it learns in the epochs that are divisible by this.
     Every: int
-    /// After this epoch the policy's mean is taken instead of a draw; None: never.
+    /// After this epoch the policy's mean is taken instead of a draw, and the agent learns no more; None: never.
     GreedyAfter: int option
     State: RlkdState
     Spread: RlkdSpread
@@ -251,12 +251,13 @@ module RlkdConfig =
     /// Whether the agent chooses T.
     let chooses (config: RlkdConfig) (epoch: int) : bool = epoch >= config.WarmUp
 
-    /// Whether it learns.
-    let learns (config: RlkdConfig) (epoch: int) : bool = chooses config epoch && epoch % config.Every = 0
-
     /// Whether the policy's mean is taken.
     let isGreedy (config: RlkdConfig) (epoch: int) : bool =
         config.GreedyAfter |> Option.exists (fun last -> epoch > last)
+
+    /// Whether it learns.
+    let learns (config: RlkdConfig) (epoch: int) : bool =
+        chooses config epoch && epoch % config.Every = 0 && not (isGreedy config epoch)
 
     /// How images are mixed in an epoch: in those in which the agent learns, after the warm-up, once there are
     /// entropies to rank by.

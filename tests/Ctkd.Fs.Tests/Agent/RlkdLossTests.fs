@@ -6,6 +6,16 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Reference
 open Xunit
 
+/// What a distiller makes of the reference logits at some temperatures.
+let private lost (distiller: Distiller) (t: Tensor) : Tensor =
+    let teacher, student = teacher (), student ()
+    let labels = Tensor.toInt64s (labels ()) |> Array.map int
+
+    distiller.Loss Tree.empty {
+        Lessons.lesson (Lessons.pooled teacher) (Lessons.pooled student) labels with
+            Softened = Temperature.shared teacher student t
+    }
+
 [<Fact>]
 let ``the distillation loss of each instance's temperature, and its gradient`` () =
     reading (fun expected ->
@@ -24,8 +34,7 @@ let ``the distillation loss of each instance's temperature, and its gradient`` (
 let ``the published broadcast of T squared over the batch is another loss`` () =
     reading (fun expected ->
         let t = temperatures ()
-        let divergence = Loss.kl (Loss.soften t (teacher ())) (Loss.soften t (student ()))
-        exactly (expected "itkd_loss_broadcast") (Tensor.mean divergence * Tensor.mean (t * t))
+        exactly (expected "itkd_loss_broadcast") (lost (Distiller.meanWeight Distiller.kd) t)
         let ours = Loss.kd t (teacher ()) (student ()) |> Tensor.mean |> Tensor.toFloat
         Assert.True(abs (ours - (expected "itkd_loss_broadcast")[0]) > 1.0)
     )
@@ -33,23 +42,25 @@ let ``the published broadcast of T squared over the batch is another loss`` () =
 [<Fact>]
 let ``DKD of a uniform temperature, of each instance's, and as released`` () =
     reading (fun expected ->
-        let dkd a b softened = Dkd.loss a b (labels ()) softened |> Tensor.mean
-        let each = Temperature.shared (teacher ()) (student ()) (temperatures ())
-        let broadcast = { each with Weight = Tensor.mean each.Weight }
-        let same = Temperature.shared (teacher ()) (student ()) (uniform ())
+        let dkd a b = Dkd.distiller a b (Lessons.pairing [] []) |> Error.orRaise
 
         for a, b in [ 1.0, 2.0; 1.0, 8.0; 1.0, 0.0; 0.0, 1.0 ] do
             let key = $"a%.0f{a}_b%.0f{b}"
-            exactly (expected $"dkd_uniformT4_{key}") (dkd a b same)
-            exactly (expected $"dkd_per_instance_mean_{key}") (dkd a b each)
-            exactly (expected $"dkd_official_{key}") (dkd a b broadcast)
+            exactly (expected $"dkd_uniformT4_{key}") (lost (dkd a b) (uniform ()))
+            exactly (expected $"dkd_per_instance_mean_{key}") (lost (dkd a b) (temperatures ()))
+
+            exactly
+                (expected $"dkd_official_{key}")
+                (lost (Distiller.meanWeight (dkd a b)) (temperatures ()))
 
         let warm = Schedule.warmUp 1.0 20
 
         for epoch in [ 1; 10; 20; 40 ] do
             exactly
                 (expected $"dkd_warm.{epoch}")
-                (Tensor.scale (Schedule.at epoch warm) (dkd 1.0 2.0 broadcast))
+                (Tensor.scale
+                    (Schedule.at epoch warm)
+                    (lost (Distiller.meanWeight (dkd 1.0 2.0)) (temperatures ())))
     )
 
 [<Fact>]

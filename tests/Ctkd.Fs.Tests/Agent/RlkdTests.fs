@@ -111,7 +111,25 @@ let ``the agent chooses from the warm-up's end on and learns in its epochs from 
     )
 
 [<Fact>]
-let ``a greedy agent takes the mean`` () =
+let ``numbers with which an agent could not learn are refused`` () =
+    let paper = RlkdConfig.paper
+
+    for config in
+        [
+            { paper with Every = 0 }
+            { paper with CorrectorSteps = 0 }
+            { paper with UpdaterSteps = 0 }
+            { paper with CoolestT = 10.0 }
+            { paper with Ppo.Passes = 0 }
+            { paper with Ppo.Lambda = 0.0 }
+            { paper with Ppo.Discount = 1.5 }
+            { paper with Ppo.Clip = nan }
+            { paper with Factor = RlkdFactor.Ramp 0 }
+        ] do
+        Assert.ThrowsAny<System.ArgumentException>(fun () -> Rlkd.agent config |> ignore) |> ignore
+
+[<Fact>]
+let ``a greedy agent takes the mean and learns no more`` () =
     Tensor.scoped (fun () ->
         let config = { early RlkdConfig.paper with GreedyAfter = Some 1 }
         let tree = fresh config 8
@@ -120,6 +138,7 @@ let ``a greedy agent takes the mean`` () =
         let key = Draws.key Device.Cpu 0 (Rng.ofSeed 1)
         let struct (drawn, _) = Rlkd.act config 1 key policy
         let struct (greedy, _) = Rlkd.act config 2 key policy
+        Assert.Equal((true, false), (RlkdConfig.learns config 1, RlkdConfig.learns config 2))
         Expect.same (Tensor.toFloats policy.Mean) (Tensor.toFloats greedy)
         Assert.NotEqual<float[]>(Tensor.toFloats greedy, Tensor.toFloats drawn)
     )
