@@ -175,6 +175,8 @@ let ``what does not fit a recording is refused`` () =
         let course = Course.prepareTeacher (taught policies[0] { alone with Batch = 8 })
         let dropping = { course with Student = { course.Student with Dropout = 0.5 } }
         Assert.Contains("dropout", (Replay.obstacle dropping).Value)
+        let acting = taught (Rlkd.policy eager 4.0) alone
+        Assert.Contains("agent", (Replay.obstacle acting).Value)
         let set, other = upload 37 course, upload 37 course
         let state, stranger = Train.start course, Train.start course
         let stepping = replayed Teach.simple course set state

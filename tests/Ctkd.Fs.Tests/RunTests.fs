@@ -147,6 +147,10 @@ let ``a run in bfloat16 with the channels outermost resumes identical to the bit
     resumesIdentically settings [ 2; 5 ]
 
 [<Fact>]
+let ``a run under RLKD's agent in bfloat16 resumes identical to the bit`` () =
+    resumesIdentically { Runs.taught "rlkd" Runs.small with Precision = "bf16" } [ 2; 6 ]
+
+[<Fact>]
 let ``a run that is interrupted after every batch ends like the undisturbed one`` () =
     inFolder (fun folder ->
         let settings = Runs.taught "ctkd-global" Runs.small
