@@ -76,6 +76,8 @@ type Adam = {
 /// The numbers of one step that depend on how many came before, as 0-d tensors on the device.
 [<ReferenceEquality>]
 type AdamStep = {
+    /// The settings of all steps.
+    Of: Adam
     /// rate sqrt(1 - beta2^t) / (1 - beta1^t).
     Rate: Tensor
     /// epsilon sqrt(1 - beta2^t).
@@ -106,17 +108,24 @@ module Adam =
         let rates = Tensor.scale adam.Rate second / missing adam.Beta1 |> Tensor.toType dtype
         let epsilons = Tensor.scale adam.Epsilon second |> Tensor.toType dtype
 
-        Array.init steps (fun i -> { Rate = Tensor.select 0 i rates; Epsilon = Tensor.select 0 i epsilons })
+        Array.init
+            steps
+            (fun i -> {
+                Of = adam
+                Rate = Tensor.select 0 i rates
+                Epsilon = Tensor.select 0 i epsilons
+            })
 
     /// One step of many tensors, in place and in a few calls of the engine; moments start as zeros.
     let step
-        (adam: Adam)
         (now: AdamStep)
         (gradients: Tensor[])
         (first: Tensor[])
         (second: Tensor[])
         (parameters: Tensor[])
         : unit =
+        let adam = now.Of
+
         Autograd.noGrad (fun () ->
             Tensor.scoped (fun () ->
                 Tensor.foreachScaleInto adam.Beta1 first

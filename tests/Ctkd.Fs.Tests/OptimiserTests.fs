@@ -206,7 +206,7 @@ let private adam (adam: Adam) (start: float[]) (gradients: float[][]) : float[] 
             let steps = Adam.ahead adam DType.Float64 burst.Length taken
 
             for step, gradient in Array.zip steps burst do
-                Adam.step adam step [| vector gradient |] [| first |] [| second |] [| p |]
+                Adam.step step [| vector gradient |] [| first |] [| second |] [| p |]
 
             Tensor.addInto taken (Expect.number (float burst.Length))
 

@@ -73,21 +73,26 @@ module Corrector =
         let zeros = Tensor.zeros (Tensor.dtype reward) (Tensor.device reward) [| int64 (count - 1) |]
         Tensor.cat 0 [ zeros; Tensor.reshape [| 1L |] reward ]
 
-    /// As `train` for the LSTM by the engine, on any device.
-    let trainByEngine adam steps (pack: Pack) kind (learner: Learner) reward returns x =
-        let first =
-            Learner.descend
-                adam
-                steps
-                None
-                pack
-                learner
-                (fun p -> predict kind p x |> loss kind reward returns)
+    /// As `train`, by the engine on any device.
+    let trainByEngine
+        (kind: RlkdCorrector)
+        (steps: AdamStep[])
+        (learner: Learner)
+        (reward: Tensor)
+        (returns: Tensor)
+        (x: Tensor)
+        : struct (Tensor * Tensor) =
+        let first = Learner.descend steps None learner (fun p -> predict kind p x |> loss kind reward returns)
 
-        struct (first, predict kind (Pack.views pack learner.Weights) x)
+        struct (first, predict kind (Learner.weights learner) x)
 
-    /// As `train` for the LSTM in plain numbers.
-    let trainByHand (adam: Adam) (steps: AdamStep[]) (learner: Learner) (reward: Tensor) (x: Tensor) =
+    /// As `train` for the LSTM, in plain numbers.
+    let trainByHand
+        (steps: AdamStep[])
+        (learner: Learner)
+        (reward: Tensor)
+        (x: Tensor)
+        : struct (Tensor * Tensor) =
         let inputs, batch = Tensor.size 1 x, Tensor.size 0 x
         let numbers = Numbers.ofLearner (Lstm.columns inputs) learner
         let x, reward' = Tensor.toFloats x, Tensor.toFloat reward
@@ -110,7 +115,7 @@ module Corrector =
         let pass now =
             Lstm.run inputs numbers.Parameters x trace
             let loss = judge ()
-            Numbers.step adam now (Lstm.back inputs numbers.Parameters x trace slopes) numbers
+            Numbers.step now (Lstm.back inputs numbers.Parameters x trace slopes) numbers
             loss
 
         let losses = Numbers.rates steps |> Array.map pass
@@ -121,9 +126,7 @@ module Corrector =
 
     /// <summary>Trains the network on a batch, in place.</summary>
     /// <param name="kind">Which network.</param>
-    /// <param name="adam">Its optimiser, and the steps that it takes.</param>
-    /// <param name="steps">One for each pass.</param>
-    /// <param name="pack">The network.</param>
+    /// <param name="steps">Of its optimiser: one for each pass.</param>
     /// <param name="learner">Its parameters and moments.</param>
     /// <param name="reward">R, shape [].</param>
     /// <param name="returns">R_t, shape [batch].</param>
@@ -131,15 +134,13 @@ module Corrector =
     /// <returns>The loss before, shape [], and the predictions after, shape [batch].</returns>
     let train
         (kind: RlkdCorrector)
-        (adam: Adam)
         (steps: AdamStep[])
-        (pack: Pack)
         (learner: Learner)
         (reward: Tensor)
         (returns: Tensor)
         (x: Tensor)
         : struct (Tensor * Tensor) =
         if kind = RlkdCorrector.Lstm && Tensor.device x = Device.Cpu then
-            trainByHand adam steps learner reward x
+            trainByHand steps learner reward x
         else
-            trainByEngine adam steps pack kind learner reward returns x
+            trainByEngine kind steps learner reward returns x

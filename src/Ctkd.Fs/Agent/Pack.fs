@@ -11,7 +11,7 @@ type Pack = {
 
 /// A packed network that Adam trains: parameters and moments, each a vector.
 [<ReferenceEquality>]
-type Learner = { Weights: Tensor; First: Tensor; Second: Tensor }
+type Learner = { Pack: Pack; Weights: Tensor; First: Tensor; Second: Tensor }
 
 [<RequireQualifiedAccess>]
 module Pack =
@@ -68,20 +68,26 @@ module Learner =
         List.zip names [ weights; zeros (); zeros () ] |> Tree.ofSeq |> Tree.prefixed (name + "/")
 
     /// The learner of a name.
-    let find (name: string) (tree: Tree) : Learner =
+    let find (pack: Pack) (name: string) (tree: Tree) : Learner =
         let tensor part = Tree.find $"{name}/{part}" tree
 
-        { Weights = tensor names[0]; First = tensor names[1]; Second = tensor names[2] }
+        {
+            Pack = pack
+            Weights = tensor names[0]
+            First = tensor names[1]
+            Second = tensor names[2]
+        }
+
+    /// The parameters by layer.
+    let weights (learner: Learner) : Tensor[] = Pack.views learner.Pack learner.Weights
 
     /// The parameters by layer as leaves of a graph. They share the vector's memory: each pass reads what the one
     /// before it wrote.
-    let leaves (pack: Pack) (learner: Learner) : Tensor[] =
-        Pack.views pack learner.Weights |> Array.map Autograd.leaf
+    let leaves (learner: Learner) : Tensor[] = weights learner |> Array.map Autograd.leaf
 
     /// One step down a loss of the leaves, in place; the gradient is shortened to the norm, if there is one.
     /// Answers the loss before the step: shape [].
     let pass
-        (adam: Adam)
         (now: AdamStep)
         (longest: float option)
         (learner: Learner)
@@ -92,21 +98,19 @@ module Learner =
             let value = loss leaves
             let gradient = Autograd.gradients value leaves |> Pack.joined
             let gradient = longest |> Option.fold (fun g longest -> Pack.clipped longest g) gradient
-            Adam.step adam now [| gradient |] [| learner.First |] [| learner.Second |] [| learner.Weights |]
+            Adam.step now [| gradient |] [| learner.First |] [| learner.Second |] [| learner.Weights |]
             Tensor.detach value
         )
 
     /// As `pass`, once for each of the steps; answers the loss before the first.
     let descend
-        (adam: Adam)
         (steps: AdamStep[])
         (longest: float option)
-        (pack: Pack)
         (learner: Learner)
         (loss: Tensor[] -> Tensor)
         : Tensor =
-        let leaves = leaves pack learner
-        steps |> Array.map (fun now -> pass adam now longest learner leaves loss) |> Array.head
+        let leaves = leaves learner
+        steps |> Array.map (fun now -> pass now longest learner leaves loss) |> Array.head
 
 /// A learner in plain numbers: for networks so small that calls of an engine cost more than the arithmetic, and only where
 /// tensors lie in the processor's own memory, so that reading them waits for nothing.
@@ -138,14 +142,14 @@ module Numbers =
         write learner.First numbers.Mean
         write learner.Second numbers.Square
 
-    /// Rate and epsilon of each step.
-    let rates (steps: AdamStep[]) : struct (float * float)[] =
-        steps |> Array.map (fun step -> struct (Tensor.toFloat step.Rate, Tensor.toFloat step.Epsilon))
+    /// Settings, rate and epsilon of each step.
+    let rates (steps: AdamStep[]) : struct (Adam * float * float)[] =
+        steps
+        |> Array.map (fun step -> struct (step.Of, Tensor.toFloat step.Rate, Tensor.toFloat step.Epsilon))
 
     /// One step of Adam, in place.
     let step
-        (adam: Adam)
-        (struct (rate, epsilon): struct (float * float))
+        (struct (adam, rate, epsilon): struct (Adam * float * float))
         (gradient: float[])
         (numbers: Numbers)
         : unit =

@@ -35,21 +35,12 @@ module Ppo =
         Tensor.mean (error * error)
 
     /// The passes of the critic; answers its loss before them.
-    let criticPasses
-        (ppo: PpoConfig)
-        (taken: Tensor)
-        (pack: Pack)
-        (critic: Learner)
-        (batch: PpoBatch)
-        : Tensor =
-        let adam = Adam.ofRate ppo.CriticRate
-        let steps = Adam.ahead adam (Tensor.dtype critic.Weights) ppo.Passes taken
+    let criticPasses (ppo: PpoConfig) (taken: Tensor) (critic: Learner) (batch: PpoBatch) : Tensor =
+        let steps = Adam.ahead (Adam.ofRate ppo.CriticRate) (Tensor.dtype critic.Weights) ppo.Passes taken
 
         Learner.descend
-            adam
             steps
             (Some ppo.LongestGradient)
-            pack
             critic
             (fun p -> valueLoss (Critic.forward p batch.CriticStates) batch.Returns)
 
@@ -59,18 +50,14 @@ module Ppo =
         (spread: RlkdSpread)
         (where: RlkdLikelihood)
         (taken: Tensor)
-        (pack: Pack)
         (actor: Learner)
         (batch: PpoBatch)
         : Tensor =
-        let adam = Adam.ofRate ppo.ActorRate
-        let steps = Adam.ahead adam (Tensor.dtype actor.Weights) ppo.Passes taken
+        let steps = Adam.ahead (Adam.ofRate ppo.ActorRate) (Tensor.dtype actor.Weights) ppo.Passes taken
 
         Learner.descend
-            adam
             steps
             (Some ppo.LongestGradient)
-            pack
             actor
             (fun p ->
                 let after =

@@ -8,7 +8,7 @@ module Rlkd =
     /// The policy for states [batch, features].
     let policyOf (config: RlkdConfig) (tree: Tree) (states: Tensor) : Gaussian =
         let pack = (RlkdNetworks.create config).Actor
-        Actor.forward config.Spread (RlkdNetworks.weights pack "actor" tree) states
+        Actor.forward config.Spread (Learner.weights (Learner.find pack "actor" tree)) states
 
     /// Draws of a policy and their temperatures, [batch] each; `key` decides the draws, which are the means where
     /// the agent is greedy.

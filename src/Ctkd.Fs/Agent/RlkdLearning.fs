@@ -17,31 +17,43 @@ module RlkdLearning =
     let private taken (tree: Tree) (steps: int) : Tensor =
         Tree.find "updates" tree |> Tensor.scale (float steps)
 
-    let private creditSteps (config: RlkdConfig) (tree: Tree) (steps: int) : Adam * AdamStep[] =
-        let adam = Adam.ofRate config.CreditRate
+    let private creditSteps (config: RlkdConfig) (tree: Tree) (steps: int) : AdamStep[] =
         let dtype = Tensor.dtype (Tree.find "pending/draws" tree)
-        adam, Adam.ahead adam dtype steps (taken tree steps)
+        Adam.ahead (Adam.ofRate config.CreditRate) dtype steps (taken tree steps)
 
     /// The value beyond a batch, [1]: that of the next batch's first state, or of the batch's own last one.
-    let private beyond config nets tree (states: Tensor) (next: Tensor) : Tensor =
+    let private beyond
+        (config: RlkdConfig)
+        (nets: RlkdNetworks)
+        (tree: Tree)
+        (states: Tensor)
+        (next: Tensor)
+        : Tensor =
         let last = Tensor.size 0 states - 1
         let state = if config.LooksAhead then next else Tensor.slice 0 last (last + 1) states
-        Critic.forward (RlkdNetworks.weights nets.Critic "critic" tree) state
+        Critic.forward (Learner.weights (Learner.find nets.Critic "critic" tree)) state
 
     /// The share of the running mean of rewards that an update keeps.
     let private usualKept = 0.95
 
     /// A batch's reward R [] as rewards of its instances [batch], and the corrector's loss; the corrector is trained.
-    let private shared config nets tree (experience: RlkdExperience) (next: Tensor) (reward: Tensor) =
+    let private shared
+        (config: RlkdConfig)
+        (nets: RlkdNetworks)
+        (tree: Tree)
+        (experience: RlkdExperience)
+        (next: Tensor)
+        (reward: Tensor)
+        : struct (Tensor * Tensor) =
         let sparse = Corrector.sparse (Tensor.size 0 experience.Draws) reward
         let t = Actor.squash config.CoolestT experience.Draws
 
         match nets.Corrector with
         | None -> struct (sparse, Tensor.scale 0.0 reward)
         | Some pack ->
-            let adam, steps = creditSteps config tree config.CorrectorSteps
+            let steps = creditSteps config tree config.CorrectorSteps
             let x = Corrector.inputs config.Corrector experience.States t
-            let train = Corrector.train config.Corrector adam steps pack (Learner.find "corrector" tree)
+            let train = Corrector.train config.Corrector steps (Learner.find pack "corrector" tree)
 
             let struct (corrected, loss) =
                 if config.Corrector = RlkdCorrector.Linear then
@@ -75,8 +87,8 @@ module RlkdLearning =
     /// <param name="reward">R, shape [].</param>
     /// <returns>Rewards as the advantages use them, and the corrector's loss before.</returns>
     let credit
-        config
-        tree
+        (config: RlkdConfig)
+        (tree: Tree)
         (experience: RlkdExperience)
         (next: Tensor)
         (reward: Tensor)
@@ -107,28 +119,21 @@ module RlkdLearning =
             if config.Updater = RlkdUpdater.Off then
                 struct (none, none), Tensor.addNumber 1.0 none
             else
-                let adam, steps = creditSteps config tree config.UpdaterSteps
-                let masker, estimator = Learner.find "mask" tree, Learner.find "estimator" tree
+                let steps = creditSteps config tree config.UpdaterSteps
+
+                let masker, estimator =
+                    Learner.find nets.Mask "mask" tree, Learner.find nets.Mask "estimator" tree
 
                 let losses =
-                    Updater.train
-                        config.Updater
-                        config.MaskWeight
-                        adam
-                        steps
-                        nets.Mask
-                        masker
-                        estimator
-                        reward
-                        states
+                    Updater.train config.Updater config.MaskWeight steps masker estimator reward states
 
-                losses, Updater.mask (RlkdNetworks.weights nets.Mask "mask" tree) states
+                losses, Updater.mask (Learner.weights (Learner.find nets.Mask "mask" tree)) states
 
         let masked (states: Tensor) =
             if config.Updater = RlkdUpdater.Off then
                 states
             else
-                Updater.mask (RlkdNetworks.weights nets.Mask "mask" tree) states * states
+                Updater.mask (Learner.weights (Learner.find nets.Mask "mask" tree)) states * states
 
         let updated = masked states
 
@@ -144,8 +149,8 @@ module RlkdLearning =
             | RlkdMasked.Afterwards -> states, updated
 
         let t = Actor.squash config.CoolestT experience.Draws
-        let values = Critic.forward (RlkdNetworks.weights nets.Critic "critic" tree) valued
-        let policyOf = RlkdNetworks.weights nets.Actor "actor" tree |> Actor.forward config.Spread
+        let values = Critic.forward (Learner.weights (Learner.find nets.Critic "critic" tree)) valued
+        let policyOf = Learner.weights (Learner.find nets.Actor "actor" tree) |> Actor.forward config.Spread
         let policy = policyOf acted
         let beyond = beyond config nets tree states next
         let advantages = Advantage.generalised ppo.Discount ppo.Lambda rewards values beyond
@@ -173,9 +178,9 @@ module RlkdLearning =
         }
 
         let taken = taken tree ppo.Passes
-        let criticLoss = Ppo.criticPasses ppo taken nets.Critic (Learner.find "critic" tree) batch
-        let actor = Learner.find "actor" tree
-        let actorLoss = Ppo.actorPasses ppo config.Spread config.Likelihood taken nets.Actor actor batch
+        let criticLoss = Ppo.criticPasses ppo taken (Learner.find nets.Critic "critic" tree) batch
+        let actor = Learner.find nets.Actor "actor" tree
+        let actorLoss = Ppo.actorPasses ppo config.Spread config.Likelihood taken actor batch
         let updates = Tree.find "updates" tree
         Tensor.copyInto updates (Tensor.addNumber 1.0 updates)
 

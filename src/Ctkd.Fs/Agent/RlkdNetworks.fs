@@ -68,7 +68,3 @@ module RlkdNetworks =
             ]
             exploration
         ]
-
-    /// The parameters of a network by layer.
-    let weights (pack: Pack) (name: string) (tree: Tree) : Tensor[] =
-        Pack.views pack (Learner.find name tree).Weights

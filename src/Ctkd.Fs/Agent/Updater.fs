@@ -22,22 +22,20 @@ module Updater =
 
     /// As `train` by the engine, on any device.
     let trainByEngine
-        kind
-        weight
-        adam
-        steps
-        pack
-        masker
-        estimator
+        (kind: RlkdUpdater)
+        (weight: float)
+        (steps: AdamStep[])
+        (masker: Learner)
+        (estimator: Learner)
         (reward: Tensor)
-        states
+        (states: Tensor)
         : struct (Tensor * Tensor) =
-        let maskLeaves, estimatorLeaves = Learner.leaves pack masker, Learner.leaves pack estimator
+        let maskLeaves, estimatorLeaves = Learner.leaves masker, Learner.leaves estimator
         // The mask's loss sees the estimator as it is, outside the graph.
-        let frozen = Pack.views pack estimator.Weights
+        let frozen = Learner.weights estimator
 
         let turn (now: AdamStep) =
-            let descend = Learner.pass adam now None
+            let descend = Learner.pass now None
 
             match kind with
             | RlkdUpdater.Estimated ->
@@ -61,7 +59,6 @@ module Updater =
     /// As `train` for the estimated mask, in plain numbers.
     let trainByHand
         (weight: float)
-        (adam: Adam)
         (steps: AdamStep[])
         (masker: Learner)
         (estimator: Learner)
@@ -88,7 +85,7 @@ module Updater =
             for t in 0 .. batch - 1 do
                 loss <- loss + body t
 
-            Numbers.step adam now gradient numbers
+            Numbers.step now gradient numbers
             loss
 
         let estimated t =
@@ -119,15 +116,13 @@ module Updater =
     let train
         (kind: RlkdUpdater)
         (weight: float)
-        (adam: Adam)
         (steps: AdamStep[])
-        (pack: Pack)
         (masker: Learner)
         (estimator: Learner)
         (reward: Tensor)
         (states: Tensor)
         : struct (Tensor * Tensor) =
         if kind = RlkdUpdater.Estimated && Tensor.device states = Device.Cpu then
-            trainByHand weight adam steps masker estimator reward states
+            trainByHand weight steps masker estimator reward states
         else
-            trainByEngine kind weight adam steps pack masker estimator reward states
+            trainByEngine kind weight steps masker estimator reward states

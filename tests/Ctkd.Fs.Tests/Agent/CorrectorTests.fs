@@ -26,14 +26,14 @@ let ``the corrector learns the same by hand as by the engine`` () =
     Tensor.scoped (fun () ->
         for batch in [ 1; 5; 64 ] do
             let pack = Option.get (Corrector.pack RlkdCorrector.Lstm 3)
-            let adam, steps = burst 10
+            let steps = burst 10
             let reward = Expect.number -0.4
             let x = Corrector.inputs RlkdCorrector.Lstm (normals 1 [ batch; 3 ]) (normals 2 [ batch ])
             let ours, theirs = learner 1 pack, learner 1 pack
-            let struct (loss, predictions) = Corrector.trainByHand adam steps ours reward x
+            let struct (loss, predictions) = Corrector.trainByHand steps ours reward x
 
             let struct (loss', predictions') =
-                Corrector.trainByEngine adam steps pack RlkdCorrector.Lstm theirs reward reward x
+                Corrector.trainByEngine RlkdCorrector.Lstm steps theirs reward reward x
 
             Expect.near 1e-12 0.0 (Tensor.toFloat loss') (Tensor.toFloat loss)
             Expect.close 1e-9 1e-11 (Tensor.toFloats predictions') (Tensor.toFloats predictions)
@@ -51,8 +51,8 @@ let ``each corrector comes to predict a batch's reward`` () =
             let reward = Expect.number 0.5
             let returns = Tensor.expand [| 8L |] reward
             let x = Corrector.inputs kind (normals 3 [ 8; 3 ]) (normals 4 [ 8 ] |> Tensor.addNumber 5.0)
-            let adam, steps = burst 400
-            let struct (before, g) = Corrector.train kind adam steps pack learner reward returns x
+            let steps = burst 400
+            let struct (before, g) = Corrector.train kind steps learner reward returns x
             let after = Corrector.loss kind reward returns g
             Assert.True(Tensor.toFloat after < 0.1 * Tensor.toFloat before, $"{kind}: {before} {after}")
     )

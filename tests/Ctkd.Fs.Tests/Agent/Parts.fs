@@ -11,11 +11,10 @@ let learner (seed: int) (pack: Pack) : Learner =
     let weights = Pack.start DType.Float64 Device.Cpu (Rng.ofSeed seed) pack
 
     {
+        Pack = pack
         Weights = weights
         First = Tensor.scale 0.0 weights
         Second = Tensor.scale 0.0 weights
     }
 
-let burst (steps: int) : Adam * AdamStep[] =
-    let adam = Adam.ofRate 1e-3
-    adam, Adam.ahead adam DType.Float64 steps (Expect.number 20.0)
+let burst (steps: int) : AdamStep[] = Adam.ahead (Adam.ofRate 1e-3) DType.Float64 steps (Expect.number 20.0)

@@ -39,7 +39,7 @@ let private transitions () =
     let learner pack : Learner =
         let weights = formula pack
         let zeros () = Tensor.scale 0.0 weights
-        { Weights = weights; First = zeros (); Second = zeros () }
+        { Pack = pack; Weights = weights; First = zeros (); Second = zeros () }
 
     let actor, critic = Actor.pack shared 3, Critic.pack 3
     let actorLearner, criticLearner = learner actor, learner critic
@@ -78,9 +78,9 @@ let ``the losses of PPO, and the networks after its passes`` () =
             (Array.truncate 3 (Tensor.toFloats batch.Before))
 
         let ppo, taken = RlkdConfig.official.Ppo, Expect.number 0.0
-        let criticLoss = Ppo.criticPasses ppo taken critic ofCritic batch |> Tensor.toFloats
+        let criticLoss = Ppo.criticPasses ppo taken ofCritic batch |> Tensor.toFloats
         Expect.close 1e-5 0.0 (expected "ppo_one_step.c_loss") criticLoss
-        let actorLoss = Ppo.actorPasses ppo shared RlkdLikelihood.Temperature taken actor ofActor batch
+        let actorLoss = Ppo.actorPasses ppo shared RlkdLikelihood.Temperature taken ofActor batch
         Expect.close 1e-5 0.0 (expected "ppo_one_step.a_loss") (Tensor.toFloats actorLoss)
         let policy = Actor.forward shared (Pack.views actor ofActor.Weights) (states ())
         Expect.close 2e-3 0.0 (expected "ppo_update_64.mu_after") (Tensor.toFloats policy.Mean)

@@ -10,7 +10,7 @@ open Xunit
 let ``mask and estimator learn the same by hand as by the engine`` () =
     Tensor.scoped (fun () ->
         let pack = Updater.pack 3
-        let adam, steps = burst 10
+        let steps = burst 10
 
         for batch in [ 1; 7; 64 ] do
             for reward in [ Expect.number 0.4; normals 8 [ batch ] ] do
@@ -20,15 +20,13 @@ let ``mask and estimator learn the same by hand as by the engine`` () =
                     [ learner 1 pack; learner 1 pack ], [ learner 2 pack; learner 2 pack ]
 
                 let struct (loss, error) =
-                    Updater.trainByHand 5e-3 adam steps masks[0] estimators[0] reward states
+                    Updater.trainByHand 5e-3 steps masks[0] estimators[0] reward states
 
                 let struct (loss', error') =
                     Updater.trainByEngine
                         RlkdUpdater.Estimated
                         5e-3
-                        adam
                         steps
-                        pack
                         masks[1]
                         estimators[1]
                         reward
@@ -57,8 +55,7 @@ let ``the mask keeps what the estimator needs`` () =
         for update in 0..99 do
             let steps = Adam.ahead adam DType.Float64 10 (Expect.number (10.0 * float update))
 
-            Updater.train RlkdUpdater.Estimated 5e-3 adam steps pack masker estimator returns states
-            |> ignore
+            Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator returns states |> ignore
 
         let error states =
             let difference = Updater.estimate (Pack.views pack estimator.Weights) states - returns
@@ -82,7 +79,7 @@ let ``the mask lets go of states that say nothing of the return`` () =
             let steps = Adam.ahead adam DType.Float64 10 (Expect.number (10.0 * float update))
             // As of training: small, and of either sign whatever the states are.
             let reward = Expect.number (if update % 2 = 0 then 0.05 else -0.05)
-            Updater.train RlkdUpdater.Estimated 5e-3 adam steps pack masker estimator reward states |> ignore
+            Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator reward states |> ignore
 
         let mask = Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
         Assert.InRange(mask, 0.0, 0.05)
@@ -100,16 +97,7 @@ let ``as released the mask goes to 0`` () =
         for update in 0..59 do
             let steps = Adam.ahead adam DType.Float64 10 (Expect.number (10.0 * float update))
 
-            Updater.train
-                RlkdUpdater.Collapsing
-                5e-3
-                adam
-                steps
-                pack
-                masker
-                estimator
-                (Expect.number 0.3)
-                states
+            Updater.train RlkdUpdater.Collapsing 5e-3 steps masker estimator (Expect.number 0.3) states
             |> ignore
 
         let mask = Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
