@@ -157,11 +157,9 @@ let ``DKD has its source's beta and warm-up`` () =
         Assert.Equal((name, values), (name, dkd name))
 
 [<Fact>]
-let ``MobileNets and ShuffleNets train at 0.01 on CIFAR-100, but for RLKD, and all others at 0.05`` () =
+let ``MobileNets and ShuffleNets train at 0.01 on CIFAR-100, and all others at 0.05`` () =
     for recipe in Recipes.all |> List.filter (fun r -> r.Settings.Data = "cifar100") do
-        let slow =
-            recipe.Source <> "rlkd"
-            && List.contains recipe.Settings.Student [ "MobileNetV2"; "ShuffleV1"; "ShuffleV2" ]
+        let slow = List.contains recipe.Settings.Student [ "MobileNetV2"; "ShuffleV1"; "ShuffleV2" ]
 
         Assert.Equal(
             (recipe.Name, (if slow then 0.01 else 0.05)),
@@ -183,6 +181,10 @@ let ``runs on CIFAR-100 take 240 epochs of batches of 64, those on ImageNet thei
     Assert.Equal((120, 256, [ 30; 60; 90 ], 1e-4, 0.9, 0.1), length ctkd)
     Assert.Equal((0.1, 5, 1.0), (ctkd.LearningRate, ctkd.CurriculumEpochs, ctkd.CrossEntropy))
     Assert.Equal((100, 512, [ 30; 60; 90 ], 1e-4, 0.9, 0.1), length kd)
+
+    for recipe in ofSource "rlkd" |> List.filter (fun r -> r.Settings.Data = "imagenet") do
+        Assert.Equal((recipe.Name, length ctkd), (recipe.Name, length recipe.Settings))
+        Assert.Equal(0.1, recipe.Settings.LearningRate)
 
     Assert.Equal(
         (0.2, 1.0, 0.5, [ "kd", 0.5 ]),
