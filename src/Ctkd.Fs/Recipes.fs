@@ -97,10 +97,17 @@ module Recipes =
         let beta = Settings.withMethods [ method ] Settings.defaults |> _.Methods |> Map.find method
         weighing ce (Map.toList (Map [ method, beta; "kd", kd ]))
 
-    /// The policy of a name; "-standardised" names the one on standardised logits.
+    /// The policy of a name; "-standardised" names the one on standardised logits, "rlkd-no-" an ablation of its
+    /// agent.
     let private under (policy: string) (s: Settings) : Settings =
         let plain = policy.Replace("-standardised", "")
-        { s with Policy = plain; Standardise = plain <> policy }
+        let without agent = { s with Policy = "rlkd"; Rlkd = agent }
+
+        match policy with
+        | "rlkd-no-uncertainty" -> without { s.Rlkd with State = "confidences" }
+        | "rlkd-no-calibration" -> without { s.Rlkd with Calibration = "none" }
+        | "rlkd-no-exploration" -> without { s.Rlkd with Mix = false }
+        | _ -> { s with Policy = plain; Standardise = plain <> policy }
 
     let private published (value: float) : float option = Some value |> Option.filter Double.IsFinite
 
@@ -207,7 +214,12 @@ module Recipes =
             let agent = if method = "dkd" then { agent with WarmUp = 1; Every = 5 } else agent
             { s with Seed = 42; Rlkd = (if policy = "rlkd" then agent else s.Rlkd) }
 
-        ofTemplate "rlkd" policies onCifar onImageNet
+        let ablated = [
+            for policy, top1 in ablations ->
+                cifar "resnet56-resnet20" |> onCifar "kd" policy |> recipe "rlkd" "kd" policy (top1, nan)
+        ]
+
+        ofTemplate "rlkd" policies onCifar onImageNet @ ablated
 
     let private mdistiller: Recipe list = [
         for pair, (beta, top1) in dkd do

@@ -40,7 +40,8 @@ let ``names are different, and say the source, the pair, the method and the poli
         Assert.Equal($"{r.Source}/{models}/{r.Method}/{r.Policy}", r.Name)
         Assert.Equal(Ok r, Recipes.find r.Name)
         Assert.Equal(r.Policy.EndsWith("-standardised", StringComparison.Ordinal), r.Settings.Standardise)
-        Assert.Equal(r.Policy.Replace("-standardised", ""), r.Settings.Policy)
+        let plain = if r.Policy.StartsWith("rlkd-no-", StringComparison.Ordinal) then "rlkd" else r.Policy
+        Assert.Equal(plain.Replace("-standardised", ""), r.Settings.Policy)
         Assert.Contains(r.Method, r.Settings.Methods.Keys)
 
     Assert.Contains(
@@ -78,7 +79,8 @@ let ``every pair of the tables has every method and policy of its source`` () =
     let count source = ofSource source |> List.length
     // 11 pairs x 7 methods and ImageNet's pair x 8, under three policies.
     Assert.Equal(3 * (11 * 7 + 8), count "ctkd")
-    Assert.Equal(3 * (11 * 7 + 8), count "rlkd")
+    // And three ablations.
+    Assert.Equal(3 * (11 * 7 + 8) + 3, count "rlkd")
     Assert.Equal(11 * 9 + 4, count "mdistiller")
     Assert.Equal(11 + 6 * 2, count "dtkd")
     Assert.Equal(14 * 3 + 8, count "ls")
@@ -102,6 +104,9 @@ let ``published accuracies are those of the sources`` () =
         "rlkd/resnet110-resnet32/kd/rlkd", (Some 73.81, None, Some 74.31, Some 71.14)
         "rlkd/resnet110-resnet32/kd/ctkd-global", (Some 73.47, None, Some 74.31, Some 71.14)
         "rlkd/resnet32x4-ShuffleV1/sp/rlkd", (Some 75.31, None, Some 79.42, Some 70.50)
+        "rlkd/resnet56-resnet20/kd/rlkd-no-uncertainty", (Some 71.16, None, Some 72.34, Some 69.06)
+        "rlkd/resnet56-resnet20/kd/rlkd-no-calibration", (Some 70.91, None, Some 72.34, Some 69.06)
+        "rlkd/resnet56-resnet20/kd/rlkd-no-exploration", (Some 71.03, None, Some 72.34, Some 69.06)
         "rlkd/ResNet34-ResNet18/dkd/rlkd", (Some 71.62, Some 90.56, Some 73.96, Some 70.26)
         "mdistiller/resnet32x4-resnet8x4/dkd/fixed", (Some 76.32, None, None, None)
         "mdistiller/resnet32x4-ShuffleV2/dkd/fixed", (Some 77.07, None, Some 79.42, Some 71.82)
@@ -226,6 +231,20 @@ let ``losses have their source's weights`` () =
     Assert.Equal(3.0, (settings "ls/ResNet50-MobileNetV2/kd/fixed-standardised").T)
     Assert.Equal(2.0, (settings "ls/wrn_40_2-wrn_16_2/kd/ctkd-global-standardised").TStart)
     Assert.Equal(42, (settings "rlkd/resnet110-resnet20/kd/fixed").Seed)
+
+[<Fact>]
+let ``an ablation of RLKD's agent differs from the full recipe in what it leaves out, and nothing else`` () =
+    let full = settings "rlkd/resnet56-resnet20/kd/rlkd"
+
+    let expected = [
+        "uncertainty", { full.Rlkd with State = "confidences" }
+        "calibration", { full.Rlkd with Calibration = "none" }
+        "exploration", { full.Rlkd with Mix = false }
+    ]
+
+    for left, agent in expected do
+        let ablated = settings $"rlkd/resnet56-resnet20/kd/rlkd-no-{left}"
+        Assert.Equal({ full with Rlkd = agent }, ablated)
 
 // ---- files ----
 
