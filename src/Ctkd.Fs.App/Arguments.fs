@@ -130,11 +130,13 @@ type TrainArgs =
             | Rl_Mode _ ->
                 $"rlkd: what the paper says or its released code does [{r.Mode}]: {list RlkdSettings.modes}"
             | Rl_Warm_Up _ ->
-                $"rlkd: the first epoch in which the agent chooses T; until then T is --t [{r.WarmUp}]"
-            | Rl_Every _ -> $"rlkd: it learns in the epochs divisible by this [{r.Every}]"
-            | Rl_Ramp _ -> "rlkd: the reward grows over so many epochs [80; official: the released table]"
+                $"rlkd: the first epoch in which the agent chooses T; until then T is --t [{r.WarmUp} of {RlkdSettings.publishedEpochs} epochs]"
+            | Rl_Every _ ->
+                $"rlkd: it learns in the epochs divisible by this [{r.Every} of {RlkdSettings.publishedEpochs}]"
+            | Rl_Ramp _ ->
+                "rlkd: the reward grows over so many epochs [80 of 240; official: the released table]"
             | Rl_No_Mix -> "rlkd: mix no images [mixed in the epochs of learning but the first]"
-            | Rl_Mix_Until _ -> "rlkd: the last epoch with mixed images [150; official: no end]"
+            | Rl_Mix_Until _ -> "rlkd: the last epoch with mixed images [150 of 240; official: no end]"
             | Precision _ -> $"{list Settings.precisions} [{s.Precision}]"
             | Contiguous ->
                 "keep images with their channels outermost: slower on most processors [channels innermost]"

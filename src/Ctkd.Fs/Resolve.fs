@@ -143,8 +143,15 @@ module Resolve =
 
         Set fields - Set unspoken
 
-    /// Defaults that depend on what is assigned: epochs on the data set, milestones on the epochs, methods on
-    /// the policy, weights of the losses and the warm-up on the methods.
+    /// An agent's schedule for another number of epochs than its own, where what is asked for has an agent.
+    let private fitted (asked: Settings) (before: int) (epochs: int) (agent: RlkdSettings) : RlkdSettings =
+        if asked.Policy = "rlkd" then
+            { agent with Mode = asked.Rlkd.Mode; Mix = asked.Rlkd.Mix } |> RlkdSettings.scaled before epochs
+        else
+            agent
+
+    /// Defaults that depend on what is assigned: epochs on the data set, milestones and the agent's schedule on
+    /// the epochs, methods on the policy, weights of the losses and the warm-up on the methods.
     let private dependent (apply: Settings -> Result<Settings, Error>) (given: string -> bool) =
         result {
             let! first = apply Settings.defaults
@@ -155,18 +162,42 @@ module Resolve =
                     Policy = first.Policy
                     Epochs = epochs
                     Milestones = Settings.milestones (max 0 epochs)
+                    Rlkd = fitted first RlkdSettings.publishedEpochs epochs Settings.defaults.Rlkd
             }
 
             let! second = apply (Settings.withMethods (Settings.methodsOf first.Policy) start)
             return Settings.withMethods (List.ofSeq second.Methods.Keys) start
         }
 
-    /// The recipe's milestones at the same shares of another number of epochs.
-    let private scaled (recipe: Settings) (epochs: int) : int list =
-        recipe.Milestones
-        |> List.map (fun m -> int (int64 m * int64 epochs / int64 recipe.Epochs))
-        |> List.filter (fun m -> m > 0)
-        |> List.distinct
+    /// The recipe's milestones and its agent's schedule at the same shares of another number of epochs; the names
+    /// of what has changed by that.
+    let private scaled (recipe: Settings) (asked: Settings) : Settings * Set<string> =
+        let epochs = asked.Epochs
+        // The agent beside another policy's recipe is that of the defaults.
+        let ofAgent = if recipe.Policy = "rlkd" then recipe.Epochs else RlkdSettings.publishedEpochs
+
+        let milestones () =
+            recipe.Milestones
+            |> List.map (fun m -> int (int64 m * int64 epochs / int64 recipe.Epochs))
+            |> List.filter (fun m -> m > 0)
+            |> List.distinct
+
+        let agent = if epochs = ofAgent then recipe.Rlkd else fitted asked ofAgent epochs recipe.Rlkd
+
+        let schedule (agent: RlkdSettings) =
+            Set [
+                "rlkd.warmUp", agent.WarmUp
+                "rlkd.every", agent.Every
+                "rlkd.ramp", agent.Ramp
+                "rlkd.mixUntil", agent.MixUntil
+            ]
+
+        let changed = schedule agent - schedule recipe.Rlkd |> Set.map fst
+
+        if epochs <> recipe.Epochs then
+            { recipe with Milestones = milestones (); Rlkd = agent }, changed.Add "milestones"
+        else
+            { recipe with Rlkd = agent }, changed
 
     /// The settings of assignments over a recipe, or over the defaults.
     let settings (recipe: Recipe option) (assignments: Assignment list) : Result<Resolved, Error> =
@@ -182,20 +213,22 @@ module Resolve =
                 | Some recipe ->
                     apply recipe.Settings
                     |> Result.map (fun s ->
-                        let follows = s.Epochs <> recipe.Settings.Epochs
-
-                        let milestones =
-                            if follows then scaled recipe.Settings s.Epochs else recipe.Settings.Milestones
+                        // A recipe without epochs is a mistake, with nothing to scale by.
+                        let start, changed =
+                            if recipe.Settings.Epochs > 0 then
+                                scaled recipe.Settings s
+                            else
+                                recipe.Settings, Set.empty
 
                         let seeded = recipe.Settings.Seed <> Settings.defaults.Seed
 
                         let origin field =
-                            if field = "milestones" && follows then "recipe, scaled"
+                            if changed.Contains field then "recipe, scaled"
                             elif spoken.Contains field then "recipe"
                             elif field = "seed" && seeded then "recipe"
                             else "default"
 
-                        { recipe.Settings with Milestones = milestones }, origin
+                        start, origin
                     )
 
             let! settings = apply start

@@ -35,7 +35,10 @@ type RlkdSettings = {
 [<RequireQualifiedAccess>]
 module RlkdSettings =
 
-    /// The published schedule on CIFAR-100.
+    /// The run that the schedule of `defaults` and of the modes is for.
+    let publishedEpochs: int = 240
+
+    /// The published schedule on CIFAR-100; `scaled` fits it to a run of another length.
     let defaults: RlkdSettings = {
         Mode = "paper"
         WarmUp = RlkdConfig.paper.WarmUp
@@ -138,6 +141,36 @@ module RlkdSettings =
              else
                  [])
         ]
+
+    /// The schedule at the same shares of another number of epochs, rounded, at least 1: warm-up, learning, and ramp
+    /// and mixing where the settings or their mode have numbers. The rest, and numbers below 1, stay as they are.
+    let scaled (before: int) (epochs: int) (s: RlkdSettings) : RlkdSettings =
+        let mode = named modesOf s.Mode
+
+        let share (value: int) =
+            if value < 1 then
+                value
+            else
+                let exact = float value * float epochs / float before
+                max 1 (int (System.Math.Round(exact, System.MidpointRounding.AwayFromZero)))
+
+        let ramp =
+            match mode with
+            | Some { Factor = RlkdFactor.Ramp ramp } when s.Ramp = 0 -> ramp
+            | _ -> s.Ramp
+
+        let until =
+            match mode with
+            | Some { Mixing = Some { Until = Some last } } when s.Mix && s.MixUntil = 0 -> last
+            | _ -> s.MixUntil
+
+        {
+            s with
+                WarmUp = share s.WarmUp
+                Every = share s.Every
+                Ramp = share ramp
+                MixUntil = share until
+        }
 
     /// The configuration of settings without mistakes.
     let config (s: RlkdSettings) : RlkdConfig =

@@ -77,6 +77,17 @@ let ``a dry run shows each value with its origin, and leaves nothing behind`` ()
 
         Assert.Equal(("16", "--set"), field given "batch")
         Assert.Equal(("{\"crd\":0.25,\"kd\":0.75}", "--kd"), field given "methods")
+
+        let agent =
+            expect 0 folder "distill --recipe rlkd/resnet56-resnet20/kd/rlkd --set epochs=24 --dry-run"
+
+        Assert.Matches(
+            @"
+rlkd\.warmUp +2 +recipe, scaled
+",
+            agent.Out
+        )
+
         Assert.Empty(Directory.GetFileSystemEntries folder)
     )
 

@@ -52,7 +52,7 @@ let ``Ctrl-C in the middle of an agent's epoch of learning, then --resume: to th
         // Every epoch is one of learning, and from the second on images are mixed.
         let flags =
             $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 30 --batch 16 --epochs 8 "
-            + "--policy rlkd --rl-warm-up 1 --rl-every 1 --rl-ramp 3 --out "
+            + "--policy rlkd --rl-warm-up 1 --rl-every 1 --rl-ramp 3 --rl-mix-until 8 --out "
 
         expect 0 folder (flags + "whole") |> ignore
         let ended = interrupted interrupt "epoch 2/" folder (flags + "a")

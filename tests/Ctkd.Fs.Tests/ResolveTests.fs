@@ -73,6 +73,86 @@ let ``a recipe's milestones keep their shares of another number of epochs unless
     let given = resolved name [ "epochs=24"; "milestones=20" ]
     Assert.Equal(([ 20 ], "--set"), (given.Settings.Milestones, given.Origins["milestones"]))
 
+// ---- the agent's schedule ----
+
+/// Warm-up, learning, ramp, the end of mixing.
+let private schedule (resolved: Resolved) =
+    let agent = resolved.Settings.Rlkd
+    agent.WarmUp, agent.Every, agent.Ramp, agent.MixUntil
+
+[<Fact>]
+let ``without a recipe the agent's schedule follows the epochs: 20, 20, 80 and 150 of 240`` () =
+    let follows expected texts =
+        let resolved = resolved "" ("policy=rlkd" :: texts)
+        Assert.Equal((texts, expected), (texts, schedule resolved))
+        Assert.Equal("default", resolved.Origins["rlkd.warmUp"])
+        Assert.Empty(Settings.mistakes resolved.Settings)
+
+    follows (20, 20, 80, 150) [ "data=cifar100" ]
+    follows (3, 3, 10, 19) []
+    follows (2, 2, 8, 15) [ "epochs=24" ]
+    follows (1, 1, 1, 1) [ "epochs=1" ]
+    follows (40, 40, 160, 300) [ "epochs=480" ]
+    follows (3, 3, 0, 0) [ "rlkd.mode=official" ]
+    follows (3, 3, 10, 0) [ "rlkd.mix=false" ]
+    let config = (resolved "" [ "policy=rlkd"; "data=cifar100" ]).Settings.Rlkd |> RlkdSettings.config
+    Assert.Equal(RlkdConfig.paper, config)
+
+[<Fact>]
+let ``a recipe's agent keeps its shares of another number of epochs`` () =
+    let name = "rlkd/resnet56-resnet20/kd/rlkd"
+    let scaled = resolved name [ "epochs=24" ]
+    Assert.Equal((2, 2, 8, 15), schedule scaled)
+
+    for field in [ "warmUp"; "every"; "ramp"; "mixUntil" ] do
+        Assert.Equal("recipe, scaled", scaled.Origins[$"rlkd.{field}"])
+
+    Assert.Equal("recipe", scaled.Origins["rlkd.mode"])
+    Assert.Equal((Recipes.find name |> Error.orRaise).Settings, (resolved name [ "epochs=240" ]).Settings)
+
+    let official = resolved name [ "epochs=24"; "rlkd.mode=official" ]
+    Assert.Equal((2, 2, 0, 0), schedule official)
+    Assert.Equal(("--set", "recipe"), (official.Origins["rlkd.mode"], official.Origins["rlkd.ramp"]))
+    Assert.Equal((2, 2, 8, 0), schedule (resolved $"{name}-no-exploration" [ "epochs=24" ]))
+    // Of 120 epochs: the first, every fifth, a ramp of 40.
+    Assert.Equal((1, 3, 20, 0), schedule (resolved "rlkd/ResNet34-ResNet18/dkd/rlkd" [ "epochs=60" ]))
+    // Another policy's recipe of 100 epochs has no schedule of its own.
+    let other = [ "policy=rlkd"; "epochs=60" ]
+    Assert.Equal((5, 5, 20, 38), schedule (resolved "mdistiller/ResNet34-ResNet18/kd/fixed" other))
+
+[<Fact>]
+let ``an agent's numbers that are given stay as they are, and other policies leave it alone`` () =
+    let given = resolved "" [ "policy=rlkd"; "rlkd.warmUp=20"; "rlkd.mixUntil=25" ]
+    Assert.Equal((20, 3, 10, 25), schedule given)
+    Assert.Equal(("--set", "default"), (given.Origins["rlkd.warmUp"], given.Origins["rlkd.every"]))
+    let recipe = resolved "rlkd/resnet56-resnet20/kd/rlkd" [ "rlkd.every=6"; "epochs=24"; "rlkd.ramp=4" ]
+    Assert.Equal((2, 6, 4, 15), schedule recipe)
+    Assert.Equal(("--set", "--set"), (recipe.Origins["rlkd.every"], recipe.Origins["rlkd.ramp"]))
+    let ctkd = resolved "ctkd/vgg13-vgg8/kd/ctkd-global" [ "epochs=24" ]
+    Assert.Equal(RlkdSettings.defaults, ctkd.Settings.Rlkd)
+
+[<Fact>]
+let ``mistakes of a schedule are not scaled away`` () =
+    let recipe = Recipes.find "rlkd/resnet56-resnet20/kd/rlkd" |> Error.orRaise
+
+    let mistakes (epochs: int) (agent: RlkdSettings) : string list =
+        let wrong = {
+            recipe with
+                Settings = { recipe.Settings with Epochs = epochs; Rlkd = agent }
+        }
+
+        let resolved = Resolve.settings (Some wrong) (sets [ "epochs=24" ]) |> Error.orRaise
+        Settings.mistakes { resolved.Settings with TeacherWeights = "teacher.pth" }
+
+    let agent = recipe.Settings.Rlkd
+    Assert.Empty(mistakes 240 agent)
+    Assert.Contains("rl-every must be at least 1, got 0", mistakes 240 { agent with Every = 0 })
+    Assert.Contains("rl-ramp must be at least 0, got -1", mistakes 240 { agent with Ramp = -1 })
+    Assert.Contains("rl-mix-until must be at least 0, got -3", mistakes 240 { agent with MixUntil = -3 })
+    Assert.Contains("rl-mode", String.concat "" (mistakes 240 { agent with Mode = "offical" }))
+    // No epochs to scale by: the recipe's numbers as they are, too long for 24 epochs.
+    Assert.Contains("rl-warm-up is 30", String.concat "" (mistakes 0 { agent with WarmUp = 30 }))
+
 [<Fact>]
 let ``every field can be set by its name in JSON, in the form of its type`` () =
     let s =
