@@ -18,9 +18,16 @@ module Corrector =
         | RlkdCorrector.Linear -> Some(Perceptron.pack inputs)
         | RlkdCorrector.Off -> None
 
-    /// What the network reads: states and T, which the released code leaves unscaled: [batch, features + 1].
+    /// What the network reads: states, and T / 10 - 1/2, or T itself as released: [batch, features + 1]. A network that starts
+    /// from small weights gives larger shares, of whatever sign, where its inputs are larger: without the middle of T
+    /// taken off, rewards that have nothing to do with T would lower it.
     let inputs (kind: RlkdCorrector) (states: Tensor) (t: Tensor) : Tensor =
-        let t = if kind = RlkdCorrector.Linear then t else Tensor.scale (1.0 / RlkdConfig.hottest) t
+        let t =
+            if kind = RlkdCorrector.Linear then
+                t
+            else
+                Tensor.scale (1.0 / RlkdConfig.hottest) t |> Tensor.addNumber -0.5
+
         Tensor.cat 1 [ states; Tensor.unsqueeze 1 t ]
 
     /// Predictions g [batch] of the inputs [batch, features + 1].
