@@ -59,8 +59,9 @@ let private pairsOf (work: Workload) (steps: int) (pairs: int list) : Map<string
     let plain = timed plain
     let others = variants |> List.map (fun variant -> variant.Name, timed (course (variant.Change work)))
 
+    // The just-in-time compiler knows what is hot after some dozen calls.
     for time in plain :: List.map snd others do
-        for _ in 1..4 do
+        for _ in 1..40 do
             time () |> ignore
 
     let found = others |> List.map (fun (name, _) -> name, ResizeArray<float>())

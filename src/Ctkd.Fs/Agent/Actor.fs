@@ -86,7 +86,7 @@ module Actor =
         policy.Mean + Tensor.exp policy.LogDeviation * Tensor.toType (Tensor.dtype policy.Mean) noise
 
     /// The noise of draws z [batch]: (z - mean) / deviation.
-    let noiseOf (policy: Gaussian) (z: Tensor) : Tensor = (z - policy.Mean) / Tensor.exp policy.LogDeviation
+    let noiseOf (policy: Gaussian) (z: Tensor) : Tensor = (z - policy.Mean) * Tensor.exp -policy.LogDeviation
 
     /// T = 10 sigmoid(z), at least `coolest` and, however far the draw, below 10.
     let squash (coolest: float) (z: Tensor) : Tensor =
@@ -94,18 +94,19 @@ module Actor =
         |> Tensor.scale RlkdConfig.hottest
         |> Tensor.clamp coolest (RlkdConfig.hottest * (1.0 - 1e-6))
 
-    /// Logarithm of the density at x, [batch]; `blur` is added to the deviation in the exponent only.
-    let private logDensity (blur: float) (x: Tensor) (policy: Gaussian) : Tensor =
-        let standard = (x - policy.Mean) / Tensor.addNumber blur (Tensor.exp policy.LogDeviation)
-
+    /// Logarithm of the density, [batch], at so many deviations from the mean.
+    let private logDensity (standard: Tensor) (policy: Gaussian) : Tensor =
         Tensor.scale -0.5 (standard * standard) - policy.LogDeviation
         |> Tensor.addNumber (-0.5 * log (2.0 * Math.PI))
 
-    /// Logarithm of the likelihood of draws z [batch] that became temperatures t [batch].
+    /// Logarithm of the likelihood of draws z [batch] that became temperatures t [batch]. The released code adds 1e-8 to the
+    /// deviation that divides.
     let logLikelihood (where: RlkdLikelihood) (z: Tensor) (t: Tensor) (policy: Gaussian) : Tensor =
         match where with
-        | RlkdLikelihood.Draw -> logDensity 0.0 z policy
-        | RlkdLikelihood.Temperature -> logDensity 1e-8 t policy
+        | RlkdLikelihood.Draw -> logDensity (noiseOf policy z) policy
+        | RlkdLikelihood.Temperature ->
+            let deviation = Tensor.exp policy.LogDeviation |> Tensor.addNumber 1e-8
+            logDensity ((t - policy.Mean) / deviation) policy
 
 /// The value of states.
 [<RequireQualifiedAccess>]
