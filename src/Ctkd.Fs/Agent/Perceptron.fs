@@ -95,7 +95,9 @@ module Perceptron =
         let mutable sum = 0.0
 
         for j in 0 .. hidden - 1 do
+            let slope = slopeOf activation outputs p units j
+
             for k in 0 .. inputs - 1 do
-                sum <- sum + slopeOf activation outputs p units j * p[j * inputs + k] * x[row * inputs + k]
+                sum <- sum + slope * p[j * inputs + k] * x[row * inputs + k]
 
         sum

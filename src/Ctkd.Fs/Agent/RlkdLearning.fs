@@ -113,11 +113,14 @@ module RlkdLearning =
         let struct (rewards, correctorLoss) = credit
         let nets = RlkdNetworks.create config
         let ppo, states = config.Ppo, experience.States
-        let none = Tensor.scale 0.0 reward
+        let actor, critic = Learner.find nets.Actor "actor" tree, Learner.find nets.Critic "critic" tree
 
-        let struct (updaterLoss, estimatorLoss), mask =
+        // Masks [rows, 1] of states, or the number 1, and the losses.
+        let maskOf, struct (updaterLoss, estimatorLoss) =
             if config.Updater = RlkdUpdater.Off then
-                struct (none, none), Tensor.addNumber 1.0 none
+                let none = Tensor.scale 0.0 reward
+                let one = Tensor.addNumber 1.0 none
+                (fun _ -> one), struct (none, none)
             else
                 let steps = creditSteps config tree config.UpdaterSteps
 
@@ -127,20 +130,18 @@ module RlkdLearning =
                 let losses =
                     Updater.train config.Updater config.MaskWeight steps masker estimator reward states
 
-                losses, Updater.mask (Learner.weights (Learner.find nets.Mask "mask" tree)) states
+                Updater.mask (Learner.weights masker), losses
 
-        let masked (states: Tensor) =
-            if config.Updater = RlkdUpdater.Off then
-                states
-            else
-                Updater.mask (Learner.weights (Learner.find nets.Mask "mask" tree)) states * states
-
-        let updated = masked states
+        let mask = maskOf states
+        let updated = mask * states
 
         // The value beyond the batch is masked as those within it: seen raw it would be larger by 1 / M, and the
         // critic, which learns from masked states to predict it, would run after itself without end.
         let valued, next =
-            if config.Masked = RlkdMasked.Afterwards then states, next else updated, masked next
+            if config.Masked = RlkdMasked.Afterwards then
+                states, next
+            else
+                updated, maskOf next * next
 
         let acted, actorStates =
             match config.Masked with
@@ -149,8 +150,8 @@ module RlkdLearning =
             | RlkdMasked.Afterwards -> states, updated
 
         let t = Actor.squash config.CoolestT experience.Draws
-        let values = Critic.forward (Learner.weights (Learner.find nets.Critic "critic" tree)) valued
-        let policyOf = Learner.weights (Learner.find nets.Actor "actor" tree) |> Actor.forward config.Spread
+        let values = Critic.forward (Learner.weights critic) valued
+        let policyOf = Actor.forward config.Spread (Learner.weights actor)
         let policy = policyOf acted
         let beyond = beyond config nets tree states next
         let advantages = Advantage.generalised ppo.Discount ppo.Lambda rewards values beyond
@@ -178,8 +179,7 @@ module RlkdLearning =
         }
 
         let taken = taken tree ppo.Passes
-        let criticLoss = Ppo.criticPasses ppo taken (Learner.find nets.Critic "critic" tree) batch
-        let actor = Learner.find nets.Actor "actor" tree
+        let criticLoss = Ppo.criticPasses ppo taken critic batch
         let actorLoss = Ppo.actorPasses ppo config.Spread config.Likelihood taken actor batch
         let updates = Tree.find "updates" tree
         Tensor.copyInto updates (Tensor.addNumber 1.0 updates)

@@ -25,8 +25,11 @@ module RlkdTally =
     let private choices = 8
     let private updates = 11
 
-    /// Tenths of the uncertainty, and what is summed in each: images, policy means, policy deviations.
-    let private tenths, private ofTenth = 10, 3
+    /// Parts of the uncertainty's range.
+    let tenths: int = 10
+
+    /// What is summed in each: images, policy means, policy deviations.
+    let private ofTenth = 3
 
     /// Numbers of the sums.
     let length: int = choices + updates + tenths * ofTenth
