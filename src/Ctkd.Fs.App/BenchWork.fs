@@ -142,7 +142,7 @@ let private convolutions (work: Workload) : float =
 
         let forward () =
             Autograd.noGrad (fun () ->
-                Course.precisely course (fun () -> Layer.forward weights false (ResizeArray()) model.Body x)
+                Layer.forwardIn (Course.products course) weights false (ResizeArray()) model.Body x
             )
             |> ignore
 
@@ -153,7 +153,7 @@ let private convolutions (work: Workload) : float =
 let private copies (device: Device) : float =
     Tensor.scoped (fun () ->
         let bytes = 256 <<< 20
-        let source = Tensor.zeros DType.UInt8 device [| int64 bytes |]
+        let source = Tensor.zeros DType.Byte device [| int64 bytes |]
         let target = Tensor.clone source
         2.0 * float bytes / best device (fun () -> Tensor.copyInto target source)
     )

@@ -1,7 +1,9 @@
 namespace Ctkd.Fs.App
 
 open System
-open System.IO
+open System.Runtime.InteropServices
+open System.Runtime.Intrinsics.Arm
+open System.Runtime.Intrinsics.X86
 open Argu
 open Ctkd.Fs
 
@@ -11,58 +13,26 @@ module Doctor =
 
     let private wrong name value mend = { Name = name; Value = value; Mend = Some mend }
 
-    /// Libraries that the process has loaded: the engine's own configuration names only what it was built for.
-    let private loaded () : string list =
-        File.ReadAllLines "/proc/self/maps"
-        |> Array.choose (fun line ->
-            match line.IndexOf '/' with
-            | -1 -> None
-            | at -> Some(line.Substring at)
-        )
-        |> Array.distinct
-        |> List.ofArray
+    let private engine () : Finding list =
+        let facts = Engine.facts ()
+        let source = if facts.IsOwn then "LIBTORCH" else "the package"
 
-    let private blas () : Finding =
-        let libraries = loaded ()
-
-        let has (part: string) =
-            libraries
-            |> List.exists (fun library -> library.Contains(part, StringComparison.OrdinalIgnoreCase))
-
-        if has "openblas" then
-            fine "BLAS" "OpenBLAS"
-        elif has "libmkl" then
-            fine "BLAS" "MKL"
-        elif has "libblas" then
-            wrong "BLAS" "the reference BLAS: slow" "apt-get install libopenblas0-openmp"
-        else
-            fine "BLAS" "inside libtorch"
+        [
+            fine "engine" $"libtorch {facts.Version} of {source}, in {facts.Folder}"
+            fine
+                "TorchSharp's library"
+                (facts.Sharp + (if facts.IsRelaxed then " (a copy for this system's older libstdc++)" else ""))
+            yield! facts.Check |> Option.ofObj |> Option.map (fine "self-check") |> Option.toList
+        ]
 
     let private cpu () : Finding =
-        let lines = File.ReadAllLines "/proc/cpuinfo"
-
-        let field (name: string) =
-            lines
-            |> Array.tryFind (fun line -> line.StartsWith(name, StringComparison.Ordinal))
-            |> Option.map (fun line -> (line.Split(':', 2)[1]).Trim())
-
-        let name = field "model name" |> Option.defaultValue "unknown"
-        let flags = field "flags" |> Option.defaultValue ""
-
         let has =
-            [ "avx2"; "avx512f"; "avx512_bf16"; "amx_bf16" ]
-            |> List.filter (fun flag -> flags.Split(' ') |> Array.contains flag)
+            [ "AVX2", Avx2.IsSupported; "AVX-512", Avx512F.IsSupported; "NEON", AdvSimd.IsSupported ]
+            |> List.filter snd
+            |> List.map fst
 
-        fine "processor" (name + " (" + String.concat ", " has + ")")
-
-    let private operators () : Finding =
-        match Engine.missingOperators () with
-        | [] -> fine "operators" $"all {Engine.operators ()} found"
-        | missing ->
-            wrong
-                "operators"
-                (String.concat "; " missing)
-                "use libtorch 1.13 or later, then: dotnet fsi build.fsx native"
+        let name = $"{RuntimeInformation.ProcessArchitecture}, {Environment.ProcessorCount} processors"
+        fine "processor" (if has.IsEmpty then name else name + ", " + String.concat ", " has)
 
     let private threads () : Finding =
         let count, processors = Engine.threads (), Environment.ProcessorCount
@@ -72,19 +42,13 @@ module Doctor =
         else
             fine "threads" (string count)
 
-    let private oneDnn () : Finding =
-        if Engine.hasOneDnn () then
-            fine
-                "oneDNN"
-                (if Engine.fuses () then
-                     "yes, with fused convolutions"
-                 else
-                     "yes, without fused convolutions")
-        else
-            wrong
-                "oneDNN"
-                "absent: convolutions are slow"
-                "use a libtorch that was built with oneDNN (Debian's libtorch-dev)"
+    let private fusion () : Finding =
+        fine
+            "fused convolutions"
+            (if Engine.fuses () then
+                 "oneDNN's, on this processor"
+             else
+                 "none here: frozen networks run in steps")
 
     let private devices () : Finding list =
         match Engine.cudaDevices () with
@@ -101,21 +65,8 @@ module Doctor =
 
     let private findings () : Finding list =
         try
-            let version = Engine.version ()
-
-            [
-                fine "engine" $"libtorch {version}"
-                operators ()
-                threads ()
-                blas ()
-                oneDnn ()
-                yield! devices ()
-                cpu ()
-            ]
-        with CtkdException error -> [
-            wrong "engine" $"{error.What}: {error.Where}" "dotnet fsi build.fsx native"
-            cpu ()
-        ]
+            [ yield! engine (); threads (); fusion (); yield! devices (); cpu () ]
+        with CtkdException error -> [ wrong "engine" $"{error.What}: {error.Where}" error.Next; cpu () ]
 
     /// The command: 0 when nothing is missing, else 1.
     let command (args: ParseResults<DoctorArgs>) : int =

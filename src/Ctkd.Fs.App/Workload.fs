@@ -144,7 +144,7 @@ let learner (course: Course) : Batch -> unit =
 
 /// The engine, and where it works.
 let engine (work: Workload) : string =
-    $"libtorch {Engine.version ()}, {Engine.threads ()} threads, {work.Device}"
+    $"libtorch {(Engine.facts ()).Version}, {Engine.threads ()} threads, {work.Device}"
 
 /// Seconds that some work takes on a device.
 let seconds (device: Device) (work: unit -> unit) : float =

@@ -64,7 +64,7 @@ module Augment =
         {
             Images =
                 Tensor.scope (fun () ->
-                    Tensor.ofBytes DType.UInt8 shape (ReadOnlySpan set.Images) |> Tensor.toDevice device
+                    Tensor.ofBytes DType.Byte shape (ReadOnlySpan set.Images) |> Tensor.toDevice device
                 )
             Labels =
                 Tensor.scope (fun () ->

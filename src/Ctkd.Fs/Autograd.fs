@@ -1,7 +1,6 @@
 namespace Ctkd.Fs
 
-open System
-open Ctkd.Torch
+open TorchSharp
 
 /// Gradients as a pure function of a loss and its leaves, and the three ways to interfere with them.
 [<RequireQualifiedAccess>]
@@ -10,27 +9,27 @@ module Autograd =
     /// A leaf: the same values, detached, of which gradients are wanted.
     let leaf (x: Tensor) : Tensor =
         let leaf = Tensor.detach x
-        leaf.RequiresGrad <- true
+        leaf.requires_grad <- true
         leaf
 
     /// Runs the body without recording; its results carry no gradient.
     let noGrad (body: unit -> 'T) : 'T =
-        let before = Autograd.SetEnabled false
-
-        try
-            body ()
-        finally
-            Autograd.SetEnabled before |> ignore
+        use _ = torch.no_grad ()
+        body ()
 
     /// d loss / d leaf for each leaf, in one backward pass. On the leaves from the index `free` on the loss need
     /// not depend: they get zeros then, as a learned temperature does beside losses without a softmax.
     let gradientsOrZeros (free: int) (loss: Tensor) (leaves: Tensor[]) : Tensor[] =
-        Autograd.Gradients(ReadOnlySpan [| loss |], ReadOnlySpan leaves, false, false)
+        torch.autograd.grad ([| loss |], leaves, allow_unused = true)
+        |> Array.ofSeq
         |> Array.mapi (fun i gradient ->
-            match gradient with
-            | null when i >= free -> Tensor.zeros leaves[i].DType leaves[i].Device leaves[i].Shape
-            | null -> invalidOp $"the loss does not depend on leaf {i} of {leaves.Length}"
-            | gradient -> gradient
+            if not gradient.IsInvalid then
+                gradient
+            elif i >= free then
+                let leaf = leaves[i]
+                Tensor.zeros leaf.dtype (Tensor.device leaf) leaf.shape
+            else
+                invalidOp $"the loss does not depend on leaf {i} of {leaves.Length}"
         )
 
     /// d loss / d leaf for each leaf, in one backward pass.
@@ -48,12 +47,3 @@ module Autograd =
     let reverse (strength: Tensor) (x: Tensor) : Tensor =
         let d = stopGradient x
         d - strength * (x - d)
-
-    /// Runs the body with the engine's automatic casts to bfloat16 (float32 elsewhere stays as it is).
-    let bf16 (device: Device) (body: unit -> 'T) : 'T =
-        let before = Autograd.SetAutocast(device, true, DType.BFloat16)
-
-        try
-            body ()
-        finally
-            Autograd.SetAutocast(device, before, DType.BFloat16) |> ignore

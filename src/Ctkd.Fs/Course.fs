@@ -73,7 +73,7 @@ module Course =
         weights
         |> Tree.map (fun _ w -> if course.ChannelsLast && Tensor.rank w = 4 then Tensor.channelsLast w else w)
 
-    /// The convolutions' weights in the type in which they are multiplied: what autocast would do at every step.
+    /// The convolutions' weights rounded once to the type in which they are multiplied.
     let private rounded (model: Model) (weights: Tree) : Tree =
         let convolutions =
             Layer.leaves model.Body
@@ -104,24 +104,22 @@ module Course =
 
         { course with Teaching = Option.map prepared course.Teaching }
 
-    /// Runs the body in the course's precision.
-    let precisely (course: Course) (body: unit -> 'T) : 'T =
+    /// The type in which a course's convolutions and linear layers multiply, where it is not that of the weights.
+    let products (course: Course) : DType option =
         match course.Precision with
         | F64
-        | F32 -> body ()
-        | Bf16 -> Autograd.bf16 course.Device body
+        | F32 -> None
+        | Bf16 -> Some DType.BFloat16
 
     /// A model's classifier alone, in the course's precision: pooled features to logits.
     let classify (course: Course) (model: Model) (weights: Tree) (pooled: Tensor) : Tensor =
-        precisely
-            course
-            (fun () -> Layer.forward weights false (ResizeArray()) (Linear model.Classifier) pooled)
+        Layer.forwardIn (products course) weights false (ResizeArray()) (Linear model.Classifier) pooled
         |> Tensor.toType (dtype course)
 
     /// A forward pass in the course's precision and memory format; logits come back in the weights' type.
     let forward (course: Course) (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
         let images = if course.ChannelsLast then Tensor.channelsLast images else images
-        let outputs: Outputs = precisely course (fun () -> Model.forward model training weights images)
+        let outputs: Outputs = Model.forwardIn (products course) model training weights images
         let exact = Tensor.toType (dtype course)
 
         { outputs with Logits = exact outputs.Logits; Pooled = exact outputs.Pooled }

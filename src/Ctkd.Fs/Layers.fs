@@ -290,8 +290,10 @@ module Layer =
             | _ -> false
         )
 
+    /// `products`: the type in which convolutions and linear layers multiply; None: as their weights are.
     /// `own`: whether the input may be overwritten where no backward pass follows.
     let rec private runOn
+        (products: DType option)
         (weights: Tree)
         (training: bool)
         (taps: ResizeArray<Tensor>)
@@ -299,11 +301,18 @@ module Layer =
         (layer: Layer)
         (x: Tensor)
         : Tensor =
-        let go = runOn weights training taps
+        let go = runOn products weights training taps
         let tensor name = Tree.find name weights
+        let rounded (x: Tensor) = products |> Option.fold (fun x dtype -> Tensor.toType dtype x) x
 
         let convolve (operator: int -> int -> int -> Tensor -> Tensor option -> Tensor -> Tensor) c x =
-            operator c.Stride c.Padding c.Groups (tensor c.Weight) (Option.map tensor c.Bias) x
+            operator
+                c.Stride
+                c.Padding
+                c.Groups
+                (rounded (tensor c.Weight))
+                (Option.map (tensor >> rounded) c.Bias)
+                (rounded x)
 
         let normalise operator n x =
             operator
@@ -343,7 +352,7 @@ module Layer =
         | MaxPool(kernel, stride, padding) -> Tensor.maxPool2d kernel stride padding x
         | AvgPool(kernel, stride, padding) -> Tensor.avgPool2d kernel stride padding x
         | GlobalPool -> Tensor.meanOverImage x
-        | Linear d -> Tensor.linear (tensor d.Weight) (Some(tensor d.Bias)) x
+        | Linear d -> Tensor.linear (rounded (tensor d.Weight)) (Some(rounded (tensor d.Bias))) (rounded x)
         | Sequence layers -> run own layers x
         | Residual(body, shortcut) ->
             let sum, beside = go false body x, go false shortcut x
@@ -360,10 +369,26 @@ module Layer =
             taps.Add x
             x
         | Block body -> Tensor.scopeWith (fun result -> Seq.append [ result ] taps) (fun () -> go own body x)
-        | Custom custom -> custom.Forward weights training x
+        | Custom custom ->
+            let isRounded = products = Some(Tensor.dtype x) && Tensor.dtype x = DType.BFloat16
+            custom.Forward weights training (if isRounded then Tensor.toType DType.Float32 x else x)
 
     /// Runs the layer. `taps` collects the features in their order; in training mode batch normalisation uses and
     /// updates the statistics of the batch. The input is left as it is.
+    ///
+    /// With `products`, convolutions and linear layers round their weights and inputs to that type and give results of it;
+    /// statistics stay in the type of their weights, and layers of one's own (`Custom`) get float32.
+    let forwardIn
+        (products: DType option)
+        (weights: Tree)
+        (training: bool)
+        (taps: ResizeArray<Tensor>)
+        (layer: Layer)
+        (x: Tensor)
+        : Tensor =
+        runOn products weights training taps false layer x
+
+    /// `forwardIn` in the type of the weights.
     let forward
         (weights: Tree)
         (training: bool)
@@ -371,4 +396,4 @@ module Layer =
         (layer: Layer)
         (x: Tensor)
         : Tensor =
-        runOn weights training taps false layer x
+        forwardIn None weights training taps layer x

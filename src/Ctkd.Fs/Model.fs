@@ -86,16 +86,27 @@ module Model =
 
     /// Logits and features of a batch of images. In training mode batch normalisation uses the batch's statistics and
     /// updates the running ones in place; the training step advances the batch counters (`counters`). Dropout draws
-    /// from the engine's own generator, which the training step seeds.
-    let forward (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
+    /// from the engine's own generator, which the training step seeds. `products` as in `Layer.forwardIn`.
+    let forwardIn
+        (products: DType option)
+        (model: Model)
+        (training: bool)
+        (weights: Tree)
+        (images: Tensor)
+        : Outputs =
         let taps = ResizeArray<Tensor>()
-        let pooled = Layer.forward weights training taps model.Body images
+        let run = Layer.forwardIn products weights training taps
+        let pooled = run model.Body images
 
         let kept = if training && model.Dropout > 0.0 then Tensor.dropout model.Dropout pooled else pooled
 
-        let logits = Layer.forward weights training taps (Linear model.Classifier) kept
+        let logits = run (Linear model.Classifier) kept
 
         { Features = List.ofSeq taps; Pooled = pooled; Logits = logits }
+
+    /// `forwardIn` in the type of the weights.
+    let forward (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
+        forwardIn None model training weights images
 
     /// The batch counters of a model's normalisations: they are advanced together, in one call a step.
     let counters (weights: Tree) : Tensor[] = weights |> Tree.filter Layer.isCounter |> Tree.leaves

@@ -46,21 +46,7 @@ module Sgd =
         (parameters: Tensor[])
         : unit =
         Autograd.noGrad (fun () ->
-            Tensor.scoped (fun () ->
-                let gradients =
-                    if sgd.WeightDecay = 0.0 then
-                        gradients
-                    else
-                        Tensor.foreachAdd sgd.WeightDecay gradients parameters
-
-                Tensor.foreachScaleInto sgd.Momentum velocities
-                Tensor.foreachAddInto 1.0 velocities gradients
-
-                let direction =
-                    if sgd.Nesterov then Tensor.foreachAdd sgd.Momentum gradients velocities else velocities
-
-                Tensor.foreachAddMulInto -1.0 parameters direction (Array.create parameters.Length rate)
-            )
+            Tensor.sgdInto sgd.Momentum sgd.WeightDecay sgd.Nesterov rate gradients velocities parameters
         )
 
 /// Adam as PyTorch defines it, without weight decay.
@@ -73,15 +59,13 @@ type Adam = {
     Epsilon: float
 }
 
-/// The numbers of one step that depend on how many came before, as 0-d tensors on the device.
+/// One step of many.
 [<ReferenceEquality>]
 type AdamStep = {
     /// The settings of all steps.
     Of: Adam
-    /// rate sqrt(1 - beta2^t) / (1 - beta1^t).
-    Rate: Tensor
-    /// epsilon sqrt(1 - beta2^t).
-    Epsilon: Tensor
+    /// The number of this step, from 1: float32 [].
+    Number: Tensor
 }
 
 /// m' = beta1 m + (1 - beta1) g;  v' = beta2 v + (1 - beta2) g^2;
@@ -95,26 +79,14 @@ module Adam =
 
     /// <summary>The next steps after those that were done, made without waiting for the device.</summary>
     /// <param name="adam">The settings.</param>
-    /// <param name="dtype">Type of the parameters; the corrections are computed in float64.</param>
     /// <param name="steps">How many steps come.</param>
     /// <param name="taken">Number of steps done before, >= 0: float64 [].</param>
-    let ahead (adam: Adam) (dtype: DType) (steps: int) (taken: Tensor) : AdamStep[] =
-        let t = taken + (Tensor.arange (Tensor.device taken) steps |> Tensor.addInt 1)
-        // 1 - beta^t
-        let missing (beta: float) =
-            Tensor.scale (log beta) t |> Tensor.exp |> Tensor.neg |> Tensor.addNumber 1.0
+    let ahead (adam: Adam) (steps: int) (taken: Tensor) : AdamStep[] =
+        let numbers =
+            taken + (Tensor.arange (Tensor.device taken) steps |> Tensor.addInt 1)
+            |> Tensor.toType DType.Float32
 
-        let second = missing adam.Beta2 |> Tensor.sqrt
-        let rates = Tensor.scale adam.Rate second / missing adam.Beta1 |> Tensor.toType dtype
-        let epsilons = Tensor.scale adam.Epsilon second |> Tensor.toType dtype
-
-        Array.init
-            steps
-            (fun i -> {
-                Of = adam
-                Rate = Tensor.select 0 i rates
-                Epsilon = Tensor.select 0 i epsilons
-            })
+        Array.init steps (fun i -> { Of = adam; Number = Tensor.select 0 i numbers })
 
     /// One step of many tensors, in place and in a few calls of the engine; moments start as zeros.
     let step
@@ -127,14 +99,14 @@ module Adam =
         let adam = now.Of
 
         Autograd.noGrad (fun () ->
-            Tensor.scoped (fun () ->
-                Tensor.foreachScaleInto adam.Beta1 first
-                Tensor.foreachAddInto (1.0 - adam.Beta1) first gradients
-                Tensor.foreachScaleInto adam.Beta2 second
-                Tensor.foreachAddMulInto (1.0 - adam.Beta2) second gradients gradients
-                let roots = Tensor.foreachSqrt second
-                Tensor.foreachAddInto 1.0 roots (Array.create roots.Length now.Epsilon)
-                let moves = Tensor.foreachMul first (Array.create first.Length now.Rate)
-                Tensor.foreachAddDivInto -1.0 parameters moves roots
-            )
+            Tensor.adamInto
+                adam.Beta1
+                adam.Beta2
+                adam.Epsilon
+                adam.Rate
+                now.Number
+                gradients
+                first
+                second
+                parameters
         )

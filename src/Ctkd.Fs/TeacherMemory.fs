@@ -15,8 +15,7 @@ module TeacherMemory =
         (course: Course)
         =
         let numbers (values: float list) = values |> List.map string |> String.concat " "
-        let engine = Text.Encoding.UTF8.GetBytes(Engine.version () + Engine.configuration ())
-        let engineHash = Security.Cryptography.SHA256.HashData engine |> Convert.ToHexStringLower
+        let engine = Engine.facts ()
 
         String.concat "\n" [
             $"teacher {teacherHash}"
@@ -24,7 +23,7 @@ module TeacherMemory =
             $"mean {numbers data.Mean}, std {numbers data.Std}"
             $"pad {course.Pad}, flip {course.Flip}, batch {s.TeacherAhead * s.Batch}"
             $"precision {course.Precision}, channels last {course.ChannelsLast}, device {s.Device}"
-            $"engine {engineHash}, {Engine.threads ()} threads, fused {Engine.fuses ()}, TF32 {s.Tf32}"
+            $"libtorch {engine.Version} in {engine.Folder}, {Engine.threads ()} threads, fused {Engine.fuses ()}, TF32 {s.Tf32}"
             // Another build of the library may compute in another order.
             $"library {typeof<Course>.Assembly.ManifestModule.ModuleVersionId}"
         ]

@@ -2,53 +2,56 @@ namespace Ctkd.Fs
 
 open System
 open System.Runtime.InteropServices
-open Ctkd.Torch
+open Ctkd.Engine
+open TorchSharp
 
-type Tensor = Ctkd.Torch.Tensor
-type DType = Ctkd.Torch.DType
-type Device = Ctkd.Torch.Device
-type Graph = Ctkd.Torch.Graph
+type Tensor = TorchSharp.torch.Tensor
+type DType = TorchSharp.torch.ScalarType
+type Device = Ctkd.Engine.Device
+type Graph = Ctkd.Engine.CudaGraph
 
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module Tensor =
 
+    let private openScope () : DisposeScope =
+        Natives.Load() |> ignore
+        torch.NewDisposeScope()
+
     let scopeWith (survivors: 'T -> Tensor seq) (body: unit -> 'T) : 'T =
-        use scope = Scope.Open()
+        use scope = openScope ()
         let result = body ()
 
         for tensor in survivors result do
-            scope.Keep tensor
+            scope.MoveToOuter tensor |> ignore
 
         result
 
     let scope (body: unit -> Tensor) : Tensor =
-        use scope = Scope.Open()
-        let result = body ()
-        scope.Keep result
-        result
+        use scope = openScope ()
+        body () |> scope.MoveToOuter
 
     let scoped (body: unit -> 'T) : 'T =
-        use _ = Scope.Open()
+        use _ = openScope ()
         body ()
 
-    let live () : int64 = Tensor.Live
+    let live () : int64 = Tensor.TotalCount
     let free (x: Tensor) : unit = x.Dispose()
 
     let private longs (shape: int list) : int64[] = shape |> List.map int64 |> Array.ofList
 
-    let toType (dtype: DType) (x: Tensor) : Tensor = if x.DType = dtype then x else Ops.To(x, dtype)
+    let toType (dtype: DType) (x: Tensor) : Tensor = if x.dtype = dtype then x else Ops.To(x, dtype)
 
     let ofFloats (dtype: DType) (shape: int list) (values: float[]) : Tensor =
-        scope (fun () -> Tensor.Create<float>(ReadOnlySpan values, ReadOnlySpan(longs shape)) |> toType dtype)
+        scope (fun () -> Ops.Create<float>(ReadOnlySpan values, longs shape, DType.Float64) |> toType dtype)
 
     let ofSingles (shape: int list) (values: float32[]) : Tensor =
-        Tensor.Create<float32>(ReadOnlySpan values, ReadOnlySpan(longs shape))
+        Ops.Create<float32>(ReadOnlySpan values, longs shape, DType.Float32)
 
     let ofInt64s (shape: int list) (values: int64[]) : Tensor =
-        Tensor.Create<int64>(ReadOnlySpan values, ReadOnlySpan(longs shape))
+        Ops.Create<int64>(ReadOnlySpan values, longs shape, DType.Int64)
 
     let ofBytes (dtype: DType) (shape: int64[]) (bytes: ReadOnlySpan<byte>) : Tensor =
-        Tensor.Create(bytes, ReadOnlySpan shape, dtype)
+        Ops.FromBytes(bytes, shape, dtype)
 
     let full (dtype: DType) (device: Device) (value: float) (shape: int64[]) : Tensor =
         Ops.Full(shape, value, dtype, device)
@@ -57,97 +60,116 @@ module Tensor =
     let scalar (dtype: DType) (device: Device) (value: float) : Tensor = full dtype device value [||]
     let arange (device: Device) (count: int) : Tensor = Ops.Arange(0L, int64 count, 1L, device)
 
-    let toFloats (x: Tensor) : float[] = scoped (fun () -> (toType DType.Float64 x).ToArray<float>())
+    let toBytes (x: Tensor) : byte[] = Ops.ToBytes x
 
-    let toInt64s (x: Tensor) : int64[] = x.ToArray<int64>()
+    let private values<'T when 'T: struct and 'T: (new: unit -> 'T) and 'T :> ValueType>
+        (dtype: DType)
+        (x: Tensor)
+        : 'T[] =
+        MemoryMarshal.Cast<byte, 'T>(ReadOnlySpan(toBytes (toType dtype x))).ToArray()
 
-    let toSingles (x: Tensor) : float32[] = scoped (fun () -> (toType DType.Float32 x).ToArray<float32>())
+    let toFloats (x: Tensor) : float[] = scoped (fun () -> values<float> DType.Float64 x)
+    let toSingles (x: Tensor) : float32[] = scoped (fun () -> values<float32> DType.Float32 x)
+
+    let toInt64s (x: Tensor) : int64[] =
+        if x.dtype <> DType.Int64 then
+            invalidArg (nameof x) $"the tensor holds {x.dtype}, not Int64."
+
+        values<int64> DType.Int64 x
+
     let toFloat (x: Tensor) : float = (toFloats x)[0]
 
-    let toBytes (x: Tensor) : byte[] =
-        let bytes = Array.zeroCreate<byte>(int x.ElementCount * x.DType.Size())
-        x.Read(Span bytes)
-        bytes
+    let shape (x: Tensor) : int64[] = x.shape
+    let rank (x: Tensor) : int = int x.ndim
 
-    let shape (x: Tensor) : int64[] = x.Shape
-    let size (dim: int) (x: Tensor) : int = int (x.Size dim)
-    let rank (x: Tensor) : int = x.Rank
-    let count (x: Tensor) : int64 = x.ElementCount
-    let dtype (x: Tensor) : DType = x.DType
-    let device (x: Tensor) : Device = x.Device
+    let size (dim: int) (x: Tensor) : int =
+        let rank = rank x
+        let at = if dim < 0 then dim + rank else dim
 
-    let toDevice (device: Device) (x: Tensor) : Tensor = if x.Device = device then x else Ops.To(x, device)
+        if at < 0 || at >= rank then
+            raise (ArgumentOutOfRangeException(nameof dim, dim, $"the tensor has {rank} dimensions"))
 
-    let channelsLast (x: Tensor) : Tensor = Ops.ChannelsLast x
-    let isChannelsLast (x: Tensor) : bool = x.IsChannelsLast
-    let clone (x: Tensor) : Tensor = Ops.Clone x
-    let detach (x: Tensor) : Tensor = Ops.Detach x
+        int (x.size at)
 
-    let add (a: Tensor) (b: Tensor) : Tensor = Ops.Add(a, b)
-    let sub (a: Tensor) (b: Tensor) : Tensor = Ops.Sub(a, b)
-    let mul (a: Tensor) (b: Tensor) : Tensor = Ops.Mul(a, b)
-    let div (a: Tensor) (b: Tensor) : Tensor = Ops.Div(a, b)
+    let count (x: Tensor) : int64 = x.numel ()
+    let dtype (x: Tensor) : DType = x.dtype
+    let device (x: Tensor) : Device = Device.Of x
+
+    let toDevice (device: Device) (x: Tensor) : Tensor = if Device.Of x = device then x else Ops.To(x, device)
+
+    let channelsLast (x: Tensor) : Tensor = Dispatcher.ChannelsLast x
+    let isChannelsLast (x: Tensor) : bool = Ops.IsChannelsLast x
+    let clone (x: Tensor) : Tensor = x.clone ()
+    let detach (x: Tensor) : Tensor = x.detach ()
+
+    let add (a: Tensor) (b: Tensor) : Tensor = a.add b
+    let sub (a: Tensor) (b: Tensor) : Tensor = a.sub b
+    let mul (a: Tensor) (b: Tensor) : Tensor = a.mul b
+    let div (a: Tensor) (b: Tensor) : Tensor = a.div b
     let addNumber (number: float) (x: Tensor) : Tensor = Ops.AddScalar(x, number)
     let scale (number: float) (x: Tensor) : Tensor = Ops.MulScalar(x, number)
     let addInt (number: int) (x: Tensor) : Tensor = Ops.AddWhole(x, int64 number)
     let mulInt (number: int) (x: Tensor) : Tensor = Ops.MulWhole(x, int64 number)
-    let neg (x: Tensor) : Tensor = Ops.Neg x
-    let abs (x: Tensor) : Tensor = Ops.Abs x
-    let exp (x: Tensor) : Tensor = Ops.Exp x
-    let log (x: Tensor) : Tensor = Ops.Log x
-    let sqrt (x: Tensor) : Tensor = Ops.Sqrt x
-    let sigmoid (x: Tensor) : Tensor = Ops.Sigmoid x
-    let tanh (x: Tensor) : Tensor = Ops.Tanh x
-    let cos (x: Tensor) : Tensor = Ops.Cos x
+    let neg (x: Tensor) : Tensor = x.neg ()
+    let abs (x: Tensor) : Tensor = x.abs ()
+    let exp (x: Tensor) : Tensor = x.exp ()
+    let log (x: Tensor) : Tensor = x.log ()
+    let sqrt (x: Tensor) : Tensor = x.sqrt ()
+    let sigmoid (x: Tensor) : Tensor = x.sigmoid ()
+    let tanh (x: Tensor) : Tensor = x.tanh ()
+    let cos (x: Tensor) : Tensor = x.cos ()
     let softplus (x: Tensor) : Tensor = Ops.Softplus(x, 40.0)
-    let relu (x: Tensor) : Tensor = Ops.Relu x
+    let relu (x: Tensor) : Tensor = x.relu ()
     let clamp (low: float) (high: float) (x: Tensor) : Tensor = Ops.Clamp(x, low, high)
-    let maximum (a: Tensor) (b: Tensor) : Tensor = Ops.Maximum(a, b)
-    let minimum (a: Tensor) (b: Tensor) : Tensor = Ops.Minimum(a, b)
-    let where (condition: Tensor) (yes: Tensor) (no: Tensor) : Tensor = Ops.Where(condition, yes, no)
-    let eq (a: Tensor) (b: Tensor) : Tensor = Ops.Eq(a, b)
+    let maximum (a: Tensor) (b: Tensor) : Tensor = a.maximum b
+    let minimum (a: Tensor) (b: Tensor) : Tensor = a.minimum b
+    let where (condition: Tensor) (yes: Tensor) (no: Tensor) : Tensor = torch.where (condition, yes, no)
+    let eq (a: Tensor) (b: Tensor) : Tensor = a.eq b
     let eqNumber (number: float) (x: Tensor) : Tensor = Ops.EqScalar(x, number)
-    let less (a: Tensor) (b: Tensor) : Tensor = Ops.Lt(a, b)
+    let less (a: Tensor) (b: Tensor) : Tensor = a.lt b
     let lessThanNumber (number: float) (x: Tensor) : Tensor = Ops.LtScalar(x, number)
-    let logicalAnd (a: Tensor) (b: Tensor) : Tensor = Ops.And(a, b)
-    let logicalNot (x: Tensor) : Tensor = Ops.Not x
-    let isFinite (x: Tensor) : Tensor = Ops.IsFinite x
+    let logicalAnd (a: Tensor) (b: Tensor) : Tensor = a.logical_and b
+    let logicalNot (x: Tensor) : Tensor = x.logical_not ()
+    let isFinite (x: Tensor) : Tensor = x.isfinite ()
 
     // int64 multiplication wraps as that of uint64 does; the mask makes the arithmetic shift a logical one.
     let mix (x: Tensor) : Tensor =
         scope (fun () ->
             let shift (bits: int) z = Ops.And(Ops.ShiftRight(z, bits), Int64.MaxValue >>> (bits - 1))
-            let turn bits factor z = Ops.MulWhole(Ops.Xor(z, shift bits z), int64 (factor: uint64))
+
+            let turn bits factor (z: Tensor) =
+                Ops.MulWhole(z.bitwise_xor (shift bits z), int64 (factor: uint64))
+
             let z = Ops.AddWhole(x, int64 0x9E3779B97F4A7C15UL)
             let z = turn 30 0xBF58476D1CE4E5B9UL z |> turn 27 0x94D049BB133111EBUL
-            shift 11 (Ops.Xor(z, shift 31 z))
+            shift 11 (z.bitwise_xor (shift 31 z))
         )
 
-    let sum (x: Tensor) : Tensor = Ops.Sum x
-    let sumOver (dim: int) (x: Tensor) : Tensor = Ops.Sum(x, dim)
-    let mean (x: Tensor) : Tensor = Ops.Mean x
-    let meanOver (dim: int) (x: Tensor) : Tensor = Ops.Mean(x, dim)
-    let meanOverImage (x: Tensor) : Tensor = Ops.MeanPair(x, 2, 3)
+    let sum (x: Tensor) : Tensor = x.sum ()
+    let sumOver (dim: int) (x: Tensor) : Tensor = x.sum (int64 dim)
+    let mean (x: Tensor) : Tensor = x.mean ()
+    let meanOver (dim: int) (x: Tensor) : Tensor = Ops.Mean(x, int64 dim)
+    let meanOverImage (x: Tensor) : Tensor = Ops.Mean(x, 2L, 3L)
     let max (x: Tensor) : Tensor = Ops.Max x
-    let maxOver (dim: int) (x: Tensor) : Tensor = Ops.Max(x, dim)
+    let maxOver (dim: int) (x: Tensor) : Tensor = Ops.Max(x, int64 dim)
     let min (x: Tensor) : Tensor = Ops.Min x
-    let argMax (dim: int) (x: Tensor) : Tensor = Ops.ArgMax(x, dim)
+    let argMax (dim: int) (x: Tensor) : Tensor = x.argmax (int64 dim)
 
-    let topK (k: int) (dim: int) (x: Tensor) : struct (Tensor * Tensor) = Ops.TopK(x, k, dim)
+    let topK (k: int) (dim: int) (x: Tensor) : struct (Tensor * Tensor) = x.topk (k, dim)
 
-    let all (x: Tensor) : Tensor = Ops.All x
-    let any (x: Tensor) : Tensor = Ops.Any x
+    let all (x: Tensor) : Tensor = x.all ()
+    let any (x: Tensor) : Tensor = x.any ()
     let norm (x: Tensor) : Tensor = Ops.Norm x
-    let softmax (dim: int) (x: Tensor) : Tensor = Ops.Softmax(x, dim)
-    let logSoftmax (dim: int) (x: Tensor) : Tensor = Ops.LogSoftmax(x, dim)
-    let logSumExp (dim: int) (x: Tensor) : Tensor = Ops.LogSumExp(x, dim)
+    let softmax (dim: int) (x: Tensor) : Tensor = x.softmax (int64 dim)
+    let logSoftmax (dim: int) (x: Tensor) : Tensor = x.log_softmax (int64 dim)
+    let logSumExp (dim: int) (x: Tensor) : Tensor = x.logsumexp (int64 dim)
 
     let private orNull (x: Tensor option) : Tensor | null = Option.toObj x
 
-    let matmul (a: Tensor) (b: Tensor) : Tensor = Ops.MatMul(a, b)
+    let matmul (a: Tensor) (b: Tensor) : Tensor = a.matmul b
 
     let linear (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor =
-        Ops.Linear(x, weight, orNull bias)
+        torch.nn.functional.linear (x, weight, orNull bias)
 
     let conv2d
         (stride: int)
@@ -157,7 +179,7 @@ module Tensor =
         (bias: Tensor option)
         (x: Tensor)
         : Tensor =
-        Ops.Conv2d(x, weight, orNull bias, stride, padding, groups)
+        Ops.Conv2d(x, weight, orNull bias, int64 stride, int64 padding, int64 groups)
 
     let conv2dRelu
         (stride: int)
@@ -167,7 +189,7 @@ module Tensor =
         (bias: Tensor option)
         (x: Tensor)
         : Tensor =
-        Ops.Conv2dRelu(x, weight, orNull bias, stride, padding, groups)
+        FusedConvolution.Relu(x, weight, orNull bias, int64 stride, int64 padding, int64 groups)
 
     let conv2dAddRelu
         (residual: Tensor)
@@ -178,7 +200,7 @@ module Tensor =
         (bias: Tensor option)
         (x: Tensor)
         : Tensor =
-        Ops.Conv2dAddRelu(residual, x, weight, orNull bias, stride, padding, groups)
+        FusedConvolution.AddRelu(residual, x, weight, orNull bias, int64 stride, int64 padding, int64 groups)
 
     let convTranspose2d
         (stride: int)
@@ -187,7 +209,7 @@ module Tensor =
         (bias: Tensor option)
         (x: Tensor)
         : Tensor =
-        Ops.ConvTranspose2d(x, weight, orNull bias, stride, padding)
+        Ops.ConvTranspose2d(x, weight, orNull bias, int64 stride, int64 padding)
 
     let private normalise
         (relu: bool)
@@ -208,7 +230,9 @@ module Tensor =
                 (nameof x)
                 $"batch normalisation in training needs 2 or more values a channel, got [{shape}]."
 
-        Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon, relu)
+        let y = Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon)
+        // No backward pass needs the result of a normalisation.
+        if relu then y.relu_ () else y
 
     let batchNorm training momentum epsilon weight bias runningMean runningVar x =
         normalise false training momentum epsilon weight bias runningMean runningVar x
@@ -217,82 +241,91 @@ module Tensor =
         normalise true training momentum epsilon weight bias runningMean runningVar x
 
     let maxPool2d (kernel: int) (stride: int) (padding: int) (x: Tensor) : Tensor =
-        Ops.MaxPool2d(x, kernel, stride, padding)
+        Ops.MaxPool2d(x, int64 kernel, int64 stride, int64 padding)
 
     let avgPool2d (kernel: int) (stride: int) (padding: int) (x: Tensor) : Tensor =
-        Ops.AvgPool2d(x, kernel, stride, padding)
+        Ops.AvgPool2d(x, int64 kernel, int64 stride, int64 padding)
 
-    let dropout (share: float) (x: Tensor) : Tensor = Ops.Dropout(x, share)
+    let dropout (share: float) (x: Tensor) : Tensor = torch.nn.functional.dropout (x, share, true)
 
     let shuffleChannels (groups: int) (x: Tensor) : Tensor =
-        let shape = x.Shape
+        let shape = x.shape
         let batch, channels, height, width = shape[0], shape[1], shape[2], shape[3]
         let groups = int64 groups
-        let swapped apart = Ops.Transpose(apart, 1, 2)
+        let swapped (apart: Tensor) = apart.transpose (1, 2)
 
         // Either way the channels come apart without a copy.
         if isChannelsLast x then
-            let pixels = Ops.Permute(x, [| 0L; 2L; 3L; 1L |])
-            let apart = Ops.Reshape(pixels, [| batch * height * width; groups; channels / groups |])
-            let mixed = Ops.Reshape(swapped apart, [| batch; height; width; channels |])
-            Ops.Permute(mixed, [| 0L; 3L; 1L; 2L |])
+            let pixels = x.permute [| 0L; 2L; 3L; 1L |]
+            let apart = pixels.reshape [| batch * height * width; groups; channels / groups |]
+            let mixed = (swapped apart).reshape [| batch; height; width; channels |]
+            mixed.permute [| 0L; 3L; 1L; 2L |]
         else
-            let apart = Ops.Reshape(x, [| batch; groups; channels / groups; height * width |])
-            Ops.Reshape(swapped apart, shape)
+            let apart = x.reshape [| batch; groups; channels / groups; height * width |]
+            (swapped apart).reshape shape
 
     let lstm (weights: Tensor[]) (x: Tensor) : Tensor =
         scope (fun () ->
-            let start = Ops.Zeros([| 1L; x.Size 1; weights[1].Size 1 |], x.DType, x.Device)
-            Ops.Lstm(x, [| start; start |], weights)[0]
+            let start = zeros x.dtype (device x) [| 1L; x.size 1; weights[1].size 1 |]
+            Ops.Lstm(x, [| start; start |], weights)
         )
 
     let crossEntropyEach (labels: Tensor) (logits: Tensor) : Tensor = Ops.CrossEntropy(logits, labels, false)
     let crossEntropy (labels: Tensor) (logits: Tensor) : Tensor = Ops.CrossEntropy(logits, labels, true)
 
-    let reshape (shape: int64[]) (x: Tensor) : Tensor = Ops.Reshape(x, shape)
-    let unsqueeze (dim: int) (x: Tensor) : Tensor = Ops.Unsqueeze(x, dim)
-    let squeeze (dim: int) (x: Tensor) : Tensor = Ops.Squeeze(x, dim)
-    let expand (shape: int64[]) (x: Tensor) : Tensor = Ops.Expand(x, shape)
-    let transpose (first: int) (second: int) (x: Tensor) : Tensor = Ops.Transpose(x, first, second)
-    let permute (dims: int64[]) (x: Tensor) : Tensor = Ops.Permute(x, dims)
-    let flatten (first: int) (x: Tensor) : Tensor = Ops.Flatten(x, first)
-    let cat (dim: int) (xs: Tensor list) : Tensor = Ops.Cat(Array.ofList xs, dim)
-    let stack (dim: int) (xs: Tensor list) : Tensor = Ops.Stack(Array.ofList xs, dim)
-    let select (dim: int) (index: int) (x: Tensor) : Tensor = Ops.Select(x, dim, int64 index)
+    let reshape (shape: int64[]) (x: Tensor) : Tensor = x.reshape shape
+    let unsqueeze (dim: int) (x: Tensor) : Tensor = x.unsqueeze (int64 dim)
+    let squeeze (dim: int) (x: Tensor) : Tensor = x.squeeze (int64 dim)
+    let expand (shape: int64[]) (x: Tensor) : Tensor = x.expand shape
+    let transpose (first: int) (second: int) (x: Tensor) : Tensor = x.transpose (int64 first, int64 second)
+    let permute (dims: int64[]) (x: Tensor) : Tensor = x.permute dims
+    let flatten (first: int) (x: Tensor) : Tensor = x.flatten (int64 first, -1L)
+    let cat (dim: int) (xs: Tensor list) : Tensor = torch.cat (Array.ofList xs, int64 dim)
+    let stack (dim: int) (xs: Tensor list) : Tensor = torch.stack (Array.ofList xs, int64 dim)
+    let select (dim: int) (index: int) (x: Tensor) : Tensor = x.select (int64 dim, int64 index)
 
     let slice (dim: int) (start: int) (stop: int) (x: Tensor) : Tensor =
-        Ops.Slice(x, dim, int64 start, int64 stop)
+        x.slice (int64 dim, int64 start, int64 stop, 1L)
 
-    let indexSelect (dim: int) (index: Tensor) (x: Tensor) : Tensor = Ops.IndexSelect(x, dim, index)
-    let gather (dim: int) (index: Tensor) (x: Tensor) : Tensor = Ops.Gather(x, dim, index)
-    let padImage (amount: int) (x: Tensor) : Tensor = Ops.Pad(x, Array.create 4 (int64 amount))
+    let indexSelect (dim: int) (index: Tensor) (x: Tensor) : Tensor = x.index_select (int64 dim, index)
+    let gather (dim: int) (index: Tensor) (x: Tensor) : Tensor = x.gather (int64 dim, index)
 
-    let copyInto (target: Tensor) (source: Tensor) : unit = Ops.CopyInto(target, source)
-    let addInto (target: Tensor) (source: Tensor) : unit = Ops.AddInto(target, source)
-    let reluInto (target: Tensor) : unit = Ops.ReluInto target
+    let padImage (amount: int) (x: Tensor) : Tensor =
+        torch.nn.functional.pad (x, Array.create 4 (int64 amount))
+
+    let copyInto (target: Tensor) (source: Tensor) : unit = target.copy_ source |> ignore
+    let addInto (target: Tensor) (source: Tensor) : unit = target.add_ source |> ignore
+    let reluInto (target: Tensor) : unit = target.relu_ () |> ignore
     let fillInto (target: Tensor) (value: float) : unit = Ops.FillInto(target, value)
 
     let rowsInto (target: Tensor) (index: Tensor) (source: Tensor) : unit =
-        Ops.IndexCopyInto(target, 0, index, source)
+        target.index_copy_ (0L, index, source) |> ignore
 
-    let foreachAdd (alpha: float) (a: Tensor[]) (b: Tensor[]) : Tensor[] = Ops.ForeachAdd(a, b, alpha)
+    let addIntInto (number: int) (targets: Tensor[]) : unit = Ops.AddWholeInto(targets, int64 number)
 
-    let foreachAddInto (alpha: float) (target: Tensor[]) (source: Tensor[]) : unit =
-        Ops.ForeachAddInto(target, source, alpha)
+    let sgdInto
+        (momentum: float)
+        (weightDecay: float)
+        (nesterov: bool)
+        (rate: Tensor)
+        (gradients: Tensor[])
+        (velocities: Tensor[])
+        (parameters: Tensor[])
+        : unit =
+        Ops.Sgd(parameters, gradients, velocities, rate, momentum, weightDecay, nesterov)
 
-    let foreachAddIntInto (number: int) (target: Tensor[]) : unit =
-        Ops.ForeachAddNumberInto(target, int64 number)
-
-    let foreachScaleInto (factor: float) (target: Tensor[]) : unit = Ops.ForeachMulInto(target, factor)
-
-    let foreachAddMulInto (factor: float) (target: Tensor[]) (a: Tensor[]) (b: Tensor[]) : unit =
-        Ops.ForeachAddMulInto(target, a, b, factor)
-
-    let foreachAddDivInto (factor: float) (target: Tensor[]) (a: Tensor[]) (b: Tensor[]) : unit =
-        Ops.ForeachAddDivInto(target, a, b, factor)
-
-    let foreachMul (a: Tensor[]) (b: Tensor[]) : Tensor[] = Ops.ForeachMul(a, b)
-    let foreachSqrt (x: Tensor[]) : Tensor[] = Ops.ForeachSqrt x
+    let adamInto
+        (beta1: float)
+        (beta2: float)
+        (epsilon: float)
+        (rate: float)
+        (step: Tensor)
+        (gradients: Tensor[])
+        (first: Tensor[])
+        (second: Tensor[])
+        (parameters: Tensor[])
+        : unit =
+        Ops.Adam(parameters, gradients, first, second, step, rate, beta1, beta2, epsilon)
 
 [<RequireQualifiedAccess>]
 module Engine =
@@ -301,42 +334,39 @@ module Engine =
             body ()
         with
         | :? EngineMissingException as missing ->
-            Error.create
-                Engine
-                "the tensor engine is not ready"
-                missing.Message
-                "run: dotnet fsi build.fsx native (it installs libtorch where missing and builds the engine's shim)"
-            |> Error.raise
-        | :? TorchException as refused ->
+            Error.create Engine missing.What missing.Where missing.Next |> Error.raise
+        | :? ExternalException as refused ->
             Error.create Engine "the tensor engine refused an operation" refused.Message "see: ctkd doctor"
             |> Error.raise
 
-    let version () : string = guarded (fun () -> Runtime.Version)
-    let configuration () : string = guarded (fun () -> Runtime.Configuration)
-    let missingOperators () : string list = guarded (fun () -> List.ofSeq (Operator.Check()))
-    let operators () : int = Operator.Count
-    let hasOneDnn () : bool = guarded (fun () -> Runtime.HasOneDnn)
+    let facts () : EngineFacts = guarded (fun () -> Natives.Load())
+    let fuses () : bool = FusedConvolution.OnCpu
 
-    let fuses () : bool = guarded (fun () -> Runtime.FusesConvolutions)
-    let threads () : int = guarded (fun () -> Runtime.Threads)
-    let setThreads (count: int) : unit = guarded (fun () -> Runtime.Threads <- count)
-    let cudaDevices () : int = guarded (fun () -> Runtime.CudaDevices)
-    let synchronize () : unit = Runtime.Synchronize()
+    let private loaded (body: unit -> 'T) : 'T =
+        guarded (fun () ->
+            Natives.Load() |> ignore
+            body ()
+        )
+
+    let threads () : int = loaded (fun () -> Runtime.Threads)
+    let setThreads (count: int) : unit = loaded (fun () -> Runtime.Threads <- count)
+    let cudaDevices () : int = loaded (fun () -> Runtime.CudaDevices)
+    let synchronize () : unit = loaded Runtime.Synchronize
     let records (device: Device) : bool = device <> Device.Cpu
 
     let record (device: Device) (rehearse: unit -> unit) (body: unit -> unit) : Result<Graph, string> =
         try
-            Ok(Graph.Record(device, rehearse, body))
-        with :? TorchException as refused ->
+            Ok(CudaGraph.Record(device.Index, rehearse, body))
+        with :? ExternalException as refused ->
             Result.Error refused.Message
 
     let replay (graph: Graph) : unit = graph.Replay()
     let forget (graph: Graph) : unit = graph.Dispose()
 
-    let cudaMemory (device: Device) : int64 = if device = Device.Cpu then 0L else Runtime.CudaMemory device
+    let cudaMemory (device: Device) : int64 = if device = Device.Cpu then 0L else Cuda.Memory device.Index
 
-    let setTf32 (enabled: bool) : unit = Runtime.SetTf32 enabled
-    let setDeterministic (enabled: bool) : unit = Runtime.SetDeterministic enabled
+    let setTf32 (enabled: bool) : unit = loaded (fun () -> Runtime.SetTf32 enabled)
+    let setDeterministic (enabled: bool) : unit = loaded (fun () -> Cuda.SetDeterministic enabled)
 
     let device (name: string) : Result<Device, Error> =
         let cuda (index: int) =
@@ -364,8 +394,8 @@ module Engine =
             | _ -> Result.Error(Error.unknown "device" [ "cpu"; "cuda"; "cuda:0" ] name)
         | _ -> Result.Error(Error.unknown "device" [ "cpu"; "cuda"; "cuda:0" ] name)
 
-    let generatorState (device: Device) : Tensor = Runtime.GeneratorState device
+    let generatorState () : Tensor = loaded Runtime.GeneratorState
 
-    let setGeneratorState (device: Device) (state: Tensor) : unit = Runtime.SetGeneratorState(device, state)
+    let setGeneratorState (state: Tensor) : unit = loaded (fun () -> Runtime.SetGeneratorState state)
 
-    let seed (device: Device) (seed: uint64) : unit = Runtime.Seed(device, seed)
+    let seed (device: Device) (seed: uint64) : unit = loaded (fun () -> Runtime.Seed(device, seed))

@@ -1,16 +1,16 @@
 namespace Ctkd.Fs
 
-/// A tensor of the engine. Values live on a device; nothing here waits for it unless it says so.
-type Tensor = Ctkd.Torch.Tensor
+/// A tensor of TorchSharp. Values live on a device; nothing here waits for it unless it says so.
+type Tensor = TorchSharp.torch.Tensor
 
-/// Element types: float32, float64, bfloat16, the integers and truth values.
-type DType = Ctkd.Torch.DType
+/// Element types: Float32, Float64, BFloat16, the integers (unsigned bytes are Byte) and Bool.
+type DType = TorchSharp.torch.ScalarType
 
 /// The CPU or one CUDA device.
-type Device = Ctkd.Torch.Device
+type Device = Ctkd.Engine.Device
 
 /// Recorded work of a device, a CUDA graph: one call replays all of it.
-type Graph = Ctkd.Torch.Graph
+type Graph = Ctkd.Engine.CudaGraph
 
 /// The seam: every operation that this library asks of a tensor engine. Above it nothing names the engine.
 /// Configuration comes first and the tensor last; dimensions may be negative and count from the end then.
@@ -321,29 +321,32 @@ module Tensor =
     /// Overwrites the rows of the target that the index lists; rows listed twice must have equal sources.
     val rowsInto: target: Tensor -> index: Tensor -> source: Tensor -> unit
 
-    /// a[i] + alpha b[i].
-    val foreachAdd: alpha: float -> a: Tensor[] -> b: Tensor[] -> Tensor[]
+    /// target[i] <- target[i] + number, for integers of one type.
+    val addIntInto: number: int -> targets: Tensor[] -> unit
 
-    /// target[i] <- target[i] + alpha source[i].
-    val foreachAddInto: alpha: float -> target: Tensor[] -> source: Tensor[] -> unit
+    /// One step of stochastic gradient descent for all tensors in place, see `Sgd`. The rate is a 0-d tensor.
+    val sgdInto:
+        momentum: float ->
+        weightDecay: float ->
+        nesterov: bool ->
+        rate: Tensor ->
+        gradients: Tensor[] ->
+        velocities: Tensor[] ->
+        parameters: Tensor[] ->
+            unit
 
-    /// target[i] <- target[i] + number.
-    val foreachAddIntInto: number: int -> target: Tensor[] -> unit
-
-    /// target[i] <- factor target[i].
-    val foreachScaleInto: factor: float -> target: Tensor[] -> unit
-
-    /// target[i] <- target[i] + factor a[i] b[i]; the b may be 0-d tensors on the device.
-    val foreachAddMulInto: factor: float -> target: Tensor[] -> a: Tensor[] -> b: Tensor[] -> unit
-
-    /// target[i] <- target[i] + factor a[i] / b[i].
-    val foreachAddDivInto: factor: float -> target: Tensor[] -> a: Tensor[] -> b: Tensor[] -> unit
-
-    /// a[i] b[i]; the b may be 0-d tensors on the device.
-    val foreachMul: a: Tensor[] -> b: Tensor[] -> Tensor[]
-
-    /// The square roots.
-    val foreachSqrt: x: Tensor[] -> Tensor[]
+    /// One step of Adam for all tensors in place, see `Adam`. `step` counts from 1, float32 [].
+    val adamInto:
+        beta1: float ->
+        beta2: float ->
+        epsilon: float ->
+        rate: float ->
+        step: Tensor ->
+        gradients: Tensor[] ->
+        first: Tensor[] ->
+        second: Tensor[] ->
+        parameters: Tensor[] ->
+            unit
 
 /// Facts of the engine and the machine, for reports and `ctkd doctor`.
 [<RequireQualifiedAccess>]
@@ -351,19 +354,9 @@ module Engine =
     /// Runs the body; the engine's absence and its refusals become `CtkdException` (Engine) with what to do next.
     val guarded: body: (unit -> 'T) -> 'T
 
-    /// Version of the engine's library. Raises `CtkdException` (Engine) when it is absent.
-    val version: unit -> string
-
-    /// What the engine was built with, in its own words.
-    val configuration: unit -> string
-
-    /// Operators that this library needs and the engine lacks or declares otherwise; empty when all is well.
-    val missingOperators: unit -> string list
-
-    /// Number of operators that the seam uses.
-    val operators: unit -> int
-
-    val hasOneDnn: unit -> bool
+    /// Which libtorch and which copy of TorchSharp's library are loaded, and from where. Loads them at the first call;
+    /// raises `CtkdException` (Engine) when they are missing or unfit.
+    val facts: unit -> Ctkd.Engine.EngineFacts
 
     /// Whether the CPU runs a convolution and the sum and ReLU behind it in one pass over memory.
     val fuses: unit -> bool
@@ -400,11 +393,12 @@ module Engine =
     /// The device by name: cpu, cuda or cuda:N. Usage errors say what is there.
     val device: name: string -> Result<Device, Error>
 
-    /// State of the engine's own random generator of a device, as bytes.
-    val generatorState: device: Device -> Tensor
+    /// State of the engine's own random generator of the CPU, as bytes. That of a CUDA device is out of reach; what this
+    /// library draws from it (dropout) is seeded in every step.
+    val generatorState: unit -> Tensor
 
     /// Sets the state that `generatorState` gave.
-    val setGeneratorState: device: Device -> state: Tensor -> unit
+    val setGeneratorState: state: Tensor -> unit
 
     /// Seeds the engine's own random generator.
     val seed: device: Device -> seed: uint64 -> unit

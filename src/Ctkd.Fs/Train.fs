@@ -38,7 +38,7 @@ module Train =
         : TrainState =
 
         for leaf in Tree.leaves trained do
-            leaf.RequiresGrad <- true
+            leaf.requires_grad <- true
 
         {
             Student = student
@@ -158,7 +158,7 @@ module Train =
             let ordinary = leaves.Length - Tree.count state.Temperature
             // dL/dT comes out of the same backward pass, behind T's gradient reversal; T is no leaf to be
             // updated.
-            let learnedT = losses.T |> Option.filter _.RequiresGrad |> Option.toArray
+            let learnedT = losses.T |> Option.filter _.requires_grad |> Option.toArray
 
             let gradients, gradientT =
                 Array.append leaves learnedT
@@ -184,7 +184,7 @@ module Train =
                 update course.Sgd (Array.take ordinary)
                 update { course.Sgd with WeightDecay = 0.0 } (Array.skip ordinary)
 
-            if state.Counters.Length > 0 then Tensor.foreachAddIntInto 1 state.Counters
+            if state.Counters.Length > 0 then Tensor.addIntInto 1 state.Counters
 
             Tally.add
                 clock

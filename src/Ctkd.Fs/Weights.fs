@@ -14,7 +14,7 @@ module Weights =
         "I32", DType.Int32
         "I16", DType.Int16
         "I8", DType.Int8
-        "U8", DType.UInt8
+        "U8", DType.Byte
         "BOOL", DType.Bool
     ]
 
@@ -61,7 +61,7 @@ module Weights =
 
     let private floats = [ DType.Float64; DType.Float32; DType.Float16; DType.BFloat16 ]
 
-    let private integers = [ DType.Int64; DType.Int32; DType.Int16; DType.Int8; DType.UInt8 ]
+    let private integers = [ DType.Int64; DType.Int32; DType.Int16; DType.Int8; DType.Byte ]
 
     let private converted (dtype: DType) (stored: StoredTensor) : StoredTensor =
         Tensor.scoped (fun () -> load stored |> Tensor.toType dtype |> store stored.Name)

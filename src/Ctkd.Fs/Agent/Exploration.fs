@@ -37,7 +37,7 @@ module Exploration =
     /// Pixels as bytes: rounded, or, as released, cut.
     let bytes (cut: bool) (pixels: Tensor) : Tensor =
         // 28.2 may come as 28.199999 and 15 as 14.999999: a thousandth of a grey level is no cut.
-        Tensor.addNumber (if cut then 1e-3 else 0.5) pixels |> Tensor.toType DType.UInt8
+        Tensor.addNumber (if cut then 1e-3 else 0.5) pixels |> Tensor.toType DType.Byte
 
     /// <summary>The set of a mixed epoch; nothing of the given one is changed.</summary>
     /// <param name="mixing">How images are mixed.</param>

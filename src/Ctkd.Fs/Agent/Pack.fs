@@ -145,7 +145,11 @@ module Numbers =
     /// Settings, rate and epsilon of each step.
     let rates (steps: AdamStep[]) : struct (Adam * float * float)[] =
         steps
-        |> Array.map (fun step -> struct (step.Of, Tensor.toFloat step.Rate, Tensor.toFloat step.Epsilon))
+        |> Array.map (fun step ->
+            let adam, t = step.Of, Tensor.toFloat step.Number
+            let second = sqrt (1.0 - adam.Beta2 ** t)
+            struct (adam, adam.Rate * second / (1.0 - adam.Beta1 ** t), adam.Epsilon * second)
+        )
 
     /// One step of Adam, in place.
     let step

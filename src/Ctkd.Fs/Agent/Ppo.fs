@@ -36,7 +36,7 @@ module Ppo =
 
     /// The passes of the critic; answers its loss before them.
     let criticPasses (ppo: PpoConfig) (taken: Tensor) (critic: Learner) (batch: PpoBatch) : Tensor =
-        let steps = Adam.ahead (Adam.ofRate ppo.CriticRate) (Tensor.dtype critic.Weights) ppo.Passes taken
+        let steps = Adam.ahead (Adam.ofRate ppo.CriticRate) ppo.Passes taken
 
         Learner.descend
             steps
@@ -53,7 +53,7 @@ module Ppo =
         (actor: Learner)
         (batch: PpoBatch)
         : Tensor =
-        let steps = Adam.ahead (Adam.ofRate ppo.ActorRate) (Tensor.dtype actor.Weights) ppo.Passes taken
+        let steps = Adam.ahead (Adam.ofRate ppo.ActorRate) ppo.Passes taken
 
         Learner.descend
             steps

@@ -18,8 +18,7 @@ module RlkdLearning =
         Tree.find "updates" tree |> Tensor.scale (float steps)
 
     let private creditSteps (config: RlkdConfig) (tree: Tree) (steps: int) : AdamStep[] =
-        let dtype = Tensor.dtype (Tree.find "pending/draws" tree)
-        Adam.ahead (Adam.ofRate config.CreditRate) dtype steps (taken tree steps)
+        Adam.ahead (Adam.ofRate config.CreditRate) steps (taken tree steps)
 
     /// The value beyond a batch, [1]: that of the next batch's first state, or of the batch's own last one.
     let private beyond
