@@ -1,0 +1,171 @@
+using System.Reflection;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Runtime.Loader;
+using TorchSharp;
+
+namespace Ctkd.Engine;
+
+/// <summary>
+/// Loads libtorch and TorchSharp's native library, once in a process and before anything else touches <c>torch</c>: in a
+/// built or published program, in F# Interactive and in programs that use the package.
+/// </summary>
+public static partial class Natives
+{
+    /// <summary>The name that P/Invoke of this assembly has for libtorch, on every platform.</summary>
+    internal const string Torch = "torch_cpu";
+
+    /// <summary>Likewise for CUDA's part of it.</summary>
+    internal const string TorchCuda = "torch_cuda";
+
+    private const string sharp = "LibTorchSharp";
+
+    private static readonly Lazy<(EngineFacts Facts, Dictionary<string, IntPtr> Handles)> loaded = new(Start);
+
+    /// <summary>Loads what is not loaded yet. Cheap afterwards; any thread may call it.</summary>
+    /// <exception cref="EngineMissingException">A library is absent, damaged, foreign, or computes wrongly.</exception>
+    public static EngineFacts Load() => loaded.Value.Facts;
+
+    /// <summary>The folder of this program's files that can be made anew, such as copies and verdicts.</summary>
+    internal static string Cache
+    {
+        get
+        {
+            string? named = Environment.GetEnvironmentVariable("XDG_CACHE_HOME");
+            string home = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
+            string standard = OperatingSystem.IsWindows()
+                ? Environment.GetFolderPath(Environment.SpecialFolder.LocalApplicationData)
+                : Path.Combine(home, OperatingSystem.IsMacOS() ? "Library/Caches" : ".cache");
+            return Path.Combine(Path.IsPathRooted(named) ? named : standard, "ctkd");
+        }
+    }
+
+    // P/Invoke of this assembly is a door of its own to the engine.
+#pragma warning disable CA2255 // The attribute is meant for programs: here it only registers a function.
+    [ModuleInitializer]
+#pragma warning restore CA2255
+    internal static void Register() =>
+        NativeLibrary.SetDllImportResolver(
+            typeof(Natives).Assembly,
+            (name, _, _) => name is Torch or TorchCuda && loaded.Value.Handles.TryGetValue(name, out var handle) ? handle : IntPtr.Zero);
+
+    private static (EngineFacts, Dictionary<string, IntPtr>) Start()
+    {
+        var libraries = Libraries.Find();
+        SetUp();
+        var handles = new Dictionary<string, IntPtr>();
+        foreach (string name in libraries.Names)
+            handles[name] = Open(libraries, libraries.PathOf(name));
+        string copy = OpenSharp(libraries, handles);
+        KeepOthersOut(handles);
+        var facts = new EngineFacts(
+            VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, null);
+        return (facts, handles);
+    }
+
+    /// <summary>Loads TorchSharp's native library, or a copy of it that suits this system.</summary>
+    private static string OpenSharp(Libraries libraries, Dictionary<string, IntPtr> handles)
+    {
+        if (NativeLibrary.TryLoad(libraries.Sharp, out var handle))
+        {
+            handles[sharp] = handle;
+            return libraries.Sharp;
+        }
+
+        var relaxed = OperatingSystem.IsLinux() ? RelaxedLibrary.Relax(File.ReadAllBytes(libraries.Sharp)) : null;
+        if (relaxed is null)
+        {
+            // For the loader's words.
+            handles[sharp] = Open(libraries, libraries.Sharp);
+            return libraries.Sharp;
+        }
+
+        string name = Path.GetFileName(libraries.Sharp);
+        string copy;
+        try
+        {
+            copy = RelaxedLibrary.Keep(relaxed, name, Cache);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            copy = RelaxedLibrary.Keep(relaxed, name, Directory.CreateTempSubdirectory("ctkd-").FullName);
+        }
+
+        handles[sharp] = Open(libraries, copy);
+        return copy;
+    }
+
+    private static IntPtr Open(Libraries libraries, string path)
+    {
+        try
+        {
+            return NativeLibrary.Load(path);
+        }
+        catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
+        {
+            // The loader's own words are the last line; above it .NET advises on debugging.
+            string words = error.Message.Trim().Split('\n')[^1];
+            throw new EngineMissingException($"{Path.GetFileName(path)} cannot be loaded: {words}", path, libraries.Next(path));
+        }
+    }
+
+    /// <summary>
+    /// TorchSharp looks for the libraries by name. What this process has loaded is what it gets, and not another libtorch
+    /// from the program's folder.
+    /// </summary>
+    private static void KeepOthersOut(Dictionary<string, IntPtr> handles)
+    {
+        var context = AssemblyLoadContext.GetLoadContext(typeof(torch).Assembly)!;
+        context.ResolvingUnmanagedDll += (_, name) => handles.TryGetValue(name, out var handle) ? handle : IntPtr.Zero;
+        foreach (string field in new[] { "nativeBackendLoaded", "nativeBackendCudaLoaded" })
+            typeof(torch).GetField(field, BindingFlags.NonPublic | BindingFlags.Static)?.SetValue(null, true);
+    }
+
+    private static string VersionOf(IntPtr libtorch)
+    {
+        if (!NativeLibrary.TryGetExport(libtorch, "aoti_torch_abi_version", out var function))
+            return "before 2.10";
+        ulong version;
+        unsafe
+        {
+            version = ((delegate* unmanaged<ulong>)function)();
+        }
+
+        return $"{version >> 56}.{(version >> 48) & 0xff}.{(version >> 40) & 0xff}";
+    }
+
+    /// <summary>What must be settled before libtorch's first allocation.</summary>
+    private static void SetUp()
+    {
+        // Without it cuBLAS does not promise the same bits twice.
+        const string workspace = "CUBLAS_WORKSPACE_CONFIG", size = ":4096:8";
+        if (OperatingSystem.IsWindows())
+        {
+            if (Environment.GetEnvironmentVariable(workspace) is null)
+                Environment.SetEnvironmentVariable(workspace, size);
+            return;
+        }
+
+        _ = setenv(workspace, size, 0);
+        if (OperatingSystem.IsLinux())
+            KeepMemory();
+    }
+
+    /// <summary>
+    /// Lets glibc keep what is freed. Activations are large: by default each goes back to the kernel and comes again, empty
+    /// and page by page, in the next step; a training step then takes twice as long.
+    /// </summary>
+    private static void KeepMemory()
+    {
+        const int mostMappings = -4, trimAbove = -1, growBy = -2;
+        (int, int)[] settings = [(mostMappings, 0), (trimAbove, 1 << 30), (growBy, 64 << 20)];
+        foreach (var (setting, value) in settings)
+            _ = mallopt(setting, value);
+    }
+
+    [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int setenv(string name, string value, int overwrite);
+
+    [LibraryImport("libc")]
+    private static partial int mallopt(int setting, int value);
+}
