@@ -1,5 +1,5 @@
 // The build of Ctkd.Fs: `dotnet fsi build.fsx` lists the targets.
-// A step takes what it needs as a value that only the step before it gives (a build needs HaveNative): the
+// A step takes what it needs as a value that only the step before it gives (a build needs HavePackages): the
 // compiler keeps the order. Messages go to the error stream: the output of `run` is the program's alone.
 #load "src/Ctkd.Fs/Errors.fs"
 
@@ -43,16 +43,14 @@ let start (redirect: bool) (command: string list) : Process =
     with :? ComponentModel.Win32Exception as failure ->
         stop Missing $"cannot start '{info.FileName}'" failure.Message "dotnet fsi build.fsx deps"
 
-/// The exit code of a command and all that it printed, each line also given to `echo`.
-let capture (echo: string -> unit) (command: string list) : int * string =
+/// The exit code of a command and all that it printed.
+let capture (command: string list) : int * string =
     let text = StringBuilder()
 
-    let keep (line: string) =
-        echo line
-        text.AppendLine line |> ignore
-
     let receive (event: DataReceivedEventArgs) =
-        event.Data |> Option.ofObj |> Option.iter (fun line -> lock text (fun () -> keep line))
+        event.Data
+        |> Option.ofObj
+        |> Option.iter (fun line -> lock text (fun () -> text.AppendLine line |> ignore))
 
     use child = start true command
     child.OutputDataReceived.Add receive
@@ -68,16 +66,11 @@ let failed (command: string list) (code: int) (next: string) =
 
 /// Runs a step of the build whose output matters only when it fails.
 let quietly (next: string) (command: string list) : unit =
-    match capture ignore command with
+    match capture command with
     | 0, _ -> ()
     | code, text ->
         eprintf $"{text}"
         failed command code next
-
-/// Runs a step of the build that takes its time: what it prints is shown.
-let openly (next: string) (command: string list) : unit =
-    let code, _ = capture (eprintfn "    %s") command
-    if code <> 0 then failed command code next
 
 /// Runs a command on this terminal.
 let onTerminal (command: string list) : int =
@@ -85,23 +78,37 @@ let onTerminal (command: string list) : int =
     child.WaitForExit()
     child.ExitCode
 
-let onPath (program: string) : bool =
-    (variable "PATH" |> Option.defaultValue "").Split Path.PathSeparator
-    |> Array.exists (fun folder -> File.Exists(Path.Combine(folder, program)))
+/// Whether a program is there and content.
+let answers (command: string list) : bool =
+    try
+        let info = ProcessStartInfo(command.Head, command.Tail, RedirectStandardOutput = true)
+        use child = Process.Start info
+        child.StandardOutput.ReadToEnd() |> ignore
+        child.WaitForExit()
+        child.ExitCode = 0
+    with :? ComponentModel.Win32Exception ->
+        false
 
 [<DllImport("libc", SetLastError = true)>]
 extern int execv(string path, string[] arguments)
 
 /// Becomes the .NET program: process number, terminal and folder stay, so each signal reaches it exactly once,
 /// and its exit code is the script's.
-let become (program: string) (arguments: string list) : int =
-    let dotnet = Environment.ProcessPath
+let replaceBy (dotnet: string) (program: string) (arguments: string list) : int =
     // This runtime's diagnostic socket bears the name that the next one's will have.
     Directory.GetFiles(Path.GetTempPath(), $"dotnet-diagnostic-{Environment.ProcessId}-*")
     |> Array.iter File.Delete
 
     execv (dotnet, [| "dotnet"; program; yield! arguments; null |]) |> ignore
     stop Engine $"cannot start {program}" dotnet (Marshal.GetLastPInvokeErrorMessage())
+
+let become (program: string) (arguments: string list) : int =
+    let dotnet = Environment.ProcessPath
+
+    if OperatingSystem.IsWindows() then
+        onTerminal (dotnet :: program :: arguments)
+    else
+        replaceBy dotnet program arguments
 
 /// Skips an action whose inputs are those of the last time that it succeeded and whose result is still there.
 let unlessDone (stamp: string) (isThere: bool) (inputs: string list) (action: unit -> unit) : unit =
@@ -115,86 +122,43 @@ let unlessDone (stamp: string) (isThere: bool) (inputs: string list) (action: un
         stamp.Directory.Create()
         File.WriteAllText(stamp.FullName, inputs)
 
-// ---- set-up: Debian packages, .NET tools, NuGet packages ----
+// ---- set-up: .NET tools, NuGet packages ----
 
-type HaveEngine =
-    /// Debian's libtorch, which CMake finds by itself.
-    | Packaged of version: string
-    /// A folder that has include/ and lib/: a pip PyTorch, or an unpacked libtorch.
-    | Folder of path: string
-
-type HavePyTorch = HavePyTorch
-type HaveOnnxRuntime = HaveOnnxRuntime
 type HaveTools = HaveTools
 type HavePackages = HavePackages
 
-let version (package: string) : string option =
-    match capture ignore [ "dpkg-query"; "-Wf${db:Status-Status} ${Version}"; package ] with
-    | 0, text when text.StartsWith "installed " -> Some(text.Substring(10).Trim())
-    | _ -> None
+/// Says which libtorch the programs get: a package's, or LIBTORCH's alone. MSBuild takes properties from the
+/// environment, so that Paket, `build` and `publish` all read it there.
+let choose (device: string) : unit =
+    let devices = [ "cpu"; "cuda"; "none" ]
 
-/// Installs the Debian packages that are missing, or says how to.
-let debian (packages: string list) : unit =
-    let hasDpkg = onPath "dpkg-query"
-    let compilers = [ "cmake"; "g++"; "make" ] |> List.filter (onPath >> not)
-    let missing = compilers @ List.filter (fun package -> not hasDpkg || (version package).IsNone) packages
-    let names = String.concat " " missing
-    let install = $"apt-get install -y --no-install-recommends {names}"
+    if not (List.contains device devices) then
+        Error.unknown "device" devices device |> Error.raise
 
-    if missing.IsEmpty then
-        ()
-    elif not (onPath "apt-get") then
-        stop Missing $"needed, by Debian's names: {names}" "" "install these; LIBTORCH names a libtorch"
-    elif not Environment.IsPrivilegedProcess then
-        stop Missing $"Debian packages are missing: {names}" "" $"sudo apt-get update && sudo {install}"
-    else
-        say $"installing Debian packages: {names}"
-        Environment.SetEnvironmentVariable("DEBIAN_FRONTEND", "noninteractive")
+    Environment.SetEnvironmentVariable("Device", device)
 
-        for command in [ "apt-get update"; $"{install} -o DPkg::Lock::Timeout=300" ] do
-            openly "mend what apt-get names above; is its package source reachable?" (words command)
+/// The words after a target without those that choose the libtorch.
+let chosen (target: string) (arguments: string list) : string list =
+    match target, arguments with
+    | _, "--cuda" :: rest ->
+        choose "cuda"
+        rest
+    | "publish", "--device" :: device :: rest ->
+        choose device
+        rest
+    | _ ->
+        choose (if (variable "LIBTORCH").IsSome then "none" else "cpu")
+        arguments
 
-/// The libtorch that LIBTORCH names, by its folder or by PyTorch's `torch.utils.cmake_prefix_path`.
-let ownLibtorch (value: string) : string =
-    [ "."; "../.."; "torch"; "libtorch" ]
-    |> List.map (fun inner -> Path.GetFullPath(Path.Combine(value, inner)).TrimEnd '/')
-    |> List.tryFind (fun folder -> File.Exists $"{folder}/lib/libtorch_cpu.so")
-    |> Option.defaultWith (fun () ->
-        let next = "set it to what this prints: python3 -c 'import torch; print(torch.__path__[0])'"
-        stop Missing "LIBTORCH names no libtorch (no lib/libtorch_cpu.so)" value next
-    )
+let suggestCuda () : unit =
+    if variable "Device" = Some "cpu" && answers [ "nvidia-smi"; "-L" ] then
+        say "this machine has a CUDA device: --cuda after the target uses it"
 
-let debianEngine = [ "libtorch-dev"; "libopenblas0-openmp"; "libdnnl-dev" ]
-
-let engine () : HaveEngine =
-    let own = variable "LIBTORCH" |> Option.map ownLibtorch
-    debian (if own.IsSome then [] else debianEngine)
-    own |> Option.map Folder |> Option.defaultWith (fun () -> Packaged (version "libtorch-dev").Value)
-
-/// What some tests and the benchmark compare with. A libtorch of one's own comes with its own PyTorch.
-let pyTorch () : HavePyTorch =
-    if (variable "LIBTORCH").IsNone then debian (debianEngine @ [ "python3-torch" ])
-    HavePyTorch
-
-/// What the tests run exported networks with: ONNX Runtime for node, from npm.
-let onnxRuntime () : HaveOnnxRuntime =
-    // Node.js from elsewhere brings its own npm, and conflicts with Debian's.
-    match [ "node", "nodejs"; "npm", "npm" ] |> List.filter (fst >> onPath >> not) with
-    | [] -> ()
-    | missing -> debian (List.map snd missing)
-
-    let lock = File.ReadAllText(inRoot "tests/onnx/package-lock.json")
-    let isThere = Directory.Exists(inRoot "tests/onnx/node_modules/onnxruntime-node")
-
-    let install () =
-        say "installing ONNX Runtime for the tests"
-        let next = "is the registry that `npm config get registry` names reachable?"
-        quietly next (words "npm ci --ignore-scripts --prefix tests/onnx")
-
-    unlessDone "artifacts/stamps/onnxruntime" isThere [ lock ] install
-    HaveOnnxRuntime
-
-let noSource = "is the package source that `dotnet nuget list source` names reachable?"
+let noSource () =
+    match variable "Device" with
+    | Some "cuda" ->
+        "has the package source TorchSharp-cuda? LIBTORCH=FOLDER takes a PyTorch's libtorch instead"
+    | _ -> "is the package source that `dotnet nuget list source` names reachable?"
 
 let tools () : HaveTools =
     let home = Environment.GetFolderPath Environment.SpecialFolder.UserProfile
@@ -205,7 +169,7 @@ let tools () : HaveTools =
 
     let restore () =
         say "restoring the .NET tools"
-        quietly noSource (words "dotnet tool restore")
+        quietly (noSource ()) (words "dotnet tool restore")
 
     unlessDone "artifacts/stamps/tools" isThere inputs restore
     HaveTools
@@ -215,7 +179,7 @@ let feed () : string =
     let enabled (line: string) =
         if line.StartsWith 'E' then Some(line.Substring(line.IndexOf ' ').Trim()) else None
 
-    let configured () = words "dotnet nuget list source --format short" |> capture ignore |> snd
+    let configured () = words "dotnet nuget list source --format short" |> capture |> snd
 
     variable "NUGET_FEED"
     |> Option.orElseWith (fun () -> configured().Split '\n' |> Seq.tryPick enabled)
@@ -240,7 +204,7 @@ let packages (HaveTools: HaveTools) : HavePackages =
         Environment.SetEnvironmentVariable("NUGET_FEED", feed ())
         // Made anew: the lock names the package source, and the exact versions stand in paket.dependencies.
         File.Delete(inRoot "paket.lock")
-        quietly noSource (words "dotnet paket install")
+        quietly (noSource ()) (words "dotnet paket install")
 
     unlessDone "artifacts/stamps/packages" isThere (projects @ inputs) install
     // The build asks Paket again where an obj folder is gone.
@@ -248,70 +212,27 @@ let packages (HaveTools: HaveTools) : HavePackages =
     Environment.SetEnvironmentVariable("NUGET_FEED", remote.Replace("remote: ", "").Trim())
     HavePackages
 
-// ---- native, build, run ----
+// ---- build, run ----
 
-type HaveNative = HaveNative
 type HaveBuilt = HaveBuilt
-
-/// CUDA's headers; a pip PyTorch keeps them beside itself.
-let cudaInclude (torch: string) : string option =
-    let beside = inRoot $"{torch}/../nvidia"
-    let folders = if Directory.Exists beside then List.ofArray (Directory.GetDirectories beside) else []
-
-    folders @ Option.toList (variable "CUDA_HOME") @ [ "/usr/local/cuda" ]
-    |> List.map (fun folder -> Path.GetFullPath $"{folder}/include")
-    |> List.tryFind (fun folder -> File.Exists $"{folder}/cuda_runtime_api.h")
-
-let native (engine: HaveEngine) : HaveNative =
-    let name, options =
-        match engine with
-        | Packaged version -> $"Debian's libtorch {version}", []
-        | Folder path ->
-            let cuda = cudaInclude path |> Option.map (fun folder -> $"-DCTKD_CUDA_INCLUDE={folder}")
-            let built = File.GetLastWriteTimeUtc $"{path}/lib/libtorch_cpu.so"
-            $"{path} of {built:u}", $"-DCTKD_TORCH_ROOT={path}" :: Option.toList cuda
-
-    let libtorch = root :: name :: options
-
-    let sources =
-        [ "*.cpp"; "*.h"; "CMakeLists.txt" ] |> List.collect (files "native") |> List.map File.ReadAllText
-
-    let isBuilt = File.Exists(inRoot "native/build/libctkd_torch.so")
-
-    // CMake finds by itself what a changed source needs, but its cache is of one libtorch in one place.
-    let clear () =
-        if Directory.Exists(inRoot "native/build") then
-            Directory.Delete(inRoot "native/build", true)
-
-    let compile () =
-        say $"building native/ against {name}"
-        let next = "does this libtorch suit CMake and the compiler? LIBTORCH names another one"
-        quietly next (words "cmake -S native -B native/build -DCMAKE_BUILD_TYPE=Release" @ options)
-        openly next (words $"cmake --build native/build --parallel {Environment.ProcessorCount}")
-
-    unlessDone "native/build/libtorch.stamp" true libtorch clear
-    unlessDone "native/build/sources.stamp" isBuilt (libtorch @ sources) compile
-    HaveNative
 
 let everything = "Ctkd.Fs.sln"
 let app = "src/Ctkd.Fs.App"
 
-let build (target: string) (HavePackages: HavePackages) (HaveNative: HaveNative) : HaveBuilt =
+// Without build servers, which would outlive the build and hold its output open.
+let quiet = words "-c Release --nologo -v quiet -clp:ErrorsOnly --disable-build-servers"
+
+let build (target: string) (HavePackages: HavePackages) : HaveBuilt =
+    suggestCuda ()
     say $"building {target}"
-    // Without build servers, which would outlive the build and hold its output open.
-    let options = words "-c Release --nologo -v quiet -clp:ErrorsOnly --disable-build-servers"
-    quietly "mend the errors above" (words $"dotnet build {target}" @ options)
+    let next = $"mend the errors above; of a package that is not found: {noSource ()}"
+    quietly next (words $"dotnet build {target}" @ quiet)
     HaveBuilt
 
-let built (target: string) : HaveBuilt =
-    let engine = engine ()
-    build target (tools () |> packages) (native engine)
+let built (target: string) : HaveBuilt = tools () |> packages |> build target
 
 let runApp (HaveBuilt: HaveBuilt) (arguments: string list) : int =
     become (inRoot $"{app}/bin/Release/net10.0/ctkd.dll") arguments
-
-let bench (HavePyTorch: HavePyTorch) (built: HaveBuilt) (arguments: string list) : int =
-    runApp built ("bench" :: arguments)
 
 // ---- test, scripts, format, pack ----
 
@@ -324,12 +245,7 @@ let outcomes (file: string) : (string * string) list =
     |> Seq.map (fun element -> read element "outcome", read element "testName")
     |> List.ofSeq
 
-let test
-    (HavePyTorch: HavePyTorch)
-    (HaveOnnxRuntime: HaveOnnxRuntime)
-    (HaveBuilt: HaveBuilt)
-    (arguments: string list)
-    : int =
+let test (HaveBuilt: HaveBuilt) (arguments: string list) : int =
     let filter =
         match arguments with
         | name :: rest when not (name.StartsWith '-') -> "--filter" :: $"FullyQualifiedName~{name}" :: rest
@@ -383,12 +299,22 @@ let format (HaveTools: HaveTools) (check: bool) : int =
     | code -> failed (words command) code "mend the syntax errors above"
 
 /// The program in a folder of its own, compiled ahead of time (ReadyToRun): it starts in less time than what `build` makes.
-let publish (HavePackages: HavePackages) (HaveNative: HaveNative) : int =
-    let architecture = $"{RuntimeInformation.OSArchitecture}".ToLowerInvariant()
-    let where = words $"-r linux-{architecture} --self-contained false -o artifacts/ctkd"
-    let options = words "-c Release --nologo -v quiet -clp:ErrorsOnly --disable-build-servers"
-    quietly noSource ([ "dotnet"; "publish"; app ] @ options @ where)
-    printfn "%s" (inRoot "artifacts/ctkd/ctkd")
+let publish (HavePackages: HavePackages) : int =
+    let where = [
+        "-r"
+        RuntimeInformation.RuntimeIdentifier
+        "--self-contained"
+        "false"
+        "-o"
+        "artifacts/ctkd"
+    ]
+
+    quietly (noSource ()) ([ "dotnet"; "publish"; app ] @ quiet @ where)
+
+    printfn
+        "%s"
+        (inRoot (if OperatingSystem.IsWindows() then "artifacts/ctkd/ctkd.exe" else "artifacts/ctkd/ctkd"))
+
     0
 
 let pack (HaveBuilt: HaveBuilt) : int =
@@ -400,47 +326,46 @@ let pack (HaveBuilt: HaveBuilt) : int =
 // ---- targets ----
 
 let targets = [
-    "deps", "", "installs what is missing: Debian packages, .NET tools, NuGet and npm packages"
-    "native", "", "builds native/, the C ABI over libtorch; LIBTORCH names another libtorch"
+    "deps", "", "restores the .NET tools and the NuGet packages"
     "build", "", "builds everything"
     "test", "[NAME]", "runs the tests, or those with NAME in their full name; takes options of `dotnet test`"
     "run", "ARGS", "runs `ctkd ARGS`; for --help, which F# Interactive takes for itself: run -- --help"
     "scripts", "", "runs every script in scripts/"
-    "bench", "ARGS", "runs the benchmarks, side by side with PyTorch"
+    "bench", "ARGS", "runs the benchmarks, side by side with PyTorch where python3 has it"
     "format", "[--check]", "formats the F# sources, or only checks them"
-    "publish", "", "makes artifacts/ctkd/ctkd, the program compiled ahead of time: it starts faster"
+    "publish",
+    "[--device D]",
+    "makes artifacts/ctkd/ctkd, the program compiled ahead of time: it starts faster"
     "pack", "", "makes NuGet packages of the libraries in artifacts/packages"
 ]
 
 let help () : int =
     printfn "dotnet fsi build.fsx TARGET: does first what the target needs, and skips what is done.\n"
-    targets |> List.iter (fun (name, arguments, text) -> printfn "  %-18s%s" $"{name} {arguments}" text)
+    targets |> List.iter (fun (name, arguments, text) -> printfn "  %-23s%s" $"{name} {arguments}" text)
+
+    printfn
+        "\nTARGET --cuda takes the packages with CUDA; D is cpu, cuda or none. With LIBTORCH=FOLDER no package is needed."
+
     0
 
-let main (arguments: string list) : int =
-    match arguments with
-    | []
-    | [ "help" ] -> help ()
-    | [ "deps" ] ->
-        let HavePyTorch, HaveOnnxRuntime, HavePackages = pyTorch (), onnxRuntime (), tools () |> packages
+let perform (target: string) (arguments: string list) : int =
+    match target, arguments with
+    | "help", [] -> help ()
+    | "deps", [] ->
+        let HavePackages = tools () |> packages
         0
-    | [ "native" ] ->
-        let HaveNative = engine () |> native
-        0
-    | [ "build" ] ->
+    | "build", [] ->
         let HaveBuilt = built everything
         0
-    | "test" :: rest -> test (pyTorch ()) (onnxRuntime ()) (built everything) rest
-    | "run" :: rest -> runApp (built app) rest
-    | [ "scripts" ] -> built everything |> scripts
-    | "bench" :: rest -> bench (pyTorch ()) (built app) rest
-    | [ "format" ] -> format (tools ()) false
-    | [ "format"; "--check" ] -> format (tools ()) true
-    | [ "publish" ] ->
-        let engine = engine ()
-        publish (tools () |> packages) (native engine)
-    | [ "pack" ] -> built everything |> pack
-    | name :: rest ->
+    | "test", rest -> test (built everything) rest
+    | "run", rest -> runApp (built app) rest
+    | "scripts", [] -> built everything |> scripts
+    | "bench", rest -> runApp (built app) ("bench" :: rest)
+    | "format", [] -> format (tools ()) false
+    | "format", [ "--check" ] -> format (tools ()) true
+    | "publish", [] -> tools () |> packages |> publish
+    | "pack", [] -> built everything |> pack
+    | name, rest ->
         let names = targets |> List.map (fun (name, _, _) -> name)
         let unexpected = String.concat " " rest
 
@@ -448,6 +373,11 @@ let main (arguments: string list) : int =
             stop Usage $"{name} does not take: {unexpected}" "" "dotnet fsi build.fsx help"
         else
             Error.unknown "target" names name |> Error.raise
+
+let main (arguments: string list) : int =
+    match arguments with
+    | [] -> help ()
+    | target :: rest -> chosen target rest |> perform target
 
 try
     // Not fsi.CommandLineArgs, which rewrites some arguments.
