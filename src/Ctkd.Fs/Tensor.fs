@@ -357,16 +357,17 @@ module Engine =
     let record (device: Device) (rehearse: unit -> unit) (body: unit -> unit) : Result<Graph, string> =
         try
             Ok(CudaGraph.Record(device.Index, rehearse, body))
-        with :? ExternalException as refused ->
-            Result.Error refused.Message
+        with
+        | :? ExternalException
+        | :? PlatformNotSupportedException as refused -> Result.Error refused.Message
 
     let replay (graph: Graph) : unit = graph.Replay()
     let forget (graph: Graph) : unit = graph.Dispose()
 
-    let cudaMemory (device: Device) : int64 = if device = Device.Cpu then 0L else Cuda.Memory device.Index
+    let cudaMemory (device: Device) : int64 = if device = Device.Cpu then 0L else CudaFacts.UsedBytes device.Index
 
-    let setTf32 (enabled: bool) : unit = loaded (fun () -> Runtime.SetTf32 enabled)
-    let setDeterministic (enabled: bool) : unit = loaded (fun () -> Cuda.SetDeterministic enabled)
+    let setTf32 (enabled: bool) : unit = loaded (fun () -> CudaFacts.TensorFloat32 enabled)
+    let setDeterministic (enabled: bool) : unit = if cudaDevices () > 0 then CudaFacts.Deterministic enabled
 
     let device (name: string) : Result<Device, Error> =
         let cuda (index: int) =

@@ -381,7 +381,7 @@ module Engine =
     /// Frees a recording and its memory.
     val forget: graph: Graph -> unit
 
-    /// Bytes that tensors hold on a CUDA device; 0 for the CPU.
+    /// Bytes in use on a CUDA device, by all processes; 0 for the CPU.
     val cudaMemory: device: Device -> int64
 
     /// Products and convolutions of float32 numbers on the tensor cores of CUDA devices, which read 10 bits of a fraction.
