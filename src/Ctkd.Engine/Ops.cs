@@ -130,6 +130,9 @@ public static class Ops
     public static Tensor Norm(Tensor x) => linalg.vector_norm(x);
 
     // Layers
+    // TorchSharp's own method lets errors of C++ end the process.
+    public static Tensor MatMul(Tensor a, Tensor b) => Call("aten::matmul"u8, [], [Of(a), Of(b)]);
+
     public static Tensor Conv2d(Tensor x, Tensor weight, Tensor? bias, long stride, long padding, long groups) =>
         F.conv2d(x, weight, bias, strides: [stride, stride], padding: [padding, padding], dilation: [1, 1], groups: groups);
 

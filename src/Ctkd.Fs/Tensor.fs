@@ -166,7 +166,7 @@ module Tensor =
 
     let private orNull (x: Tensor option) : Tensor | null = Option.toObj x
 
-    let matmul (a: Tensor) (b: Tensor) : Tensor = a.matmul b
+    let matmul (a: Tensor) (b: Tensor) : Tensor = Ops.MatMul(a, b)
 
     let linear (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor =
         torch.nn.functional.linear (x, weight, orNull bias)
@@ -364,7 +364,8 @@ module Engine =
     let replay (graph: Graph) : unit = graph.Replay()
     let forget (graph: Graph) : unit = graph.Dispose()
 
-    let cudaMemory (device: Device) : int64 = if device = Device.Cpu then 0L else CudaFacts.UsedBytes device.Index
+    let cudaMemory (device: Device) : int64 =
+        if device = Device.Cpu then 0L else CudaFacts.UsedBytes device.Index
 
     let setTf32 (enabled: bool) : unit = loaded (fun () -> CudaFacts.TensorFloat32 enabled)
     let setDeterministic (enabled: bool) : unit = if cudaDevices () > 0 then CudaFacts.Deterministic enabled
