@@ -155,10 +155,10 @@ let suggestCuda () : unit =
         say "this machine has a CUDA device: --cuda after the target uses it"
 
 let noSource () =
-    match variable "Device" with
-    | Some "cuda" ->
-        "has the package source TorchSharp-cuda? LIBTORCH=FOLDER takes a PyTorch's libtorch instead"
-    | _ -> "is the package source that `dotnet nuget list source` names reachable?"
+    if variable "Device" = Some "cuda" then
+        "the packages with CUDA are not to be had? set LIBTORCH to the torch folder of a PyTorch 2.10 with CUDA"
+    else
+        "is the package source that `dotnet nuget list source` names reachable?"
 
 let tools () : HaveTools =
     let home = Environment.GetFolderPath Environment.SpecialFolder.UserProfile
@@ -225,7 +225,7 @@ let quiet = words "-c Release --nologo -v quiet -clp:ErrorsOnly --disable-build-
 let build (target: string) (HavePackages: HavePackages) : HaveBuilt =
     suggestCuda ()
     say $"building {target}"
-    let next = $"mend the errors above; of a package that is not found: {noSource ()}"
+    let next = if variable "Device" = Some "cuda" then noSource () else "mend the errors above"
     quietly next (words $"dotnet build {target}" @ quiet)
     HaveBuilt
 
