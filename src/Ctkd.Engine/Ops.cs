@@ -131,7 +131,13 @@ public static class Ops
 
     // Layers
     // TorchSharp's own method lets errors of C++ end the process.
-    public static Tensor MatMul(Tensor a, Tensor b) => Call("aten::matmul"u8, [], [Of(a), Of(b)]);
+    public static Tensor MatMul(Tensor a, Tensor b)
+    {
+        long[] left = a.shape, right = b.shape;
+        if (left.Length == 0 || right.Length == 0 || left[^1] != right[^Math.Min(2, right.Length)])
+            throw new ArgumentException($"no product of [{string.Join(", ", left)}] and [{string.Join(", ", right)}]");
+        return Call("aten::matmul"u8, [], [Of(a), Of(b)]);
+    }
 
     public static Tensor Conv2d(Tensor x, Tensor weight, Tensor? bias, long stride, long padding, long groups) =>
         F.conv2d(x, weight, bias, strides: [stride, stride], padding: [padding, padding], dilation: [1, 1], groups: groups);

@@ -336,7 +336,10 @@ module Engine =
         | :? EngineMissingException as missing ->
             Error.create Engine missing.What missing.Where missing.Next |> Error.raise
         | :? ExternalException as refused ->
-            Error.create Engine "the tensor engine refused an operation" refused.Message "see: ctkd doctor"
+            // After its message libtorch gives a backtrace of C++.
+            let message = refused.Message.Split("\nException raised from")[0]
+
+            Error.create Engine "the tensor engine refused an operation" (message.Trim()) "see: ctkd doctor"
             |> Error.raise
 
     let facts () : EngineFacts = guarded (fun () -> Natives.Load())

@@ -1,4 +1,4 @@
-using Ctkd.Torch;
+using TorchSharp;
 using static Ctkd.Fs.CSharp.Check;
 
 namespace Ctkd.Fs.CSharp;
@@ -91,16 +91,16 @@ public static class Facade
 
     public static void A_loss_and_its_gradient_are_two_lines()
     {
-        using var teacher = Tensor.Create<double>([2.0, 1.0, 0.0], [1, 3]);
-        using var student = Tensor.Create<double>([0.0, 1.0, 2.0], [1, 3]);
-        student.RequiresGrad = true;
+        using var teacher = torch.tensor(new[] { 2.0, 1.0, 0.0 }, [1, 3]);
+        using var student = torch.tensor(new[] { 0.0, 1.0, 2.0 }, [1, 3]);
+        student.requires_grad = true;
 
         using var loss = Losses.Kd(4.0, teacher, student);
         using var gradient = Losses.Gradients(loss, student)[0];
 
-        That(loss.ToArray<double>()[0] > 0.0);
-        That(Math.Abs(gradient.ToArray<double>().Sum()) < 1e-12);
-        That(gradient.ToArray<double>()[0] < 0.0);
+        That(loss.data<double>().ToArray()[0] > 0.0);
+        That(Math.Abs(gradient.data<double>().ToArray().Sum()) < 1e-12);
+        That(gradient.data<double>().ToArray()[0] < 0.0);
     }
 
     public static void Schedules_answer_At() => That(Math.Abs(Schedules.Cosine(0.0, 1.0, 10).At(5) - 0.5) < 1e-12);
@@ -113,9 +113,9 @@ public static class Facade
 
     public static void Scopes_free_what_they_made()
     {
-        long before = Tensor.Live;
-        using (var sum = Scopes.Run(() => Tensor.Create<double>([1.0, 2.0], [2]) * 2.0))
-            Equal([2.0, 4.0], sum.ToArray<double>());
-        That(Tensor.Live == before);
+        long before = torch.Tensor.TotalCount;
+        using (var sum = Scopes.Run(() => torch.tensor(new[] { 1.0, 2.0 }) * 2.0))
+            Equal([2.0, 4.0], sum.data<double>().ToArray());
+        That(torch.Tensor.TotalCount == before);
     }
 }

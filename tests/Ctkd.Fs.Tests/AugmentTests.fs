@@ -203,7 +203,7 @@ let tests =
             for dtype in [ DType.Float32; DType.Float64 ] do
                 Tensor.scoped (fun () ->
                     let set = Augment.upload dtype Device.Cpu mean std set
-                    Must.equal DType.UInt8 (Tensor.dtype set.Images)
+                    Must.equal DType.Byte (Tensor.dtype set.Images)
                     let plan = Augment.plan (Rng.ofSeed 1) 1 1 true set
 
                     for batch in [ Augment.batch 1 plan 0 4 set; Augment.plain 0 4 set ] do

@@ -106,7 +106,7 @@ let tests =
                     Must.equal (bits state) (bits restored)
                     bits restored |> Must.haveOne (fun (_, _, _, innermost, _) -> innermost)
                     Must.equal (3, 2, info.Best) (restored.Epoch, restored.Step, restored.Best)
-                    Must.hold ((Tree.find "conv.weight" restored.Student).RequiresGrad)
+                    Must.hold ((Tree.find "conv.weight" restored.Student).requires_grad)
                 )
         }
 

@@ -143,11 +143,11 @@ let tests =
 
                     for leaf in
                         Tree.leaves weights |> Array.filter (fun w -> Tensor.dtype w = DType.Float32) do
-                        leaf.RequiresGrad <- true
+                        leaf.requires_grad <- true
 
                     let forward images =
                         let logits = (Model.forward model false weights images).Logits
-                        Must.notHold logits.RequiresGrad
+                        Must.notHold logits.requires_grad
                         logits
 
                     let held = Tensor.live ()

@@ -186,7 +186,7 @@ let tests =
                     let leaves = Tree.leaves weights
 
                     for leaf in leaves do
-                        leaf.RequiresGrad <- true
+                        leaf.requires_grad <- true
 
                     let x =
                         Plain.ofDense (image [ 2; 16; 7; 5 ])

@@ -10,7 +10,7 @@ open Microsoft.ML.OnnxRuntime.Tensors
 let load (file: byte[]) : InferenceSession = new InferenceSession(file)
 
 /// What the network answers to images [batch, 3, height, width]: its outputs by name.
-let run (network: InferenceSession) (images: Ctkd.Torch.Tensor) : (string * float[]) list =
+let run (network: InferenceSession) (images: Ctkd.Fs.Tensor) : (string * float[]) list =
     let pixels = images |> Tensor.toType DType.Float32 |> Tensor.toSingles
     let shape = Tensor.shape images |> Array.map int
     let input = NamedOnnxValue.CreateFromTensor("images", DenseTensor<float32>(pixels.AsMemory(), shape))

@@ -82,7 +82,7 @@ let private adam (adam: Adam) (start: float[]) (gradients: float[][]) : float[] 
         let taken = Plain.number 0.0
 
         for burst in Array.splitInto 2 gradients do
-            let steps = Adam.ahead adam DType.Float64 burst.Length taken
+            let steps = Adam.ahead adam burst.Length taken
 
             for step, gradient in Array.zip steps burst do
                 Adam.step step [| vector gradient |] [| first |] [| second |] [| p |]
@@ -159,12 +159,12 @@ let tests =
 
                 let velocities = tensors [| Array.zeroCreate 4 |]
                 let rate = Plain.number 0.1
-                parameters[0].RequiresGrad <- true
+                parameters[0].requires_grad <- true
                 let before = Tensor.live ()
                 Sgd.step { Sgd.defaults with Nesterov = true } rate gradients velocities parameters
                 Must.equal before (Tensor.live ())
                 Must.equal [| 5.0; 6.0; 7.0; 8.0 |] (Tensor.toFloats gradients[0])
-                Must.hold (parameters[0].RequiresGrad)
+                Must.hold (parameters[0].requires_grad)
             )
         }
 
@@ -175,7 +175,7 @@ let tests =
 
                 let velocity = Sgd.start (Tree.ofSeq [ "w", Autograd.leaf weight ]) |> Tree.find "w"
                 Must.hold (Tensor.isChannelsLast velocity)
-                Must.notHold velocity.RequiresGrad
+                Must.notHold velocity.requires_grad
                 Must.equal DType.Float32 (Tensor.dtype velocity)
 
                 for v in Tensor.toFloats velocity do

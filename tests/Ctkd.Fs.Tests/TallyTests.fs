@@ -205,7 +205,7 @@ let tests =
                 Must.equal before (Tensor.live ())
 
                 for x in Tree.leaves (Tally.toTree tally) do
-                    Must.notHold x.RequiresGrad
+                    Must.notHold x.requires_grad
             )
         }
     ]

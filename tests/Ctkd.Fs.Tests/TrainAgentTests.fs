@@ -47,10 +47,10 @@ let tests =
 
                     let t = Option.get losses.T
                     Must.equal [| 8L |] (Tensor.shape t)
-                    Must.notHold t.RequiresGrad
+                    Must.notHold t.requires_grad
 
                     for x in Tree.leaves state.Agent do
-                        Must.notHold x.RequiresGrad
+                        Must.notHold x.requires_grad
 
                     for t in Tensor.toFloats t do
                         Must.hold (t > 0.0 && t < 10.0)

@@ -130,7 +130,7 @@ let tests =
                     Must.beSameTree before teaching.Weights
 
                     for w in Tree.leaves teaching.Weights do
-                        Must.notHold w.RequiresGrad
+                        Must.notHold w.requires_grad
                 )
             )
         }

@@ -14,7 +14,7 @@ let private dtypes = [
     "I32", DType.Int32
     "I16", DType.Int16
     "I8", DType.Int8
-    "U8", DType.UInt8
+    "U8", DType.Byte
     "BOOL", DType.Bool
 ]
 

@@ -19,8 +19,7 @@ let tests =
                 let mixing = Option.get RlkdConfig.paper.Mixing
                 let set = images 3 40 4 8
 
-                let pixels =
-                    Tensor.ofBytes DType.UInt8 [| 40L; 3L; 8L; 8L |] (System.ReadOnlySpan set.Images)
+                let pixels = Tensor.ofBytes DType.Byte [| 40L; 3L; 8L; 8L |] (System.ReadOnlySpan set.Images)
 
                 let labels = Lessons.ofLabels set.Labels
                 let before = Tensor.toBytes pixels
@@ -58,7 +57,7 @@ let tests =
                 let logits, labels = normals 1 [ 3; 4 ], Lessons.ofLabels [| 0; 1; 2 |]
 
                 let blend = {
-                    Images = Tensor.zeros DType.UInt8 Device.Cpu [| 5L; 3L; 2L; 2L |]
+                    Images = Tensor.zeros DType.Byte Device.Cpu [| 5L; 3L; 2L; 2L |]
                     Other = Lessons.ofLabels [| 3; 3; 3; 3; 3 |]
                     Weight = row [| 0.7; 1.0; 1.0; 1.0; 0.85 |]
                     Clean = Tensor.zeros DType.Float64 Device.Cpu [| 5L |] |> Tensor.eqNumber 1.0
@@ -90,7 +89,7 @@ let tests =
                 let index = Tensor.ofInt64s [ 2 ] [| 2L; 0L |]
 
                 let blend = {
-                    Images = Tensor.zeros DType.UInt8 Device.Cpu [| 3L; 3L; 2L; 2L |]
+                    Images = Tensor.zeros DType.Byte Device.Cpu [| 3L; 3L; 2L; 2L |]
                     Other = Lessons.ofLabels [| 0; 0; 0 |]
                     Weight = row [| 1.0; 1.0; 0.8 |]
                     Clean = row [| 1.0; 1.0; 0.0 |] |> Tensor.eqNumber 1.0

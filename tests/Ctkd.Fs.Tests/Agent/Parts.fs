@@ -18,4 +18,4 @@ let learner (seed: int) (pack: Pack) : Learner =
         Second = Tensor.scale 0.0 weights
     }
 
-let burst (steps: int) : AdamStep[] = Adam.ahead (Adam.ofRate 1e-3) DType.Float64 steps (Plain.number 20.0)
+let burst (steps: int) : AdamStep[] = Adam.ahead (Adam.ofRate 1e-3) steps (Plain.number 20.0)

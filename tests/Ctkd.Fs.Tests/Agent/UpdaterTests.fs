@@ -68,7 +68,7 @@ let tests =
                 let adam = Adam.ofRate 1e-2
 
                 for update in 0..99 do
-                    let steps = Adam.ahead adam DType.Float64 10 (Plain.number (10.0 * float update))
+                    let steps = Adam.ahead adam 10 (Plain.number (10.0 * float update))
 
                     Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator returns states |> ignore
 
@@ -91,7 +91,7 @@ let tests =
                 let adam = Adam.ofRate 1e-2
 
                 for update in 0..149 do
-                    let steps = Adam.ahead adam DType.Float64 10 (Plain.number (10.0 * float update))
+                    let steps = Adam.ahead adam 10 (Plain.number (10.0 * float update))
                     // As of training: small, and of either sign whatever the states are.
                     let reward = Plain.number (if update % 2 = 0 then 0.05 else -0.05)
                     Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator reward states |> ignore
@@ -112,7 +112,7 @@ let tests =
                 let adam = Adam.ofRate 1e-3
 
                 for update in 0..59 do
-                    let steps = Adam.ahead adam DType.Float64 10 (Plain.number (10.0 * float update))
+                    let steps = Adam.ahead adam 10 (Plain.number (10.0 * float update))
 
                     Updater.train
                         RlkdUpdater.Collapsing
