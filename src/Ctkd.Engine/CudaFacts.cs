@@ -35,20 +35,7 @@ public static unsafe class CudaFacts
     /// <exception cref="PlatformNotSupportedException">This libtorch does not export its switches.</exception>
     public static void Deterministic(bool enabled)
     {
-        nint context = ((delegate* unmanaged<nint>)Export("_ZN2at13globalContextEv"))();
-        var deterministic = (delegate* unmanaged<nint, byte, void>)Export("_ZN2at7Context21setDeterministicCuDNNEb");
-        var benchmark = (delegate* unmanaged<nint, byte, void>)Export("_ZN2at7Context17setBenchmarkCuDNNEb");
-        deterministic(context, enabled ? (byte)1 : (byte)0);
-        benchmark(context, enabled ? (byte)0 : (byte)1);
-    }
-
-    private static nint Export(string name)
-    {
-        string file = OperatingSystem.IsMacOS() ? "libtorch_cpu.dylib" : "libtorch_cpu.so";
-        if (OperatingSystem.IsWindows() || !NativeLibrary.TryLoad(file, out nint library))
-            throw new PlatformNotSupportedException("cuDNN's switches are known for libtorch on Linux and macOS only");
-        return NativeLibrary.TryGetExport(library, name, out nint address)
-            ? address
-            : throw new PlatformNotSupportedException($"{file} does not export {name}");
+        if (!Context.TrySet(Context.DeterministicCuDnn, enabled) || !Context.TrySet(Context.BenchmarkCuDnn, !enabled))
+            throw new PlatformNotSupportedException("this libtorch does not export cuDNN's switches");
     }
 }

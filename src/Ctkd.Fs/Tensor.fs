@@ -280,7 +280,11 @@ module Tensor =
     let transpose (first: int) (second: int) (x: Tensor) : Tensor = x.transpose (int64 first, int64 second)
     let permute (dims: int64[]) (x: Tensor) : Tensor = x.permute dims
     let flatten (first: int) (x: Tensor) : Tensor = x.flatten (int64 first, -1L)
-    let cat (dim: int) (xs: Tensor list) : Tensor = torch.cat (Array.ofList xs, int64 dim)
+    let cat (dim: int) (xs: Tensor list) : Tensor =
+        match xs with
+        // Of one tensor TorchSharp gives that tensor itself.
+        | [ x ] -> x.clone ()
+        | xs -> torch.cat (Array.ofList xs, int64 dim)
     let stack (dim: int) (xs: Tensor list) : Tensor = torch.stack (Array.ofList xs, int64 dim)
     let select (dim: int) (index: int) (x: Tensor) : Tensor = x.select (int64 dim, int64 index)
 

@@ -324,7 +324,8 @@ module Tensor =
     /// target[i] <- target[i] + number, for integers of one type.
     val addIntInto: number: int -> targets: Tensor[] -> unit
 
-    /// One step of stochastic gradient descent for all tensors in place, see `Sgd`. The rate is a 0-d tensor.
+    /// One step of stochastic gradient descent for all tensors in place, see `Sgd`. The rate is a 0-d tensor; without
+    /// momentum the velocities stay as they are.
     val sgdInto:
         momentum: float ->
         weightDecay: float ->

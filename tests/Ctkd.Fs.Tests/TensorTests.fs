@@ -14,6 +14,20 @@ let private doubles (values: float list) : Tensor = Plain.tensor [ values.Length
 let private flags (body: unit -> Tensor) : bool list =
     Tensor.scoped (fun () -> Tensor.toBytes (body ()) |> Array.map ((=) 1uy) |> List.ofArray)
 
+/// The element types of the seam.
+let private dtypes: DType list = [
+    DType.Byte
+    DType.Int8
+    DType.Int16
+    DType.Int32
+    DType.Int64
+    DType.Bool
+    DType.BFloat16
+    DType.Float16
+    DType.Float32
+    DType.Float64
+]
+
 let tests =
     testList "Tensor" [
         test "every function of the seam is in the table of operations or among the others" {
@@ -85,7 +99,7 @@ let tests =
         }
 
         test "bytes of every type come back as they were given" {
-            let cases = Gen.zip (Gen.elements (Enum.GetValues<DType>())) (Gen.choose (0, 7))
+            let cases = Gen.zip (Gen.elements dtypes) (Gen.choose (0, 7))
 
             check
                 (Gen.zip cases (many 64 (Gen.choose (0, 255))))
@@ -158,7 +172,7 @@ let tests =
                 Must.equal (4, 120L, cpu) (Tensor.rank x, Tensor.count x, Tensor.device x)
                 Must.equal [ false; true ] (List.map Tensor.isChannelsLast [ x; Tensor.channelsLast x ])
                 Must.throw<ArgumentOutOfRangeException>(fun () -> Tensor.size 4 x |> ignore) |> ignore
-                Must.equal "tensor Float32 [2, 3, 4, 5] on cpu" (string x)
+                Must.contain "2x3x4x5" (string x)
             )
         }
 
