@@ -9,17 +9,18 @@
 #   --teacher   weights of a resnet56 for CIFAR-100; needed with --data
 #   --app       folder of a published ctkd, where no .NET SDK is [artifacts/app]
 #   --limit     seconds for the whole call; the full run is interrupted then, to be resumed by the next call [590]
-#   --parts     some of: facts native tests check bench epoch full [all]
+#   --parts     some of: facts check bench epoch full [all]
 #   --quick     tiny sizes: to try the script out
 #
-# Needs bash, CMake, a C++ compiler, Python with PyTorch (on the CPU: Debian's libtorch-dev), and .NET: an SDK, or its
-# runtime in DOTNET_ROOT with --app. A part that fails does not stop the others; the exit code is 1 then.
+# Needs bash, Python with PyTorch (whose libtorch is used on a GPU), and .NET: an SDK, or its runtime in DOTNET_ROOT with
+# --app, a program from `dotnet fsi build.fsx publish --device none`. A part that fails does not stop the others; the exit
+# code is 1 then.
 set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 2
 begun=$SECONDS
 
 device=cuda data="" teacher="" app=artifacts/app limit=590 quick="" folder=""
-parts="facts native tests check bench epoch full"
+parts="facts check bench epoch full"
 while [ $# -gt 0 ]; do
   case $1 in
     --device | --data | --teacher | --app | --limit | --parts)
@@ -34,7 +35,7 @@ while [ $# -gt 0 ]; do
 done
 
 for part in $parts; do
-  case " facts native tests check bench epoch full " in
+  case " facts check bench epoch full " in
     *" $part "*) ;;
     *) echo "unknown part $part" >&2; exit 2 ;;
   esac
@@ -48,8 +49,6 @@ fi
 folder=${folder:-${OUT:-gpu-results}}
 mkdir -p "$folder" || exit 2
 folder=$(cd "$folder" && pwd)
-build=$folder/native-build
-export CTKD_NATIVE=$build/libctkd_torch.so
 
 # ---- what is here ----
 
@@ -59,6 +58,10 @@ for python in python3 /usr/bin/python3; do
 done
 CTKD_PYTHON=$(command -v "$python")
 export CTKD_PYTHON
+if [ "$device" != cpu ] && [ -z "${LIBTORCH:-}" ]; then
+  LIBTORCH=$("$python" -c 'import torch; print(torch.__path__[0])')
+  export LIBTORCH
+fi
 
 # A machine may have .NET's runtime alone: then the program must have been published elsewhere.
 dotnet=${DOTNET_ROOT:+$DOTNET_ROOT/dotnet}
@@ -77,38 +80,8 @@ facts() {
   nproc
   free -g
   [ "$device" = cpu ] || nvidia-smi
-  cmake --version && c++ --version
   "$python" -c 'import torch; print("PyTorch", torch.__version__, "CUDA", torch.version.cuda, torch.__path__[0])'
   "$dotnet" --info
-}
-
-# ---- the engine's shim, against the libtorch of the GPU ----
-
-# A folder with all of the CUDA runtime's headers: a toolkit's, or that of a pip PyTorch, which may lack crt/.
-cuda_include() {
-  local nvcc include
-  nvcc=$(readlink -f "$(command -v nvcc)")
-  for include in "${CUDA_HOME:-/usr/local/cuda}/include" "${nvcc%/bin/nvcc}/include" "$1"/../nvidia/*/include; do
-    if [ -e "$include/cuda_runtime_api.h" ] && [ -e "$include/crt/host_defines.h" ]; then
-      echo "$include"
-      return 0
-    fi
-  done
-  echo "no cuda_runtime_api.h with crt/host_defines.h in CUDA_HOME, beside nvcc, nor beside PyTorch" >&2
-  return 1
-}
-
-native() {
-  local options=() torch include abi
-  if [ "$device" != cpu ]; then
-    torch=$("$python" -c 'import torch; print(torch.__path__[0])') || return 1
-    include=$(cuda_include "$torch") || return 1
-    abi=$("$python" -c 'import torch; print(int(torch.compiled_with_cxx11_abi()))') || return 1
-    options=("-DCTKD_TORCH_ROOT=$torch" "-DCTKD_CUDA_INCLUDE=$include" "-DCMAKE_CXX_FLAGS=-D_GLIBCXX_USE_CXX11_ABI=$abi")
-  fi
-  rm -rf "$build"
-  cmake -S native -B "$build" -DCMAKE_BUILD_TYPE=Release ${options[@]+"${options[@]}"} &&
-    cmake --build "$build" --parallel "$(nproc)"
 }
 
 publish() {
@@ -118,13 +91,6 @@ publish() {
 
 # ---- checks ----
 
-# All tests, on the CPU, their engine on the GPU's libtorch; the small ones only where it must be quick.
-tests() {
-  local filter=()
-  [ -n "$quick" ] && filter=(--filter "FullyQualifiedName~ReplayTests")
-  "$dotnet" test tests/Ctkd.Fs.Tests -c Release --nologo ${filter[@]+"${filter[@]}"}
-}
-
 # Recorded steps against those of the host, bit for bit; dials; memory.
 # `doctor` complains where it may not use all processors.
 check() { (unset OMP_NUM_THREADS && ctkd doctor --device "$device"); }
@@ -132,7 +98,7 @@ check() { (unset OMP_NUM_THREADS && ctkd doctor --device "$device"); }
 # ---- measurements ----
 
 bench() {
-  local pairs=15 steps=64 part=()
+  local pairs=9 steps=64 part=(--starts 1)
   [ -n "$quick" ] && pairs=1 steps=1 part=(--part step --starts 1)
   ctkd bench --device "$device" --pairs "$pairs" --steps "$steps" ${part[@]+"${part[@]}"} --json >"$folder/bench.json"
 }
@@ -186,7 +152,7 @@ full() {
     rm -rf "$run"
     local epochs=()
     [ -z "$quick" ] || epochs=(--epochs 3 --milestones 2)
-    timeout -k 15 "$left" "$dotnet" "$app/ctkd.dll" distill "${common[@]}" --precision bf16 --out "$run" \
+    timeout -k 15 "$left" "$dotnet" "$app/ctkd.dll" distill "${common[@]}" --precision bf16 --teacher-ahead 16 --out "$run" \
       ${epochs[@]+"${epochs[@]}"}
   fi
   local code=$?
@@ -212,19 +178,12 @@ run() {
 has() { [[ " $parts " == *" $1 "* ]]; }
 
 has facts && run facts
-has native && run native
-if [ -e "$folder/app/ctkd.dll" ] && ! has native; then
-  app=$folder/app
-elif [ "$has_sdk" -gt 0 ]; then
-  run publish
-fi
-if has tests && [ "$has_sdk" -gt 0 ]; then run tests; fi
+if [ ! -e "$app/ctkd.dll" ] && [ "$has_sdk" -gt 0 ]; then run publish; fi
 has check && run check
 has bench && run bench
 has epoch && run epoch
 has full && run full
 
-if has tests && [ "$has_sdk" = 0 ]; then table+="tests    not run: there is no .NET SDK here"$'\n'; fi
 echo "== result, in $folder"
 printf '%s' "$table" | tee "$folder/summary.txt"
 exit $worst

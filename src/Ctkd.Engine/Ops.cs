@@ -130,6 +130,15 @@ public static class Ops
     public static Tensor Norm(Tensor x) => linalg.vector_norm(x);
 
     // Layers
+    // TorchSharp's own method lets errors of C++ end the process.
+    public static Tensor MatMul(Tensor a, Tensor b)
+    {
+        long[] left = a.shape, right = b.shape;
+        if (left.Length == 0 || right.Length == 0 || left[^1] != right[^Math.Min(2, right.Length)])
+            throw new ArgumentException($"no product of [{string.Join(", ", left)}] and [{string.Join(", ", right)}]");
+        return Call("aten::matmul"u8, [], [Of(a), Of(b)]);
+    }
+
     public static Tensor Conv2d(Tensor x, Tensor weight, Tensor? bias, long stride, long padding, long groups) =>
         F.conv2d(x, weight, bias, strides: [stride, stride], padding: [padding, padding], dilation: [1, 1], groups: groups);
 
@@ -187,8 +196,10 @@ public static class Ops
         const double dampening = 0;
         const bool maximize = false, first = false;
         using var scope = NewDisposeScope();
+        // The operator takes a step without momentum for one with the velocities, unless it is given none.
+        var kept = momentum == 0 ? [] : velocities;
         Invoke("aten::_fused_sgd_"u8, "tensor_lr"u8,
-            [Of(parameters), Of(LaidOutAs(parameters, gradients)), Of(velocities), Of(decay), Of(momentum), Of(rate), Of(dampening), Of(nesterov), Of(maximize), Of(first), None, None]);
+            [Of(parameters), Of(LaidOutAs(parameters, gradients)), Of(kept), Of(decay), Of(momentum), Of(rate), Of(dampening), Of(nesterov), Of(maximize), Of(first), None, None]);
     }
 
     /// <summary>One step of Adam for all tensors, in place; <paramref name="step"/> counts from 1, float32 [].</summary>
@@ -203,7 +214,7 @@ public static class Ops
             [Of(parameters), Of(LaidOutAs(parameters, gradients)), Of(first), Of(second), Of(ReadOnlySpan<Tensor>.Empty), Of(steps), Of(rate), Of(beta1), Of(beta2), Of(decay), Of(epsilon), Of(amsgrad), Of(maximize), None, None]);
     }
 
-    // The fused optimisers walk through memory and do not look at strides.
+    // The fused optimisers walk through memory and do not look at strides: those of a gradient may be 0.
     private static Tensor[] LaidOutAs(Tensor[] parameters, Tensor[] gradients)
     {
         var result = gradients;
@@ -212,7 +223,7 @@ public static class Ops
             var (p, g) = (parameters[i], gradients[i]);
             if (!p.shape.AsSpan().SequenceEqual(g.shape))
                 throw new ArgumentException($"gradient {i} has the shape [{string.Join(", ", g.shape)}], its parameter [{string.Join(", ", p.shape)}]", nameof(gradients));
-            if (p.ndim < 2 || p.stride().AsSpan().SequenceEqual(g.stride()))
+            if (p.stride().AsSpan().SequenceEqual(g.stride()))
                 continue;
             if (ReferenceEquals(result, gradients))
                 result = (Tensor[])gradients.Clone();

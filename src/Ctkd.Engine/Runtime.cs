@@ -23,13 +23,6 @@ public static class Runtime
             cuda.synchronize();
     }
 
-    /// <summary>Float32 products and convolutions on tensor cores, with 10 bits of the fraction (CUDA).</summary>
-    public static void SetTf32(bool enabled)
-    {
-        backends.cuda.matmul.allow_tf32 = enabled;
-        backends.cudnn.allow_tf32 = enabled;
-    }
-
     /// <summary>Seeds libtorch's own generator of a kind of device.</summary>
     public static void Seed(Device device, ulong seed)
     {

@@ -20,6 +20,19 @@ module Autograd =
     /// d loss / d leaf for each leaf, in one backward pass. On the leaves from the index `free` on the loss need
     /// not depend: they get zeros then, as a learned temperature does beside losses without a softmax.
     let gradientsOrZeros (free: int) (loss: Tensor) (leaves: Tensor[]) : Tensor[] =
+        // What libtorch refuses here would end the process: TorchSharp passes no exception of it on.
+        if loss.numel () <> 1L then
+            invalidArg (nameof loss) $"a loss is one number, got {loss.numel ()} of them."
+
+        if not loss.requires_grad then
+            invalidOp $"the loss does not depend on any of the {leaves.Length} leaves"
+
+        leaves
+        |> Array.iteri (fun i leaf ->
+            if not leaf.requires_grad then
+                invalidOp $"leaf {i} is none: make it with Autograd.leaf"
+        )
+
         torch.autograd.grad ([| loss |], leaves, allow_unused = true)
         |> Array.ofSeq
         |> Array.mapi (fun i gradient ->

@@ -12,7 +12,8 @@ type Sgd = {
 
 /// g' = g + decay p;  v' = momentum v + g';  p' = p - rate v'  (Nesterov: p - rate (g' + momentum v')).
 ///
-/// Starting from v = 0 this equals PyTorch's first step, which sets v = g'. The rate is a 0-d tensor on the device.
+/// Starting from v = 0 this equals PyTorch's first step, which sets v = g'. Without momentum v stays 0. The rate is a 0-d
+/// tensor on the device.
 [<RequireQualifiedAccess>]
 module Sgd =
 
@@ -33,9 +34,13 @@ module Sgd =
         (p: Tensor)
         : struct (Tensor * Tensor) =
         let gradient = gradient + p * sgd.WeightDecay
-        let velocity = velocity * sgd.Momentum + gradient
-        let direction = if sgd.Nesterov then gradient + velocity * sgd.Momentum else velocity
-        struct (p - direction * rate, velocity)
+
+        if sgd.Momentum = 0.0 then
+            struct (p - gradient * rate, velocity)
+        else
+            let velocity = velocity * sgd.Momentum + gradient
+            let direction = if sgd.Nesterov then gradient + velocity * sgd.Momentum else velocity
+            struct (p - direction * rate, velocity)
 
     /// The same step for many tensors, in place and in a few calls of the engine.
     let step

@@ -166,7 +166,7 @@ module Tensor =
 
     let private orNull (x: Tensor option) : Tensor | null = Option.toObj x
 
-    let matmul (a: Tensor) (b: Tensor) : Tensor = a.matmul b
+    let matmul (a: Tensor) (b: Tensor) : Tensor = Ops.MatMul(a, b)
 
     let linear (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor =
         torch.nn.functional.linear (x, weight, orNull bias)
@@ -280,7 +280,11 @@ module Tensor =
     let transpose (first: int) (second: int) (x: Tensor) : Tensor = x.transpose (int64 first, int64 second)
     let permute (dims: int64[]) (x: Tensor) : Tensor = x.permute dims
     let flatten (first: int) (x: Tensor) : Tensor = x.flatten (int64 first, -1L)
-    let cat (dim: int) (xs: Tensor list) : Tensor = torch.cat (Array.ofList xs, int64 dim)
+    let cat (dim: int) (xs: Tensor list) : Tensor =
+        match xs with
+        // Of one tensor TorchSharp gives that tensor itself.
+        | [ x ] -> x.clone ()
+        | xs -> torch.cat (Array.ofList xs, int64 dim)
     let stack (dim: int) (xs: Tensor list) : Tensor = torch.stack (Array.ofList xs, int64 dim)
     let select (dim: int) (index: int) (x: Tensor) : Tensor = x.select (int64 dim, int64 index)
 
@@ -336,7 +340,10 @@ module Engine =
         | :? EngineMissingException as missing ->
             Error.create Engine missing.What missing.Where missing.Next |> Error.raise
         | :? ExternalException as refused ->
-            Error.create Engine "the tensor engine refused an operation" refused.Message "see: ctkd doctor"
+            // After its message libtorch gives a backtrace of C++.
+            let message = refused.Message.Split("\nException raised from")[0]
+
+            Error.create Engine "the tensor engine refused an operation" (message.Trim()) "see: ctkd doctor"
             |> Error.raise
 
     let facts () : EngineFacts = guarded (fun () -> Natives.Load())
@@ -357,16 +364,18 @@ module Engine =
     let record (device: Device) (rehearse: unit -> unit) (body: unit -> unit) : Result<Graph, string> =
         try
             Ok(CudaGraph.Record(device.Index, rehearse, body))
-        with :? ExternalException as refused ->
-            Result.Error refused.Message
+        with
+        | :? ExternalException
+        | :? PlatformNotSupportedException as refused -> Result.Error refused.Message
 
     let replay (graph: Graph) : unit = graph.Replay()
     let forget (graph: Graph) : unit = graph.Dispose()
 
-    let cudaMemory (device: Device) : int64 = if device = Device.Cpu then 0L else Cuda.Memory device.Index
+    let cudaMemory (device: Device) : int64 =
+        if device = Device.Cpu then 0L else CudaFacts.UsedBytes device.Index
 
-    let setTf32 (enabled: bool) : unit = loaded (fun () -> Runtime.SetTf32 enabled)
-    let setDeterministic (enabled: bool) : unit = loaded (fun () -> Cuda.SetDeterministic enabled)
+    let setTf32 (enabled: bool) : unit = loaded (fun () -> CudaFacts.TensorFloat32 enabled)
+    let setDeterministic (enabled: bool) : unit = if cudaDevices () > 0 then CudaFacts.Deterministic enabled
 
     let device (name: string) : Result<Device, Error> =
         let cuda (index: int) =

@@ -324,7 +324,8 @@ module Tensor =
     /// target[i] <- target[i] + number, for integers of one type.
     val addIntInto: number: int -> targets: Tensor[] -> unit
 
-    /// One step of stochastic gradient descent for all tensors in place, see `Sgd`. The rate is a 0-d tensor.
+    /// One step of stochastic gradient descent for all tensors in place, see `Sgd`. The rate is a 0-d tensor; without
+    /// momentum the velocities stay as they are.
     val sgdInto:
         momentum: float ->
         weightDecay: float ->
@@ -381,7 +382,7 @@ module Engine =
     /// Frees a recording and its memory.
     val forget: graph: Graph -> unit
 
-    /// Bytes that tensors hold on a CUDA device; 0 for the CPU.
+    /// Bytes in use on a CUDA device, by all processes; 0 for the CPU.
     val cudaMemory: device: Device -> int64
 
     /// Products and convolutions of float32 numbers on the tensor cores of CUDA devices, which read 10 bits of a fraction.

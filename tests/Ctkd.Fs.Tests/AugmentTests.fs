@@ -1,12 +1,12 @@
 module Ctkd.Fs.Tests.AugmentTests
 
 open System
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Oracle
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 let private mean, private std = [ 0.4; 0.5; 0.6 ], [ 0.2; 0.25; 0.3 ]
 
@@ -41,190 +41,189 @@ let private planOf (seed, epoch, pad, flip) (set: DeviceSet) : EpochPlan =
 let private numbers (plan: EpochPlan) : int64[] list =
     List.map Tensor.toInt64s [ plan.Order; plan.Row; plan.Column; plan.Direction ]
 
-[<Fact>]
-let ``without padding and mirroring a batch is the images in the epoch's order, normalised`` () =
-    check
-        (Gen.zip anyInt (Gen.choose (1, 300)))
-        (fun (seed, epoch) ->
+let tests =
+    testList "Augment" [
+        testProperty "without padding and mirroring a batch is the images in the epoch's order, normalised"
+        <| forAll
+            (Gen.zip anyInt (Gen.choose (1, 300)))
+            (fun (seed, epoch) ->
+                withSet (fun set ->
+                    let plan = planOf (seed, epoch, 0, false) set
+                    let order = Tensor.toInt64s plan.Order
+                    let batch = Augment.batch 0 plan 2 9 set
+
+                    let expected =
+                        tabulate
+                            [ 7; 3; 5; 4 ]
+                            (fun i -> normalised i[1] (at pixels (int order[i[0] + 2] :: i.Tail)))
+
+                    Must.equal [| 7L; 3L; 5L; 4L |] (Tensor.shape batch.Images)
+                    Must.beClose 1e-13 1e-14 expected.Values (Tensor.toFloats batch.Images)
+                )
+            )
+
+        testProperty "a crop is what loops over pixels cut from the padded image"
+        <| forAll
+            plans
+            (fun (seed, epoch, pad, flip) ->
+                withSet (fun set ->
+                    let plan = planOf (seed, epoch, pad, flip) set
+
+                    match numbers plan with
+                    | [ order; rows; columns; directions ] ->
+                        let pixel (i: int list) =
+                            let row = int rows[i[0]] + i[2] - pad
+                            let column = int columns[i[0]] + int directions[i[0]] * i[3] - pad
+                            normalised i[1] (padded pixels [ int order[i[0]]; i[1]; row; column ])
+
+                        let expected = tabulate pixels.Shape pixel
+
+                        Must.beClose
+                            1e-13
+                            1e-14
+                            expected.Values
+                            (Tensor.toFloats (Augment.batch pad plan 0 12 set).Images)
+                    | other -> failtest $"{other.Length} columns"
+                )
+            )
+
+        testProperty "a plan stays inside the padded image"
+        <| forAll
+            plans
+            (fun (seed, epoch, pad, flip) ->
+                withSet (fun set ->
+                    let plan = planOf (seed, epoch, pad, flip) set
+
+                    let rows, columns, directions =
+                        Tensor.toInt64s plan.Row,
+                        Tensor.toInt64s plan.Column,
+                        Tensor.toInt64s plan.Direction
+
+                    let inside limit = fun (v: int64) -> Must.lie 0L limit v
+                    Seq.iter (inside (2L * int64 pad)) rows
+                    Seq.iter (inside (2L * int64 pad + 3L)) columns
+
+                    Seq.iter
+                        (inside (2L * int64 pad + 3L))
+                        (Array.map2 (fun c d -> c + 3L * d) columns directions)
+
+                    for d in directions do
+                        Must.hold (d = 1L || (d = -1L && flip))
+                )
+            )
+
+        test "every shift comes equally often and every second image is mirrored" {
+            Tensor.scoped (fun () ->
+                let many = Augment.upload DType.Float32 Device.Cpu mean std (images 2 9_000 4 2)
+                let plan = Augment.plan (Rng.ofSeed 1) 1 1 true many
+                let mirrored = Tensor.toInt64s plan.Direction |> Array.filter ((=) -1L)
+                // Four standard deviations of a binomial distribution.
+                Must.lie (4_500 - 190) (4_500 + 190) mirrored.Length
+
+                let left =
+                    Array.map2
+                        (fun c d -> if d = 1L then c else c - 1L)
+                        (Tensor.toInt64s plan.Column)
+                        (Tensor.toInt64s plan.Direction)
+
+                let shifts = Array.zip (Tensor.toInt64s plan.Row) left |> Array.countBy id
+                Must.equal 9 shifts.Length
+
+                for (_, count) in shifts do
+                    Must.lie (1_000 - 120) (1_000 + 120) count
+            )
+        }
+
+        testProperty "labels follow their images, and an epoch sees every image once"
+        <| forAll
+            (Gen.zip plans (Gen.choose (1, 12)))
+            (fun (plan, size) ->
+                withSet (fun set ->
+                    let made = planOf plan set
+                    let _, _, pad, _ = plan
+
+                    let batches = [
+                        for start in 0..size..11 -> Augment.batch pad made start (min 12 (start + size)) set
+                    ]
+
+                    let order = Tensor.toInt64s made.Order
+                    Must.equal (Array.init 12 int64) (Array.sort order)
+                    let labels = batches |> List.map (_.Labels >> Tensor.toInt64s) |> Array.concat
+                    Must.equal (order |> Array.map (fun i -> i % 4L)) labels
+                    let index = batches |> List.map (_.Index >> Tensor.toInt64s) |> Array.concat
+                    Must.equal order index
+                    let whole = (Augment.batch pad made 0 12 set).Images |> Tensor.toFloats
+                    Must.beSame whole (batches |> List.map (_.Images >> Tensor.toFloats) |> Array.concat)
+                )
+            )
+
+        testProperty "one seed and epoch give one plan, another epoch or seed another"
+        <| forAll
+            plans
+            (fun (seed, epoch, pad, flip) ->
+                withSet (fun set ->
+                    let numbers seed epoch = numbers (planOf (seed, epoch, pad, flip) set)
+                    Must.equal (numbers seed epoch) (numbers seed epoch)
+                    Must.differ ((numbers seed epoch).Head) ((numbers seed (epoch + 1)).Head)
+                    Must.differ ((numbers seed epoch).Head) ((numbers (seed ^^^ 1) epoch).Head)
+                )
+            )
+
+        testProperty "the numbers of a batch lie between those of black and white"
+        <| forAll
+            plans
+            (fun plan ->
+                withSet (fun set ->
+                    let _, _, pad, _ = plan
+                    let batch = Augment.batch pad (planOf plan set) 0 12 set
+
+                    for channel in 0..2 do
+                        let values = batch.Images |> Tensor.select 1 channel |> Tensor.toFloats
+                        let slack = 1e-12
+
+                        for v in values do
+                            Must.lie (normalised channel 0.0 - slack) (normalised channel 255.0 + slack) v
+                )
+            )
+
+        test "for evaluation the images come as they are, in their order" {
             withSet (fun set ->
-                let plan = planOf (seed, epoch, 0, false) set
-                let order = Tensor.toInt64s plan.Order
-                let batch = Augment.batch 0 plan 2 9 set
+                let batch = Augment.plain 3 8 set
 
                 let expected =
-                    tabulate
-                        [ 7; 3; 5; 4 ]
-                        (fun i -> normalised i[1] (at pixels (int order[i[0] + 2] :: i.Tail)))
+                    tabulate [ 5; 3; 5; 4 ] (fun i -> normalised i[1] (at pixels (i[0] + 3 :: i.Tail)))
 
-                Assert.Equal<int64[]>([| 7L; 3L; 5L; 4L |], Tensor.shape batch.Images)
-                Expect.close 1e-13 1e-14 expected.Values (Tensor.toFloats batch.Images)
+                Must.beClose 1e-13 1e-14 expected.Values (Tensor.toFloats batch.Images)
+                Must.equal [| 3L; 0L; 1L; 2L; 3L |] (Tensor.toInt64s batch.Labels)
+                Must.equal [| 3L .. 7L |] (Tensor.toInt64s batch.Index)
             )
-        )
+        }
 
-[<Fact>]
-let ``a crop is what loops over pixels cut from the padded image`` () =
-    check
-        plans
-        (fun (seed, epoch, pad, flip) ->
-            withSet (fun set ->
-                let plan = planOf (seed, epoch, pad, flip) set
+        test "a batch has the type of the set and the labels are int64" {
+            for dtype in [ DType.Float32; DType.Float64 ] do
+                Tensor.scoped (fun () ->
+                    let set = Augment.upload dtype Device.Cpu mean std set
+                    Must.equal DType.Byte (Tensor.dtype set.Images)
+                    let plan = Augment.plan (Rng.ofSeed 1) 1 1 true set
 
-                match numbers plan with
-                | [ order; rows; columns; directions ] ->
-                    let pixel (i: int list) =
-                        let row = int rows[i[0]] + i[2] - pad
-                        let column = int columns[i[0]] + int directions[i[0]] * i[3] - pad
-                        normalised i[1] (padded pixels [ int order[i[0]]; i[1]; row; column ])
-
-                    let expected = tabulate pixels.Shape pixel
-
-                    Expect.close
-                        1e-13
-                        1e-14
-                        expected.Values
-                        (Tensor.toFloats (Augment.batch pad plan 0 12 set).Images)
-                | other -> Assert.Fail $"{other.Length} columns"
-            )
-        )
-
-[<Fact>]
-let ``a plan stays inside the padded image`` () =
-    check
-        plans
-        (fun (seed, epoch, pad, flip) ->
-            withSet (fun set ->
-                let plan = planOf (seed, epoch, pad, flip) set
-
-                let rows, columns, directions =
-                    Tensor.toInt64s plan.Row, Tensor.toInt64s plan.Column, Tensor.toInt64s plan.Direction
-
-                let inside limit = fun (v: int64) -> Assert.InRange(v, 0L, limit)
-                Assert.All(rows, inside (2L * int64 pad))
-                Assert.All(columns, inside (2L * int64 pad + 3L))
-
-                Assert.All(
-                    Array.map2 (fun c d -> c + 3L * d) columns directions,
-                    inside (2L * int64 pad + 3L)
+                    for batch in [ Augment.batch 1 plan 0 4 set; Augment.plain 0 4 set ] do
+                        Must.equal
+                            (dtype, DType.Int64)
+                            (Tensor.dtype batch.Images, Tensor.dtype batch.Labels)
                 )
+        }
 
-                Assert.All(directions, fun d -> Assert.True(d = 1L || (d = -1L && flip)))
+        test "sets, plans and batches own exactly the tensors that they name" {
+            Must.leaveNothing (fun () ->
+                let held = Tensor.live ()
+                let set = Augment.upload DType.Float32 Device.Cpu mean std set
+                let plan = Augment.plan (Rng.ofSeed 1) 1 2 true set
+                Must.equal (held + 8L) (Tensor.live ())
+                let batches = [ Augment.batch 2 plan 0 4 set; Augment.plain 0 4 set ]
+                Must.equal (held + 14L) (Tensor.live ())
+                Augment.free plan
+                batches |> List.collect (fun b -> [ b.Images; b.Labels; b.Index ]) |> List.iter Tensor.free
+                List.iter Tensor.free [ set.Images; set.Labels; set.Mean; set.Std ]
             )
-        )
-
-[<Fact>]
-let ``every shift comes equally often and every second image is mirrored`` () =
-    Tensor.scoped (fun () ->
-        let many = Augment.upload DType.Float32 Device.Cpu mean std (images 2 9_000 4 2)
-        let plan = Augment.plan (Rng.ofSeed 1) 1 1 true many
-        let mirrored = Tensor.toInt64s plan.Direction |> Array.filter ((=) -1L)
-        // Four standard deviations of a binomial distribution.
-        Assert.InRange(mirrored.Length, 4_500 - 190, 4_500 + 190)
-
-        let left =
-            Array.map2
-                (fun c d -> if d = 1L then c else c - 1L)
-                (Tensor.toInt64s plan.Column)
-                (Tensor.toInt64s plan.Direction)
-
-        let shifts = Array.zip (Tensor.toInt64s plan.Row) left |> Array.countBy id
-        Assert.Equal(9, shifts.Length)
-        Assert.All(shifts, fun (_, count) -> Assert.InRange(count, 1_000 - 120, 1_000 + 120))
-    )
-
-[<Fact>]
-let ``labels follow their images, and an epoch sees every image once`` () =
-    check
-        (Gen.zip plans (Gen.choose (1, 12)))
-        (fun (plan, size) ->
-            withSet (fun set ->
-                let made = planOf plan set
-                let _, _, pad, _ = plan
-
-                let batches = [
-                    for start in 0..size..11 -> Augment.batch pad made start (min 12 (start + size)) set
-                ]
-
-                let order = Tensor.toInt64s made.Order
-                Assert.Equal<int64[]>(Array.init 12 int64, Array.sort order)
-                let labels = batches |> List.map (_.Labels >> Tensor.toInt64s) |> Array.concat
-                Assert.Equal<int64[]>(order |> Array.map (fun i -> i % 4L), labels)
-                let index = batches |> List.map (_.Index >> Tensor.toInt64s) |> Array.concat
-                Assert.Equal<int64[]>(order, index)
-                let whole = (Augment.batch pad made 0 12 set).Images |> Tensor.toFloats
-                Expect.same whole (batches |> List.map (_.Images >> Tensor.toFloats) |> Array.concat)
-            )
-        )
-
-[<Fact>]
-let ``one seed and epoch give one plan, another epoch or seed another`` () =
-    check
-        plans
-        (fun (seed, epoch, pad, flip) ->
-            withSet (fun set ->
-                let numbers seed epoch = numbers (planOf (seed, epoch, pad, flip) set)
-                Assert.Equal<int64[] list>(numbers seed epoch, numbers seed epoch)
-                Assert.NotEqual<int64[]>((numbers seed epoch).Head, (numbers seed (epoch + 1)).Head)
-                Assert.NotEqual<int64[]>((numbers seed epoch).Head, (numbers (seed ^^^ 1) epoch).Head)
-            )
-        )
-
-[<Fact>]
-let ``the numbers of a batch lie between those of black and white`` () =
-    check
-        plans
-        (fun plan ->
-            withSet (fun set ->
-                let _, _, pad, _ = plan
-                let batch = Augment.batch pad (planOf plan set) 0 12 set
-
-                for channel in 0..2 do
-                    let values = batch.Images |> Tensor.select 1 channel |> Tensor.toFloats
-                    let slack = 1e-12
-
-                    Assert.All(
-                        values,
-                        fun v ->
-                            Assert.InRange(
-                                v,
-                                normalised channel 0.0 - slack,
-                                normalised channel 255.0 + slack
-                            )
-                    )
-            )
-        )
-
-[<Fact>]
-let ``for evaluation the images come as they are, in their order`` () =
-    withSet (fun set ->
-        let batch = Augment.plain 3 8 set
-        let expected = tabulate [ 5; 3; 5; 4 ] (fun i -> normalised i[1] (at pixels (i[0] + 3 :: i.Tail)))
-        Expect.close 1e-13 1e-14 expected.Values (Tensor.toFloats batch.Images)
-        Assert.Equal<int64[]>([| 3L; 0L; 1L; 2L; 3L |], Tensor.toInt64s batch.Labels)
-        Assert.Equal<int64[]>([| 3L .. 7L |], Tensor.toInt64s batch.Index)
-    )
-
-[<Fact>]
-let ``a batch has the type of the set and the labels are int64`` () =
-    for dtype in [ DType.Float32; DType.Float64 ] do
-        Tensor.scoped (fun () ->
-            let set = Augment.upload dtype Device.Cpu mean std set
-            Assert.Equal(DType.UInt8, Tensor.dtype set.Images)
-            let plan = Augment.plan (Rng.ofSeed 1) 1 1 true set
-
-            for batch in [ Augment.batch 1 plan 0 4 set; Augment.plain 0 4 set ] do
-                Assert.Equal((dtype, DType.Int64), (Tensor.dtype batch.Images, Tensor.dtype batch.Labels))
-        )
-
-[<Fact>]
-let ``sets, plans and batches own exactly the tensors that they name`` () =
-    Expect.leavesNothing (fun () ->
-        let held = Tensor.live ()
-        let set = Augment.upload DType.Float32 Device.Cpu mean std set
-        let plan = Augment.plan (Rng.ofSeed 1) 1 2 true set
-        Assert.Equal(held + 8L, Tensor.live ())
-        let batches = [ Augment.batch 2 plan 0 4 set; Augment.plain 0 4 set ]
-        Assert.Equal(held + 14L, Tensor.live ())
-        Augment.free plan
-        batches |> List.collect (fun b -> [ b.Images; b.Labels; b.Index ]) |> List.iter Tensor.free
-        List.iter Tensor.free [ set.Images; set.Labels; set.Mean; set.Std ]
-    )
+        }
+    ]

@@ -29,7 +29,9 @@ let weights (dtype: DType) (size: int) (model: Model) : Tree =
     )
 
     // Training moves them by a tenth of the way.
-    Array.append means variances |> Tensor.foreachScaleInto 10.0
+    for statistic in Array.append means variances do
+        Tensor.scoped (fun () -> Tensor.scale 10.0 statistic |> Tensor.copyInto statistic)
+
     weights
 
 /// The largest difference as a share of the rms of what is expected; infinite where that says nothing.

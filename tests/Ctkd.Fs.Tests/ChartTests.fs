@@ -5,10 +5,10 @@ open System.Globalization
 open System.Text.RegularExpressions
 open System.Threading
 open System.Xml.Linq
+open Expecto
 open Ctkd.Fs
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 let private named (name: string) (points: (float * float) list) : Series = { Name = name; Points = points }
 
@@ -71,176 +71,196 @@ let private plain: Gen<float> = Gen.choose (-1000000, 1000000) |> Gen.map (fun k
 let private somePoints: Arbitrary<(float * float) list> =
     Gen.zip plain plain |> Gen.nonEmptyListOf |> Arb.fromGen
 
-[<Fact>]
-let ``a chart is well-formed XML whatever its texts and numbers`` () =
-    Check.QuickThrowOnFailure(fun (characters: char list) points range ->
-        let name = "\u0000<\uD800&" + String(Array.ofList characters)
+let tests =
+    testList "Chart" [
+        test "a chart is well-formed XML whatever its texts and numbers" {
+            Check.QuickThrowOnFailure(fun (characters: char list) points range ->
+                let name = "\u0000<\uD800&" + String(Array.ofList characters)
 
-        let chart = {
-            chartOf [ named name points ] with
-                Title = name
-                YLabel = name
-                YRange = range
-        }
+                let chart = {
+                    chartOf [ named name points ] with
+                        Title = name
+                        YLabel = name
+                        YRange = range
+                }
 
-        [ draw chart; Chart.svg 640 360 chart; Chart.svg -1 0 chart ]
-        |> List.forall (fun svg -> (elements "svg" svg).Length = 1)
-    )
-
-[<Fact>]
-let ``no number in a chart is NaN or infinite`` () =
-    Check.QuickThrowOnFailure(fun points range ->
-        let svg = draw { chartOf [ named "run" points ] with YRange = range }
-        not (Regex.IsMatch(svg, "nan|infinity|∞", RegexOptions.IgnoreCase))
-    )
-
-[<Fact>]
-let ``every point that is drawn lies within the plot`` () =
-    Check.QuickThrowOnFailure(fun points range ->
-        inPlot (draw { chartOf [ named "run" points ] with YRange = range })
-    )
-
-[<Fact>]
-let ``coordinates have at most two decimals`` () =
-    let svg = draw (chartOf [ named "run" [ for i in 0..50 -> float i, sin (float i) ] ])
-    let drawn = List.collect (fun name -> elements name svg) [ "rect"; "line"; "path"; "text"; "g" ]
-    let values = drawn |> Seq.collect _.Attributes() |> Seq.map _.Value
-    Assert.All(values, fun value -> Assert.DoesNotMatch("\\.[0-9]{3}", value))
-
-[<Fact>]
-let ``texts are escaped`` () =
-    let svg =
-        draw {
-            chartOf [ named "<script>alert(1)</script>" [ 1.0, 1.0 ] ] with
-                Title = "a & b < \"c\""
-        }
-
-    Assert.DoesNotContain("<script", svg)
-    Assert.Contains("&lt;script&gt;", svg)
-    Assert.Contains("a &amp; b &lt; &quot;c&quot;", svg)
-
-[<Fact>]
-let ``thousands of points become few and keep the lowest and the highest`` () =
-    let noise = Random 1
-    let points = [ for i in 0..19999 -> float i, noise.NextDouble() ]
-    let spiked = points |> List.updateAt 7001 (7001.0, 9.0) |> List.updateAt 15003 (15003.0, -5.0)
-    let extremes = [ 0.0, 0.5; 7001.0, 9.0; 15003.0, -5.0; 19999.0, 0.5 ]
-    let range points = draw (chartOf [ named "run" points ]) |> curves |> List.concat |> List.map snd
-    let dense, sparse = range spiked, range extremes
-    Assert.InRange(dense.Length, 100, 4 * 440)
-    Assert.Equal(List.min sparse, List.min dense)
-    Assert.Equal(List.max sparse, List.max dense)
-
-[<Fact>]
-let ``ticks are round, equally spaced and cover the data`` () =
-    Check.QuickThrowOnFailure(
-        Prop.forAll
-            somePoints
-            (fun points ->
-                let svg = draw (chartOf [ named "run" points ])
-
-                let round values =
-                    let steps =
-                        values |> List.pairwise |> List.map (fun (a: float, b) -> Math.Round(b - a, 9))
-
-                    let mantissa = steps[0] / Math.Pow(10.0, floor (log10 steps[0] + 1e-9))
-                    let isRound = List.exists (fun m -> abs (mantissa - m) < 1e-6) [ 1.0; 2.0; 5.0 ]
-                    isRound && List.forall (fun step -> abs (step - steps[0]) < 1e-6) steps
-
-                let xs, ys = ticks "x" svg, ticks "y" svg
-                let lowest, highest = points |> List.map snd |> List.min, points |> List.map snd |> List.max
-
-                round xs && round ys && List.head ys <= lowest + 1e-6 && List.last ys >= highest - 1e-6
+                [ draw chart; Chart.svg 640 360 chart; Chart.svg -1 0 chart ]
+                |> List.forall (fun svg -> (elements "svg" svg).Length = 1)
             )
-    )
+        }
 
-[<Fact>]
-let ``whole numbers such as epochs get whole ticks`` () =
-    let svg = draw (chartOf [ named "run" [ 0.0, 0.1; 1.0, 0.2; 2.0, 0.4 ] ])
-    Assert.Equal<float list>([ 0.0; 1.0; 2.0 ], ticks "x" svg)
+        test "no number in a chart is NaN or infinite" {
+            Check.QuickThrowOnFailure(fun points range ->
+                let svg = draw { chartOf [ named "run" points ] with YRange = range }
+                not (Regex.IsMatch(svg, "nan|infinity|∞", RegexOptions.IgnoreCase))
+            )
+        }
 
-[<Fact>]
-let ``large and small numbers share one exponent`` () =
-    let labels ys =
-        draw (chartOf [ named "run" (List.indexed ys |> List.map (fun (i, y) -> float i, y)) ])
-        |> elements "text"
-        |> ofClass "tick y"
-        |> List.map _.Value
+        test "every point that is drawn lies within the plot" {
+            Check.QuickThrowOnFailure(fun points range ->
+                inPlot (draw { chartOf [ named "run" points ] with YRange = range })
+            )
+        }
 
-    Assert.Equal<string list>([ "0"; "1e8"; "2e8"; "3e8"; "4e8" ], labels [ 0.0; 4e8 ])
-    Assert.Equal<string list>([ "\u22121e\u22126"; "0"; "1e\u22126"; "2e\u22126" ], labels [ -1e-6; 2e-6 ])
+        test "coordinates have at most two decimals" {
+            let svg = draw (chartOf [ named "run" [ for i in 0..50 -> float i, sin (float i) ] ])
+            let drawn = List.collect (fun name -> elements name svg) [ "rect"; "line"; "path"; "text"; "g" ]
+            let values = drawn |> Seq.collect _.Attributes() |> Seq.map _.Value
 
-[<Fact>]
-let ``a point that is not finite breaks the line`` () =
-    let svg =
-        draw (
-            chartOf [
-                named "run" [ 1.0, 1.0; 2.0, 2.0; 3.0, nan; 4.0, 3.0; 5.0, 1.0; infinity, 1.0; 6.0, 2.0 ]
-            ]
-        )
+            for value in values do
+                Must.notMatchRegex "\\.[0-9]{3}" value
+        }
 
-    Assert.Equal(2, (elements "path" svg).Length)
-    Assert.Equal(1, (elements "circle" svg).Length)
+        test "texts are escaped" {
+            let svg =
+                draw {
+                    chartOf [ named "<script>alert(1)</script>" [ 1.0, 1.0 ] ] with
+                        Title = "a & b < \"c\""
+                }
 
-[<Fact>]
-let ``a curve is cut where it leaves the given range`` () =
-    let chart = chartOf [ named "run" [ 0.0, 0.5; 1.0, 2.5; 2.0, 0.5 ] ]
-    let svg = draw { chart with YRange = Some(0.0, 1.0) }
-    let _, top, _, bottom = rectangle svg
-    let heights = curves svg |> List.map (List.map snd)
+            Must.lack "<script" svg
+            Must.contain "&lt;script&gt;" svg
+            Must.contain "a &amp; b &lt; &quot;c&quot;" svg
+        }
 
-    Assert.Equal<float list list>(
-        [ [ (top + bottom) / 2.0; top ]; [ top; (top + bottom) / 2.0 ] ],
-        List.sort heights |> List.rev
-    )
+        test "thousands of points become few and keep the lowest and the highest" {
+            let noise = Random 1
+            let points = [ for i in 0..19999 -> float i, noise.NextDouble() ]
+            let spiked = points |> List.updateAt 7001 (7001.0, 9.0) |> List.updateAt 15003 (15003.0, -5.0)
+            let extremes = [ 0.0, 0.5; 7001.0, 9.0; 15003.0, -5.0; 19999.0, 0.5 ]
+            let range points = draw (chartOf [ named "run" points ]) |> curves |> List.concat |> List.map snd
+            let dense, sparse = range spiked, range extremes
+            Must.lie 100 (4 * 440) dense.Length
+            Must.equal (List.min sparse) (List.min dense)
+            Must.equal (List.max sparse) (List.max dense)
+        }
 
-[<Fact>]
-let ``a range that does not rise counts as none`` () =
-    let chart = chartOf [ named "run" [ 0.0, 0.5; 1.0, 2.5 ] ]
-    let ranges = [ 1.0, 1.0; 2.0, 1.0; nan, 1.0; 0.0, infinity ]
-    Assert.All(ranges, fun range -> Assert.Equal(draw chart, draw { chart with YRange = Some range }))
+        test "ticks are round, equally spaced and cover the data" {
+            Check.QuickThrowOnFailure(
+                Prop.forAll
+                    somePoints
+                    (fun points ->
+                        let svg = draw (chartOf [ named "run" points ])
 
-[<Fact>]
-let ``a single point is a dot and an empty curve says so`` () =
-    let svg = draw (chartOf [ named "one" [ 3.0, 1e-6 ]; named "none" [] ])
-    Assert.Single(elements "circle" svg) |> ignore
-    Assert.Contains("none (no data)", svg)
-    Assert.Contains(elements "text" (draw (chartOf [])), fun text -> text.Value = "no data")
+                        let round values =
+                            let steps =
+                                values
+                                |> List.pairwise
+                                |> List.map (fun (a: float, b) -> Math.Round(b - a, 9))
 
-[<Fact>]
-let ``twenty-four curves look different`` () =
-    let svg = draw (chartOf [ for i in 1..24 -> named $"run %d{i}" [ 0.0, float i; 1.0, float i ] ])
-    let styles = elements "path" svg |> List.map (attribute "class")
-    Assert.Equal(24, (List.distinct styles).Length)
-    Assert.Contains(elements "text" svg, fun text -> text.Value.StartsWith("+", StringComparison.Ordinal))
+                            let mantissa = steps[0] / Math.Pow(10.0, floor (log10 steps[0] + 1e-9))
+                            let isRound = List.exists (fun m -> abs (mantissa - m) < 1e-6) [ 1.0; 2.0; 5.0 ]
+                            isRound && List.forall (fun step -> abs (step - steps[0]) < 1e-6) steps
 
-[<Fact>]
-let ``a chart names and describes itself`` () =
-    let svg = draw (chartOf [ named "CTKD" [ 1.0, 10.5; 2.0, 73.9 ] ])
-    Assert.Equal("img", elements "svg" svg |> List.exactlyOne |> attribute "role")
-    Assert.Equal("Test accuracy", (elements "title" svg |> List.head).Value)
+                        let xs, ys = ticks "x" svg, ticks "y" svg
 
-    Assert.Contains(
-        "CTKD: 2 points from 10.5 to 73.9, the last 73.9.",
-        (elements "desc" svg |> List.exactlyOne).Value
-    )
+                        let lowest, highest =
+                            points |> List.map snd |> List.min, points |> List.map snd |> List.max
 
-[<Fact>]
-let ``an inline chart follows light and dark, a file is on white`` () =
-    let chart = chartOf [ named "run" [ 1.0, 1.0 ] ]
-    Assert.Contains("prefers-color-scheme:dark", Chart.svg 440 300 chart)
-    Assert.DoesNotContain("prefers-color-scheme", draw chart)
-    Assert.Contains(elements "rect" (draw chart), fun rect -> attribute "fill" rect = "#fff")
+                        round xs
+                        && round ys
+                        && List.head ys <= lowest + 1e-6
+                        && List.last ys >= highest - 1e-6
+                    )
+            )
+        }
 
-[<Fact>]
-let ``a chart does not depend on the culture`` () =
-    let chart = chartOf [ named "run" [ for i in 0..40 -> -0.5 * float i, 12345.678 * float i ] ]
-    let before = Thread.CurrentThread.CurrentCulture
-    let expected = draw chart
+        test "whole numbers such as epochs get whole ticks" {
+            let svg = draw (chartOf [ named "run" [ 0.0, 0.1; 1.0, 0.2; 2.0, 0.4 ] ])
+            Must.equal [ 0.0; 1.0; 2.0 ] (ticks "x" svg)
+        }
 
-    try
-        for culture in [ "de-DE"; "sv-SE"; "ar-SA"; "fa-IR" ] do
-            Thread.CurrentThread.CurrentCulture <- CultureInfo.GetCultureInfo culture
-            Assert.Equal(expected, draw chart)
-    finally
-        Thread.CurrentThread.CurrentCulture <- before
+        test "large and small numbers share one exponent" {
+            let labels ys =
+                draw (chartOf [ named "run" (List.indexed ys |> List.map (fun (i, y) -> float i, y)) ])
+                |> elements "text"
+                |> ofClass "tick y"
+                |> List.map _.Value
+
+            Must.equal [ "0"; "1e8"; "2e8"; "3e8"; "4e8" ] (labels [ 0.0; 4e8 ])
+            Must.equal [ "\u22121e\u22126"; "0"; "1e\u22126"; "2e\u22126" ] (labels [ -1e-6; 2e-6 ])
+        }
+
+        test "a point that is not finite breaks the line" {
+            let svg =
+                draw (
+                    chartOf [
+                        named "run" [
+                            1.0, 1.0
+                            2.0, 2.0
+                            3.0, nan
+                            4.0, 3.0
+                            5.0, 1.0
+                            infinity, 1.0
+                            6.0, 2.0
+                        ]
+                    ]
+                )
+
+            Must.equal 2 ((elements "path" svg).Length)
+            Must.equal 1 ((elements "circle" svg).Length)
+        }
+
+        test "a curve is cut where it leaves the given range" {
+            let chart = chartOf [ named "run" [ 0.0, 0.5; 1.0, 2.5; 2.0, 0.5 ] ]
+            let svg = draw { chart with YRange = Some(0.0, 1.0) }
+            let _, top, _, bottom = rectangle svg
+            let heights = curves svg |> List.map (List.map snd)
+
+            Must.equal
+                [ [ (top + bottom) / 2.0; top ]; [ top; (top + bottom) / 2.0 ] ]
+                (List.sort heights |> List.rev)
+        }
+
+        test "a range that does not rise counts as none" {
+            let chart = chartOf [ named "run" [ 0.0, 0.5; 1.0, 2.5 ] ]
+            let ranges = [ 1.0, 1.0; 2.0, 1.0; nan, 1.0; 0.0, infinity ]
+
+            for range in ranges do
+                Must.equal (draw chart) (draw { chart with YRange = Some range })
+        }
+
+        test "a single point is a dot and an empty curve says so" {
+            let svg = draw (chartOf [ named "one" [ 3.0, 1e-6 ]; named "none" [] ])
+            Must.single (elements "circle" svg) |> ignore
+            Must.contain "none (no data)" svg
+            elements "text" (draw (chartOf [])) |> Must.haveOne (fun text -> text.Value = "no data")
+        }
+
+        test "twenty-four curves look different" {
+            let svg = draw (chartOf [ for i in 1..24 -> named $"run %d{i}" [ 0.0, float i; 1.0, float i ] ])
+            let styles = elements "path" svg |> List.map (attribute "class")
+            Must.equal 24 ((List.distinct styles).Length)
+            elements "text" svg |> Must.haveOne _.Value.StartsWith("+", StringComparison.Ordinal)
+        }
+
+        test "a chart names and describes itself" {
+            let svg = draw (chartOf [ named "CTKD" [ 1.0, 10.5; 2.0, 73.9 ] ])
+            Must.equal "img" (elements "svg" svg |> List.exactlyOne |> attribute "role")
+            Must.equal "Test accuracy" ((elements "title" svg |> List.head).Value)
+
+            Must.contain
+                "CTKD: 2 points from 10.5 to 73.9, the last 73.9."
+                ((elements "desc" svg |> List.exactlyOne).Value)
+        }
+
+        test "an inline chart follows light and dark, a file is on white" {
+            let chart = chartOf [ named "run" [ 1.0, 1.0 ] ]
+            Must.contain "prefers-color-scheme:dark" (Chart.svg 440 300 chart)
+            Must.lack "prefers-color-scheme" (draw chart)
+            elements "rect" (draw chart) |> Must.haveOne (fun rect -> attribute "fill" rect = "#fff")
+        }
+
+        test "a chart does not depend on the culture" {
+            let chart = chartOf [ named "run" [ for i in 0..40 -> -0.5 * float i, 12345.678 * float i ] ]
+            let before = Thread.CurrentThread.CurrentCulture
+            let expected = draw chart
+
+            try
+                for culture in [ "de-DE"; "sv-SE"; "ar-SA"; "fa-IR" ] do
+                    Thread.CurrentThread.CurrentCulture <- CultureInfo.GetCultureInfo culture
+                    Must.equal expected (draw chart)
+            finally
+                Thread.CurrentThread.CurrentCulture <- before
+        }
+    ]

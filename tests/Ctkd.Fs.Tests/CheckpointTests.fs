@@ -3,9 +3,9 @@ module Ctkd.Fs.Tests.CheckpointTests
 open System
 open System.IO
 open System.Text.Json.Nodes
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 let private info: CheckpointInfo = {
     Settings = Settings.defaults
@@ -59,111 +59,11 @@ let private withCheckpoint (course: unit -> Course) (body: string -> Course -> T
         )
     )
 
-// ---- round trip ----
-
-[<Fact>]
-let ``a checkpoint gives back every tensor to the bit, in the run's memory format`` () =
-    withCheckpoint
-        course
-        (fun path course state ->
-            let checkpoint = Checkpoint.read path |> Error.orRaise
-            Assert.Equal(info, checkpoint.Info)
-            let restored = Checkpoint.restore course checkpoint |> Error.orRaise
-            Assert.Equal<_ list>(bits state, bits restored)
-            Assert.Contains(bits restored, fun (_, _, _, innermost, _) -> innermost)
-            Assert.Equal((3, 2, info.Best), (restored.Epoch, restored.Step, restored.Best))
-            Assert.True((Tree.find "conv.weight" restored.Student).RequiresGrad)
-        )
-
-[<Fact>]
-let ``a restored state goes on as the one that was written`` () =
-    for policy in Courses.policies do
-        withCheckpoint
-            (fun () -> Courses.taught policy Courses.alone)
-            (fun path course state ->
-                let checkpoint = Checkpoint.read path |> Error.orRaise
-                let same = { checkpoint with Info = { info with Epoch = 1 } }
-                let restored = Checkpoint.restore course same |> Error.orRaise
-                let set = Courses.upload 24 course
-
-                Assert.Equal<_ list>(
-                    bits (Courses.finish course set state),
-                    bits (Courses.finish course set restored)
-                )
-            )
-
-[<Fact>]
-let ``the student of a checkpoint is the model's state_dict`` () =
-    withCheckpoint
-        course
-        (fun path course state ->
-            let weights =
-                Checkpoint.read path
-                |> Result.bind (Checkpoint.student course.Student DType.Float32 Device.Cpu)
-                |> Error.orRaise
-
-            Assert.Equal<string list>(
-                Model.declarations course.Student |> List.map _.Name,
-                Tree.names weights
-            )
-
-            for name, x in Tree.toList weights do
-                Assert.Equal<byte[]>(Tree.find name state.Student |> Tensor.toBytes, Tensor.toBytes x)
-        )
-
-[<Fact>]
-let ``a restored state holds its own tensors and no more`` () =
-    withCheckpoint
-        course
-        (fun path course state ->
-            let checkpoint = Checkpoint.read path |> Error.orRaise
-            let before = Tensor.live ()
-            Checkpoint.restore course checkpoint |> Error.orRaise |> ignore
-            Assert.Equal(before + int64 (Train.toTree state |> Tree.count), Tensor.live ())
-            Checkpoint.restore Courses.alone checkpoint |> errorOf |> ignore
-            Assert.Equal(before + int64 (Train.toTree state |> Tree.count), Tensor.live ())
-        )
-
 // ---- damage ----
 
 /// The smallest state there is: some 4,000 bytes.
 let private smallest () : Course =
     { Courses.alone with Student = Courses.tiny 1 4 } |> Courses.taught Courses.policies[1]
-
-[<Fact>]
-let ``whichever byte of a checkpoint is changed, it is an error or gives the same tensors`` () =
-    withCheckpoint
-        smallest
-        (fun path _ _ ->
-            let whole = Checkpoint.read path |> Error.orRaise |> plain
-            let bytes = File.ReadAllBytes path
-            Assert.InRange(bytes.Length, 1000, 8000)
-
-            for i in 0 .. bytes.Length - 1 do
-                for mask in [ 0x01uy; 0x20uy; 0xFFuy ] do
-                    let changed = Array.copy bytes
-                    changed[i] <- changed[i] ^^^ mask
-                    File.WriteAllBytes(path, changed)
-
-                    match Checkpoint.read path with
-                    | Ok checkpoint -> Assert.Equal(whole, plain checkpoint)
-                    | Error error -> Assert.Equal((Damaged, path), (error.Kind, error.Where))
-        )
-
-[<Fact>]
-let ``a checkpoint cut short anywhere, or with something behind it, is an error`` () =
-    withCheckpoint
-        smallest
-        (fun path _ _ ->
-            let bytes = File.ReadAllBytes path
-
-            for length in 0 .. bytes.Length - 1 do
-                File.WriteAllBytes(path, Array.truncate length bytes)
-                Assert.Equal(Damaged, (errorOf (Checkpoint.read path)).Kind)
-
-            File.WriteAllBytes(path, Array.append bytes [| 0uy |])
-            Assert.Equal(Damaged, (errorOf (Checkpoint.read path)).Kind)
-        )
 
 // ---- other checkpoints than the run needs ----
 
@@ -173,27 +73,10 @@ let private mismatch (written: unit -> Course) (wanted: unit -> Course) : string
         written
         (fun path _ _ ->
             let error = Checkpoint.read path |> Result.bind (Checkpoint.restore (wanted ())) |> errorOf
-            Assert.Equal((Mismatch, path), (error.Kind, error.Where))
-            Assert.Contains("name the model", error.Next)
+            Must.equal (Mismatch, path) (error.Kind, error.Where)
+            Must.contain "name the model" error.Next
             error.What
         )
-
-[<Fact>]
-let ``a checkpoint of another model, of more classes or another policy lists what differs`` () =
-    let alone () = Courses.alone
-    let classes = mismatch alone (fun () -> { Courses.alone with Student = Courses.tiny 4 5 })
-    Assert.Contains("do not fit a run of tiny4; 4 difference(s)", classes)
-    Assert.Contains("\n  - 'student/fc.weight' is F32 [4, 4], expected F32 [5, 4]", classes)
-    Assert.Contains("\n  - 'velocity/student/fc.bias' is F32 [4], expected F32 [5]", classes)
-
-    let deeper = Zoo.find "resnet8" 4 |> Error.orRaise
-    let model = mismatch alone (fun () -> { Courses.alone with Student = deeper })
-    Assert.Contains("'student/conv1.weight' is missing (nearest: student/conv.weight)", model)
-    Assert.Matches(@"\n  - and \d+ more", model)
-
-    let learned () = Courses.taught Courses.policies[1] Courses.alone
-    Assert.Contains("'temperature/theta' is missing", mismatch alone learned)
-    Assert.Contains("'temperature/theta' is not expected", mismatch learned alone)
 
 /// The error of a sealed file with the given metadata and no tensors.
 let private errorWith (metadata: (string * string) list) : Error =
@@ -203,80 +86,195 @@ let private errorWith (metadata: (string * string) list) : Error =
         { errorOf (Checkpoint.read path) with Where = "" }
     )
 
-[<Fact>]
-let ``a checkpoint of another format says so, and one of no known format too`` () =
-    let state = "state", Json.write info
-
-    for number in [ Checkpoint.format - 1; Checkpoint.format + 1 ] do
-        let error = errorWith [ "format", string number; state ]
-        let expected = $"the checkpoint has format {number}, this version reads {Checkpoint.format}"
-        Assert.Equal((Mismatch, expected), (error.Kind, error.What))
-        Assert.Contains("version of ctkd that wrote it", error.Next)
-
-    for text in [ ""; "0"; "-1"; "one"; "1.0"; "99999999999999999999" ] do
-        let error = errorWith [ "format", text; state ]
-
-        Assert.Equal(
-            (Damaged, $"the checkpoint's format '{text}' is not a known number"),
-            (error.Kind, error.What)
-        )
-
-[<Fact>]
-let ``a file that is no checkpoint says what it lacks`` () =
-    Assert.Contains("lacks 'format'", (errorWith []).What)
-    Assert.Contains("lacks 'state'", (errorWith [ "format", string Checkpoint.format ]).What)
-
-    inFolder (fun folder ->
-        let path = Path.Combine(folder, "weights.safetensors")
-        Safetensors.write path { Metadata = []; Tensors = [] } |> Error.orRaise
-        let error = errorOf (Checkpoint.read path)
-        Assert.Equal((Damaged, path), (error.Kind, error.Where))
-        Assert.Equal(Missing, (errorOf (Checkpoint.read (Path.Combine(folder, "none")))).Kind)
-    )
-
 /// The state's JSON with a change in it.
 let private stateWith (change: JsonObject -> unit) : string =
     let json = (JsonNode.Parse(Json.write info) |> nonNull).AsObject()
     change json
     json.ToJsonString()
 
-[<Fact>]
-let ``hostile JSON in the state is an error`` () =
-    let set (name: string) (value: string) = stateWith (fun json -> json[name] <- JsonNode.Parse value)
+let tests =
+    testList "Checkpoint" [
+        // ---- round trip ----
 
-    let texts = [
-        ""
-        "null"
-        "[]"
-        "{}"
-        "\"\\ud800\""
-        String.replicate 10_000 "{\"a\":"
-        set "best" "null"
-        set "best" "{}"
-        set "best" """{"epoch":1,"top1":1e999}"""
-        set "settings" "null"
-        set "teacherHash" "null"
-        set "epoch" "0"
-        set "epoch" "-3"
-        set "epoch" "1e400"
-        set "step" "-1"
-        set "step" "2.5"
-        set "metricLines" "-1"
-        set "classes" "-1"
-        set "dataHash" "null"
-        set "top1" "\"NaN\""
-        set "top1" "1e999"
-        set "more" "1"
-        stateWith (fun json -> json.Remove "step" |> ignore)
+        test "a checkpoint gives back every tensor to the bit, in the run's memory format" {
+            withCheckpoint
+                course
+                (fun path course state ->
+                    let checkpoint = Checkpoint.read path |> Error.orRaise
+                    Must.equal info checkpoint.Info
+                    let restored = Checkpoint.restore course checkpoint |> Error.orRaise
+                    Must.equal (bits state) (bits restored)
+                    bits restored |> Must.haveOne (fun (_, _, _, innermost, _) -> innermost)
+                    Must.equal (3, 2, info.Best) (restored.Epoch, restored.Step, restored.Best)
+                    Must.hold ((Tree.find "conv.weight" restored.Student).requires_grad)
+                )
+        }
+
+        test "a restored state goes on as the one that was written" {
+            for policy in Courses.policies do
+                withCheckpoint
+                    (fun () -> Courses.taught policy Courses.alone)
+                    (fun path course state ->
+                        let checkpoint = Checkpoint.read path |> Error.orRaise
+                        let same = { checkpoint with Info = { info with Epoch = 1 } }
+                        let restored = Checkpoint.restore course same |> Error.orRaise
+                        let set = Courses.upload 24 course
+
+                        Must.equal
+                            (bits (Courses.finish course set state))
+                            (bits (Courses.finish course set restored))
+                    )
+        }
+
+        test "the student of a checkpoint is the model's state_dict" {
+            withCheckpoint
+                course
+                (fun path course state ->
+                    let weights =
+                        Checkpoint.read path
+                        |> Result.bind (Checkpoint.student course.Student DType.Float32 Device.Cpu)
+                        |> Error.orRaise
+
+                    Must.equal (Model.declarations course.Student |> List.map _.Name) (Tree.names weights)
+
+                    for name, x in Tree.toList weights do
+                        Must.equal (Tree.find name state.Student |> Tensor.toBytes) (Tensor.toBytes x)
+                )
+        }
+
+        test "a restored state holds its own tensors and no more" {
+            withCheckpoint
+                course
+                (fun path course state ->
+                    let checkpoint = Checkpoint.read path |> Error.orRaise
+                    let before = Tensor.live ()
+                    Checkpoint.restore course checkpoint |> Error.orRaise |> ignore
+                    Must.equal (before + int64 (Train.toTree state |> Tree.count)) (Tensor.live ())
+                    Checkpoint.restore Courses.alone checkpoint |> errorOf |> ignore
+                    Must.equal (before + int64 (Train.toTree state |> Tree.count)) (Tensor.live ())
+                )
+        }
+
+        test "whichever byte of a checkpoint is changed, it is an error or gives the same tensors" {
+            withCheckpoint
+                smallest
+                (fun path _ _ ->
+                    let whole = Checkpoint.read path |> Error.orRaise |> plain
+                    let bytes = File.ReadAllBytes path
+                    Must.lie 1000 8000 bytes.Length
+
+                    for i in 0 .. bytes.Length - 1 do
+                        for mask in [ 0x01uy; 0x20uy; 0xFFuy ] do
+                            let changed = Array.copy bytes
+                            changed[i] <- changed[i] ^^^ mask
+                            File.WriteAllBytes(path, changed)
+
+                            match Checkpoint.read path with
+                            | Ok checkpoint -> Must.equal whole (plain checkpoint)
+                            | Error error -> Must.equal (Damaged, path) (error.Kind, error.Where)
+                )
+        }
+
+        test "a checkpoint cut short anywhere, or with something behind it, is an error" {
+            withCheckpoint
+                smallest
+                (fun path _ _ ->
+                    let bytes = File.ReadAllBytes path
+
+                    for length in 0 .. bytes.Length - 1 do
+                        File.WriteAllBytes(path, Array.truncate length bytes)
+                        Must.equal Damaged ((errorOf (Checkpoint.read path)).Kind)
+
+                    File.WriteAllBytes(path, Array.append bytes [| 0uy |])
+                    Must.equal Damaged ((errorOf (Checkpoint.read path)).Kind)
+                )
+        }
+
+        test "a checkpoint of another model, of more classes or another policy lists what differs" {
+            let alone () = Courses.alone
+            let classes = mismatch alone (fun () -> { Courses.alone with Student = Courses.tiny 4 5 })
+            Must.contain "do not fit a run of tiny4; 4 difference(s)" classes
+            Must.contain "\n  - 'student/fc.weight' is F32 [4, 4], expected F32 [5, 4]" classes
+            Must.contain "\n  - 'velocity/student/fc.bias' is F32 [4], expected F32 [5]" classes
+
+            let deeper = Zoo.find "resnet8" 4 |> Error.orRaise
+            let model = mismatch alone (fun () -> { Courses.alone with Student = deeper })
+            Must.contain "'student/conv1.weight' is missing (nearest: student/conv.weight)" model
+            Must.matchRegex @"\n  - and \d+ more" model
+
+            let learned () = Courses.taught Courses.policies[1] Courses.alone
+            Must.contain "'temperature/theta' is missing" (mismatch alone learned)
+            Must.contain "'temperature/theta' is not expected" (mismatch learned alone)
+        }
+
+        test "a checkpoint of another format says so, and one of no known format too" {
+            let state = "state", Json.write info
+
+            for number in [ Checkpoint.format - 1; Checkpoint.format + 1 ] do
+                let error = errorWith [ "format", string number; state ]
+                let expected = $"the checkpoint has format {number}, this version reads {Checkpoint.format}"
+                Must.equal (Mismatch, expected) (error.Kind, error.What)
+                Must.contain "version of ctkd that wrote it" error.Next
+
+            for text in [ ""; "0"; "-1"; "one"; "1.0"; "99999999999999999999" ] do
+                let error = errorWith [ "format", text; state ]
+
+                Must.equal
+                    (Damaged, $"the checkpoint's format '{text}' is not a known number")
+                    (error.Kind, error.What)
+        }
+
+        test "a file that is no checkpoint says what it lacks" {
+            Must.contain "lacks 'format'" ((errorWith []).What)
+            Must.contain "lacks 'state'" ((errorWith [ "format", string Checkpoint.format ]).What)
+
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "weights.safetensors")
+                Safetensors.write path { Metadata = []; Tensors = [] } |> Error.orRaise
+                let error = errorOf (Checkpoint.read path)
+                Must.equal (Damaged, path) (error.Kind, error.Where)
+                Must.equal Missing ((errorOf (Checkpoint.read (Path.Combine(folder, "none")))).Kind)
+            )
+        }
+
+        test "hostile JSON in the state is an error" {
+            let set (name: string) (value: string) =
+                stateWith (fun json -> json[name] <- JsonNode.Parse value)
+
+            let texts = [
+                ""
+                "null"
+                "[]"
+                "{}"
+                "\"\\ud800\""
+                String.replicate 10_000 "{\"a\":"
+                set "best" "null"
+                set "best" "{}"
+                set "best" """{"epoch":1,"top1":1e999}"""
+                set "settings" "null"
+                set "teacherHash" "null"
+                set "epoch" "0"
+                set "epoch" "-3"
+                set "epoch" "1e400"
+                set "step" "-1"
+                set "step" "2.5"
+                set "metricLines" "-1"
+                set "classes" "-1"
+                set "dataHash" "null"
+                set "top1" "\"NaN\""
+                set "top1" "1e999"
+                set "more" "1"
+                stateWith (fun json -> json.Remove "step" |> ignore)
+            ]
+
+            for text in texts do
+                let error = errorWith [ "format", string Checkpoint.format; "state", text ]
+                Expect.isTrue (error.Kind = Damaged) $"{text}: {error}"
+
+            let settings = Json.write { info with Settings = { Settings.defaults with Batch = 0 } }
+
+            Must.contain
+                "batch must be"
+                ((errorWith [ "format", string Checkpoint.format; "state", settings ]).What)
+        }
     ]
-
-    for text in texts do
-        let error = errorWith [ "format", string Checkpoint.format; "state", text ]
-        Assert.True((error.Kind = Damaged), $"{text}: {error}")
-
-    let settings = Json.write { info with Settings = { Settings.defaults with Batch = 0 } }
-
-    Assert.Contains(
-        "batch must be",
-        (errorWith [ "format", string Checkpoint.format; "state", settings ]).What
-    )

@@ -5,7 +5,7 @@ open System
 open System.Diagnostics
 open System.IO
 open System.Runtime.InteropServices
-open Xunit
+open Expecto
 
 /// What a process printed, and its exit code.
 type Ended = { Code: int; Out: string; Err: string }
@@ -26,7 +26,7 @@ extern int private kill(int pid, int signal)
 let interrupt, terminate = 2, 15
 
 /// Sends a signal to a process.
-let send (signal: int) (child: Process) : unit = Assert.Equal(0, kill (child.Id, signal))
+let send (signal: int) (child: Process) : unit = Must.equal 0 (kill (child.Id, signal))
 
 /// Starts a command in a folder, with variables set.
 let startCommand (folder: string) (variables: (string * string) list) (command: string list) : Process =
@@ -62,7 +62,7 @@ let wait (child: Process) (already: string) : Ended =
 
     for text in [ ended.Out; ended.Err ] do
         for never in [ "\u001b"; "   at "; "Unhandled" ] do
-            Assert.DoesNotContain(never, text, StringComparison.Ordinal)
+            Must.lack never text
 
     ended
 
@@ -85,10 +85,9 @@ let ctkd: string -> string -> Ended = ctkdWith []
 let expect (code: int) (folder: string) (arguments: string) : Ended =
     let ended = ctkd folder arguments
 
-    Assert.True(
-        (ended.Code = code),
+    Expect.isTrue
+        (ended.Code = code)
         $"ctkd {arguments}: exit code {ended.Code}, not {code}\n{ended.Out}\n{ended.Err}"
-    )
 
     ended
 
@@ -116,10 +115,9 @@ let onSmallDisk (folder: string) (kilobytes: int) (arguments: string) : Ended =
 
     let ended = runCommand folder [] [ "unshare"; "-rm"; "bash"; "-c"; script ]
 
-    Assert.True(
-        Directory.Exists(Path.Combine(folder, "copy")),
+    Expect.isTrue
+        (Directory.Exists(Path.Combine(folder, "copy")))
         $"no small disk could be mounted: {ended.Err}"
-    )
 
     ended
 
@@ -128,9 +126,30 @@ let isWrongUsage (wrong: (string * string) list) : unit =
     Folders.inFolder (fun folder ->
         for arguments, what in wrong do
             let ended = expect 2 folder arguments
-            Assert.Equal("", ended.Out)
-            Assert.Contains(what, ended.Err)
-            Assert.Contains("\n  next: ", ended.Err)
+            Must.equal "" ended.Out
+            Must.contain what ended.Err
+            Must.contain "\n  next: " ended.Err
 
-        Assert.Empty(Directory.GetFileSystemEntries folder)
+        Must.beEmpty (Directory.GetFileSystemEntries folder)
     )
+
+/// Runs the program, which must end with this exit code: its peak of memory in bytes, as Linux tells while it lives.
+let peak (code: int) (arguments: string) : int64 =
+    let child = startCommand "/" [] (ctkdCommand arguments)
+
+    /// The highest so far; none when the process has just ended.
+    let highest () : int64 option =
+        try
+            File.ReadAllLines $"/proc/{child.Id}/status"
+            |> Array.tryFind _.StartsWith("VmHWM:")
+            |> Option.map (fun line -> 1024L * int64 (line.Replace("VmHWM:", "").Replace("kB", "").Trim()))
+        with :? IOException ->
+            None
+
+    let rec watch (seen: int64) : int64 =
+        if child.WaitForExit 1 then seen else highest () |> Option.defaultValue seen |> watch
+
+    let seen = watch 0L
+    let ended = wait child ""
+    Expect.equal ended.Code code $"ctkd {arguments}: {ended.Err}"
+    seen

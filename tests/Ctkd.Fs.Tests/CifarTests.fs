@@ -3,9 +3,9 @@ module Ctkd.Fs.Tests.CifarTests
 open System
 open System.IO
 open System.Text
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 let private imageSize = 3 * 32 * 32
 
@@ -78,253 +78,270 @@ let private writePython100 (folder: string) : unit =
     write folder "test" (python "fine_labels" 2 test100)
 
 let private isTen (splits: Splits) : unit =
-    Assert.Equal<int>(List.concat batches, splits.Train.Labels)
-    Assert.Equal<byte>(Array.concat (batches |> List.mapi images |> List.concat), splits.Train.Images)
-    Assert.Equal<int>(test10, splits.Test.Labels)
-    Assert.Equal<byte>(Array.concat (images 9 test10), splits.Test.Images)
+    Must.equal (Array.ofList (List.concat batches)) splits.Train.Labels
+    Must.equal (Array.concat (batches |> List.mapi images |> List.concat)) splits.Train.Images
+    Must.equal (Array.ofList test10) splits.Test.Labels
+    Must.equal (Array.concat (images 9 test10)) splits.Test.Images
 
-    Assert.Equal(
-        (10, 3, 32, 32),
+    Must.equal
+        (10, 3, 32, 32)
         (splits.Train.Classes, splits.Train.Channels, splits.Train.Height, splits.Test.Width)
-    )
 
-    Assert.Equal<float>([ 0.4914; 0.4822; 0.4465 ], splits.Mean)
-    Assert.Equal<float>([ 0.2470; 0.2435; 0.2616 ], splits.Std)
+    Must.equal [ 0.4914; 0.4822; 0.4465 ] splits.Mean
+    Must.equal [ 0.2470; 0.2435; 0.2616 ] splits.Std
 
 let private isHundred (splits: Splits) : unit =
-    Assert.Equal<int>(train100, splits.Train.Labels)
-    Assert.Equal<byte>(Array.concat (images 1 train100), splits.Train.Images)
-    Assert.Equal<int>(test100, splits.Test.Labels)
-    Assert.Equal<byte>(Array.concat (images 2 test100), splits.Test.Images)
-    Assert.Equal((100, 4, true), (splits.Train.Classes, splits.Pad, splits.Flip))
-    Assert.Equal<float>([ 0.5071; 0.4867; 0.4408 ], splits.Mean)
-    Assert.Equal<float>([ 0.2675; 0.2565; 0.2761 ], splits.Std)
-
-[<Theory>]
-[<InlineData("")>]
-[<InlineData("cifar-10-batches-bin")>]
-let ``CIFAR-10 is read from the binary files`` (place: string) =
-    inFolder (fun folder ->
-        writeBinary10 (Path.Combine(folder, place))
-        Cifar.read10 folder |> Error.orRaise |> isTen
-    )
-
-[<Theory>]
-[<InlineData("")>]
-[<InlineData("cifar-10-batches-py")>]
-let ``CIFAR-10 is read from the Python files`` (place: string) =
-    inFolder (fun folder ->
-        writePython10 (Path.Combine(folder, place))
-        Cifar.read10 folder |> Error.orRaise |> isTen
-    )
-
-[<Theory>]
-[<InlineData("")>]
-[<InlineData("cifar-100-binary")>]
-let ``CIFAR-100 is read from the binary files`` (place: string) =
-    inFolder (fun folder ->
-        writeBinary100 (Path.Combine(folder, place))
-        Cifar.read100 folder |> Error.orRaise |> isHundred
-    )
-
-[<Theory>]
-[<InlineData("")>]
-[<InlineData("cifar-100-python")>]
-let ``CIFAR-100 is read from the Python files`` (place: string) =
-    inFolder (fun folder ->
-        writePython100 (Path.Combine(folder, place))
-        Cifar.read100 folder |> Error.orRaise |> isHundred
-    )
-
-[<Fact>]
-let ``a complete layout is preferred to a part of another`` () =
-    inFolder (fun folder ->
-        writePython100 (Path.Combine(folder, "cifar-100-python"))
-        write folder "train.bin" [| 1uy |]
-        Cifar.read100 folder |> Error.orRaise |> isHundred
-    )
+    Must.equal (Array.ofList train100) splits.Train.Labels
+    Must.equal (Array.concat (images 1 train100)) splits.Train.Images
+    Must.equal (Array.ofList test100) splits.Test.Labels
+    Must.equal (Array.concat (images 2 test100)) splits.Test.Images
+    Must.equal (100, 4, true) (splits.Train.Classes, splits.Pad, splits.Flip)
+    Must.equal [ 0.5071; 0.4867; 0.4408 ] splits.Mean
+    Must.equal [ 0.2675; 0.2565; 0.2761 ] splits.Std
 
 // ---- mistakes
 
 /// Checks that an error names the place and what to fetch.
 let private names (kind: ErrorKind) (where: string) (parts: string list) (error: Error) : unit =
-    Assert.Equal((kind, where), (error.Kind, error.Where))
-    parts |> List.iter (fun part -> Assert.Contains(part, error.What))
-    Assert.Contains("https://www.cs.toronto.edu/~kriz/cifar.html", error.Next)
+    Must.equal (kind, where) (error.Kind, error.Where)
+    parts |> List.iter (fun part -> Must.contain part error.What)
+    Must.contain "https://www.cs.toronto.edu/~kriz/cifar.html" error.Next
 
-[<Fact>]
-let ``an absent set names where it is published, and the size and MD5 to expect`` () =
-    inFolder (fun folder ->
-        let error = errorOf (Cifar.load100 folder)
-        names Missing folder [ "CIFAR-100"; "none of its files" ] error
+let tests =
+    testList "Cifar" [
+        testTheory
+            "CIFAR-10 is read from the binary files"
+            [ ""; "cifar-10-batches-bin" ]
+            (fun (place: string) ->
+                inFolder (fun folder ->
+                    writeBinary10 (Path.Combine(folder, place))
+                    Cifar.read10 folder |> Error.orRaise |> isTen
+                )
+            )
 
-        Assert.Contains(
-            "cifar-100-python.tar.gz (169001437 bytes, MD5 eb9058c3a382ffc7106e4002c42a8d85)",
-            error.Next
-        )
+        testTheory
+            "CIFAR-10 is read from the Python files"
+            [ ""; "cifar-10-batches-py" ]
+            (fun (place: string) ->
+                inFolder (fun folder ->
+                    writePython10 (Path.Combine(folder, place))
+                    Cifar.read10 folder |> Error.orRaise |> isTen
+                )
+            )
 
-        Assert.Contains(
-            "cifar-100-binary.tar.gz (168513733 bytes, MD5 03b5dce01913d631647c71ecec9e9cb8)",
-            error.Next
-        )
+        testTheory
+            "CIFAR-100 is read from the binary files"
+            [ ""; "cifar-100-binary" ]
+            (fun (place: string) ->
+                inFolder (fun folder ->
+                    writeBinary100 (Path.Combine(folder, place))
+                    Cifar.read100 folder |> Error.orRaise |> isHundred
+                )
+            )
 
-        let none = Path.Combine(folder, "none")
-        let absent = errorOf (Cifar.load10 none)
-        names Missing none [ "CIFAR-10"; "does not exist" ] absent
+        testTheory
+            "CIFAR-100 is read from the Python files"
+            [ ""; "cifar-100-python" ]
+            (fun (place: string) ->
+                inFolder (fun folder ->
+                    writePython100 (Path.Combine(folder, place))
+                    Cifar.read100 folder |> Error.orRaise |> isHundred
+                )
+            )
 
-        Assert.Contains(
-            "cifar-10-python.tar.gz (170498071 bytes, MD5 c58f30108f718f92721af3b95e74349a)",
-            absent.Next
-        )
+        test "a complete layout is preferred to a part of another" {
+            inFolder (fun folder ->
+                writePython100 (Path.Combine(folder, "cifar-100-python"))
+                write folder "train.bin" [| 1uy |]
+                Cifar.read100 folder |> Error.orRaise |> isHundred
+            )
+        }
 
-        Assert.Contains(
-            "cifar-10-binary.tar.gz (170052171 bytes, MD5 c32a1d4ab5d03f1284b67883e8d87530)",
-            absent.Next
-        )
-    )
+        test "an absent set names where it is published, and the size and MD5 to expect" {
+            inFolder (fun folder ->
+                let error = errorOf (Cifar.load100 folder)
+                names Missing folder [ "CIFAR-100"; "none of its files" ] error
 
-[<Fact>]
-let ``a missing file of a set is named`` () =
-    inFolder (fun folder ->
-        writeBinary10 folder
-        let path = Path.Combine(folder, "data_batch_4.bin")
-        File.Delete path
-        names Missing path [ "not complete"; "data_batch_4.bin" ] (errorOf (Cifar.load10 folder))
-        writePython100 folder
-        let test = Path.Combine(folder, "test")
-        File.Delete test
-        names Missing test [ "not complete"; "'test'" ] (errorOf (Cifar.load100 folder))
-    )
+                Must.contain
+                    "cifar-100-python.tar.gz (169001437 bytes, MD5 eb9058c3a382ffc7106e4002c42a8d85)"
+                    error.Next
 
-[<Fact>]
-let ``a truncated binary file says the size found and expected`` () =
-    inFolder (fun folder ->
-        writeBinary100 folder
-        let path = Path.Combine(folder, "train.bin")
-        File.WriteAllBytes(path, (File.ReadAllBytes path)[.. 4 * 3074 - 2])
+                Must.contain
+                    "cifar-100-binary.tar.gz (168513733 bytes, MD5 03b5dce01913d631647c71ecec9e9cb8)"
+                    error.Next
 
-        let parts = [
-            "'train.bin'"
-            "12295 bytes"
-            "3 records and 3073 bytes over"
-            "records of 3074 bytes"
-        ]
+                let none = Path.Combine(folder, "none")
+                let absent = errorOf (Cifar.load10 none)
+                names Missing none [ "CIFAR-10"; "does not exist" ] absent
 
-        names Damaged path parts (errorOf (Cifar.load100 folder))
-        File.WriteAllBytes(path, [||])
-        Assert.Contains("empty", (errorOf (Cifar.load100 folder)).What)
-    )
+                Must.contain
+                    "cifar-10-python.tar.gz (170498071 bytes, MD5 c58f30108f718f92721af3b95e74349a)"
+                    absent.Next
 
-[<Fact>]
-let ``a set that was cut between two records is refused with the numbers of images, and a whole one is read``
-    ()
-    =
-    inFolder (fun folder ->
-        // Zeros are records of class 0; on the disk they take no space.
-        let zeros (name: string) (records: int) =
-            use file = File.Create(Path.Combine(folder, name))
-            file.SetLength(int64 records * 3074L)
+                Must.contain
+                    "cifar-10-binary.tar.gz (170052171 bytes, MD5 c32a1d4ab5d03f1284b67883e8d87530)"
+                    absent.Next
+            )
+        }
 
-        zeros "train.bin" 50_000
-        zeros "test.bin" 10_000
-        let splits = Cifar.load100 folder |> Error.orRaise
-        Assert.Equal((50_000, 10_000), (ImageSet.count splits.Train, ImageSet.count splits.Test))
+        test "a missing file of a set is named" {
+            inFolder (fun folder ->
+                writeBinary10 folder
+                let path = Path.Combine(folder, "data_batch_4.bin")
+                File.Delete path
+                names Missing path [ "not complete"; "data_batch_4.bin" ] (errorOf (Cifar.load10 folder))
+                writePython100 folder
+                let test = Path.Combine(folder, "test")
+                File.Delete test
+                names Missing test [ "not complete"; "'test'" ] (errorOf (Cifar.load100 folder))
+            )
+        }
 
-        for train, test in [ 49_999, 10_000; 50_000, 9_999 ] do
-            zeros "train.bin" train
-            zeros "test.bin" test
-            let error = errorOf (Cifar.load100 folder)
-            names Damaged folder [ "not complete"; $"{train} training and {test} test images" ] error
-            Assert.Contains("--data file", error.Next)
+        test "a truncated binary file says the size found and expected" {
+            inFolder (fun folder ->
+                writeBinary100 folder
+                let path = Path.Combine(folder, "train.bin")
+                File.WriteAllBytes(path, (File.ReadAllBytes path)[.. 4 * 3074 - 2])
 
-        writeBinary10 folder
-        Assert.Contains("15 training and 2 test images", (errorOf (Cifar.load10 folder)).What)
-    )
+                let parts = [
+                    "'train.bin'"
+                    "12295 bytes"
+                    "3 records and 3073 bytes over"
+                    "records of 3074 bytes"
+                ]
 
-[<Fact>]
-let ``records of the other set are not taken for its own`` () =
-    inFolder (fun folder ->
-        write folder "train.bin" (binary10 1 [ 1; 2; 3 ])
-        write folder "test.bin" (binary100 2 test100)
+                names Damaged path parts (errorOf (Cifar.load100 folder))
+                File.WriteAllBytes(path, [||])
+                Must.contain "empty" ((errorOf (Cifar.load100 folder)).What)
+            )
+        }
 
-        names
-            Damaged
-            (Path.Combine(folder, "train.bin"))
-            [ "9219 bytes"; "3074" ]
-            (errorOf (Cifar.load100 folder))
-    )
+        test
+            "a set that was cut between two records is refused with the numbers of images, and a whole one is read" {
+            inFolder (fun folder ->
+                // Zeros are records of class 0; on the disk they take no space.
+                let zeros (name: string) (records: int) =
+                    use file = File.Create(Path.Combine(folder, name))
+                    file.SetLength(int64 records * 3074L)
 
-[<Fact>]
-let ``a label out of range is named with its record`` () =
-    inFolder (fun folder ->
-        writeBinary100 folder
-        let train = Path.Combine(folder, "train.bin")
-        let bytes = File.ReadAllBytes train
-        bytes[2 * 3074 + 1] <- 100uy
-        File.WriteAllBytes(train, bytes)
-        names Damaged train [ "record 2 (from 0) is 100"; "0 to 99" ] (errorOf (Cifar.load100 folder))
-        bytes[3074] <- 20uy
-        File.WriteAllBytes(train, bytes)
-        names Damaged train [ "coarse label of record 1 (from 0) is 20" ] (errorOf (Cifar.load100 folder))
-        writePython10 folder
-        write folder "data_batch_2" (python "labels" 1 [ 1; 10; 3 ])
-        let batch = Path.Combine(folder, "data_batch_2")
-        names Damaged batch [ "record 1 (from 0) is 10"; "0 to 9" ] (errorOf (Cifar.load10 folder))
-        write folder "data_batch_2" (python "labels" 1 [ 1; 2; -3 ])
-        names Damaged batch [ "label of record 2" ] (errorOf (Cifar.load10 folder))
-    )
+                zeros "train.bin" 50_000
+                zeros "test.bin" 10_000
+                let splits = Cifar.load100 folder |> Error.orRaise
+                Must.equal (50_000, 10_000) (ImageSet.count splits.Train, ImageSet.count splits.Test)
 
-[<Fact>]
-let ``a truncated, hostile or other Python file is an error that says what to fetch`` () =
-    inFolder (fun folder ->
-        writePython100 folder
-        let path = Path.Combine(folder, "train")
-        let good = File.ReadAllBytes path
+                for train, test in [ 49_999, 10_000; 50_000, 9_999 ] do
+                    zeros "train.bin" train
+                    zeros "test.bin" test
+                    let error = errorOf (Cifar.load100 folder)
+                    names Damaged folder [ "not complete"; $"{train} training and {test} test images" ] error
+                    Must.contain "--data file" error.Next
 
-        let refused (bytes: byte[]) (parts: string list) =
-            File.WriteAllBytes(path, bytes)
-            names Damaged path parts (errorOf (Cifar.load100 folder))
+                writeBinary10 folder
+                Must.contain "15 training and 2 test images" ((errorOf (Cifar.load10 folder)).What)
+            )
+        }
 
-        refused good[..5000] [ "truncated" ]
-        refused (latin "cos\nsystem\n(S'ls'\ntR.") [ "os.system" ]
-        refused (latin "}.") [ "'data'" ]
-        refused (python "labels" 1 train100) [ "'fine_labels'" ]
+        test "records of the other set are not taken for its own" {
+            inFolder (fun folder ->
+                write folder "train.bin" (binary10 1 [ 1; 2; 3 ])
+                write folder "test.bin" (binary100 2 test100)
 
-        refused
-            (python "fine_labels" 1 train100 |> Array.map (fun b -> if b = byte 'J' then byte 'G' else b))
-            []
+                names
+                    Damaged
+                    (Path.Combine(folder, "train.bin"))
+                    [ "9219 bytes"; "3074" ]
+                    (errorOf (Cifar.load100 folder))
+            )
+        }
 
-        refused (latin "]q\001h\001a.") [ "'data'" ]
-    )
+        test "a label out of range is named with its record" {
+            inFolder (fun folder ->
+                writeBinary100 folder
+                let train = Path.Combine(folder, "train.bin")
+                let bytes = File.ReadAllBytes train
+                bytes[2 * 3074 + 1] <- 100uy
+                File.WriteAllBytes(train, bytes)
 
-[<Fact>]
-let ``as many labels as images are needed`` () =
-    inFolder (fun folder ->
-        writePython100 folder
-        let good = python "fine_labels" 1 [ 1; 2 ]
-        let place = (Encoding.Latin1.GetString good).IndexOf("J\002\000\000\000e", StringComparison.Ordinal)
-        let shorter = Array.append good[.. place - 1] good[place + 5 ..]
-        write folder "train" shorter
+                names
+                    Damaged
+                    train
+                    [ "record 2 (from 0) is 100"; "0 to 99" ]
+                    (errorOf (Cifar.load100 folder))
 
-        names
-            Damaged
-            (Path.Combine(folder, "train"))
-            [ "2 images and 1 labels" ]
-            (errorOf (Cifar.load100 folder))
-    )
+                bytes[3074] <- 20uy
+                File.WriteAllBytes(train, bytes)
 
-[<Fact>]
-let ``random files never throw`` () =
-    inFolder (fun folder ->
-        let random = Random 1
+                names
+                    Damaged
+                    train
+                    [ "coarse label of record 1 (from 0) is 20" ]
+                    (errorOf (Cifar.load100 folder))
 
-        for length in [ 0; 1; 7; 100; 3074; 6148; 10_000 ] do
-            for name in [ "train.bin"; "train" ] do
-                for other in [ "train.bin"; "train" ] do
-                    File.Delete(Path.Combine(folder, other))
+                writePython10 folder
+                write folder "data_batch_2" (python "labels" 1 [ 1; 10; 3 ])
+                let batch = Path.Combine(folder, "data_batch_2")
+                names Damaged batch [ "record 1 (from 0) is 10"; "0 to 9" ] (errorOf (Cifar.load10 folder))
+                write folder "data_batch_2" (python "labels" 1 [ 1; 2; -3 ])
+                names Damaged batch [ "label of record 2" ] (errorOf (Cifar.load10 folder))
+            )
+        }
 
-                let bytes = Array.zeroCreate<byte> length
-                random.NextBytes bytes
-                write folder name bytes
-                Assert.Contains(Path.Combine(folder, name), (errorOf (Cifar.load100 folder)).Where)
-    )
+        test "a truncated, hostile or other Python file is an error that says what to fetch" {
+            inFolder (fun folder ->
+                writePython100 folder
+                let path = Path.Combine(folder, "train")
+                let good = File.ReadAllBytes path
+
+                let refused (bytes: byte[]) (parts: string list) =
+                    File.WriteAllBytes(path, bytes)
+                    names Damaged path parts (errorOf (Cifar.load100 folder))
+
+                refused good[..5000] [ "truncated" ]
+                refused (latin "cos\nsystem\n(S'ls'\ntR.") [ "os.system" ]
+                refused (latin "}.") [ "'data'" ]
+                refused (python "labels" 1 train100) [ "'fine_labels'" ]
+
+                refused
+                    (python "fine_labels" 1 train100
+                     |> Array.map (fun b -> if b = byte 'J' then byte 'G' else b))
+                    []
+
+                refused (latin "]q\001h\001a.") [ "'data'" ]
+            )
+        }
+
+        test "as many labels as images are needed" {
+            inFolder (fun folder ->
+                writePython100 folder
+                let good = python "fine_labels" 1 [ 1; 2 ]
+
+                let place =
+                    (Encoding.Latin1.GetString good).IndexOf("J\002\000\000\000e", StringComparison.Ordinal)
+
+                let shorter = Array.append good[.. place - 1] good[place + 5 ..]
+                write folder "train" shorter
+
+                names
+                    Damaged
+                    (Path.Combine(folder, "train"))
+                    [ "2 images and 1 labels" ]
+                    (errorOf (Cifar.load100 folder))
+            )
+        }
+
+        test "random files never throw" {
+            inFolder (fun folder ->
+                let random = Random 1
+
+                for length in [ 0; 1; 7; 100; 3074; 6148; 10_000 ] do
+                    for name in [ "train.bin"; "train" ] do
+                        for other in [ "train.bin"; "train" ] do
+                            File.Delete(Path.Combine(folder, other))
+
+                        let bytes = Array.zeroCreate<byte> length
+                        random.NextBytes bytes
+                        write folder name bytes
+                        Must.contain (Path.Combine(folder, name)) ((errorOf (Cifar.load100 folder)).Where)
+            )
+        }
+    ]

@@ -3,21 +3,10 @@ module Ctkd.Fs.Tests.CommandHostileTests
 
 open System
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 open Ctkd.Fs.Tests.TorchPickles
-open Xunit
-
-/// Runs each command with a file, and tells its exit code and its peak of memory in bytes.
-let private measuring =
-    """
-import os, subprocess, sys
-for path in sys.argv[3:]:
-    silent = subprocess.DEVNULL
-    child = subprocess.Popen([sys.argv[1], sys.argv[2], "inspect", path], stdout=silent, stderr=silent)
-    _, status, usage = os.wait4(child.pid, 0)
-    print(os.path.basename(path), os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024)
-"""
 
 let private floats (key: string) (count: int64) (extent: int64) (stride: int64) : string =
     window (storage "FloatStorage" key count) 0L [ extent ] [ stride ]
@@ -64,29 +53,24 @@ let private hostile () : (string * byte[]) list =
         "legacy", legacyFile (String(']', again)) []
     ]
 
-[<Fact>]
-let ``a hostile file is refused with at most 64 MB of memory beyond its size`` () =
-    inFolder (fun folder ->
-        let files = ("first", "no weights"B) :: hostile ()
+let tests =
+    testList "CommandHostile" [
+        test "a hostile file is refused with at most 64 MB of memory beyond its size" {
+            inFolder (fun folder ->
+                let hostile = hostile ()
 
-        for name, bytes in files do
-            File.WriteAllBytes(Path.Combine(folder, name), bytes)
+                for name, bytes in ("first", "no weights"B) :: hostile do
+                    File.WriteAllBytes(Path.Combine(folder, name), bytes)
 
-        let paths = [ for name, _ in files -> Path.Combine(folder, name) ]
+                let peak name = Child.peak 1 $"inspect {Path.Combine(folder, name)}"
+                let alone = peak "first"
 
-        let peaks =
-            (PyTorch.run measuring (Child.ctkdCommand "" @ paths) [])
-                .Split('\n', StringSplitOptions.RemoveEmptyEntries)
-            |> Array.map (fun line ->
-                match line.Split ' ' with
-                | [| name; code; peak |] -> name, int code, int64 peak
-                | _ -> failwith $"not a line of the script: {line}"
+                for name, bytes in hostile do
+                    let beyond = peak name - alone - int64 bytes.Length
+
+                    Expect.isTrue
+                        (beyond <= 64_000_000L)
+                        $"'{name}' took {beyond / 1_000_000L} MB beyond its size"
             )
-
-        let _, _, alone = peaks[0]
-
-        for (name, bytes), (measured, code, peak) in List.zip files (List.ofArray peaks) do
-            Assert.Equal((name, 1), (measured, code))
-            let beyond = peak - alone - int64 bytes.Length
-            Assert.True(beyond <= 64_000_000L, $"'{name}' took {beyond / 1_000_000L} MB beyond its size")
-    )
+        }
+    ]

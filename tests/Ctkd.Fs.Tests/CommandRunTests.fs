@@ -3,10 +3,10 @@ module Ctkd.Fs.Tests.CommandRunTests
 
 open System
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Child
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 let private last (folder: string) : string = Path.Combine(folder, "a", "last.safetensors")
 
@@ -18,169 +18,184 @@ let private resumesAfter (signal: int) (code: int) : unit =
         let ended =
             interrupted signal "epoch 1/" folder "teach --per-class 20 --batch 16 --epochs 25 --out a"
 
-        Assert.Equal((code, ""), (ended.Code, ended.Err))
-        Assert.Contains($"interrupted; go on with: ctkd teach --resume {folder}/a", ended.Out)
+        Must.equal (code, "") (ended.Code, ended.Err)
+        Must.contain $"interrupted; go on with: ctkd teach --resume {folder}/a" ended.Out
         let info, _ = Runs.contents (last folder)
-        Assert.InRange(info.Epoch, 2, 25)
-        Assert.Equal(info.MetricLines, info.Epoch - 1)
-        Assert.Equal(info.MetricLines, (Runs.lines (Path.Combine(folder, "a"))).Length)
+        Must.lie 2 25 info.Epoch
+        Must.equal info.MetricLines (info.Epoch - 1)
+        Must.equal info.MetricLines ((Runs.lines (Path.Combine(folder, "a"))).Length)
 
         let resumed = expect 0 folder "teach --resume a"
-        Assert.Contains("epoch 25/25", resumed.Out)
-        Assert.Equal<int list>([ 1..25 ], Runs.lines (Path.Combine(folder, "a")) |> List.map _.Epoch)
+        Must.contain "epoch 25/25" resumed.Out
+        Must.equal [ 1..25 ] (Runs.lines (Path.Combine(folder, "a")) |> List.map _.Epoch)
 
         // Once more: it is finished, and nothing but the report is written again.
         let before = Runs.files (Path.Combine(folder, "a"))
         let again = expect 0 folder "teach --resume a/last.safetensors"
-        Assert.DoesNotContain("epoch", again.Out.Replace("(epoch", ""))
-        Assert.Equal<_ list>(before, Runs.files (Path.Combine(folder, "a")))
+        Must.lack "epoch" (again.Out.Replace("(epoch", ""))
+        Must.equal before (Runs.files (Path.Combine(folder, "a")))
     )
 
-[<Fact>]
-let ``Ctrl-C finishes the step, writes a checkpoint and exits with 130, and --resume completes the run`` () =
-    resumesAfter interrupt 130
+let tests =
+    testList "CommandRun" [
+        test
+            "Ctrl-C finishes the step, writes a checkpoint and exits with 130, and --resume completes the run" {
+            resumesAfter interrupt 130
+        }
 
-[<Fact>]
-let ``SIGTERM finishes the step, writes a checkpoint and exits with 143, and --resume completes the run`` () =
-    resumesAfter terminate 143
+        test
+            "SIGTERM finishes the step, writes a checkpoint and exits with 143, and --resume completes the run" {
+            resumesAfter terminate 143
+        }
 
-[<Fact>]
-let ``Ctrl-C in the middle of an agent's epoch of learning, then --resume: to the bit what an undisturbed run leaves``
-    ()
-    =
-    inFolder (fun folder ->
-        // Every epoch is one of learning, and from the second on images are mixed.
-        let flags =
-            $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 30 --batch 16 --epochs 8 "
-            + "--policy rlkd --rl-warm-up 1 --rl-every 1 --rl-ramp 3 --rl-mix-until 8 --out "
+        test
+            "Ctrl-C in the middle of an agent's epoch of learning, then --resume: to the bit what an undisturbed run leaves" {
+            inFolder (fun folder ->
+                // Every epoch is one of learning, and from the second on images are mixed.
+                let flags =
+                    $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 30 --batch 16 --epochs 8 "
+                    + "--policy rlkd --rl-warm-up 1 --rl-every 1 --rl-ramp 3 --rl-mix-until 8 --out "
 
-        expect 0 folder (flags + "whole") |> ignore
-        let ended = interrupted interrupt "epoch 2/" folder (flags + "a")
-        Assert.Equal((130, ""), (ended.Code, ended.Err))
-        let info, tensors = Runs.contents (last folder)
-        Assert.InRange(info.Epoch, 3, 8)
-        Assert.Contains(tensors, fun (name, _, _, _) -> name.StartsWith("agent/", StringComparison.Ordinal))
-        expect 0 folder "distill --resume a" |> ignore
-        let outcome name = Runs.outcome (Path.Combine(folder, name))
+                expect 0 folder (flags + "whole") |> ignore
+                let ended = interrupted interrupt "epoch 2/" folder (flags + "a")
+                Must.equal (130, "") (ended.Code, ended.Err)
+                let info, tensors = Runs.contents (last folder)
+                Must.lie 3 8 info.Epoch
 
-        Assert.True(
-            (outcome "a" = outcome "whole"),
-            $"stopped after batch {info.Step} of epoch {info.Epoch}"
-        )
-    )
+                tensors
+                |> Must.haveOne (fun (name, _, _, _) -> name.StartsWith("agent/", StringComparison.Ordinal))
 
-[<Fact>]
-let ``an interrupted quickstart says how to go on`` () =
-    inFolder (fun folder ->
-        let ended = interrupted interrupt "a teacher (resnet20)" folder "quickstart --out q"
-        Assert.Equal(130, ended.Code)
-        Assert.Contains($"interrupted; go on with: ctkd quickstart --out {folder}/q", ended.Out)
-        let teacher = Path.Combine(folder, "q", "teacher", "last.safetensors")
-        let info, _ = Runs.contents teacher
-        Assert.Equal(("resnet20", 1), (info.Settings.Student, info.Epoch))
-        Assert.False(File.Exists(Path.Combine(folder, "q", "report.html")))
-        let other = expect 2 folder "quickstart --out q --seed 2"
-        Assert.Contains("error: the run 'teacher' was begun with other flags", other.Err)
-        Assert.Equal(info, fst (Runs.contents teacher))
-    )
+                expect 0 folder "distill --resume a" |> ignore
+                let outcome name = Runs.outcome (Path.Combine(folder, name))
 
-// ---- the terminal ----
+                Expect.isTrue
+                    (outcome "a" = outcome "whole")
+                    $"stopped after batch {info.Step} of epoch {info.Epoch}"
+            )
+        }
 
-[<Fact>]
-let ``on a terminal progress is a bar in colour, and with NO_COLOR it is plain lines`` () =
-    inFolder (fun folder ->
-        let onTerminal (name: string) (variables: (string * string) list) : string =
-            let run =
-                ctkdCommand $"teach --per-class 5 --batch 16 --epochs 2 --out {name}" |> String.concat " "
+        test "an interrupted quickstart says how to go on" {
+            inFolder (fun folder ->
+                let ended = interrupted interrupt "a teacher (resnet20)" folder "quickstart --out q"
+                Must.equal 130 ended.Code
+                Must.contain $"interrupted; go on with: ctkd quickstart --out {folder}/q" ended.Out
+                let teacher = Path.Combine(folder, "q", "teacher", "last.safetensors")
+                let info, _ = Runs.contents teacher
+                Must.equal ("resnet20", 1) (info.Settings.Student, info.Epoch)
+                Must.notHold (File.Exists(Path.Combine(folder, "q", "report.html")))
+                let other = expect 2 folder "quickstart --out q --seed 2"
+                Must.contain "error: the run 'teacher' was begun with other flags" other.Err
+                Must.equal info (fst (Runs.contents teacher))
+            )
+        }
 
-            let command = [ "bash"; "-c"; $"script -qec '{run}' {name}.log > /dev/null" ]
-            let ended = runCommand folder (("TERM", "xterm") :: variables) command
-            Assert.True((ended.Code = 0), ended.Err)
-            File.ReadAllText(Path.Combine(folder, $"{name}.log"))
+        // ---- the terminal ----
 
-        let coloured, plain = onTerminal "coloured" [], onTerminal "plain" [ "NO_COLOR", "1" ]
-        Assert.Contains("\u001b[38;5;", coloured, StringComparison.Ordinal)
-        Assert.Contains("━", coloured, StringComparison.Ordinal)
-        // .NET itself sets the keypad's mode of a terminal: no colour and no bar is what plain means.
-        Assert.DoesNotContain("\u001b[3", plain, StringComparison.Ordinal)
-        Assert.DoesNotContain("━", plain, StringComparison.Ordinal)
-        Assert.Contains("teach  epoch 2/2  loss ", plain, StringComparison.Ordinal)
-    )
+        test "on a terminal progress is a bar in colour, and with NO_COLOR it is plain lines" {
+            inFolder (fun folder ->
+                let onTerminal (name: string) (variables: (string * string) list) : string =
+                    let run =
+                        ctkdCommand $"teach --per-class 5 --batch 16 --epochs 2 --out {name}"
+                        |> String.concat " "
 
-// ---- failures ----
+                    let command = [ "bash"; "-c"; $"script -qec '{run}' {name}.log > /dev/null" ]
+                    let ended = runCommand folder (("TERM", "xterm") :: variables) command
+                    Expect.isTrue (ended.Code = 0) ended.Err
+                    File.ReadAllText(Path.Combine(folder, $"{name}.log"))
 
-[<Fact>]
-let ``a run that diverges fails with the term and the step`` () =
-    inFolder (fun folder ->
-        let ended = expect 1 folder "teach --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
-        Assert.Contains("error: the term 'ce' was not finite in epoch 1, step 2", ended.Err)
-        Assert.Contains("next: no checkpoint was written yet; try a smaller --lr", ended.Err)
-    )
+                let coloured, plain = onTerminal "coloured" [], onTerminal "plain" [ "NO_COLOR", "1" ]
+                Must.contain "\u001b[38;5;" coloured
+                Must.contain "━" coloured
+                // .NET itself sets the keypad's mode of a terminal: no colour and no bar is what plain means.
+                Must.lack "\u001b[3" plain
+                Must.lack "━" plain
+                Must.contain "teach  epoch 2/2  loss " plain
+            )
+        }
 
-[<Fact>]
-let ``a folder that is in use, holds a run or cannot be written fails, and a missing run too`` () =
-    inFolder (fun folder ->
-        let start = "teach --per-class 5 --batch 16 --epochs 1 --out"
-        use holder = RunDirectory.create (Path.Combine(folder, "held")) |> Error.orRaise
-        Assert.Contains("another process is using this run's folder", (expect 1 folder $"{start} held").Err)
-        Assert.True(Directory.Exists holder.Path)
-        File.WriteAllText(Path.Combine(folder, "file"), "kept")
+        // ---- failures ----
 
-        for out in [ "file"; "file/run"; "/proc/run" ] do
-            let ended = expect 1 folder $"{start} {out}"
-            Assert.StartsWith("error: the run's folder cannot be used", ended.Err)
-            Assert.Contains("--out", ended.Err)
+        test "a run that diverges fails with the term and the step" {
+            inFolder (fun folder ->
+                let ended = expect 1 folder "teach --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
+                Must.contain "error: the term 'ce' was not finite in epoch 1, step 2" ended.Err
+                Must.contain "next: no checkpoint was written yet; try a smaller --lr" ended.Err
+            )
+        }
 
-        expect 0 folder $"{start} a" |> ignore
-        let before = Runs.files (Path.Combine(folder, "a"))
-        Assert.Contains("this folder already holds a run", (expect 2 folder $"{start} a").Err)
-        Assert.Contains("other flags cannot be changed", (expect 2 folder "teach --resume a --lr 0.1").Err)
-        Assert.Contains("there is no such file", (expect 1 folder "teach --resume none").Err)
-        Assert.Equal<_ list>(before, Runs.files (Path.Combine(folder, "a")))
-    )
+        test "a folder that is in use, holds a run or cannot be written fails, and a missing run too" {
+            inFolder (fun folder ->
+                let start = "teach --per-class 5 --batch 16 --epochs 1 --out"
+                use holder = RunDirectory.create (Path.Combine(folder, "held")) |> Error.orRaise
 
-[<Fact>]
-let ``a full disk fails with the remedy, and what was written before is whole and goes on`` () =
-    inFolder (fun folder ->
-        let run = "teach --per-class 5 --batch 16 --epochs 3"
-        expect 0 folder $"{run} --out a" |> ignore
-        let size = FileInfo(last folder).Length
+                Must.contain
+                    "another process is using this run's folder"
+                    ((expect 1 folder $"{start} held").Err)
 
-        // Room for the last and best checkpoints, and not for the temporary one of the second epoch.
-        let kilobytes = int (2L * size / 1024L) + 300
-        let ended = onSmallDisk folder kilobytes $"{run} --out disk/a"
-        Assert.Equal(1, ended.Code)
+                Must.hold (Directory.Exists holder.Path)
+                File.WriteAllText(Path.Combine(folder, "file"), "kept")
 
-        Assert.Matches(
-            "^error: '(best|last).safetensors' cannot be written: No space left on device",
-            ended.Err
-        )
+                for out in [ "file"; "file/run"; "/proc/run" ] do
+                    let ended = expect 1 folder $"{start} {out}"
+                    Must.startWith "error: the run's folder cannot be used" ended.Err
+                    Must.contain "--out" ended.Err
 
-        Assert.Contains("next: free space on the disk", ended.Err)
+                expect 0 folder $"{start} a" |> ignore
+                let before = Runs.files (Path.Combine(folder, "a"))
+                Must.contain "this folder already holds a run" ((expect 2 folder $"{start} a").Err)
 
-        let copy = Path.Combine(folder, "copy", "a")
+                Must.contain
+                    "other flags cannot be changed"
+                    ((expect 2 folder "teach --resume a --lr 0.1").Err)
 
-        let names =
-            Directory.GetFiles copy |> Array.map (fun path -> string (Path.GetFileName path)) |> Array.sort
+                Must.contain "there is no such file" ((expect 1 folder "teach --resume none").Err)
+                Must.equal before (Runs.files (Path.Combine(folder, "a")))
+            )
+        }
 
-        Assert.Equal<string[]>(
-            [| ".lock"; "best.safetensors"; "last.safetensors"; "metrics.jsonl"; "settings.json" |],
-            names
-        )
+        test "a full disk fails with the remedy, and what was written before is whole and goes on" {
+            inFolder (fun folder ->
+                let run = "teach --per-class 5 --batch 16 --epochs 3"
+                expect 0 folder $"{run} --out a" |> ignore
+                let size = FileInfo(last folder).Length
 
-        let info, _ = Runs.contents (Path.Combine(copy, "last.safetensors"))
-        Assert.Equal((2, 1), (info.Epoch, info.MetricLines))
+                // Room for the last and best checkpoints, and not for the temporary one of the second epoch.
+                let kilobytes = int (2L * size / 1024L) + 300
+                let ended = onSmallDisk folder kilobytes $"{run} --out disk/a"
+                Must.equal 1 ended.Code
 
-        // On a larger disk it goes on, and ends like the run that met no full disk.
-        expect 0 folder "teach --resume copy/a" |> ignore
-        Assert.Equal(Runs.outcome (Path.Combine(folder, "a")), Runs.outcome copy)
-    )
+                Must.matchRegex
+                    "^error: '(best|last).safetensors' cannot be written: No space left on device"
+                    ended.Err
 
-[<Fact>]
-let ``a disk that is full from the start fails without a trace`` () =
-    inFolder (fun folder ->
-        let ended = onSmallDisk folder 8 "teach --per-class 5 --batch 16 --epochs 1 --out disk/a"
-        Assert.Equal(1, ended.Code)
-        Assert.Contains("No space left on device", ended.Err)
-        Assert.Contains("\n  next: ", ended.Err)
-    )
+                Must.contain "next: free space on the disk" ended.Err
+
+                let copy = Path.Combine(folder, "copy", "a")
+
+                let names =
+                    Directory.GetFiles copy
+                    |> Array.map (fun path -> string (Path.GetFileName path))
+                    |> Array.sort
+
+                Must.equal
+                    [| ".lock"; "best.safetensors"; "last.safetensors"; "metrics.jsonl"; "settings.json" |]
+                    names
+
+                let info, _ = Runs.contents (Path.Combine(copy, "last.safetensors"))
+                Must.equal (2, 1) (info.Epoch, info.MetricLines)
+
+                // On a larger disk it goes on, and ends like the run that met no full disk.
+                expect 0 folder "teach --resume copy/a" |> ignore
+                Must.equal (Runs.outcome (Path.Combine(folder, "a"))) (Runs.outcome copy)
+            )
+        }
+
+        test "a disk that is full from the start fails without a trace" {
+            inFolder (fun folder ->
+                let ended = onSmallDisk folder 8 "teach --per-class 5 --batch 16 --epochs 1 --out disk/a"
+                Must.equal 1 ended.Code
+                Must.contain "No space left on device" ended.Err
+                Must.contain "\n  next: " ended.Err
+            )
+        }
+    ]

@@ -3,10 +3,10 @@ module Ctkd.Fs.Tests.CommandWeightsTests
 open System
 open System.IO
 open System.Text.Json.Nodes
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Child
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 let private json (ended: Ended) : JsonNode = JsonNode.Parse ended.Out |> nonNull
 let private field (node: JsonNode) (name: string) : JsonNode = nonNull node[name]
@@ -15,93 +15,98 @@ let private text (node: JsonNode) (name: string) : string = string node[name]
 let private bytes (folder: string) (name: string) : string =
     Convert.ToHexString(File.ReadAllBytes(Path.Combine(folder, name)))
 
-[<Fact>]
-let ``convert goes to PyTorch and back, and what comes back is the same to the bit`` () =
-    inFolder (fun folder ->
-        let convert input output = expect 0 folder $"convert --weights {input} --out {output}"
-        let said = convert Runs.teacher.Value "a.safetensors"
-        Assert.Contains("checkpoint of ctkd", said.Out)
-        Assert.Contains("56 tensors, resnet8, 10 classes", said.Out)
-        convert "a.safetensors" "b.pt" |> ignore
-        convert "b.pt" "c.safetensors" |> ignore
-        convert "c.safetensors" "d.th" |> ignore
-        Assert.Equal(bytes folder "a.safetensors", bytes folder "c.safetensors")
-        Assert.Equal(bytes folder "b.pt", bytes folder "d.th")
-        let file = Safetensors.read (Path.Combine(folder, "a.safetensors")) |> Error.orRaise
+let tests =
+    testList "CommandWeights" [
+        test "convert goes to PyTorch and back, and what comes back is the same to the bit" {
+            inFolder (fun folder ->
+                let convert input output = expect 0 folder $"convert --weights {input} --out {output}"
+                let said = convert Runs.teacher.Value "a.safetensors"
+                Must.contain "checkpoint of ctkd" said.Out
+                Must.contain "56 tensors, resnet8, 10 classes" said.Out
+                convert "a.safetensors" "b.pt" |> ignore
+                convert "b.pt" "c.safetensors" |> ignore
+                convert "c.safetensors" "d.th" |> ignore
+                Must.equal (bytes folder "a.safetensors") (bytes folder "c.safetensors")
+                Must.equal (bytes folder "b.pt") (bytes folder "d.th")
+                let file = Safetensors.read (Path.Combine(folder, "a.safetensors")) |> Error.orRaise
 
-        Assert.Equal<(string * string) list>(
-            [ "format", "pt"; "model", "resnet8"; "classes", "10" ],
-            file.Metadata
-        )
-    )
+                Must.equal [ "format", "pt"; "model", "resnet8"; "classes", "10" ] file.Metadata
+            )
+        }
 
-[<Fact>]
-let ``what convert refuses leaves no file`` () =
-    inFolder (fun folder ->
-        let refused (arguments: string) (code: int) (message: string) =
-            Assert.Contains(message, (expect code folder $"convert {arguments}").Err)
+        test "what convert refuses leaves no file" {
+            inFolder (fun folder ->
+                let refused (arguments: string) (code: int) (message: string) =
+                    Must.contain message ((expect code folder $"convert {arguments}").Err)
 
-        refused "" 2 "convert needs two files"
+                refused "" 2 "convert needs two files"
 
-        refused
-            $"--weights {Runs.teacher.Value} --out x.bin"
-            2
-            "the ending '.bin' of the new file tells no format"
+                refused
+                    $"--weights {Runs.teacher.Value} --out x.bin"
+                    2
+                    "the ending '.bin' of the new file tells no format"
 
-        refused $"--weights {Runs.teacher.Value} --out x.pt --format onnx" 2 "unknown format 'onnx'"
-        refused "--weights none.pt --out x.pt" 1 "there is no such file"
-        refused $"--weights {Runs.teacher.Value} --out x.pt --model resnet20" 1 "do not fit model resnet20"
-        refused $"--weights {Runs.teacher.Value} --out no/x.pt" 1 "x.pt"
-        File.WriteAllText(Path.Combine(folder, "page.pt"), "<!DOCTYPE html>")
-        refused "--weights page.pt --out x.pt" 1 "is a web page"
+                refused $"--weights {Runs.teacher.Value} --out x.pt --format onnx" 2 "unknown format 'onnx'"
+                refused "--weights none.pt --out x.pt" 1 "there is no such file"
 
-        Assert.Equal<string[]>(
-            [| "page.pt" |],
-            Directory.GetFileSystemEntries folder |> Array.map (fun p -> string (Path.GetFileName p))
-        )
-    )
+                refused
+                    $"--weights {Runs.teacher.Value} --out x.pt --model resnet20"
+                    1
+                    "do not fit model resnet20"
 
-[<Fact>]
-let ``inspect says what a file holds and which model it fits`` () =
-    inFolder (fun folder ->
-        let checkpoint = json (expect 0 folder $"inspect {Runs.teacher.Value} --json")
-        Assert.Equal("checkpoint of ctkd (safetensors)", text checkpoint "format")
-        Assert.Equal("resnet8", field checkpoint "fits" |> fun fits -> string (fits.AsArray()[0]))
-        Assert.Equal("10", text checkpoint "classes")
-        Assert.Equal("4", text (field checkpoint "metadata") "epochs done")
-        Assert.Equal(56, (nonNull checkpoint["tensors"]).AsArray().Count)
+                refused $"--weights {Runs.teacher.Value} --out no/x.pt" 1 "x.pt"
+                File.WriteAllText(Path.Combine(folder, "page.pt"), "<!DOCTYPE html>")
+                refused "--weights page.pt --out x.pt" 1 "is a web page"
 
-        expect 0 folder $"convert --weights {Runs.teacher.Value} --out w.pt" |> ignore
-        let printed = expect 0 folder "inspect w.pt"
-        Assert.Contains("PyTorch (zip)", printed.Out)
-        Assert.Contains("fits        resnet8, 10 classes", printed.Out)
-        Assert.Matches(@"layer3\.0\.downsample\.0\.weight +F32 +64 x 32 x 1 x 1", printed.Out)
-        Assert.Contains("give one: ctkd inspect FILE", (expect 2 folder "inspect").Err)
-    )
+                Must.equal
+                    [| "page.pt" |]
+                    (Directory.GetFileSystemEntries folder
+                     |> Array.map (fun p -> string (Path.GetFileName p)))
+            )
+        }
 
-[<Fact>]
-let ``eval takes a PyTorch file and asks for its data`` () =
-    inFolder (fun folder ->
-        expect 0 folder $"convert --weights {Runs.teacher.Value} --out w.pt" |> ignore
-        Assert.Contains("name the data set with --data", (expect 2 folder "eval --weights w.pt").Err)
-        let own = json (expect 0 folder $"eval --weights {Runs.teacher.Value} --json")
-        let other = json (expect 0 folder "eval --weights w.pt --data digits --json")
-        Assert.Equal(own.ToJsonString(), other.ToJsonString())
-    )
+        test "inspect says what a file holds and which model it fits" {
+            inFolder (fun folder ->
+                let checkpoint = json (expect 0 folder $"inspect {Runs.teacher.Value} --json")
+                Must.equal "checkpoint of ctkd (safetensors)" (text checkpoint "format")
+                Must.equal "resnet8" (field checkpoint "fits" |> fun fits -> string (fits.AsArray()[0]))
+                Must.equal "10" (text checkpoint "classes")
+                Must.equal "4" (text (field checkpoint "metadata") "epochs done")
+                Must.equal 56 ((nonNull checkpoint["tensors"]).AsArray().Count)
 
-[<Fact>]
-let ``eval beside a teacher says how often both agree and how far apart they are`` () =
-    inFolder (fun folder ->
-        let weights = Runs.teacher.Value
-        let alone = json (expect 0 folder $"eval --weights {weights} --json")
-        Assert.Null alone["agreement"]
-        Assert.Null alone["teacherKl"]
-        Assert.InRange(float (text alone "ece"), 0.0, 100.0)
-        let same = $"eval --weights {weights} --teacher-weights {weights} --teacher resnet8"
-        let beside = json (expect 0 folder $"{same} --json")
-        Assert.Equal(("100", "0"), (text beside "agreement", text beside "teacherKl"))
-        Assert.Equal(("resnet8", text alone "nll"), (text beside "teacher", text beside "nll"))
-        Assert.Matches(@"ece % +agreement % +kl to teacher\n", (expect 0 folder same).Out)
-        let error = expect 2 folder $"eval --weights {weights} --teacher resnet8"
-        Assert.Contains("--teacher-weights FILE", error.Err)
-    )
+                expect 0 folder $"convert --weights {Runs.teacher.Value} --out w.pt" |> ignore
+                let printed = expect 0 folder "inspect w.pt"
+                Must.contain "PyTorch (zip)" printed.Out
+                Must.contain "fits        resnet8, 10 classes" printed.Out
+                Must.matchRegex @"layer3\.0\.downsample\.0\.weight +F32 +64 x 32 x 1 x 1" printed.Out
+                Must.contain "give one: ctkd inspect FILE" ((expect 2 folder "inspect").Err)
+            )
+        }
+
+        test "eval takes a PyTorch file and asks for its data" {
+            inFolder (fun folder ->
+                expect 0 folder $"convert --weights {Runs.teacher.Value} --out w.pt" |> ignore
+                Must.contain "name the data set with --data" ((expect 2 folder "eval --weights w.pt").Err)
+                let own = json (expect 0 folder $"eval --weights {Runs.teacher.Value} --json")
+                let other = json (expect 0 folder "eval --weights w.pt --data digits --json")
+                Must.equal (own.ToJsonString()) (other.ToJsonString())
+            )
+        }
+
+        test "eval beside a teacher says how often both agree and how far apart they are" {
+            inFolder (fun folder ->
+                let weights = Runs.teacher.Value
+                let alone = json (expect 0 folder $"eval --weights {weights} --json")
+                Must.beNull alone["agreement"]
+                Must.beNull alone["teacherKl"]
+                Must.lie 0.0 100.0 (float (text alone "ece"))
+                let same = $"eval --weights {weights} --teacher-weights {weights} --teacher resnet8"
+                let beside = json (expect 0 folder $"{same} --json")
+                Must.equal ("100", "0") (text beside "agreement", text beside "teacherKl")
+                Must.equal ("resnet8", text alone "nll") (text beside "teacher", text beside "nll")
+                Must.matchRegex @"ece % +agreement % +kl to teacher\n" ((expect 0 folder same).Out)
+                let error = expect 2 folder $"eval --weights {weights} --teacher resnet8"
+                Must.contain "--teacher-weights FILE" error.Err
+            )
+        }
+    ]

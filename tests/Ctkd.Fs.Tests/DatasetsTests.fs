@@ -2,11 +2,11 @@ module Ctkd.Fs.Tests.DatasetsTests
 
 open System
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 // ---- image sets
 
@@ -19,91 +19,6 @@ let private grey: ImageSet = {
     Images = Array.init 24 (fun i -> byte (i * 10))
     Labels = [| 2; 0; 2; 1; 2; 0 |]
 }
-
-[<Fact>]
-let ``a good set is itself and a wrong one says what is wrong`` () =
-    Assert.Equal(Ok grey, ImageSet.create "x" grey)
-
-    let wrong = [
-        { grey with Labels = [||]; Images = [||] }, "no images"
-        { grey with Classes = 1 }, "number of classes is 1"
-        { grey with Height = 0 }, "1 x 0 x 2"
-        { grey with Width = 3 }, "36 bytes, it has 24"
-        { grey with Classes = 2 }, "record 0 (from 0) is 2, allowed are 0 to 1"
-        { grey with Labels = [| 2; 0; 2; 1; -1; 0 |] }, "record 4 (from 0) is -1"
-        { grey with Height = 1 <<< 16; Width = 1 <<< 16; Channels = 1 <<< 16 }, "1688849860263936 bytes"
-    ]
-
-    for set, part in wrong do
-        let error = errorOf (ImageSet.create "path" set)
-        Assert.Equal((Damaged, "path"), (error.Kind, error.Where))
-        Assert.Contains(part, error.What)
-
-[<Fact>]
-let ``the first images of each class are taken in the order of the set`` () =
-    let two = ImageSet.firstPerClass 2 grey
-    Assert.Equal<int>([| 2; 0; 2; 1; 0 |], two.Labels)
-    Assert.Equal<byte>(Array.append grey.Images[..15] grey.Images[20..], two.Images)
-    Assert.Equal(grey, ImageSet.firstPerClass 3 grey)
-    Assert.Throws<ArgumentException>(fun () -> ImageSet.firstPerClass 0 grey |> ignore) |> ignore
-
-[<Fact>]
-let ``a subset has so many images of each class and each is one of the set's`` () =
-    let setGen =
-        gen {
-            let! labels = Gen.nonEmptyListOf (Gen.choose (0, 4))
-            let! number = Gen.choose (1, 4)
-            let images = Array.init labels.Length byte
-
-            let set = {
-                grey with
-                    Classes = 5
-                    Height = 1
-                    Width = 1
-                    Images = images
-                    Labels = Array.ofList labels
-            }
-
-            return set, number
-        }
-
-    let holds (set: ImageSet, number: int) =
-        let subset = ImageSet.firstPerClass number set
-        let expected = set.Labels |> Array.countBy id |> Array.map (fun (label, n) -> label, min n number)
-        let isOfSet (image: byte) label = set.Labels[int image] = label
-
-        Set.ofArray expected = Set.ofArray (Array.countBy id subset.Labels)
-        && Array.forall2 isOfSet subset.Images subset.Labels
-        && Array.sort subset.Images = subset.Images
-
-    Check.One(Config.QuickThrowOnFailure.WithMaxTest 200, Prop.forAll (Arb.fromGen setGen) holds)
-
-[<Fact>]
-let ``grey is repeated to three channels and other numbers of channels are not`` () =
-    let colour = ImageSet.toThreeChannels grey |> Option.get
-    Assert.Equal<byte>(Array.concat (List.replicate 3 grey.Images[4..7]), colour.Images[12..23])
-    Assert.True((ImageSet.create "x" colour).IsOk)
-    Assert.Equal(Some colour, ImageSet.toThreeChannels colour)
-    Assert.Equal(None, ImageSet.toThreeChannels { grey with Channels = 2; Width = 1 })
-
-[<Fact>]
-let ``statistics are those of each channel`` () =
-    let set = {
-        grey with
-            Channels = 2
-            Height = 1
-            Width = 2
-            Images = [| 0uy; 255uy; 51uy; 51uy |]
-            Labels = [| 0 |]
-    }
-
-    match ImageSet.statistics set with
-    | [ (mean0, std0); (mean1, std1) ] ->
-        Assert.Equal(0.5, mean0, 1e-12)
-        Assert.Equal(0.5, std0, 1e-12)
-        Assert.Equal(0.2, mean1, 1e-12)
-        Assert.Equal(0.0, std1, 1e-7)
-    | other -> failwith $"two channels were expected: {other}"
 
 // ---- sets of one's own
 
@@ -139,71 +54,6 @@ let private loadFile (metadata: (string * string) list) (tensors: StoredTensor l
 let private five = [ images "images" 5; labels "labels" [ 0; 1; 2; 1; 0 ] ]
 let private two = [ images "test_images" 2; labels "test_labels" [ 1; 2 ] ]
 
-[<Fact>]
-let ``one file with both splits is read, with statistics of its training images`` () =
-    let splits = loadFile [] (five @ two) |> Error.orRaise
-    Assert.Equal<int>([| 0; 1; 2; 1; 0 |], splits.Train.Labels)
-    Assert.Equal<int>([| 1; 2 |], splits.Test.Labels)
-    Assert.Equal<byte>(five.Head.Bytes.ToArray(), splits.Train.Images)
-    Assert.Equal<byte>(two.Head.Bytes.ToArray(), splits.Test.Images)
-    Assert.Equal((3, 3), (splits.Train.Classes, splits.Test.Classes))
-    Assert.Equal<float * float>(ImageSet.statistics splits.Train, List.zip splits.Mean splits.Std)
-    Assert.Equal((0, false), (splits.Pad, splits.Flip))
-
-[<Fact>]
-let ``a folder with two files is read`` () =
-    inFolder (fun folder ->
-        save (Path.Combine(folder, "train.safetensors")) [] five
-        let test = Path.Combine(folder, "test.safetensors")
-        let missing = errorOf (OwnSet.load folder)
-        Assert.Equal((Missing, test), (missing.Kind, missing.Where))
-        save test [] [ images "images" 2; labels "labels" [ 1; 2 ] ]
-        let splits = OwnSet.load folder |> Error.orRaise
-        Assert.Equal<int>([| 1; 2 |], splits.Test.Labels)
-        Assert.Equal(5, ImageSet.count splits.Train)
-    )
-
-[<Fact>]
-let ``without a test split every tenth image is held out`` () =
-    let values = [ for i in 0..24 -> i % 3 ]
-    let splits = loadFile [] [ images "images" 25; labels "labels" values ] |> Error.orRaise
-    Assert.Equal<int>([| values[9]; values[19] |], splits.Test.Labels)
-    Assert.Equal(23, ImageSet.count splits.Train)
-    let few = loadFile [] five |> Error.orRaise
-    Assert.Equal((4, 1), (ImageSet.count few.Train, ImageSet.count few.Test))
-
-[<Fact>]
-let ``metadata gives classes, normalisation, augmentation and citation`` () =
-    let metadata = [
-        "classes", "7"
-        "mean", "0.1, 0.2, 0.3"
-        "std", "[0.5]"
-        "pad", "3"
-        "flip", "true"
-        "citation", "me"
-    ]
-
-    let splits = loadFile metadata (five @ two) |> Error.orRaise
-    Assert.Equal((7, 7), (splits.Train.Classes, splits.Test.Classes))
-    Assert.Equal<float>([ 0.1; 0.2; 0.3 ], splits.Mean)
-    Assert.Equal<float>([ 0.5; 0.5; 0.5 ], splits.Std)
-    Assert.Equal((3, true, "me"), (splits.Pad, splits.Flip, splits.Citation))
-
-[<Fact>]
-let ``grey images and labels of other types are read`` () =
-    let grey = tensor "images" "U8" [ 3L; 1L; 1L; 2L ] [| 1uy; 2uy; 3uy; 4uy; 5uy; 6uy |]
-    let bytes = [ 1; 0; 1 ] |> List.map BitConverter.GetBytes |> Array.concat
-
-    for labels in [ tensor "labels" "U8" [ 3L ] [| 1uy; 0uy; 1uy |]; tensor "labels" "I32" [ 3L ] bytes ] do
-        let splits = loadFile [] [ grey; labels ] |> Error.orRaise
-
-        Assert.Equal<byte>(
-            [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |],
-            splits.Train.Images
-        )
-
-        Assert.Equal<int>([| 1; 0 |], splits.Train.Labels)
-
 let private mistakes: ((string * string) list * StoredTensor list * string) list = [
     [], [ images "images" 5 ], "no tensor 'labels', only: images"
     [], [ labels "labels" [ 0; 1 ] ], "no tensor 'images'"
@@ -237,51 +87,208 @@ let private mistakes: ((string * string) list * StoredTensor list * string) list
     [ "flip", "perhaps" ], five, "'flip'"
 ]
 
-[<Fact>]
-let ``each mistake in a set of one's own is named`` () =
-    for metadata, tensors, part in mistakes do
-        let error = errorOf (loadFile metadata tensors)
-        Assert.Equal(Damaged, error.Kind)
-        Assert.Contains(part, error.What)
-        Assert.EndsWith("mine.safetensors", error.Where)
+let tests =
+    testList "Datasets" [
+        test "a good set is itself and a wrong one says what is wrong" {
+            Must.equal (Ok grey) (ImageSet.create "x" grey)
 
-[<Fact>]
-let ``random and cut files never throw`` () =
-    inFolder (fun folder ->
-        let path = Path.Combine(folder, "mine.safetensors")
-        save path [] (five @ two)
-        let good = File.ReadAllBytes path
-        let random = Random 1
+            let wrong = [
+                { grey with Labels = [||]; Images = [||] }, "no images"
+                { grey with Classes = 1 }, "number of classes is 1"
+                { grey with Height = 0 }, "1 x 0 x 2"
+                { grey with Width = 3 }, "36 bytes, it has 24"
+                { grey with Classes = 2 }, "record 0 (from 0) is 2, allowed are 0 to 1"
+                { grey with Labels = [| 2; 0; 2; 1; -1; 0 |] }, "record 4 (from 0) is -1"
+                { grey with Height = 1 <<< 16; Width = 1 <<< 16; Channels = 1 <<< 16 },
+                "1688849860263936 bytes"
+            ]
 
-        for i in 0 .. good.Length - 1 do
-            File.WriteAllBytes(path, good[.. i - 1])
-            Assert.True((OwnSet.load path).IsError)
-            let bad = Array.copy good
-            bad[i] <- byte (random.Next 256)
-            File.WriteAllBytes(path, bad)
-            OwnSet.load path |> ignore
-    )
+            for set, part in wrong do
+                let error = errorOf (ImageSet.create "path" set)
+                Must.equal (Damaged, "path") (error.Kind, error.Where)
+                Must.contain part error.What
+        }
 
-// ---- by name
+        test "the first images of each class are taken in the order of the set" {
+            let two = ImageSet.firstPerClass 2 grey
+            Must.equal [| 2; 0; 2; 1; 0 |] two.Labels
+            Must.equal (Array.append grey.Images[..15] grey.Images[20..]) two.Images
+            Must.equal grey (ImageSet.firstPerClass 3 grey)
+            Must.throw<ArgumentException>(fun () -> ImageSet.firstPerClass 0 grey |> ignore) |> ignore
+        }
 
-[<Fact>]
-let ``every data set has a name and digits need no folder`` () =
-    Assert.Equal<string>([ "digits"; "cifar10"; "cifar100"; "file" ], Datasets.names)
-    let digits = Datasets.load "digits" None |> Error.orRaise
-    Assert.Equal((3823, 1797), (ImageSet.count digits.Train, ImageSet.count digits.Test))
+        test "a subset has so many images of each class and each is one of the set's" {
+            let setGen =
+                gen {
+                    let! labels = Gen.nonEmptyListOf (Gen.choose (0, 4))
+                    let! number = Gen.choose (1, 4)
+                    let images = Array.init labels.Length byte
 
-[<Fact>]
-let ``an unknown data set names the nearest ones`` () =
-    let error = errorOf (Datasets.load "cifar101" None)
-    Assert.Equal(Usage, error.Kind)
-    Assert.Contains("'cifar101'", error.What)
-    Assert.Contains("cifar100", error.Next)
+                    let set = {
+                        grey with
+                            Classes = 5
+                            Height = 1
+                            Width = 1
+                            Images = images
+                            Labels = Array.ofList labels
+                    }
 
-[<Fact>]
-let ``the other sets need a folder and are read from it`` () =
-    for name in [ "cifar10"; "cifar100"; "file" ] do
-        let error = errorOf (Datasets.load name None)
-        Assert.Equal(Usage, error.Kind)
-        Assert.Contains("--data-dir", error.Next)
-        let folder = Path.Combine(Path.GetTempPath(), "ctkd-there-is-no-such-folder")
-        Assert.Equal(Missing, (errorOf (Datasets.load name (Some folder))).Kind)
+                    return set, number
+                }
+
+            let holds (set: ImageSet, number: int) =
+                let subset = ImageSet.firstPerClass number set
+
+                let expected =
+                    set.Labels |> Array.countBy id |> Array.map (fun (label, n) -> label, min n number)
+
+                let isOfSet (image: byte) label = set.Labels[int image] = label
+
+                Set.ofArray expected = Set.ofArray (Array.countBy id subset.Labels)
+                && Array.forall2 isOfSet subset.Images subset.Labels
+                && Array.sort subset.Images = subset.Images
+
+            Check.One(Config.QuickThrowOnFailure.WithMaxTest 200, Prop.forAll (Arb.fromGen setGen) holds)
+        }
+
+        test "grey is repeated to three channels and other numbers of channels are not" {
+            let colour = ImageSet.toThreeChannels grey |> Option.get
+            Must.equal (Array.concat (List.replicate 3 grey.Images[4..7])) colour.Images[12..23]
+            Must.hold ((ImageSet.create "x" colour).IsOk)
+            Must.equal (Some colour) (ImageSet.toThreeChannels colour)
+            Must.equal None (ImageSet.toThreeChannels { grey with Channels = 2; Width = 1 })
+        }
+
+        test "statistics are those of each channel" {
+            let set = {
+                grey with
+                    Channels = 2
+                    Height = 1
+                    Width = 2
+                    Images = [| 0uy; 255uy; 51uy; 51uy |]
+                    Labels = [| 0 |]
+            }
+
+            match ImageSet.statistics set with
+            | [ (mean0, std0); (mean1, std1) ] ->
+                Must.beNear 0.0 (1e-12) 0.5 mean0
+                Must.beNear 0.0 (1e-12) 0.5 std0
+                Must.beNear 0.0 (1e-12) 0.2 mean1
+                Must.beNear 0.0 (1e-7) 0.0 std1
+            | other -> failwith $"two channels were expected: {other}"
+        }
+
+        test "one file with both splits is read, with statistics of its training images" {
+            let splits = loadFile [] (five @ two) |> Error.orRaise
+            Must.equal [| 0; 1; 2; 1; 0 |] splits.Train.Labels
+            Must.equal [| 1; 2 |] splits.Test.Labels
+            Must.equal (five.Head.Bytes.ToArray()) splits.Train.Images
+            Must.equal (two.Head.Bytes.ToArray()) splits.Test.Images
+            Must.equal (3, 3) (splits.Train.Classes, splits.Test.Classes)
+            Must.equal (ImageSet.statistics splits.Train) (List.zip splits.Mean splits.Std)
+            Must.equal (0, false) (splits.Pad, splits.Flip)
+        }
+
+        test "a folder with two files is read" {
+            inFolder (fun folder ->
+                save (Path.Combine(folder, "train.safetensors")) [] five
+                let test = Path.Combine(folder, "test.safetensors")
+                let missing = errorOf (OwnSet.load folder)
+                Must.equal (Missing, test) (missing.Kind, missing.Where)
+                save test [] [ images "images" 2; labels "labels" [ 1; 2 ] ]
+                let splits = OwnSet.load folder |> Error.orRaise
+                Must.equal [| 1; 2 |] splits.Test.Labels
+                Must.equal 5 (ImageSet.count splits.Train)
+            )
+        }
+
+        test "without a test split every tenth image is held out" {
+            let values = [ for i in 0..24 -> i % 3 ]
+            let splits = loadFile [] [ images "images" 25; labels "labels" values ] |> Error.orRaise
+            Must.equal [| values[9]; values[19] |] splits.Test.Labels
+            Must.equal 23 (ImageSet.count splits.Train)
+            let few = loadFile [] five |> Error.orRaise
+            Must.equal (4, 1) (ImageSet.count few.Train, ImageSet.count few.Test)
+        }
+
+        test "metadata gives classes, normalisation, augmentation and citation" {
+            let metadata = [
+                "classes", "7"
+                "mean", "0.1, 0.2, 0.3"
+                "std", "[0.5]"
+                "pad", "3"
+                "flip", "true"
+                "citation", "me"
+            ]
+
+            let splits = loadFile metadata (five @ two) |> Error.orRaise
+            Must.equal (7, 7) (splits.Train.Classes, splits.Test.Classes)
+            Must.equal [ 0.1; 0.2; 0.3 ] splits.Mean
+            Must.equal [ 0.5; 0.5; 0.5 ] splits.Std
+            Must.equal (3, true, "me") (splits.Pad, splits.Flip, splits.Citation)
+        }
+
+        test "grey images and labels of other types are read" {
+            let grey = tensor "images" "U8" [ 3L; 1L; 1L; 2L ] [| 1uy; 2uy; 3uy; 4uy; 5uy; 6uy |]
+            let bytes = [ 1; 0; 1 ] |> List.map BitConverter.GetBytes |> Array.concat
+
+            for labels in
+                [ tensor "labels" "U8" [ 3L ] [| 1uy; 0uy; 1uy |]; tensor "labels" "I32" [ 3L ] bytes ] do
+                let splits = loadFile [] [ grey; labels ] |> Error.orRaise
+
+                Must.equal
+                    [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |]
+                    splits.Train.Images
+
+                Must.equal [| 1; 0 |] splits.Train.Labels
+        }
+
+        test "each mistake in a set of one's own is named" {
+            for metadata, tensors, part in mistakes do
+                let error = errorOf (loadFile metadata tensors)
+                Must.equal Damaged error.Kind
+                Must.contain part error.What
+                Must.endWith "mine.safetensors" error.Where
+        }
+
+        test "random and cut files never throw" {
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "mine.safetensors")
+                save path [] (five @ two)
+                let good = File.ReadAllBytes path
+                let random = Random 1
+
+                for i in 0 .. good.Length - 1 do
+                    File.WriteAllBytes(path, good[.. i - 1])
+                    Must.hold ((OwnSet.load path).IsError)
+                    let bad = Array.copy good
+                    bad[i] <- byte (random.Next 256)
+                    File.WriteAllBytes(path, bad)
+                    OwnSet.load path |> ignore
+            )
+        }
+
+        // ---- by name
+
+        test "every data set has a name and digits need no folder" {
+            Must.equal [ "digits"; "cifar10"; "cifar100"; "file" ] Datasets.names
+            let digits = Datasets.load "digits" None |> Error.orRaise
+            Must.equal (3823, 1797) (ImageSet.count digits.Train, ImageSet.count digits.Test)
+        }
+
+        test "an unknown data set names the nearest ones" {
+            let error = errorOf (Datasets.load "cifar101" None)
+            Must.equal Usage error.Kind
+            Must.contain "'cifar101'" error.What
+            Must.contain "cifar100" error.Next
+        }
+
+        test "the other sets need a folder and are read from it" {
+            for name in [ "cifar10"; "cifar100"; "file" ] do
+                let error = errorOf (Datasets.load name None)
+                Must.equal Usage error.Kind
+                Must.contain "--data-dir" error.Next
+                let folder = Path.Combine(Path.GetTempPath(), "ctkd-there-is-no-such-folder")
+                Must.equal Missing ((errorOf (Datasets.load name (Some folder))).Kind)
+        }
+    ]

@@ -1,152 +1,169 @@
 module Ctkd.Fs.Tests.DistillerTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Lessons
 open FsCheck.FSharp
-open Xunit
 
 let private stem = [ 2; 8; 8 ]
 let private maps = [ stem; [ 3; 4; 4 ]; [ 4; 2; 2 ] ]
 
 /// A lesson of logits, softened by the policy's T.
 let private logitLesson (policy: Policy) (t: float) (x: Logits) : Lesson =
-    let tensor values = Expect.tensor [ x.Rows; x.Classes ] values
+    let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
     let teacher, student = tensor x.Teacher, tensor x.Student
-    let dials: Dials = { Strength = Expect.number 0.0; Scheduled = Expect.number t }
+    let dials: Dials = { Strength = Plain.number 0.0; Scheduled = Plain.number t }
 
     {
         lesson (pooled teacher) (pooled student) (Array.zeroCreate x.Rows) with
             Softened = policy.Soften Tree.empty dials teacher student
     }
 
-[<Fact>]
-let ``vanilla KD is the mean over the batch of KD at the policy's T`` () =
-    check
-        (Gen.zip temperature logits)
-        (fun (t, x) ->
+let tests =
+    testList "Distiller" [
+        testProperty "vanilla KD is the mean over the batch of KD at the policy's T"
+        <| forAll
+            (Gen.zip temperature logits)
+            (fun (t, x) ->
+                Tensor.scoped (fun () ->
+                    let actual = Distiller.kd.Loss Tree.empty (logitLesson (Temperature.fixedAt t) t x)
+                    let rows = Array.chunkBySize x.Classes
+
+                    let expected =
+                        Array.map2 (Oracle.kd t) (rows x.Teacher) (rows x.Student) |> Array.average
+
+                    Must.equal 0 (Tensor.rank actual)
+                    Must.beNear 1e-10 (t * t * 2e-12) expected (Tensor.toFloat actual)
+                )
+            )
+
+        test "a distiller at a temperature of its own ignores the policy" {
+            check
+                (Gen.zip temperature moderateLogits)
+                (fun (t, x) ->
+                    Tensor.scoped (fun () ->
+                        let expected =
+                            Distiller.kd.Loss Tree.empty (logitLesson (Temperature.fixedAt t) t x)
+
+                        let actual =
+                            (Distiller.at t Distiller.kd).Loss
+                                Tree.empty
+                                (logitLesson (Temperature.dtkd 4.0) 4.0 x)
+
+                        Must.beSame (Tensor.toFloats expected) (Tensor.toFloats actual)
+                    )
+                )
+
+            for bad in [ 0.0; -1.0; nan; infinity ] do
+                Must.refuse "t" (fun () -> Distiller.at bad Distiller.kd)
+        }
+
+        test "a sum is the weighted sum of its parts, each with its own connectors" {
             Tensor.scoped (fun () ->
-                let actual = Distiller.kd.Loss Tree.empty (logitLesson (Temperature.fixedAt t) t x)
-                let rows = Array.chunkBySize x.Classes
-                let expected = Array.map2 (Oracle.kd t) (rows x.Teacher) (rows x.Student) |> Array.average
-                Assert.Equal(0, Tensor.rank actual)
-                Expect.near 1e-10 (t * t * 2e-12) expected (Tensor.toFloat actual)
-            )
-        )
+                let pairing = pairing maps maps
+                let part create = create pairing |> Error.orRaise
 
-[<Fact>]
-let ``a distiller at a temperature of its own ignores the policy`` () =
-    check
-        (Gen.zip temperature moderateLogits)
-        (fun (t, x) ->
+                let vid, fitNet, crd =
+                    part Vid.distiller,
+                    part (FitNet.distiller 1),
+                    part (Crd.distiller { Crd.published with Negatives = 5 })
+
+                let sum = Distiller.sum [ 0.5, vid; 2.0, fitNet; 0.8, crd; 0.9, Distiller.kd ]
+                Must.equal "vid+fitnet+crd+kd" sum.Name
+
+                let map seed shape = normal seed shape |> Plain.ofDense
+
+                let outputs seed =
+                    mapped [
+                        map seed [ 4; 2; 8; 8 ]
+                        map (seed + 1) [ 4; 3; 4; 4 ]
+                        map (seed + 2) [ 4; 4; 2; 2 ]
+                    ]
+
+                let lesson = lesson (outputs 1) (outputs 5) [| 0; 1; 2; 3 |]
+                let all = state 1 sum
+                let own (d: Distiller) = Tree.copy (Tree.under (d.Name + "/") all)
+
+                let expected =
+                    [ 0.5, vid; 2.0, fitNet; 0.8, crd; 0.9, Distiller.kd ]
+                    |> List.sumBy (fun (weight, d) -> weight * Tensor.toFloat (d.Loss (own d) lesson))
+
+                let memory = own crd
+                Must.beNear 1e-12 0.0 expected (Tensor.toFloat (sum.Loss all lesson))
+                sum.Settle all lesson
+                crd.Settle memory lesson
+
+                Must.beSame
+                    (Tensor.toFloats (Tree.find "memory_student" memory))
+                    (Tensor.toFloats (Tree.find "crd/memory_student" all))
+            )
+        }
+
+        test "a sum needs as many instances as its most demanding part, and different names" {
+            let rkd = Rkd.distiller 25.0 50.0 (pairing maps maps) |> Error.orRaise
+            Must.equal 2 ((Distiller.sum [ 1.0, Distiller.kd; 1.0, rkd ]).Fewest)
+            Must.refuse "parts" (fun () -> Distiller.sum [])
+            Must.refuse "parts" (fun () -> Distiller.sum [ 1.0, Distiller.kd; 2.0, Distiller.kd ])
+        }
+
+        test "every published distiller is found by its name and made for models of the zoo" {
+            let model name = Zoo.find name 10 |> Error.orRaise
+
+            let pairing =
+                Pairing.create
+                    32
+                    32
+                    (Array.init 100 (fun i -> i % 10))
+                    16
+                    (model "resnet32x4")
+                    (model "resnet8x4")
+
+            Must.equal
+                [ "kd"; "dkd"; "pkt"; "sp"; "vid"; "crd"; "srrl"; "rkd"; "fitnet"; "at" ]
+                Distiller.names
+
+            for name in Distiller.names do
+                let weight, distiller = Distiller.find name pairing |> Error.orRaise
+                Must.equal name distiller.Name
+                Must.hold (weight > 0.0)
+
+            Must.contain "dkd" ((errorOf (Distiller.find "dkdd" pairing)).Next)
+        }
+
+        test "a pairing has the shapes that the models show and the rest that the epoch leaves" {
+            let teacher, student = threeMaps (2, 3, 4) 5, threeMaps (4, 5, 6) 5
+            let labels = Array.init 21 (fun i -> i % 5)
+            let pairing = Pairing.create 8 12 labels 8 teacher student
+            Must.equal [ [ 2; 8; 12 ]; [ 3; 4; 6 ]; [ 4; 2; 3 ] ] pairing.Teacher.Maps
+            Must.equal (6, 5, 5) (pairing.Student.Pooled, pairing.Student.Classes, pairing.SmallestBatch)
+            Must.equal 7 ((Pairing.create 8 8 labels 7 teacher student).SmallestBatch)
+        }
+
+        test "distillers without maps take any two models, the others say what does not fit" {
+            let without = pairing [] maps
+
+            for name in Distiller.names do
+                match name, Distiller.find name without with
+                | ("sp" | "vid" | "fitnet" | "at"), Result.Error error ->
+                    Must.equal Mismatch error.Kind
+                    Must.contain "teacher" error.What
+                    Must.beNonEmpty error.Next
+                | ("kd" | "dkd" | "pkt" | "crd" | "srrl" | "rkd"), Ok _ -> ()
+                | _, other -> failtest $"{name}: {other}"
+        }
+
+        test "a batch that is too small for a distiller is refused in words" {
             Tensor.scoped (fun () ->
-                let expected = Distiller.kd.Loss Tree.empty (logitLesson (Temperature.fixedAt t) t x)
+                let rkd = Rkd.distiller 25.0 50.0 (pairing maps maps) |> Error.orRaise
+                let one = pooled (Plain.tensor [ 1; 4 ] [| 1.0; 2.0; 3.0; 4.0 |])
 
-                let actual =
-                    (Distiller.at t Distiller.kd).Loss Tree.empty (logitLesson (Temperature.dtkd 4.0) 4.0 x)
+                let error =
+                    Must.throw<System.ArgumentException>(fun () ->
+                        Distillation.loss rkd Tree.empty (lesson one one [| 0 |]) |> ignore
+                    )
 
-                Expect.same (Tensor.toFloats expected) (Tensor.toFloats actual)
+                Must.contain "rkd needs at least 2 instances" error.Message
             )
-        )
-
-    for bad in [ 0.0; -1.0; nan; infinity ] do
-        Expect.refuses "t" (fun () -> Distiller.at bad Distiller.kd)
-
-[<Fact>]
-let ``a sum is the weighted sum of its parts, each with its own connectors`` () =
-    Tensor.scoped (fun () ->
-        let pairing = pairing maps maps
-        let part create = create pairing |> Error.orRaise
-
-        let vid, fitNet, crd =
-            part Vid.distiller,
-            part (FitNet.distiller 1),
-            part (Crd.distiller { Crd.published with Negatives = 5 })
-
-        let sum = Distiller.sum [ 0.5, vid; 2.0, fitNet; 0.8, crd; 0.9, Distiller.kd ]
-        Assert.Equal("vid+fitnet+crd+kd", sum.Name)
-
-        let map seed shape = normal seed shape |> Expect.ofDense
-
-        let outputs seed =
-            mapped [ map seed [ 4; 2; 8; 8 ]; map (seed + 1) [ 4; 3; 4; 4 ]; map (seed + 2) [ 4; 4; 2; 2 ] ]
-
-        let lesson = lesson (outputs 1) (outputs 5) [| 0; 1; 2; 3 |]
-        let all = state 1 sum
-        let own (d: Distiller) = Tree.copy (Tree.under (d.Name + "/") all)
-
-        let expected =
-            [ 0.5, vid; 2.0, fitNet; 0.8, crd; 0.9, Distiller.kd ]
-            |> List.sumBy (fun (weight, d) -> weight * Tensor.toFloat (d.Loss (own d) lesson))
-
-        let memory = own crd
-        Expect.near 1e-12 0.0 expected (Tensor.toFloat (sum.Loss all lesson))
-        sum.Settle all lesson
-        crd.Settle memory lesson
-
-        Expect.same
-            (Tensor.toFloats (Tree.find "memory_student" memory))
-            (Tensor.toFloats (Tree.find "crd/memory_student" all))
-    )
-
-[<Fact>]
-let ``a sum needs as many instances as its most demanding part, and different names`` () =
-    let rkd = Rkd.distiller 25.0 50.0 (pairing maps maps) |> Error.orRaise
-    Assert.Equal(2, (Distiller.sum [ 1.0, Distiller.kd; 1.0, rkd ]).Fewest)
-    Expect.refuses "parts" (fun () -> Distiller.sum [])
-    Expect.refuses "parts" (fun () -> Distiller.sum [ 1.0, Distiller.kd; 2.0, Distiller.kd ])
-
-[<Fact>]
-let ``every published distiller is found by its name and made for models of the zoo`` () =
-    let model name = Zoo.find name 10 |> Error.orRaise
-
-    let pairing =
-        Pairing.create 32 32 (Array.init 100 (fun i -> i % 10)) 16 (model "resnet32x4") (model "resnet8x4")
-
-    Assert.Equal<string list>(
-        [ "kd"; "dkd"; "pkt"; "sp"; "vid"; "crd"; "srrl"; "rkd"; "fitnet"; "at" ],
-        Distiller.names
-    )
-
-    for name in Distiller.names do
-        let weight, distiller = Distiller.find name pairing |> Error.orRaise
-        Assert.Equal(name, distiller.Name)
-        Assert.True(weight > 0.0)
-
-    Assert.Contains("dkd", (errorOf (Distiller.find "dkdd" pairing)).Next)
-
-[<Fact>]
-let ``a pairing has the shapes that the models show and the rest that the epoch leaves`` () =
-    let teacher, student = threeMaps (2, 3, 4) 5, threeMaps (4, 5, 6) 5
-    let labels = Array.init 21 (fun i -> i % 5)
-    let pairing = Pairing.create 8 12 labels 8 teacher student
-    Assert.Equal<int list list>([ [ 2; 8; 12 ]; [ 3; 4; 6 ]; [ 4; 2; 3 ] ], pairing.Teacher.Maps)
-    Assert.Equal((6, 5, 5), (pairing.Student.Pooled, pairing.Student.Classes, pairing.SmallestBatch))
-    Assert.Equal(7, (Pairing.create 8 8 labels 7 teacher student).SmallestBatch)
-
-[<Fact>]
-let ``distillers without maps take any two models, the others say what does not fit`` () =
-    let without = pairing [] maps
-
-    for name in Distiller.names do
-        match name, Distiller.find name without with
-        | ("sp" | "vid" | "fitnet" | "at"), Result.Error error ->
-            Assert.Equal(Mismatch, error.Kind)
-            Assert.Contains("teacher", error.What)
-            Assert.NotEmpty error.Next
-        | ("kd" | "dkd" | "pkt" | "crd" | "srrl" | "rkd"), Ok _ -> ()
-        | _, other -> Assert.Fail $"{name}: {other}"
-
-[<Fact>]
-let ``a batch that is too small for a distiller is refused in words`` () =
-    Tensor.scoped (fun () ->
-        let rkd = Rkd.distiller 25.0 50.0 (pairing maps maps) |> Error.orRaise
-        let one = pooled (Expect.tensor [ 1; 4 ] [| 1.0; 2.0; 3.0; 4.0 |])
-
-        let error =
-            Assert.Throws<System.ArgumentException>(fun () ->
-                Distillation.loss rkd Tree.empty (lesson one one [| 0 |]) |> ignore
-            )
-
-        Assert.Contains("rkd needs at least 2 instances", error.Message)
-    )
+        }
+    ]

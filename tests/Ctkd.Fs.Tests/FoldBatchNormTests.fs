@@ -1,10 +1,10 @@
 module Ctkd.Fs.Tests.FoldBatchNormTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 let private logits (model: Model) (weights: Tree) (images: Tensor) : float[] =
     Autograd.noGrad (fun () -> (Model.forward model false weights images).Logits |> Tensor.toFloats)
@@ -31,32 +31,11 @@ let private fold (weights: Model -> Tree) (images: Tensor) (model: Model) : Mode
     Tensor.scoped (fun () ->
         let weights = weights model
         let folded, merged = FoldBatchNorm.model model weights
-        Assert.Equal<string list>(Model.declarations folded |> List.map _.Name, Tree.names merged)
+        Must.equal (Model.declarations folded |> List.map _.Name) (Tree.names merged)
         folded, Calibrated.difference (logits model weights images) (logits folded merged images)
     )
 
-type FoldBatchNormTests(output: Abstractions.ITestOutputHelper) =
-    static member Cifar: objnull[] seq = [
-        for m in Zoo.models do
-            if m.Size = 32 then [| box m.Name |]
-    ]
-
-    [<Theory; MemberData("Cifar")>]
-    member _.``a folded network gives the same logits and normalises only before convolutions``
-        (name: string)
-        =
-        Tensor.scoped (fun () ->
-            let model = Zoo.find name 10 |> Error.orRaise
-            let images = Calibrated.images DType.Float32 "images" 2 32 32
-            let folded, difference = fold (Calibrated.weights DType.Float32 32) images model
-            output.WriteLine $"{name}: {difference:e2} of the rms"
-            Assert.InRange(difference, 0.0, 1e-5)
-
-            let isFirst (scale: string) = scale.EndsWith "bn1.weight"
-            // Only wide ResNets activate before they convolve.
-            let left = if name.StartsWith "wrn" then normalisations model |> List.filter isFirst else []
-            Assert.Equal<string list>(left, normalisations folded)
-        )
+let private cifar: string list = Zoo.models |> List.filter (fun m -> m.Size = 32) |> List.map _.Name
 
 // ---- any network ----
 
@@ -102,70 +81,95 @@ and private anySequence (depth: int) : Gen<(int -> string) -> Layer> =
         return fun name -> layers |> List.mapi (fun i layer -> layer (fun j -> $"{name i}.{j}")) |> Sequence
     }
 
-[<Fact>]
-let ``folding changes no network's logits, and leaves no normalisation behind a convolution`` () =
-    let nets =
-        anySequence 2
-        |> Gen.map (fun body -> net (Sequence [ Layer.conv "stem" 3 1 3 4; body (fun i -> $"l{i}") ]))
+let tests =
+    testList "FoldBatchNorm" [
+        testList "a folded network gives the same logits and normalises only before convolutions" [
+            for name in cifar ->
+                test name {
+                    Tensor.scoped (fun () ->
+                        let model = Zoo.find name 10 |> Error.orRaise
+                        let images = Calibrated.images DType.Float32 "images" 2 32 32
+                        let folded, difference = fold (Calibrated.weights DType.Float32 32) images model
+                        Must.lie 0.0 1e-5 difference
 
-    let rec foldable (layer: Layer) : bool =
-        match layer with
-        | Sequence layers ->
-            let pairs = List.pairwise layers
+                        let isFirst (scale: string) = scale.EndsWith "bn1.weight"
+                        // Only wide ResNets activate before they convolve.
+                        let left =
+                            if name.StartsWith "wrn" then normalisations model |> List.filter isFirst else []
 
-            List.exists foldable layers || pairs |> List.exists (fun (a, b) -> a.IsConv && b.IsBatchNorm)
-        | Residual(a, b) -> foldable a || foldable b
-        | Block body -> foldable body
-        | _ -> false
-
-    Tensor.scoped (fun () ->
-        let images = Golden.probe DType.Float64 "images" [ 2; 3; 6; 6 ] 2.0 0.0
-
-        check
-            nets
-            (fun model ->
-                let folded, difference = fold (Golden.weights DType.Float64 "") images model
-                Assert.InRange(difference, 0.0, 1e-10)
-                Assert.False(foldable folded.Body)
-            )
-    )
-
-[<Fact>]
-let ``tensors that two layers share are left alone`` () =
-    let conv = Layer.conv "same" 3 1 4 4
-
-    let shared = [
-        Sequence [ conv; Layer.batchNorm "a" 4; Relu; conv; Layer.batchNorm "b" 4 ]
-        Sequence [
-            Layer.conv "c" 3 1 4 4
-            Layer.batchNorm "same" 4
-            Layer.conv "d" 3 1 4 4
-            Layer.batchNorm "same" 4
+                        Must.equal left (normalisations folded)
+                    )
+                }
         ]
+
+        test "folding changes no network's logits, and leaves no normalisation behind a convolution" {
+            let nets =
+                anySequence 2
+                |> Gen.map (fun body -> net (Sequence [ Layer.conv "stem" 3 1 3 4; body (fun i -> $"l{i}") ]))
+
+            let rec foldable (layer: Layer) : bool =
+                match layer with
+                | Sequence layers ->
+                    let pairs = List.pairwise layers
+
+                    List.exists foldable layers
+                    || pairs |> List.exists (fun (a, b) -> a.IsConv && b.IsBatchNorm)
+                | Residual(a, b) -> foldable a || foldable b
+                | Block body -> foldable body
+                | _ -> false
+
+            Tensor.scoped (fun () ->
+                let images = Golden.probe DType.Float64 "images" [ 2; 3; 6; 6 ] 2.0 0.0
+
+                check
+                    nets
+                    (fun model ->
+                        let folded, difference = fold (Golden.weights DType.Float64 "") images model
+                        Must.lie 0.0 (1e-10) difference
+                        Must.notHold (foldable folded.Body)
+                    )
+            )
+        }
+
+        test "tensors that two layers share are left alone" {
+            let conv = Layer.conv "same" 3 1 4 4
+
+            let shared = [
+                Sequence [ conv; Layer.batchNorm "a" 4; Relu; conv; Layer.batchNorm "b" 4 ]
+                Sequence [
+                    Layer.conv "c" 3 1 4 4
+                    Layer.batchNorm "same" 4
+                    Layer.conv "d" 3 1 4 4
+                    Layer.batchNorm "same" 4
+                ]
+            ]
+
+            for body in shared do
+                let model = net (Sequence [ Layer.conv "stem" 3 1 3 4; body ])
+                let names = Model.declarations model |> List.distinctBy _.Name
+
+                Tensor.scoped (fun () ->
+                    let weights = Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1) names
+                    let folded, _ = FoldBatchNorm.model model weights
+                    Must.equal (normalisations model) (normalisations folded)
+                )
+        }
+
+        test "folding keeps the element type, leaves what it was given as it was and no tensors behind" {
+            let model = Zoo.find "resnet8" 10 |> Error.orRaise
+            let weights, before = Golden.weights DType.Float32 "" model, Golden.weights DType.Float32 "" model
+
+            Must.leaveNothing (fun () ->
+                Tensor.scoped (fun () ->
+                    let _, merged = FoldBatchNorm.model model weights
+
+                    for x in Tree.leaves merged do
+                        Must.equal DType.Float32 (Tensor.dtype x)
+                )
+            )
+
+            Must.beSameTree before weights
+            Tree.free weights
+            Tree.free before
+        }
     ]
-
-    for body in shared do
-        let model = net (Sequence [ Layer.conv "stem" 3 1 3 4; body ])
-        let names = Model.declarations model |> List.distinctBy _.Name
-
-        Tensor.scoped (fun () ->
-            let weights = Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1) names
-            let folded, _ = FoldBatchNorm.model model weights
-            Assert.Equal<string list>(normalisations model, normalisations folded)
-        )
-
-[<Fact>]
-let ``folding keeps the element type, leaves what it was given as it was and no tensors behind`` () =
-    let model = Zoo.find "resnet8" 10 |> Error.orRaise
-    let weights, before = Golden.weights DType.Float32 "" model, Golden.weights DType.Float32 "" model
-
-    Expect.leavesNothing (fun () ->
-        Tensor.scoped (fun () ->
-            let _, merged = FoldBatchNorm.model model weights
-            Assert.All(Tree.leaves merged, fun x -> Assert.Equal(DType.Float32, Tensor.dtype x))
-        )
-    )
-
-    Expect.sameTree before weights
-    Tree.free weights
-    Tree.free before

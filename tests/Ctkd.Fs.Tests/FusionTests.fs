@@ -2,12 +2,12 @@
 module Ctkd.Fs.Tests.FusionTests
 
 open System
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Oracle
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 let private fresh (layer: Layer) : Tree =
     Layer.declarations Starts.kaiming layer |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
@@ -58,7 +58,7 @@ let private kept (dtype: DType) (weights: Tree) : Tree =
 
 /// The input, and one result with the maps that were tapped on the way, from float32 channels innermost.
 let private runFast (dtype: DType) (layer: Layer) (weights: Tree) (batch: int) =
-    let x = Expect.ofDense (image [ batch; 16; 7; 5 ]) |> Tensor.toType dtype |> Tensor.channelsLast
+    let x = Plain.ofDense (image [ batch; 16; 7; 5 ]) |> Tensor.toType dtype |> Tensor.channelsLast
     let before = Tensor.toFloats x
     let taps = ResizeArray()
 
@@ -66,109 +66,6 @@ let private runFast (dtype: DType) (layer: Layer) (weights: Tree) (batch: int) =
 
     let y = Layer.forward fast false taps layer x
     before, Tensor.toFloats x, [ for tap in taps -> Tensor.toFloats tap ], Tensor.toFloats y
-
-[<Fact>]
-let ``a network that is run and not trained fuses convolutions, to the same numbers in float32 and bfloat16``
-    ()
-    =
-    check
-        cases
-        (fun (layer, batch) ->
-            Tensor.scoped (fun () ->
-                let exact = fresh layer
-                let x = Expect.ofDense (image [ batch; 16; 7; 5 ])
-                // In training there is nothing to fuse, and without a batch normalisation nothing else differs.
-                let expected = forward exact true layer x |> Tensor.toFloats
-                let largest = expected |> Array.map abs |> Array.max
-
-                for dtype, within in [ DType.Float32, 1e-5; DType.BFloat16, 0.05 ] do
-                    let weights = kept dtype exact
-                    let before, after, taps, y = runFast dtype layer weights batch
-                    Expect.close 0.0 (within * largest) expected y
-                    Assert.Equal<float[]>(before, after)
-                    Assert.Equal<float[] list>([ before; y ], taps)
-            )
-        )
-
-[<Fact>]
-let ``a residual is overwritten only where nobody reads it any more`` () =
-    let conv name = Layer.convWithBias name 3 1 16 16
-
-    let passing = {
-        Name = "passing"
-        Declares = []
-        Forward = fun _ _ x -> x
-        OutputShape = id
-    }
-
-    // What stands before the body's last convolution, and the taps that it makes.
-    let bodies = [ []; [ Tap ]; [ Block Layer.identity ]; [ Custom passing ]; [ conv "b"; Relu; Tap ] ]
-
-    for before in bodies do
-        Tensor.scoped (fun () ->
-            let block = Residual(Sequence(before @ [ conv "c" ]), Layer.identity)
-            let layer = Sequence [ conv "a"; Relu; block; Relu; Tap ]
-            let exact = fresh layer
-            let x = Expect.ofDense (image [ 2; 16; 7; 5 ])
-
-            let run training (weights: Tree) x =
-                let taps = ResizeArray()
-                let y = Layer.forward weights training taps layer x
-                [ for tap in taps -> Tensor.toFloats tap ] @ [ Tensor.toFloats y ]
-
-            let expected = run true exact x
-
-            let fast =
-                run false (kept DType.Float32 exact) (Tensor.toType DType.Float32 x |> Tensor.channelsLast)
-
-            for expected, actual in List.zip expected fast do
-                let largest = expected |> Array.map abs |> Array.max
-                Expect.close 0.0 (1e-5 * largest) expected actual
-        )
-
-[<Fact>]
-let ``weights and biases that changed in place are seen by fused convolutions`` () =
-    Tensor.scoped (fun () ->
-        let layer = residual 1 1
-        let weights = fresh layer |> kept DType.Float32
-
-        let result weights =
-            let _, _, _, y = runFast DType.Float32 layer weights 2
-            y
-
-        for _, w in Tree.toList weights do
-            let before = result weights
-            Tensor.copyInto w (Tensor.scale 2.0 w)
-            let after = result weights
-            Assert.NotEqual<float[]>(before, after)
-            Assert.Equal<float[]>(result (Tree.map (fun _ w -> Tensor.clone w) weights), after)
-    )
-
-[<Fact>]
-let ``an evaluated network still has its gradient`` () =
-    Tensor.scoped (fun () ->
-        let layer = residual 2 1
-        let weights = fresh layer |> kept DType.Float32
-
-        let gradients training =
-            let leaves = Tree.leaves weights
-
-            for leaf in leaves do
-                leaf.RequiresGrad <- true
-
-            let x =
-                Expect.ofDense (image [ 2; 16; 7; 5 ]) |> Tensor.toType DType.Float32 |> Tensor.channelsLast
-
-            let loss = Layer.forward weights training (ResizeArray()) layer x |> Tensor.sum
-            Autograd.gradients loss leaves |> Array.map Tensor.toFloats
-
-        Array.iter2 (fun (a: float[]) b -> Expect.close 1e-4 1e-4 a b) (gradients true) (gradients false)
-    )
-
-[<Fact>]
-let ``oneDNN fuses on the CPU with Debian's libtorch`` () =
-    if isNull (Environment.GetEnvironmentVariable "LIBTORCH") then
-        Assert.True(Engine.fuses ())
 
 // ---- batch normalisation and the ReLU behind it ----
 
@@ -181,7 +78,7 @@ let private normalised (dtype: DType) (relu: bool) (shape: int list) : float[] l
             Shape = shape
             Values = Rng.normals (List.fold (*) 1 shape) (Rng.ofSeed seed)
         }
-        |> Expect.ofDense
+        |> Plain.ofDense
 
     let channels = shape[1]
     let vector seed shift = random seed [ channels ] |> Tensor.addNumber shift |> Tensor.toType numbers
@@ -194,27 +91,147 @@ let private normalised (dtype: DType) (relu: bool) (shape: int list) : float[] l
     let gradients = Autograd.gradients (Tensor.sum (y * towards)) [| x; scale; shift |]
     [ y; mean; variance; yield! gradients ] |> List.map Tensor.toFloats
 
-[<Fact>]
-let ``normalisation in float32 and bfloat16 has float64's values, statistics and gradients`` () =
-    let shapes =
-        gen {
-            let! batch, channels = Gen.zip (Gen.choose (1, 5)) (Gen.elements [ 3; 16; 20; 32 ])
-            let! height, width = Gen.zip (Gen.choose (2, 6)) (Gen.choose (2, 6))
-            return [ batch; channels; height; width ]
+let tests =
+    testList "Fusion" [
+        testProperty
+            "a network that is run and not trained fuses convolutions, to the same numbers in float32 and bfloat16"
+        <| forAll
+            cases
+            (fun (layer, batch) ->
+                Tensor.scoped (fun () ->
+                    let exact = fresh layer
+                    let x = Plain.ofDense (image [ batch; 16; 7; 5 ])
+                    // In training there is nothing to fuse, and without a batch normalisation nothing else differs.
+                    let expected = forward exact true layer x |> Tensor.toFloats
+                    let largest = expected |> Array.map abs |> Array.max
+
+                    for dtype, within in [ DType.Float32, 1e-5; DType.BFloat16, 0.05 ] do
+                        let weights = kept dtype exact
+                        let before, after, taps, y = runFast dtype layer weights batch
+                        Must.beClose 0.0 (within * largest) expected y
+                        Must.equal before after
+                        Must.equal [ before; y ] taps
+                )
+            )
+
+        test "a residual is overwritten only where nobody reads it any more" {
+            let conv name = Layer.convWithBias name 3 1 16 16
+
+            let passing = {
+                Name = "passing"
+                Declares = []
+                Forward = fun _ _ x -> x
+                OutputShape = id
+            }
+
+            // What stands before the body's last convolution, and the taps that it makes.
+            let bodies = [
+                []
+                [ Tap ]
+                [ Block Layer.identity ]
+                [ Custom passing ]
+                [ conv "b"; Relu; Tap ]
+            ]
+
+            for before in bodies do
+                Tensor.scoped (fun () ->
+                    let block = Residual(Sequence(before @ [ conv "c" ]), Layer.identity)
+                    let layer = Sequence [ conv "a"; Relu; block; Relu; Tap ]
+                    let exact = fresh layer
+                    let x = Plain.ofDense (image [ 2; 16; 7; 5 ])
+
+                    let run training (weights: Tree) x =
+                        let taps = ResizeArray()
+                        let y = Layer.forward weights training taps layer x
+                        [ for tap in taps -> Tensor.toFloats tap ] @ [ Tensor.toFloats y ]
+
+                    let expected = run true exact x
+
+                    let fast =
+                        run
+                            false
+                            (kept DType.Float32 exact)
+                            (Tensor.toType DType.Float32 x |> Tensor.channelsLast)
+
+                    for expected, actual in List.zip expected fast do
+                        let largest = expected |> Array.map abs |> Array.max
+                        Must.beClose 0.0 (1e-5 * largest) expected actual
+                )
         }
 
-    check
-        (Gen.zip shapes (Gen.elements [ true; false ]))
-        (fun (shape, relu) ->
+        test "weights and biases that changed in place are seen by fused convolutions" {
             Tensor.scoped (fun () ->
-                let exact = normalised DType.Float64 relu shape
+                let layer = residual 1 1
+                let weights = fresh layer |> kept DType.Float32
 
-                for dtype, within in [ DType.Float32, 2e-5; DType.BFloat16, 0.06 ] do
-                    for expected, actual in List.zip exact (normalised dtype relu shape) do
-                        let largest = expected |> Array.map abs |> Array.max
-                        // A value beside the ReLU's kink may fall on its other side in bfloat16.
-                        let far = Array.map2 (fun a b -> abs (a - b) > within * largest) expected actual
-                        let most = if dtype = DType.BFloat16 then expected.Length / 20 + 1 else 0
-                        Assert.InRange(far |> Array.filter id |> Array.length, 0, most)
+                let result weights =
+                    let _, _, _, y = runFast DType.Float32 layer weights 2
+                    y
+
+                for _, w in Tree.toList weights do
+                    let before = result weights
+                    Tensor.copyInto w (Tensor.scale 2.0 w)
+                    let after = result weights
+                    Must.differ before after
+                    Must.equal (result (Tree.map (fun _ w -> Tensor.clone w) weights)) after
             )
-        )
+        }
+
+        test "an evaluated network still has its gradient" {
+            Tensor.scoped (fun () ->
+                let layer = residual 2 1
+                let weights = fresh layer |> kept DType.Float32
+
+                let gradients training =
+                    let leaves = Tree.leaves weights
+
+                    for leaf in leaves do
+                        leaf.requires_grad <- true
+
+                    let x =
+                        Plain.ofDense (image [ 2; 16; 7; 5 ])
+                        |> Tensor.toType DType.Float32
+                        |> Tensor.channelsLast
+
+                    let loss = Layer.forward weights training (ResizeArray()) layer x |> Tensor.sum
+                    Autograd.gradients loss leaves |> Array.map Tensor.toFloats
+
+                Array.iter2
+                    (fun (a: float[]) b -> Must.beClose 1e-4 1e-4 a b)
+                    (gradients true)
+                    (gradients false)
+            )
+        }
+
+        test "oneDNN fuses on the CPU with Debian's libtorch" {
+            if isNull (Environment.GetEnvironmentVariable "LIBTORCH") then
+                Must.hold (Engine.fuses ())
+        }
+
+        test "normalisation in float32 and bfloat16 has float64's values, statistics and gradients" {
+            let shapes =
+                gen {
+                    let! batch, channels = Gen.zip (Gen.choose (1, 5)) (Gen.elements [ 3; 16; 20; 32 ])
+                    let! height, width = Gen.zip (Gen.choose (2, 6)) (Gen.choose (2, 6))
+                    return [ batch; channels; height; width ]
+                }
+
+            check
+                (Gen.zip shapes (Gen.elements [ true; false ]))
+                (fun (shape, relu) ->
+                    Tensor.scoped (fun () ->
+                        let exact = normalised DType.Float64 relu shape
+
+                        for dtype, within in [ DType.Float32, 2e-5; DType.BFloat16, 0.06 ] do
+                            for expected, actual in List.zip exact (normalised dtype relu shape) do
+                                let largest = expected |> Array.map abs |> Array.max
+                                // A value beside the ReLU's kink may fall on its other side in bfloat16.
+                                let far =
+                                    Array.map2 (fun a b -> abs (a - b) > within * largest) expected actual
+
+                                let most = if dtype = DType.BFloat16 then expected.Length / 20 + 1 else 0
+                                Must.lie 0 most (far |> Array.filter id |> Array.length)
+                    )
+                )
+        }
+    ]

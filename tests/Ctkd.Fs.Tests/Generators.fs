@@ -2,14 +2,21 @@
 module Ctkd.Fs.Tests.Generators
 
 open System
+open Expecto
 open Ctkd.Fs
 open FsCheck
 open FsCheck.FSharp
 
-/// Checks a property on so many values; a failure prints the value and the seed that replays it.
+/// The property of every value of a generator, for `testProperty`: a failure prints the value and the seed.
+let forAll (gen: Gen<'T>) (property: 'T -> unit) : Property = Prop.forAll (Arb.fromGen gen) property
+
+/// So many values instead of 100, for `testPropertyWithConfig`.
+let times (count: int) : FsCheckConfig = { FsCheckConfig.defaultConfig with maxTest = count }
+
+/// Checks a property on so many values inside a test; a failure prints the value and the seed that replays it.
 let checkMany (count: int) (gen: Gen<'T>) (property: 'T -> unit) : unit =
     let config = Config.QuickThrowOnFailure.WithMaxTest(count).WithQuietOnSuccess true
-    Check.One(config, Prop.forAll (Arb.fromGen gen) property)
+    Check.One(config, forAll gen property)
 
 /// Checks a property on 100 values.
 let check (gen: Gen<'T>) (property: 'T -> unit) : unit = checkMany 100 gen property

@@ -5,9 +5,8 @@ open System
 open System.IO
 open System.Text
 open System.Text.Json
+open Expecto
 open Ctkd.Fs
-open Xunit
-open Xunit.Abstractions
 
 // ---- inputs and weights by formula ------------------------------------------------------------------
 
@@ -138,11 +137,17 @@ let find () : Found =
         ]
     }
 
-/// Rows of a theory. A folder from outside may hold nothing of a kind: xunit wants a row nevertheless.
-let rows (found: Item list) : objnull[] seq =
-    match found with
-    | [] when elsewhere -> [ [| box "(none)"; box -1; box "(none)" |] ]
-    | found -> [ for item in found -> [| box item.File; box item.Index; box item.Name |] ]
+/// What the folder holds, looked through once.
+let found: Lazy<Found> = lazy (find ())
+
+/// A test for each item, named after it and, from outside, its file; the body is given the whole file.
+let each (name: string) (items: Item list) (body: Item -> JsonElement -> unit) : Test =
+    testList name [
+        for item in items ->
+            testCase
+                (if elsewhere then $"{item.Name} ({item.File} {item.Index})" else item.Name)
+                (fun () -> Tensor.scoped (fun () -> body item (load item.File)))
+    ]
 
 // ---- comparing --------------------------------------------------------------------------------------
 
@@ -194,8 +199,8 @@ let double (_: Comparison) (expected: float) : float = 1e-9 * abs expected + 1e-
 /// float32: 1e-4 of the vector's rms.
 let single (comparison: Comparison) (_: float) : float = 1e-4 * comparison.Rms
 
-/// Fails with every comparison that exceeds its tolerance; says how much of it the worst one used.
-let verify (output: ITestOutputHelper) tolerance (comparisons: Comparison list) : unit =
+/// Fails with every comparison that exceeds its tolerance, and says how much of it the worst one used.
+let verify tolerance (comparisons: Comparison list) : unit =
     let used (c: Comparison) =
         if c.Expected.Length <> c.Actual.Length then
             infinity
@@ -206,23 +211,11 @@ let verify (output: ITestOutputHelper) tolerance (comparisons: Comparison list) 
 
             Array.map2 share c.Expected c.Actual |> Array.fold max 0.0
 
-    let shares = comparisons |> List.map (fun c -> used c, c)
-    let worst, at = List.maxBy fst shares
-
-    output.WriteLine
-        $"{comparisons.Length} comparisons; the worst used {worst:g3} of its tolerance: {at.What}"
-
     let wrong = [
-        for share, c in shares do
+        for share, c in comparisons |> List.map (fun c -> used c, c) |> List.sortByDescending fst do
             if share > 1.0 then
                 $"{c.What}: %.4g{share} tolerances off\n  expected %A{c.Expected}\n  actual %A{c.Actual}"
     ]
 
-    Assert.True(wrong.IsEmpty, String.Join("\n", wrong))
-
-/// Runs the test of a row on its file.
-let run (file: string) (index: int) (body: JsonElement -> unit) : unit =
-    if index >= 0 then
-        Tensor.scoped (fun () -> body (load file))
-    else
-        Assert.True(elsewhere, "a kind of golden file is missing")
+    Must.beNonEmpty comparisons
+    Expect.isTrue wrong.IsEmpty (String.concat "\n" wrong)

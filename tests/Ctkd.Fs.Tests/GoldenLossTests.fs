@@ -1,80 +1,71 @@
-namespace Ctkd.Fs.Tests
+module Ctkd.Fs.Tests.GoldenLossTests
 
 open System.Text.Json
+open Expecto
 open Ctkd.Fs
-open Xunit
-open Xunit.Abstractions
 open Ctkd.Fs.Tests.Golden
 open Ctkd.Fs.Tests.GoldenRoutes
 open Ctkd.Fs.Tests.GoldenFeatures
 
-module GoldenLosses =
+/// Values, and the gradients that the case lists, by every route.
+let private compare
+    (dtype: DType)
+    (file: JsonElement)
+    (case: JsonElement)
+    : Comparison list * Comparison list =
+    let tag, batch, classes = text "tag" file, integer "B" file, integer "C" file
 
-    /// Values, and the gradients that the case lists, by every route.
-    let compare (dtype: DType) (file: JsonElement) (case: JsonElement) : Comparison list * Comparison list =
-        let tag, batch, classes = text "tag" file, integer "B" file, integer "C" file
+    let logits name =
+        probe dtype $"{tag}/{name}" [ batch; classes ] (number "logit_scale" file) 0.0 |> Autograd.leaf
 
-        let logits name =
-            probe dtype $"{tag}/{name}" [ batch; classes ] (number "logit_scale" file) 0.0 |> Autograd.leaf
+    let inputs = {
+        DType = dtype
+        Tag = tag
+        Batch = batch
+        Teacher = logits "teacher_logits"
+        Student = logits "student_logits"
+        Labels = labels $"{tag}/labels" batch classes
+        Pairing = pairing file
+    }
 
-        let inputs = {
-            DType = dtype
-            Tag = tag
-            Batch = batch
-            Teacher = logits "teacher_logits"
-            Student = logits "student_logits"
-            Labels = labels $"{tag}/labels" batch classes
-            Pairing = pairing file
-        }
+    let gradients (route: GoldenRoute) =
+        let leaves =
+            Map(("teacher_logits", inputs.Teacher) :: ("student_logits", inputs.Student) :: route.Leaves)
 
-        let gradients (route: GoldenRoute) =
-            let leaves =
-                Map(("teacher_logits", inputs.Teacher) :: ("student_logits", inputs.Student) :: route.Leaves)
+        let listed = field "grads" case |> entries
+        let ours = Autograd.gradients route.Loss [| for name, _ in listed -> Map.find name leaves |]
 
-            let listed = field "grads" case |> entries
-            let ours = Autograd.gradients route.Loss [| for name, _ in listed -> Map.find name leaves |]
-
-            [
-                for (name, expected), gradient in Seq.zip listed ours do
-                    yield! statistics $"gradient of {name}" expected gradient
-            ]
-
-        let routes = implemented[text "name" case] inputs (field "params" case) case
-
-        // A case of several calls lists all their values; its loss is that of the first.
-        let value = if has "value" case then number "value" case else Array.head (floats "values" case)
-
-        let values = [
-            vector "labels" (floats "labels" file) (Tensor.toFloats inputs.Labels)
-            for route in routes do
-                scalar "value" value (Tensor.toFloat route.Loss)
-                yield! route.Values
+        [
+            for (name, expected), gradient in Seq.zip listed ours do
+                yield! statistics $"gradient of {name}" expected gradient
         ]
 
-        values, List.collect gradients routes
+    let routes = implemented[text "name" case] inputs (field "params" case) case
 
-type GoldenLossTests(output: ITestOutputHelper) =
-    static member Cases = (find ()).Cases |> List.filter (_.Name >> implemented.ContainsKey) |> rows
+    // A case of several calls lists all their values; its loss is that of the first.
+    let value = if has "value" case then number "value" case else Array.head (floats "values" case)
 
-    member private _.Compare dtype (file: string) (index: int) (name: string) judge : unit =
-        run
-            file
-            index
-            (fun root ->
-                let case = field "cases" root |> items |> List.item index
-                Assert.Equal(name, text "name" case)
-                GoldenLosses.compare dtype root case |> judge
-            )
+    let values = [
+        vector "labels" (floats "labels" file) (Tensor.toFloats inputs.Labels)
+        for route in routes do
+            scalar "value" value (Tensor.toFloat route.Loss)
+            yield! route.Values
+    ]
 
-    [<Theory; MemberData("Cases")>]
-    member this.``a loss and its gradients agree in float64``(file: string, index: int, name: string) =
-        this.Compare
-            DType.Float64
-            file
-            index
-            name
-            (fun (values, gradients) -> verify output double (values @ gradients))
+    values, List.collect gradients routes
 
-    [<Theory; MemberData("Cases")>]
-    member this.``a loss agrees in float32``(file: string, index: int, name: string) =
-        this.Compare DType.Float32 file index name (fst >> verify output single)
+/// What runs: the cases that this version implements.
+let cases: Item list = found.Value.Cases |> List.filter (_.Name >> implemented.ContainsKey)
+
+let tests =
+    testList "GoldenLoss" [
+        each
+            "a loss and its gradients agree in float64"
+            cases
+            (fun item root -> compare DType.Float64 root item.Value ||> List.append |> verify double)
+
+        each
+            "a loss agrees in float32"
+            cases
+            (fun item root -> compare DType.Float32 root item.Value |> fst |> verify single)
+    ]

@@ -4,8 +4,8 @@ module Ctkd.Fs.Tests.GoldenRoutes
 open System.Globalization
 open System.Text.Json
 open System.Text.RegularExpressions
+open Expecto
 open Ctkd.Fs
-open Xunit
 open Ctkd.Fs.Tests.Golden
 
 /// What a losses file gives to each of its cases.
@@ -68,7 +68,7 @@ let private temperature (inputs: GoldenInputs) (parameters: JsonElement) : Tenso
         let found =
             Regex.Match(string (t.GetString()), @"^probe\((\w+), ?scale ([-\d.]+), ?shift ([-\d.]+)\)$")
 
-        Assert.True(found.Success, $"T is neither a number nor a probe: {t}")
+        Expect.isTrue found.Success $"T is neither a number nor a probe: {t}"
         let part (i: int) = found.Groups[i].Value
         let float i = System.Double.Parse(part i, CultureInfo.InvariantCulture)
         probe inputs.DType $"{inputs.Tag}/{part 1}" [ inputs.Batch ] (float 2) (float 3) |> Autograd.leaf

@@ -1,6 +1,7 @@
 /// Lessons from plain arrays, and models whose maps every distiller can use.
 module Ctkd.Fs.Tests.Lessons
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
@@ -25,7 +26,7 @@ let ofLabels (labels: int[]) : Tensor = Tensor.ofInt64s [ labels.Length ] (Array
 let lesson (teacher: Outputs) (student: Outputs) (labels: int[]) : Lesson = {
     Teacher = teacher
     Student = student
-    Softened = Temperature.shared teacher.Logits student.Logits (Expect.number 1.0)
+    Softened = Temperature.shared teacher.Logits student.Logits (Plain.number 1.0)
     Labels = ofLabels labels
     Index = Tensor.arange Device.Cpu labels.Length
     Classify = id

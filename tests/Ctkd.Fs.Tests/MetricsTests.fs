@@ -2,9 +2,9 @@ module Ctkd.Fs.Tests.MetricsTests
 
 open System
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 let private line (epoch: int) : EpochMetrics = {
     Epoch = epoch
@@ -37,118 +37,123 @@ let private withLines (count: int) (body: string -> EpochMetrics list -> unit) :
         body path lines
     )
 
-[<Fact>]
-let ``lines are appended one JSON object each and read back equal`` () =
-    withLines
-        3
-        (fun path lines ->
-            Assert.Equal<EpochMetrics list>(lines, Metrics.read path |> Error.orRaise)
-            Assert.Equal<string[]>(lines |> List.map Json.write |> Array.ofList, File.ReadAllLines path)
-            Assert.EndsWith("}\n", File.ReadAllText path)
-        )
+let tests =
+    testList "Metrics" [
+        test "lines are appended one JSON object each and read back equal" {
+            withLines
+                3
+                (fun path lines ->
+                    Must.equal lines (Metrics.read path |> Error.orRaise)
+                    Must.equal (lines |> List.map Json.write |> Array.ofList) (File.ReadAllLines path)
+                    Must.endWith "}\n" (File.ReadAllText path)
+                )
+        }
 
-[<Fact>]
-let ``an absent file holds no lines, and keeping lines of it makes none`` () =
-    inFolder (fun folder ->
-        let path = Path.Combine(folder, "metrics.jsonl")
-        Assert.Equal(Ok [], Metrics.read path)
-        Assert.Equal(Ok [], Metrics.keep 3 path)
-        Assert.False(File.Exists path)
-    )
-
-[<Fact>]
-let ``a line that a crash cut short anywhere is left out, and keeping lines removes it`` () =
-    withLines
-        2
-        (fun path lines ->
-            let whole = File.ReadAllText path
-            let third = Json.write (line 3)
-
-            for length in 1 .. third.Length - 1 do
-                File.WriteAllText(path, whole + third.Substring(0, length))
-                Assert.Equal<EpochMetrics list>(lines, Metrics.read path |> Error.orRaise)
-
-            Assert.Equal<EpochMetrics list>(lines, Metrics.keep 5 path |> Error.orRaise)
-            Assert.Equal(whole, File.ReadAllText path)
-            Metrics.append path (line 3) |> Error.orRaise
-            Assert.Equal(3, (Metrics.read path |> Error.orRaise).Length)
-        )
-
-[<Fact>]
-let ``a whole line of another version is an error that says so`` () =
-    withLines
-        2
-        (fun path _ ->
-            let older =
-                (Json.write (line 1)).Replace("\"warning\":null,", "").Replace(",\"warning\":null", "")
-
-            File.AppendAllText(path, older + "\n")
-
-            for result in [ Metrics.read path; Metrics.keep 3 path ] do
-                let error = errorOf result
-                Assert.Equal((Mismatch, path), (error.Kind, error.Where))
-                Assert.Contains("line 3 holds no metrics of this version", error.What)
-                Assert.Contains("warning", error.What)
-                Assert.Contains("start a new run", error.Next)
-        )
-
-[<Fact>]
-let ``only the first lines are kept`` () =
-    for count in 0..4 do
-        withLines
-            3
-            (fun path lines ->
-                let kept = List.truncate count lines
-                Assert.Equal<EpochMetrics list>(kept, Metrics.keep count path |> Error.orRaise)
-                Assert.Equal<EpochMetrics list>(kept, Metrics.read path |> Error.orRaise)
+        test "an absent file holds no lines, and keeping lines of it makes none" {
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "metrics.jsonl")
+                Must.equal (Ok []) (Metrics.read path)
+                Must.equal (Ok []) (Metrics.keep 3 path)
+                Must.notHold (File.Exists path)
             )
+        }
 
-[<Fact>]
-let ``a file that cannot be written is an error with the remedy`` () =
-    for path in [ "/dev/null/metrics.jsonl"; "/proc/metrics.jsonl" ] do
-        let error = errorOf (Metrics.append path (line 1))
-        Assert.Equal((Unwritable, path), (error.Kind, error.Where))
-        Assert.Contains("--out", error.Next)
+        test "a line that a crash cut short anywhere is left out, and keeping lines removes it" {
+            withLines
+                2
+                (fun path lines ->
+                    let whole = File.ReadAllText path
+                    let third = Json.write (line 3)
 
-// ---- the metrics of an epoch ----
+                    for length in 1 .. third.Length - 1 do
+                        File.WriteAllText(path, whole + third.Substring(0, length))
+                        Must.equal lines (Metrics.read path |> Error.orRaise)
 
-[<Fact>]
-let ``an epoch's metrics are the means over its images and the schedules' values`` () =
-    Tensor.scoped (fun () ->
-        let curriculum = Schedule.linear 0.0 1.0 4
+                    Must.equal lines (Metrics.keep 5 path |> Error.orRaise)
+                    Must.equal whole (File.ReadAllText path)
+                    Metrics.append path (line 3) |> Error.orRaise
+                    Must.equal 3 ((Metrics.read path |> Error.orRaise).Length)
+                )
+        }
 
-        let course =
-            Courses.alone |> Courses.taught (Temperature.ctkdGlobal Temperature.published curriculum)
+        test "a whole line of another version is an error that says so" {
+            withLines
+                2
+                (fun path _ ->
+                    let older =
+                        (Json.write (line 1))
+                            .Replace("\"warning\":null,", "")
+                            .Replace(",\"warning\":null", "")
 
-        let course = { course with LearningRate = Schedule.linear 1.0 0.0 4 }
-        let state = Courses.complete course (Courses.upload 24 course) (Train.start course)
-        let test = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
-        let means = Tally.means state.Tally
+                    File.AppendAllText(path, older + "\n")
 
-        // One of the three steps was done before the run was resumed: two thirds of 24 images in 2 s.
-        let m = Metrics.ofEpoch course state 1 test 2.0
-        Assert.Equal((1, 0.75, 0.25), (m.Epoch, m.LearningRate, m.Lambda.Value))
-        Assert.Equal<string list>([ "ce"; "kd" ], m.Terms |> Map.toList |> List.map fst)
-        Assert.Equal(means.Terms[0], m.Terms["ce"])
-        Assert.Equal(means.Terms[1], m.Terms["kd"])
-        Assert.Equal(means.Terms[2], m.Loss)
-        Assert.Equal(0.1 * m.Terms["ce"] + 0.9 * m.Terms["kd"], m.Loss, 1e-6)
-        Assert.Equal((25.0, 75.0, 1.5), (m.Top1, m.Top5, m.TestLoss))
-        Assert.Equal(100.0 * means.Accuracy, m.TrainTop1)
-        Assert.Equal((8.0, 2.0), (Math.Round(m.ImagesPerSecond, 9), m.Seconds))
-        Assert.InRange(m.T.Value, m.SmallestT.Value, m.LargestT.Value)
-        Assert.InRange(m.SmallestT.Value, 15.0, 15.7)
-    )
+                    for result in [ Metrics.read path; Metrics.keep 3 path ] do
+                        let error = errorOf result
+                        Must.equal (Mismatch, path) (error.Kind, error.Where)
+                        Must.contain "line 3 holds no metrics of this version" error.What
+                        Must.contain "warning" error.What
+                        Must.contain "start a new run" error.Next
+                )
+        }
 
-[<Fact>]
-let ``without a teacher there is neither T nor lambda`` () =
-    Tensor.scoped (fun () ->
-        let course = Courses.alone
-        let state = Courses.complete course (Courses.upload 24 course) (Train.start course)
-        let test = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
-        let m = Metrics.ofEpoch course state 0 test 2.0
-        Assert.Equal((None, None, None, None), (m.T, m.SmallestT, m.LargestT, m.Lambda))
-        Assert.Equal<string list>([ "ce" ], m.Terms |> Map.toList |> List.map fst)
-        Assert.Equal(m.Terms["ce"], m.Loss, 1e-9)
-        Assert.Contains("\"t\":null", Json.write m)
-    )
+        test "only the first lines are kept" {
+            for count in 0..4 do
+                withLines
+                    3
+                    (fun path lines ->
+                        let kept = List.truncate count lines
+                        Must.equal kept (Metrics.keep count path |> Error.orRaise)
+                        Must.equal kept (Metrics.read path |> Error.orRaise)
+                    )
+        }
+
+        test "a file that cannot be written is an error with the remedy" {
+            for path in [ "/dev/null/metrics.jsonl"; "/proc/metrics.jsonl" ] do
+                let error = errorOf (Metrics.append path (line 1))
+                Must.equal (Unwritable, path) (error.Kind, error.Where)
+                Must.contain "--out" error.Next
+        }
+
+        // ---- the metrics of an epoch ----
+
+        test "an epoch's metrics are the means over its images and the schedules' values" {
+            Tensor.scoped (fun () ->
+                let curriculum = Schedule.linear 0.0 1.0 4
+
+                let course =
+                    Courses.alone |> Courses.taught (Temperature.ctkdGlobal Temperature.published curriculum)
+
+                let course = { course with LearningRate = Schedule.linear 1.0 0.0 4 }
+                let state = Courses.complete course (Courses.upload 24 course) (Train.start course)
+                let test = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
+                let means = Tally.means state.Tally
+
+                // One of the three steps was done before the run was resumed: two thirds of 24 images in 2 s.
+                let m = Metrics.ofEpoch course state 1 test 2.0
+                Must.equal (1, 0.75, 0.25) (m.Epoch, m.LearningRate, m.Lambda.Value)
+                Must.equal [ "ce"; "kd" ] (m.Terms |> Map.toList |> List.map fst)
+                Must.equal means.Terms[0] m.Terms["ce"]
+                Must.equal means.Terms[1] m.Terms["kd"]
+                Must.equal means.Terms[2] m.Loss
+                Must.beNear 0.0 (1e-6) (0.1 * m.Terms["ce"] + 0.9 * m.Terms["kd"]) m.Loss
+                Must.equal (25.0, 75.0, 1.5) (m.Top1, m.Top5, m.TestLoss)
+                Must.equal (100.0 * means.Accuracy) m.TrainTop1
+                Must.equal (8.0, 2.0) (Math.Round(m.ImagesPerSecond, 9), m.Seconds)
+                Must.lie m.SmallestT.Value m.LargestT.Value m.T.Value
+                Must.lie 15.0 15.7 m.SmallestT.Value
+            )
+        }
+
+        test "without a teacher there is neither T nor lambda" {
+            Tensor.scoped (fun () ->
+                let course = Courses.alone
+                let state = Courses.complete course (Courses.upload 24 course) (Train.start course)
+                let test = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
+                let m = Metrics.ofEpoch course state 0 test 2.0
+                Must.equal (None, None, None, None) (m.T, m.SmallestT, m.LargestT, m.Lambda)
+                Must.equal [ "ce" ] (m.Terms |> Map.toList |> List.map fst)
+                Must.beNear 0.0 (1e-9) m.Terms["ce"] m.Loss
+                Must.contain "\"t\":null" (Json.write m)
+            )
+        }
+    ]

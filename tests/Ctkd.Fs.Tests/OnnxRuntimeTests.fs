@@ -1,165 +1,135 @@
-namespace Ctkd.Fs.Tests
+module Ctkd.Fs.Tests.OnnxRuntimeTests
 
-open System
-open System.IO
+open Expecto
 open Ctkd.Fs
-open Ctkd.Fs.Tests.Golden
-open Ctkd.Fs.Tests.OnnxRuntime
-open Ctkd.Onnx
-open Google.Protobuf
-open Xunit
-open Xunit.Abstractions
 
-/// What both sides are asked: every network once for all tests, because node and ONNX Runtime start slowly.
-module OnnxCases =
-    let zoo (name: string) : Model = Zoo.find name 10 |> Error.orRaise
+let private zoo (name: string) : Model = Zoo.find name 10 |> Error.orRaise
 
-    let encode (options: OnnxOptions) (model: Model) (weights: Tree) : byte[] =
-        Onnx.encode options model weights |> Error.orRaise
+/// A network, how it is exported and the numbers of images that it is given.
+[<NoComparison; NoEquality>]
+type private Case = { Key: string; Model: Model; Options: OnnxOptions; Batches: int list }
 
-    /// A network, how it is exported and the numbers of images that it is given.
-    [<NoComparison; NoEquality>]
-    type Case = { Key: string; Model: Model; Options: OnnxOptions; Batches: int list }
+let private case (kind: string) (name: string) (batches: int list) (options: OnnxOptions) : Case = {
+    Key = $"{kind}-{name}"
+    Model = zoo name
+    Options = options
+    Batches = batches
+}
 
-    let private case (kind: string) (name: string) (batches: int list) (options: OnnxOptions) : Case = {
-        Key = $"{kind}-{name.Replace('/', '-')}"
-        Model = zoo name
-        Options = options
-        Batches = batches
-    }
+/// An output of ours for so many images, and its largest difference to ONNX Runtime's as a share of its rms.
+type private Compared = { Output: string; Images: int; Ours: float[]; Difference: float }
 
-    let cifar: string list = Zoo.models |> List.filter (fun m -> m.Size = 32) |> List.map _.Name
+let private outputs (case: Case) (weights: Tree) (images: Tensor) : (string * float[]) list =
+    let images =
+        match case.Options.Images with
+        | OnnxImages.Pixels(mean, std) ->
+            let constant values = Tensor.ofFloats DType.Float32 [ 3; 1; 1 ] (Array.ofList values)
+            (images - constant mean) / constant std
+        | _ -> images
 
-    /// The smallest of each family.
-    let imageNet: string list = [
+    let outputs = Autograd.noGrad (fun () -> Model.forward case.Model false weights images)
+
+    [
+        "logits", Tensor.toFloats outputs.Logits
+        if case.Options.Features then
+            for i, feature in Seq.indexed outputs.Features do
+                $"feature.{i}", Tensor.toFloats feature
+    ]
+
+let private compare (case: Case) : Compared list =
+    Tensor.scoped (fun () ->
+        let { OnnxOptions.Height = height; Width = width } = case.Options
+        let weights = Calibrated.weights DType.Float32 height case.Model
+        use network = Onnx.encode case.Options case.Model weights |> Error.orRaise |> OnnxRuntime.load
+
+        [
+            for batch in case.Batches do
+                let images = Calibrated.images DType.Float32 case.Key batch height width
+                let ours, theirs = outputs case weights images, OnnxRuntime.run network images
+                Must.equal (List.map fst ours |> List.sort) (List.map fst theirs |> List.sort)
+                let theirs = Map theirs
+
+                for name, values in ours do
+                    {
+                        Output = name
+                        Images = batch
+                        Ours = values
+                        Difference = Calibrated.difference values theirs[name]
+                    }
+        ]
+    )
+
+/// The case with its comparisons, which are made once.
+let private once (case: Case) : string * Lazy<Compared list> = case.Key, lazy (compare case)
+
+let private plain = OnnxOptions.forSize 32
+
+let private cifar = [
+    for model in Zoo.models do
+        if model.Size = 32 then
+            model.Name,
+            [
+                once (case "plain" model.Name [ 1; 7 ] plain)
+                once (case "folded" model.Name [ 1; 7 ] { plain with FoldBatchNorm = true })
+            ]
+]
+
+/// The smallest of each family.
+let private imageNet =
+    [
         "imagenet/ResNet18"
         "imagenet/MobileNetV1"
         "imagenet-ctkd/MobileNetV2_Imagenet"
         "imagenet-ctkd/shufflenet_v2_x0_5"
     ]
+    |> List.map (fun name -> once (case "plain" name [ 2 ] (OnnxOptions.forSize 64)))
 
-    let opsets: int list = [ 17..21 ]
-    let mean, std = [ 0.5; 0.25; -0.5 ], [ 0.25; 2.0; 0.5 ]
+let private opsets = [
+    for opset in 17..21 -> once (case $"opset{opset}" "ShuffleV1" [ 2 ] { plain with Opset = opset })
+]
 
-    let cases: Case list =
-        let plain = OnnxOptions.forSize 32
+let private oblong = once (case "oblong" "ShuffleV2" [ 2 ] { plain with Height = 24; Width = 40 })
+let private features = once (case "features" "MobileNetV2" [ 2 ] { plain with Features = true })
 
-        [
-            for name in cifar do
-                case "plain" name [ 1; 7 ] plain
-                case "folded" name [ 1; 7 ] { plain with FoldBatchNorm = true }
-            for name in imageNet do
-                case "plain" name [ 2 ] (OnnxOptions.forSize 64)
-            for opset in opsets do
-                case $"opset{opset}" "ShuffleV1" [ 2 ] { plain with Opset = opset }
-            case "oblong" "ShuffleV2" [ 2 ] { plain with Height = 24; Width = 40 }
-            case "features" "MobileNetV2" [ 2 ] { plain with Features = true }
-            case "pixels" "resnet8" [ 2 ] { plain with Images = OnnxImages.Pixels(mean, std) }
+let private pixels =
+    once (
+        case "pixels" "resnet8" [ 2 ] {
+            plain with
+                Images = OnnxImages.Pixels([ 0.5; 0.25; -0.5 ], [ 0.25; 2.0; 0.5 ])
+        }
+    )
+
+/// So many outputs of the cases, each within 1e-4 of its rms.
+let private agree (count: int) (cases: (string * Lazy<Compared list>) list) : unit =
+    let compared = [
+        for key, compared in cases do
+            for c in compared.Value -> key, c
+    ]
+
+    Must.equal count compared.Length
+
+    for key, c in compared do
+        Expect.isTrue
+            (c.Difference <= 1e-4)
+            $"{key}, {c.Output} of {c.Images} images: {c.Difference:e2} of the rms"
+
+let tests =
+    testList "OnnxRuntime" [
+        testList "ONNX Runtime's logits equal ours, folded or not, at batch 1 and at batch 7" [
+            for name, cases in cifar -> test name { agree 4 cases }
         ]
 
-    let private images (case: Case) (batch: int) : Tensor =
-        Calibrated.images DType.Float32 case.Key batch case.Options.Height case.Options.Width
+        test "the networks that are compared tell images apart" {
+            for key, compared in List.collect snd cifar @ imageNet @ opsets @ [ oblong; features; pixels ] do
+                for c in compared.Value do
+                    if c.Images > 1 then
+                        let variety = Calibrated.variety c.Images c.Ours
+                        Expect.isTrue (variety > 0.01) $"{key}, {c.Output}: {variety:g3} of the rms"
+        }
 
-    let private key (case: Case) (batch: int) (output: string) =
-        case.Key, $"{batch}x{case.Options.Height}x{case.Options.Width}", output
-
-    let private ours (case: Case) (weights: Tree) (batch: int) =
-        Tensor.scoped (fun () ->
-            let images = images case batch
-
-            let images =
-                match case.Options.Images with
-                | OnnxImages.Pixels(mean, std) ->
-                    let constant values = Tensor.ofFloats DType.Float32 [ 3; 1; 1 ] (Array.ofList values)
-                    (images - constant mean) / constant std
-                | _ -> images
-
-            let outputs = Autograd.noGrad (fun () -> Model.forward case.Model false weights images)
-
-            [
-                key case batch "logits", Tensor.toFloats outputs.Logits
-                if case.Options.Features then
-                    for i, feature in Seq.indexed outputs.Features do
-                        key case batch $"feature.{i}", Tensor.toFloats feature
-            ]
-        )
-
-    /// Our output, and its largest difference to ONNX Runtime's as a share of the rms of ours.
-    type Compared = { Ours: float[]; Difference: float }
-
-    /// Every output, by the keys of `OnnxRuntime.ask`.
-    let compared: Lazy<Map<string * string * string, Compared>> =
-        lazy
-            (let expected = ResizeArray()
-
-             let question (case: Case) : Question =
-                 Tensor.scoped (fun () ->
-                     let weights = Calibrated.weights DType.Float32 case.Options.Height case.Model
-                     case.Batches |> List.iter (ours case weights >> expected.AddRange)
-
-                     { Name = case.Key; File = encode case.Options case.Model weights; Images = [] }
-                 )
-
-             let answers =
-                 Tensor.scoped (fun () ->
-                     cases
-                     |> Seq.map (fun case -> {
-                         question case with
-                             Images = List.map (images case) case.Batches
-                     })
-                     |> ask
-                 )
-
-             Assert.Equal(expected.Count, answers.Count)
-
-             Map [
-                 for key, ours in expected ->
-                     key, { Ours = ours; Difference = Calibrated.difference ours answers[key] }
-             ])
-
-open OnnxCases
-
-type OnnxRuntimeTests(output: ITestOutputHelper) =
-    static member Cifar: objnull[] seq = [ for name in cifar -> [| box name |] ]
-
-    member private _.Within (tolerance: float) (count: int) (keys: string -> bool) : unit =
-        let found = compared.Value |> Map.filter (fun (key, _, _) _ -> keys key)
-        Assert.Equal(count, found.Count)
-
-        for KeyValue(key, c) in found do
-            output.WriteLine $"{key}: {c.Difference:e2} of the rms"
-            Assert.True(c.Difference <= tolerance, $"{key}: {c.Difference:e2} of the rms")
-
-    [<Theory; MemberData("Cifar")>]
-    member this.``ONNX Runtime's logits equal ours, folded or not, at batch 1 and at batch 7``(name: string) =
-        this.Within 1e-4 4 (fun key -> key = $"plain-{name}" || key = $"folded-{name}")
-
-    [<Fact>]
-    member _.``the networks that are compared tell images apart``() =
-        for KeyValue((key, shape, _), c) in compared.Value do
-            let images = shape.Split 'x' |> Array.head |> int
-
-            if images > 1 then
-                let variety = Calibrated.variety images c.Ours
-                output.WriteLine $"{key} {shape}: {variety:g3} of the rms"
-                Assert.True(variety > 0.01, $"{key}: {variety}")
-
-    [<Fact>]
-    member this.``ONNX Runtime agrees on networks for ImageNet``() =
-        this.Within 1e-4 imageNet.Length (fun key -> key.StartsWith "plain-imagenet")
-
-    [<Fact>]
-    member this.``ONNX Runtime agrees in every opset``() =
-        this.Within 1e-4 opsets.Length (fun key -> key.StartsWith "opset")
-
-    [<Fact>]
-    member this.``ONNX Runtime agrees on images that are not square``() =
-        this.Within 1e-4 1 (fun key -> key.StartsWith "oblong")
-
-    [<Fact>]
-    member this.``ONNX Runtime agrees on the features``() =
-        this.Within 1e-4 6 (fun key -> key.StartsWith "features")
-
-    [<Fact>]
-    member this.``ONNX Runtime normalises pixels as we do``() =
-        this.Within 1e-4 1 (fun key -> key.StartsWith "pixels")
+        test "ONNX Runtime agrees on networks for ImageNet" { agree 4 imageNet }
+        test "ONNX Runtime agrees in every opset" { agree 5 opsets }
+        test "ONNX Runtime agrees on images that are not square" { agree 1 [ oblong ] }
+        test "ONNX Runtime agrees on the features" { agree 6 [ features ] }
+        test "ONNX Runtime normalises pixels as we do" { agree 1 [ pixels ] }
+    ]

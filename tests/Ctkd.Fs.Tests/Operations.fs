@@ -324,7 +324,6 @@ let others: string list =
         "toFloats toSingles toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
         "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite mix argMax all any"
         "copyInto addInto reluInto fillInto rowsInto"
-        "dropout foreachAdd foreachAddInto foreachAddIntInto foreachScaleInto foreachAddMulInto"
-        "foreachAddDivInto foreachMul foreachSqrt"
+        "dropout addIntInto sgdInto adamInto"
     ]
     |> List.collect (fun line -> List.ofArray (line.Split ' '))

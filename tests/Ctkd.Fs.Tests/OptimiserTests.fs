@@ -2,11 +2,11 @@ module Ctkd.Fs.Tests.OptimiserTests
 
 open System
 open System.Globalization
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 /// The settings, a learning rate, a start and 20 gradients for three parameters of 4 numbers.
 type private Course = { Sgd: Sgd; Rate: float; Start: float[][]; Gradients: float[][][] }
@@ -28,7 +28,7 @@ let private course: Gen<Course> =
         }
     }
 
-let private tensors (values: float[][]) : Tensor[] = Array.map (Expect.tensor [ 4 ]) values
+let private tensors (values: float[][]) : Tensor[] = Array.map (Plain.tensor [ 4 ]) values
 
 let private tree (values: float[][]) : Tree =
     tensors values |> Array.mapi (fun i x -> $"p{i}", x) |> Tree.ofSeq
@@ -38,103 +38,13 @@ let private inPlace (course: Course) : float[] =
     Tensor.scoped (fun () ->
         let parameters = tree course.Start
         let velocities = Sgd.start parameters |> Tree.leaves
-        let rate = Expect.number course.Rate
+        let rate = Plain.number course.Rate
 
         for gradients in course.Gradients do
             Sgd.step course.Sgd rate (tensors gradients) velocities (Tree.leaves parameters)
 
         Tree.leaves parameters |> Array.collect Tensor.toFloats
     )
-
-[<Fact>]
-let ``twenty steps in place equal twenty pure steps`` () =
-    check
-        course
-        (fun course ->
-            let pure' =
-                Tensor.scoped (fun () ->
-                    let rate = Expect.number course.Rate
-
-                    let next (states: (Tensor * Tensor)[]) gradients =
-                        Array.map2
-                            (fun (p, velocity) gradient ->
-                                let struct (p, velocity) = Sgd.next course.Sgd rate gradient velocity p
-                                p, velocity
-                            )
-                            states
-                            (tensors gradients)
-
-                    let start = tensors course.Start |> Array.map (fun p -> p, Tensor.scale 0.0 p)
-                    course.Gradients |> Array.fold next start |> Array.collect (fst >> Tensor.toFloats)
-                )
-
-            Expect.close 1e-12 1e-13 pure' (inPlace course)
-        )
-
-[<Fact>]
-let ``twenty steps equal the textbook on plain numbers`` () =
-    check
-        course
-        (fun course ->
-            let sgd = Oracle.sgd course.Sgd.Momentum course.Sgd.WeightDecay course.Sgd.Nesterov course.Rate
-
-            let number i j =
-                course.Gradients
-                |> Array.fold
-                    (fun (p, buffer) (gradients: float[][]) ->
-                        let p, buffer = sgd (gradients[i][j]) buffer p
-                        p, Some buffer
-                    )
-                    (course.Start[i][j], None)
-                |> fst
-
-            let expected = Array.init 12 (fun k -> number (k / 4) (k % 4))
-            Expect.close 1e-12 1e-13 expected (inPlace course)
-        )
-
-[<Fact>]
-let ``a pure step leaves its arguments`` () =
-    Tensor.scoped (fun () ->
-        let p, velocity, gradient = Expect.number 1.0, Expect.number 2.0, Expect.number 3.0
-
-        let struct (next, moved) =
-            Sgd.next { Sgd.defaults with Nesterov = true } (Expect.number 0.1) gradient velocity p
-
-        Assert.Equal<float list>([ 1.0; 2.0; 3.0 ], List.map Tensor.toFloat [ p; velocity; gradient ])
-        Expect.near 1e-15 0.0 (0.9 * 2.0 + 3.0005) (Tensor.toFloat moved)
-        Expect.near 1e-15 0.0 (1.0 - 0.1 * (3.0005 + 0.9 * 4.8005)) (Tensor.toFloat next)
-    )
-
-[<Fact>]
-let ``a step in place leaves its gradients and frees what it made`` () =
-    Tensor.scoped (fun () ->
-        let parameters, gradients =
-            tensors [| [| 1.0; 2.0; 3.0; 4.0 |] |], tensors [| [| 5.0; 6.0; 7.0; 8.0 |] |]
-
-        let velocities = tensors [| Array.zeroCreate 4 |]
-        let rate = Expect.number 0.1
-        parameters[0].RequiresGrad <- true
-        let before = Tensor.live ()
-        Sgd.step { Sgd.defaults with Nesterov = true } rate gradients velocities parameters
-        Assert.Equal(before, Tensor.live ())
-        Assert.Equal<float[]>([| 5.0; 6.0; 7.0; 8.0 |], Tensor.toFloats gradients[0])
-        Assert.True(parameters[0].RequiresGrad)
-    )
-
-[<Fact>]
-let ``velocities start at 0 in the type and the memory format of their parameters`` () =
-    Tensor.scoped (fun () ->
-        let weight = Tensor.full DType.Float32 Device.Cpu 3.0 [| 2L; 3L; 2L; 2L |] |> Tensor.channelsLast
-        let velocity = Sgd.start (Tree.ofSeq [ "w", Autograd.leaf weight ]) |> Tree.find "w"
-        Assert.True(Tensor.isChannelsLast velocity)
-        Assert.False velocity.RequiresGrad
-        Assert.Equal(DType.Float32, Tensor.dtype velocity)
-        Assert.All(Tensor.toFloats velocity, fun v -> Assert.Equal(0.0, v))
-    )
-
-[<Fact>]
-let ``the published settings are the defaults`` () =
-    Assert.Equal({ Momentum = 0.9; WeightDecay = 5e-4; Nesterov = false }, Sgd.defaults)
 
 // ---- against PyTorch ----------------------------------------------------------------------------
 
@@ -159,79 +69,183 @@ let private inPyTorch (script: string) (lines: string list) : float[] =
     (PyTorch.run script [] lines).Split([| ' '; '\n' |], StringSplitOptions.RemoveEmptyEntries)
     |> Array.map (fun text -> Double.Parse(text, CultureInfo.InvariantCulture))
 
-[<Fact>]
-let ``twenty steps equal PyTorch's, with and without momentum, decay and Nesterov`` () =
-    let text (values: float seq) =
-        values |> Seq.map (fun v -> v.ToString("R", CultureInfo.InvariantCulture)) |> String.concat " "
-
-    let start = Rng.normals 4 (Rng.ofSeed 9)
-    let gradients = Array.init 20 (fun step -> Rng.normals 4 (Rng.ofSeed 9 |> Rng.at step))
-    let settings = [ 0.9, 5e-4, false; 0.9, 5e-4, true; 0.0, 0.0, false; 0.5, 0.1, true ]
-
-    let asked (momentum, decay, nesterov) =
-        text [ momentum; decay; (if nesterov then 1.0 else 0.0); 0.1 ]
-        :: text start
-        :: [ for g in gradients -> text g ]
-
-    let ours (momentum, decay, nesterov) =
-        let sgd = { Momentum = momentum; WeightDecay = decay; Nesterov = nesterov }
-
-        Tensor.scoped (fun () ->
-            let parameters, velocities = tensors [| start |], tensors [| Array.zeroCreate 4 |]
-
-            gradients
-            |> Array.collect (fun gradient ->
-                Sgd.step sgd (Expect.number 0.1) (tensors [| gradient |]) velocities parameters
-                Tensor.toFloats parameters[0]
-            )
-        )
-
-    let expected = inPyTorch script (List.collect asked settings)
-    Assert.Equal(320, expected.Length)
-    Expect.close 1e-13 1e-14 expected (Array.collect ours (Array.ofList settings))
-
 // ---- Adam -----------------------------------------------------------------------------------------
 
 /// Parameters after one step of Adam for each of the gradients, in two bursts.
 let private adam (adam: Adam) (start: float[]) (gradients: float[][]) : float[] =
     Tensor.scoped (fun () ->
-        let vector = Expect.tensor [ start.Length ]
+        let vector = Plain.tensor [ start.Length ]
 
         let p, first, second =
             vector start, vector (Array.map (fun _ -> 0.0) start), vector (Array.map (fun _ -> 0.0) start)
 
-        let taken = Expect.number 0.0
+        let taken = Plain.number 0.0
 
         for burst in Array.splitInto 2 gradients do
-            let steps = Adam.ahead adam DType.Float64 burst.Length taken
+            let steps = Adam.ahead adam burst.Length taken
 
             for step, gradient in Array.zip steps burst do
                 Adam.step step [| vector gradient |] [| first |] [| second |] [| p |]
 
-            Tensor.addInto taken (Expect.number (float burst.Length))
+            Tensor.addInto taken (Plain.number (float burst.Length))
 
         Tensor.toFloats p
     )
 
-[<Fact>]
-let ``Adam gives PyTorch's numbers`` () =
-    // torch.optim.Adam([p], lr=0.1) in float64, PyTorch 1.13.
-    let gradients = [|
-        [| 0.5; -2.0; 0.0 |]
-        [| 0.25; 1.0; 1e-6 |]
-        [| -1.0; 0.5; 3.0 |]
-        [| 0.1; 0.2; -0.3 |]
-    |]
+let tests =
+    testList "Optimiser" [
+        testProperty "twenty steps in place equal twenty pure steps"
+        <| forAll
+            course
+            (fun course ->
+                let pure' =
+                    Tensor.scoped (fun () ->
+                        let rate = Plain.number course.Rate
 
-    let expected = [| 0.83920026041565; -0.867278011507583; 0.11645989654751591 |]
-    Expect.close 1e-12 0.0 expected (adam (Adam.ofRate 0.1) [| 1.0; -1.0; 0.3 |] gradients)
+                        let next (states: (Tensor * Tensor)[]) gradients =
+                            Array.map2
+                                (fun (p, velocity) gradient ->
+                                    let struct (p, velocity) = Sgd.next course.Sgd rate gradient velocity p
+                                    p, velocity
+                                )
+                                states
+                                (tensors gradients)
 
-[<Fact>]
-let ``Adam's first step moves every parameter by the rate against its gradient's sign`` () =
-    check
-        (many 4 (uniform -2.0 2.0))
-        (fun gradient ->
-            let moved = adam (Adam.ofRate 0.01) [| 0.0; 0.0; 0.0; 0.0 |] [| gradient |]
-            let expected = gradient |> Array.map (fun g -> if g = 0.0 then 0.0 else -0.01 * float (sign g))
-            Expect.close 0.0 1e-4 expected moved
-        )
+                        let start = tensors course.Start |> Array.map (fun p -> p, Tensor.scale 0.0 p)
+                        course.Gradients |> Array.fold next start |> Array.collect (fst >> Tensor.toFloats)
+                    )
+
+                Must.beClose 1e-12 1e-13 pure' (inPlace course)
+            )
+
+        testProperty "twenty steps equal the textbook on plain numbers"
+        <| forAll
+            course
+            (fun course ->
+                let sgd =
+                    Oracle.sgd course.Sgd.Momentum course.Sgd.WeightDecay course.Sgd.Nesterov course.Rate
+
+                let number i j =
+                    course.Gradients
+                    |> Array.fold
+                        (fun (p, buffer) (gradients: float[][]) ->
+                            let p, buffer = sgd (gradients[i][j]) buffer p
+                            p, Some buffer
+                        )
+                        (course.Start[i][j], None)
+                    |> fst
+
+                let expected = Array.init 12 (fun k -> number (k / 4) (k % 4))
+                Must.beClose 1e-12 1e-13 expected (inPlace course)
+            )
+
+        test "a pure step leaves its arguments" {
+            Tensor.scoped (fun () ->
+                let p, velocity, gradient = Plain.number 1.0, Plain.number 2.0, Plain.number 3.0
+
+                let struct (next, moved) =
+                    Sgd.next { Sgd.defaults with Nesterov = true } (Plain.number 0.1) gradient velocity p
+
+                Must.equal [ 1.0; 2.0; 3.0 ] (List.map Tensor.toFloat [ p; velocity; gradient ])
+                Must.beNear 1e-15 0.0 (0.9 * 2.0 + 3.0005) (Tensor.toFloat moved)
+                Must.beNear 1e-15 0.0 (1.0 - 0.1 * (3.0005 + 0.9 * 4.8005)) (Tensor.toFloat next)
+            )
+        }
+
+        test "a step in place leaves its gradients and frees what it made" {
+            Tensor.scoped (fun () ->
+                let parameters, gradients =
+                    tensors [| [| 1.0; 2.0; 3.0; 4.0 |] |], tensors [| [| 5.0; 6.0; 7.0; 8.0 |] |]
+
+                let velocities = tensors [| Array.zeroCreate 4 |]
+                let rate = Plain.number 0.1
+                parameters[0].requires_grad <- true
+                let before = Tensor.live ()
+                Sgd.step { Sgd.defaults with Nesterov = true } rate gradients velocities parameters
+                Must.equal before (Tensor.live ())
+                Must.equal [| 5.0; 6.0; 7.0; 8.0 |] (Tensor.toFloats gradients[0])
+                Must.hold (parameters[0].requires_grad)
+            )
+        }
+
+        test "velocities start at 0 in the type and the memory format of their parameters" {
+            Tensor.scoped (fun () ->
+                let weight =
+                    Tensor.full DType.Float32 Device.Cpu 3.0 [| 2L; 3L; 2L; 2L |] |> Tensor.channelsLast
+
+                let velocity = Sgd.start (Tree.ofSeq [ "w", Autograd.leaf weight ]) |> Tree.find "w"
+                Must.hold (Tensor.isChannelsLast velocity)
+                Must.notHold velocity.requires_grad
+                Must.equal DType.Float32 (Tensor.dtype velocity)
+
+                for v in Tensor.toFloats velocity do
+                    Must.equal 0.0 v
+            )
+        }
+
+        test "the published settings are the defaults" {
+            Must.equal { Momentum = 0.9; WeightDecay = 5e-4; Nesterov = false } Sgd.defaults
+        }
+
+        test "Adam gives PyTorch's numbers" {
+            // torch.optim.Adam([p], lr=0.1) in float64, PyTorch 1.13.
+            let gradients = [|
+                [| 0.5; -2.0; 0.0 |]
+                [| 0.25; 1.0; 1e-6 |]
+                [| -1.0; 0.5; 3.0 |]
+                [| 0.1; 0.2; -0.3 |]
+            |]
+
+            let expected = [| 0.83920026041565; -0.867278011507583; 0.11645989654751591 |]
+            Must.beClose 1e-12 0.0 expected (adam (Adam.ofRate 0.1) [| 1.0; -1.0; 0.3 |] gradients)
+        }
+
+        testProperty "Adam's first step moves every parameter by the rate against its gradient's sign"
+        <| forAll
+            (many 4 (uniform -2.0 2.0))
+            (fun gradient ->
+                let moved = adam (Adam.ofRate 0.01) [| 0.0; 0.0; 0.0; 0.0 |] [| gradient |]
+
+                let expected =
+                    gradient |> Array.map (fun g -> if g = 0.0 then 0.0 else -0.01 * float (sign g))
+
+                Must.beClose 0.0 1e-4 expected moved
+            )
+    ]
+
+/// Comparisons with PyTorch itself.
+let peer =
+    testList "Optimiser" [
+        test "twenty steps equal PyTorch's, with and without momentum, decay and Nesterov" {
+            let text (values: float seq) =
+                values
+                |> Seq.map (fun v -> v.ToString("R", CultureInfo.InvariantCulture))
+                |> String.concat " "
+
+            let start = Rng.normals 4 (Rng.ofSeed 9)
+            let gradients = Array.init 20 (fun step -> Rng.normals 4 (Rng.ofSeed 9 |> Rng.at step))
+            let settings = [ 0.9, 5e-4, false; 0.9, 5e-4, true; 0.0, 0.0, false; 0.5, 0.1, true ]
+
+            let asked (momentum, decay, nesterov) =
+                text [ momentum; decay; (if nesterov then 1.0 else 0.0); 0.1 ]
+                :: text start
+                :: [ for g in gradients -> text g ]
+
+            let ours (momentum, decay, nesterov) =
+                let sgd = { Momentum = momentum; WeightDecay = decay; Nesterov = nesterov }
+
+                Tensor.scoped (fun () ->
+                    let parameters, velocities = tensors [| start |], tensors [| Array.zeroCreate 4 |]
+
+                    gradients
+                    |> Array.collect (fun gradient ->
+                        Sgd.step sgd (Plain.number 0.1) (tensors [| gradient |]) velocities parameters
+                        Tensor.toFloats parameters[0]
+                    )
+                )
+
+            let expected = inPyTorch script (List.collect asked settings)
+            Must.equal 320 expected.Length
+            Must.beClose 1e-13 1e-14 expected (Array.collect ours (Array.ofList settings))
+        }
+    ]

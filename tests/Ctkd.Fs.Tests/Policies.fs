@@ -1,6 +1,7 @@
 /// The temperature policies as functions of plain arrays, for tests of values and of gradients.
 module Ctkd.Fs.Tests.Policies
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Oracle
@@ -12,8 +13,8 @@ let fresh (policy: Policy) (classes: int) : Tree =
     policy.Declares classes |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
 
 let dials (strength: float) (t: float) : Dials = {
-    Strength = Expect.number strength
-    Scheduled = Expect.number t
+    Strength = Plain.number strength
+    Scheduled = Plain.number t
 }
 
 /// The mean loss of a softening: what the kd distiller makes of it.
@@ -39,9 +40,9 @@ let lossUnder (policy: Policy) (strength: float) (names: string list) (xs: Tenso
 
 /// T for every instance of a policy's softening.
 let temperatures (policy: Policy) (parameters: Tree) (x: Logits) : float[] =
-    let tensor values = Expect.tensor [ x.Rows; x.Classes ] values
+    let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
 
-    Expect.numbers (fun () ->
+    Plain.numbers (fun () ->
         (policy.Soften parameters (dials 1.0 4.0) (tensor x.Teacher) (tensor x.Student)).T
     )
 

@@ -1,12 +1,12 @@
-/// Scripts that run in PyTorch, which the tests compare with.
+/// Scripts that run in PyTorch, which the tests of the list `Peer` compare with.
 module Ctkd.Fs.Tests.PyTorch
 
 open System
 open System.Diagnostics
 open System.IO
-open Xunit
+open Expecto
 
-/// The interpreter that has PyTorch: Debian's, or that of a libtorch of one's own.
+/// The interpreter that has PyTorch: Debian's, or another one's path.
 let private python: string =
     Environment.GetEnvironmentVariable "CTKD_PYTHON"
     |> Option.ofObj
@@ -14,7 +14,7 @@ let private python: string =
 
 /// What the script prints when it has these arguments and is given these lines.
 let run (script: string) (arguments: string list) (lines: string list) : string =
-    let missing problem = Assert.Fail $"{problem}: PyTorch is needed here, run: dotnet fsi build.fsx deps"
+    let missing problem = failtest $"{problem}: PyTorch is needed here, run: dotnet fsi build.fsx test --peer"
 
     if not (File.Exists python) then missing $"{python} is not there"
 

@@ -4,9 +4,9 @@ open System
 open System.Globalization
 open System.Threading
 open System.Xml.Linq
+open Expecto
 open Ctkd.Fs
 open FsCheck
-open Xunit
 
 let private elements (name: string) (html: string) : XElement list =
     (XDocument.Parse html).Descendants()
@@ -39,94 +39,100 @@ let private everywhere (text: string) : Section list = [
     Section.Headline [ text, text ]
 ]
 
-[<Fact>]
-let ``a report is well-formed XML whatever its texts`` () =
-    Check.QuickThrowOnFailure(fun (characters: char list) ->
-        let text = "\u0000<\uD800&" + String(Array.ofList characters)
-        let report = { Title = text; Subtitle = text; Sections = [ text, everywhere text; "", [] ] }
-        (elements "html" (Report.html report)).Length = 1
-    )
+let tests =
+    testList "Report" [
+        test "a report is well-formed XML whatever its texts" {
+            Check.QuickThrowOnFailure(fun (characters: char list) ->
+                let text = "\u0000<\uD800&" + String(Array.ofList characters)
+                let report = { Title = text; Subtitle = text; Sections = [ text, everywhere text; "", [] ] }
+                (elements "html" (Report.html report)).Length = 1
+            )
+        }
 
-[<Fact>]
-let ``no text of a report becomes markup`` () =
-    let html = pageOf (everywhere "<script src='https://example.org/x.js'>&</script>")
-    Assert.Empty(elements "script" html)
-    Assert.DoesNotContain("<script", html)
+        test "no text of a report becomes markup" {
+            let html = pageOf (everywhere "<script src='https://example.org/x.js'>&</script>")
+            Must.beEmpty (elements "script" html)
+            Must.lack "<script" html
+        }
 
-[<Fact>]
-let ``a report needs nothing from elsewhere`` () =
-    let html = pageOf (everywhere "plain")
-    let links = [ "script"; "link"; "img"; "iframe"; "image"; "use"; "a" ]
-    Assert.All(links, fun name -> Assert.Empty(elements name html))
-    Assert.All([ "url("; "@import"; "@font-face"; "src=" ], fun part -> Assert.DoesNotContain(part, html))
+        test "a report needs nothing from elsewhere" {
+            let html = pageOf (everywhere "plain")
+            let links = [ "script"; "link"; "img"; "iframe"; "image"; "use"; "a" ]
 
-    Assert.Contains(
-        "default-src 'none'",
-        elements "meta" html |> List.map (attribute "content") |> String.concat "\n"
-    )
+            for name in links do
+                Must.beEmpty (elements name html)
 
-[<Fact>]
-let ``a report is an HTML page in light, dark and print`` () =
-    let html = pageOf []
-    Assert.StartsWith("<!DOCTYPE html>\n<html", html)
-    Assert.Contains("prefers-color-scheme:dark", html)
-    Assert.Contains("@media print", html)
-    Assert.Contains("width=device-width", html)
-    Assert.Equal<string list>([ "CTKD" ], texts "title" html)
-    Assert.Equal<string list>([ "CTKD" ], texts "h1" html)
-    Assert.Equal<string list>([ "Result" ], texts "h2" html)
+            for part in [ "url("; "@import"; "@font-face"; "src=" ] do
+                Must.lack part html
 
-[<Fact>]
-let ``an empty line starts a paragraph`` () =
-    let html = pageOf [ Section.Text "one\nline\r\n\r\ntwo" ]
-    Assert.Equal<string list>([ "one run"; "one\nline"; "two" ], texts "p" html)
+            Must.contain
+                "default-src 'none'"
+                (elements "meta" html |> List.map (attribute "content") |> String.concat "\n")
+        }
 
-[<Fact>]
-let ``columns of numbers are set flush right`` () =
-    let rows = [
-        [ "KD"; "4.0"; "72.61 ± 0.17"; "-1.2e-4"; "438 s"; "1 of 3" ]
-        [ "CE"; "–"; "69.06 ± 0.2"; "3"; "" ]
+        test "a report is an HTML page in light, dark and print" {
+            let html = pageOf []
+            Must.startWith "<!DOCTYPE html>\n<html" html
+            Must.contain "prefers-color-scheme:dark" html
+            Must.contain "@media print" html
+            Must.contain "width=device-width" html
+            Must.equal [ "CTKD" ] (texts "title" html)
+            Must.equal [ "CTKD" ] (texts "h1" html)
+            Must.equal [ "Result" ] (texts "h2" html)
+        }
+
+        test "an empty line starts a paragraph" {
+            let html = pageOf [ Section.Text "one\nline\r\n\r\ntwo" ]
+            Must.equal [ "one run"; "one\nline"; "two" ] (texts "p" html)
+        }
+
+        test "columns of numbers are set flush right" {
+            let rows = [
+                [ "KD"; "4.0"; "72.61 ± 0.17"; "-1.2e-4"; "438 s"; "1 of 3" ]
+                [ "CE"; "–"; "69.06 ± 0.2"; "3"; "" ]
+            ]
+
+            let html = pageOf [ tableOf [ "Method"; "T"; "Top-1"; "Gap"; "Time"; "Note" ] rows ]
+            let expected = [ ""; "number"; "number"; "number"; "number"; "" ]
+            let classes name = elements name html |> List.map (attribute "class")
+            Must.equal expected (classes "th")
+            Must.equal (expected @ expected) (classes "td")
+        }
+
+        test "every row has as many cells as the header" {
+            Check.QuickThrowOnFailure(fun (header: int list) (rows: int list list) ->
+                let cells = List.map string
+                let html = pageOf [ tableOf (cells header) (List.map cells rows) ]
+                (elements "td" html).Length = header.Length * rows.Length
+            )
+        }
+
+        test "facts and headline keep names and values in order" {
+            let facts = [ "Teacher", "resnet56"; "Student", "resnet20" ]
+
+            for html in [ pageOf [ Section.Facts facts ]; pageOf [ Section.Headline facts ] ] do
+                Must.equal facts (List.zip (texts "dt" html) (texts "dd" html))
+        }
+
+        test "a run has one colour on the whole page" {
+            let charts = [ chartOf [ "CE"; "KD"; "CTKD" ]; chartOf [ "CTKD" ]; chartOf [ "else" ] ]
+            let html = pageOf [ Section.Charts charts ]
+            let styles = elements "path" html |> List.map (attribute "class")
+            Must.equal 5 styles.Length
+            Must.equal styles[2] styles[3]
+            Must.equal styles[0] styles[4]
+            Must.equal 3 (styles |> List.distinct |> List.length)
+        }
+
+        test "a report does not depend on the culture" {
+            let before = Thread.CurrentThread.CurrentCulture
+            let expected = pageOf (everywhere "text")
+
+            try
+                for culture in [ "de-DE"; "sv-SE"; "tr-TR" ] do
+                    Thread.CurrentThread.CurrentCulture <- CultureInfo.GetCultureInfo culture
+                    Must.equal expected (pageOf (everywhere "text"))
+            finally
+                Thread.CurrentThread.CurrentCulture <- before
+        }
     ]
-
-    let html = pageOf [ tableOf [ "Method"; "T"; "Top-1"; "Gap"; "Time"; "Note" ] rows ]
-    let expected = [ ""; "number"; "number"; "number"; "number"; "" ]
-    let classes name = elements name html |> List.map (attribute "class")
-    Assert.Equal<string list>(expected, classes "th")
-    Assert.Equal<string list>(expected @ expected, classes "td")
-
-[<Fact>]
-let ``every row has as many cells as the header`` () =
-    Check.QuickThrowOnFailure(fun (header: int list) (rows: int list list) ->
-        let cells = List.map string
-        let html = pageOf [ tableOf (cells header) (List.map cells rows) ]
-        (elements "td" html).Length = header.Length * rows.Length
-    )
-
-[<Fact>]
-let ``facts and headline keep names and values in order`` () =
-    let facts = [ "Teacher", "resnet56"; "Student", "resnet20" ]
-
-    for html in [ pageOf [ Section.Facts facts ]; pageOf [ Section.Headline facts ] ] do
-        Assert.Equal<(string * string) list>(facts, List.zip (texts "dt" html) (texts "dd" html))
-
-[<Fact>]
-let ``a run has one colour on the whole page`` () =
-    let charts = [ chartOf [ "CE"; "KD"; "CTKD" ]; chartOf [ "CTKD" ]; chartOf [ "else" ] ]
-    let html = pageOf [ Section.Charts charts ]
-    let styles = elements "path" html |> List.map (attribute "class")
-    Assert.Equal(5, styles.Length)
-    Assert.Equal(styles[2], styles[3])
-    Assert.Equal(styles[0], styles[4])
-    Assert.Equal(3, styles |> List.distinct |> List.length)
-
-[<Fact>]
-let ``a report does not depend on the culture`` () =
-    let before = Thread.CurrentThread.CurrentCulture
-    let expected = pageOf (everywhere "text")
-
-    try
-        for culture in [ "de-DE"; "sv-SE"; "tr-TR" ] do
-            Thread.CurrentThread.CurrentCulture <- CultureInfo.GetCultureInfo culture
-            Assert.Equal(expected, pageOf (everywhere "text"))
-    finally
-        Thread.CurrentThread.CurrentCulture <- before

@@ -2,125 +2,141 @@ module Ctkd.Fs.Tests.RunDirectoryTests
 
 open System
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
-[<Fact>]
-let ``a new folder is made with its parents, and names its files`` () =
-    inFolder (fun folder ->
-        let path = Path.Combine(folder, "a", "b")
-        use run = RunDirectory.create path |> Error.orRaise
-        Assert.True(Directory.Exists path)
-        Assert.Equal(path, run.Path)
+let tests =
+    testList "RunDirectory" [
+        test "a new folder is made with its parents, and names its files" {
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "a", "b")
+                use run = RunDirectory.create path |> Error.orRaise
+                Must.hold (Directory.Exists path)
+                Must.equal path run.Path
 
-        let names =
-            [ run.Last; run.Best; run.Metrics; run.Settings; run.Report ]
-            |> List.map (fun path -> string (Path.GetFileName path))
+                let names =
+                    [ run.Last; run.Best; run.Metrics; run.Settings; run.Report ]
+                    |> List.map (fun path -> string (Path.GetFileName path))
 
-        Assert.Equal<string list>(
-            [ "last.safetensors"; "best.safetensors"; "metrics.jsonl"; "settings.json"; "report.html" ],
-            names
-        )
-    )
+                Must.equal
+                    [
+                        "last.safetensors"
+                        "best.safetensors"
+                        "metrics.jsonl"
+                        "settings.json"
+                        "report.html"
+                    ]
+                    names
+            )
+        }
 
-[<Fact>]
-let ``a relative path becomes an absolute one`` () =
-    inFolder (fun folder ->
-        let relative = Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(folder, "run"))
-        use run = RunDirectory.create relative |> Error.orRaise
-        Assert.Equal(Path.Combine(folder, "run"), run.Path)
-    )
+        test "a relative path becomes an absolute one" {
+            inFolder (fun folder ->
+                let relative =
+                    Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(folder, "run"))
 
-[<Fact>]
-let ``a folder that holds a run is refused and left free`` () =
-    for name in [ "last.safetensors"; "best.safetensors" ] do
-        inFolder (fun folder ->
-            File.WriteAllText(Path.Combine(folder, name), "kept")
-            let error = errorOf (RunDirectory.create folder)
-            Assert.Equal((Usage, folder), (error.Kind, error.Where))
-            Assert.Contains("--resume", error.Next)
-            Assert.Equal("kept", File.ReadAllText(Path.Combine(folder, name)))
-            use _ = RunDirectory.reopen folder |> Error.orRaise
-            ()
-        )
+                use run = RunDirectory.create relative |> Error.orRaise
+                Must.equal (Path.Combine(folder, "run")) run.Path
+            )
+        }
 
-[<Fact>]
-let ``lines of a run that has no checkpoint hold no folder, and are dropped`` () =
-    inFolder (fun folder ->
-        File.WriteAllText(Path.Combine(folder, "metrics.jsonl"), "{}")
-        use run = RunDirectory.create folder |> Error.orRaise
-        Assert.False(File.Exists run.Metrics)
-    )
+        test "a folder that holds a run is refused and left free" {
+            for name in [ "last.safetensors"; "best.safetensors" ] do
+                inFolder (fun folder ->
+                    File.WriteAllText(Path.Combine(folder, name), "kept")
+                    let error = errorOf (RunDirectory.create folder)
+                    Must.equal (Usage, folder) (error.Kind, error.Where)
+                    Must.contain "--resume" error.Next
+                    Must.equal "kept" (File.ReadAllText(Path.Combine(folder, name)))
+                    use _ = RunDirectory.reopen folder |> Error.orRaise
+                    ()
+                )
+        }
 
-[<Fact>]
-let ``what a killed process had half written is removed by the next that holds the folder, and nothing else``
-    ()
-    =
-    inFolder (fun folder ->
-        let file name = Path.Combine(folder, name)
-        let killed = file $"last.safetensors.{Guid.NewGuid():N}.tmp"
-        let kept = [ "last.safetensors"; "notes.tmp"; "last.safetensors.tmp"; $"{Guid.NewGuid():N}" ]
-        use held = RunDirectory.reopen folder |> Error.orRaise
+        test "lines of a run that has no checkpoint hold no folder, and are dropped" {
+            inFolder (fun folder ->
+                File.WriteAllText(Path.Combine(folder, "metrics.jsonl"), "{}")
+                use run = RunDirectory.create folder |> Error.orRaise
+                Must.notHold (File.Exists run.Metrics)
+            )
+        }
 
-        for path in killed :: List.map file kept do
-            File.WriteAllText(path, "text")
+        test
+            "what a killed process had half written is removed by the next that holds the folder, and nothing else" {
+            inFolder (fun folder ->
+                let file name = Path.Combine(folder, name)
+                let killed = file $"last.safetensors.{Guid.NewGuid():N}.tmp"
+                let kept = [ "last.safetensors"; "notes.tmp"; "last.safetensors.tmp"; $"{Guid.NewGuid():N}" ]
+                use held = RunDirectory.reopen folder |> Error.orRaise
 
-        errorOf (RunDirectory.reopen folder) |> ignore
-        Assert.True(File.Exists killed)
-        (held :> IDisposable).Dispose()
-        use _ = RunDirectory.reopen folder |> Error.orRaise
-        Assert.False(File.Exists killed)
-        Assert.All(kept, fun name -> Assert.True(File.Exists(file name), name))
-    )
+                for path in killed :: List.map file kept do
+                    File.WriteAllText(path, "text")
 
-[<Fact>]
-let ``a folder is held by one until it is released`` () =
-    inFolder (fun folder ->
-        let first = RunDirectory.create folder |> Error.orRaise
+                errorOf (RunDirectory.reopen folder) |> ignore
+                Must.hold (File.Exists killed)
+                (held :> IDisposable).Dispose()
+                use _ = RunDirectory.reopen folder |> Error.orRaise
+                Must.notHold (File.Exists killed)
 
-        for second in [ RunDirectory.create folder; RunDirectory.reopen folder ] do
-            let error = errorOf second
-            Assert.Equal((Unwritable, folder), (error.Kind, error.Where))
-            Assert.Contains("another process", error.What)
+                for name in kept do
+                    Expect.isTrue (File.Exists(file name)) name
+            )
+        }
 
-        (first :> IDisposable).Dispose()
-        use _ = RunDirectory.create folder |> Error.orRaise
-        ()
-    )
+        test "a folder is held by one until it is released" {
+            inFolder (fun folder ->
+                let first = RunDirectory.create folder |> Error.orRaise
 
-[<Fact>]
-let ``a folder that cannot be made is an error with the remedy`` () =
-    inFolder (fun folder ->
-        let file = Path.Combine(folder, "file")
-        File.WriteAllText(file, "kept")
+                for second in [ RunDirectory.create folder; RunDirectory.reopen folder ] do
+                    let error = errorOf second
+                    Must.equal (Unwritable, folder) (error.Kind, error.Where)
+                    Must.contain "another process" error.What
 
-        for path in
-            [
-                file
-                Path.Combine(file, "run")
-                "/proc/run"
-                "/dev/null/run"
-                ""
-                "a\000b"
-                String('x', 5000)
-            ] do
-            let error = errorOf (RunDirectory.create path)
-            Assert.Equal(Unwritable, error.Kind)
-            Assert.Contains("--out", error.Next)
+                (first :> IDisposable).Dispose()
+                use _ = RunDirectory.create folder |> Error.orRaise
+                ()
+            )
+        }
 
-        Assert.Equal("kept", File.ReadAllText file)
-    )
+        test "a folder that cannot be made is an error with the remedy" {
+            inFolder (fun folder ->
+                let file = Path.Combine(folder, "file")
+                File.WriteAllText(file, "kept")
 
-[<Fact>]
-let ``a checkpoint is a file itself or the latest one of a folder`` () =
-    inFolder (fun folder ->
-        let last, best = Path.Combine(folder, "last.safetensors"), Path.Combine(folder, "best.safetensors")
-        File.WriteAllText(best, "")
-        Assert.Equal(Ok best, RunDirectory.checkpointOf best)
-        let error = errorOf (RunDirectory.checkpointOf folder)
-        Assert.Equal((Missing, folder), (error.Kind, error.Where))
-        File.WriteAllText(last, "")
-        Assert.Equal(Ok last, RunDirectory.checkpointOf folder)
-        Assert.Equal(Missing, (errorOf (RunDirectory.checkpointOf (Path.Combine(folder, "none")))).Kind)
-    )
+                for path in
+                    [
+                        file
+                        Path.Combine(file, "run")
+                        "/proc/run"
+                        "/dev/null/run"
+                        ""
+                        "a\000b"
+                        String('x', 5000)
+                    ] do
+                    let error = errorOf (RunDirectory.create path)
+                    Must.equal Unwritable error.Kind
+                    Must.contain "--out" error.Next
+
+                Must.equal "kept" (File.ReadAllText file)
+            )
+        }
+
+        test "a checkpoint is a file itself or the latest one of a folder" {
+            inFolder (fun folder ->
+                let last, best =
+                    Path.Combine(folder, "last.safetensors"), Path.Combine(folder, "best.safetensors")
+
+                File.WriteAllText(best, "")
+                Must.equal (Ok best) (RunDirectory.checkpointOf best)
+                let error = errorOf (RunDirectory.checkpointOf folder)
+                Must.equal (Missing, folder) (error.Kind, error.Where)
+                File.WriteAllText(last, "")
+                Must.equal (Ok last) (RunDirectory.checkpointOf folder)
+
+                Must.equal
+                    Missing
+                    ((errorOf (RunDirectory.checkpointOf (Path.Combine(folder, "none")))).Kind)
+            )
+        }
+    ]

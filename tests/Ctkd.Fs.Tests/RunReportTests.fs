@@ -2,9 +2,9 @@ module Ctkd.Fs.Tests.RunReportTests
 
 open System.Globalization
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 let private line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
     let only value = if taught then Some value else None
@@ -69,216 +69,204 @@ let private charts (runs: (string * Summary) list) : Chart list =
 
 let private names (chart: Chart) : string list = chart.Series |> List.map _.Name
 
-[<Fact>]
-let ``the table has a row a run, in every culture with a decimal point`` () =
-    let before = CultureInfo.CurrentCulture
-    let commas = CultureInfo.InvariantCulture.Clone() :?> CultureInfo
-    commas.NumberFormat.NumberDecimalSeparator <- ","
+let tests =
+    testList "RunReport" [
+        test "the table has a row a run, in every culture with a decimal point" {
+            let before = CultureInfo.CurrentCulture
+            let commas = CultureInfo.InvariantCulture.Clone() :?> CultureInfo
+            commas.NumberFormat.NumberDecimalSeparator <- ","
 
-    try
-        CultureInfo.CurrentCulture <- commas
-        let table = RunReport.table runs
+            try
+                CultureInfo.CurrentCulture <- commas
+                let table = RunReport.table runs
 
-        Assert.Equal<string list>(
-            [ "run"; "top-1 %"; "best top-1 %"; "top-5 %"; "test loss"; "T" ],
-            table.Header
-        )
+                Must.equal [ "run"; "top-1 %"; "best top-1 %"; "top-5 %"; "test loss"; "T" ] table.Header
 
-        Assert.Equal<string list>(
-            [ "alone"; "83.00"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "-" ],
-            table.Rows[0]
-        )
+                Must.equal [ "alone"; "83.00"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "-" ] table.Rows[0]
 
-        Assert.Equal<string list>(
-            [ "ctkd"; "82.00"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "17.00" ],
-            table.Rows[2]
-        )
-    finally
-        CultureInfo.CurrentCulture <- before
+                Must.equal [ "ctkd"; "82.00"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "17.00" ] table.Rows[2]
+            finally
+                CultureInfo.CurrentCulture <- before
+        }
 
-[<Fact>]
-let ``a run that was stopped in its first epoch has dashes and no curve`` () =
-    let none = [ "begun", summary "ctkd-global" 0 ]
-    Assert.Equal<string list list>([ [ "begun"; "-"; "-"; "-"; "-"; "-" ] ], (RunReport.table none).Rows)
-    Assert.Empty(charts none)
-    Assert.True((RunReport.temperatureChart none).IsNone)
+        test "a run that was stopped in its first epoch has dashes and no curve" {
+            let none = [ "begun", summary "ctkd-global" 0 ]
+            Must.equal [ [ "begun"; "-"; "-"; "-"; "-"; "-" ] ] ((RunReport.table none).Rows)
+            Must.beEmpty (charts none)
+            Must.hold ((RunReport.temperatureChart none).IsNone)
+        }
 
-[<Fact>]
-let ``the curves are accuracy, loss, T where there is a teacher, its gradient and lambda where it is learned``
-    ()
-    =
-    let charts = charts runs
+        test
+            "the curves are accuracy, loss, T where there is a teacher, its gradient and lambda where it is learned" {
+            let charts = charts runs
 
-    Assert.Equal<string list>(
-        [ "Test accuracy"; "Training loss"; "Temperature"; "Gradient of T"; "Curriculum" ],
-        charts |> List.map _.Title
-    )
+            Must.equal
+                [ "Test accuracy"; "Training loss"; "Temperature"; "Gradient of T"; "Curriculum" ]
+                (charts |> List.map _.Title)
 
-    Assert.Equal<string list>([ "alone"; "kd"; "ctkd" ], names charts[0])
-    Assert.Equal<string list>([ "kd"; "ctkd" ], names charts[2])
-    Assert.Equal<string list>([ "ctkd" ], names charts[3])
-    Assert.Equal<string list>([ "ctkd" ], names charts[4])
-    Assert.Equal<(float * float) list>([ 1.0, 16.0; 2.0, 17.0 ], charts[2].Series[1].Points)
-    Assert.Equal<string list>([ "kd"; "ctkd" ], names (RunReport.temperatureChart runs).Value)
+            Must.equal [ "alone"; "kd"; "ctkd" ] (names charts[0])
+            Must.equal [ "kd"; "ctkd" ] (names charts[2])
+            Must.equal [ "ctkd" ] (names charts[3])
+            Must.equal [ "ctkd" ] (names charts[4])
+            Must.equal [ 1.0, 16.0; 2.0, 17.0 ] (charts[2].Series[1].Points)
+            Must.equal [ "kd"; "ctkd" ] (names (RunReport.temperatureChart runs).Value)
+        }
 
-[<Fact>]
-let ``a student alone has no curriculum, whatever policy its settings name`` () =
-    let titles = charts [ "alone", summary "" 3 ] |> List.map _.Title
-    Assert.Equal<string list>([ "Test accuracy"; "Training loss" ], titles)
+        test "a student alone has no curriculum, whatever policy its settings name" {
+            let titles = charts [ "alone", summary "" 3 ] |> List.map _.Title
+            Must.equal [ "Test accuracy"; "Training loss" ] titles
+        }
 
-[<Fact>]
-let ``the last epoch's temperatures stand in a table, and warnings below it`` () =
-    let spread = { Q05 = 15.1; Q25 = 15.2; Median = 15.3; Q75 = 15.4; Q95 = 15.5 }
+        test "the last epoch's temperatures stand in a table, and warnings below it" {
+            let spread = { Q05 = 15.1; Q25 = 15.2; Median = 15.3; Q75 = 15.4; Q95 = 15.5 }
 
-    let name, taught = List.last runs
+            let name, taught = List.last runs
 
-    let epochs =
-        taught.Epochs
-        |> List.map (fun m -> {
-            m with
-                SpreadT = Some spread
-                Warning = if m.Epoch = 2 then Some "it is saturated" else None
-        })
+            let epochs =
+                taught.Epochs
+                |> List.map (fun m -> {
+                    m with
+                        SpreadT = Some spread
+                        Warning = if m.Epoch = 2 then Some "it is saturated" else None
+                })
 
-    let runs = [ runs.Head; name, { taught with Epochs = epochs } ]
-    let sections = (RunReport.create "title" runs).Sections |> Map.ofList
+            let runs = [ runs.Head; name, { taught with Epochs = epochs } ]
+            let sections = (RunReport.create "title" runs).Sections |> Map.ofList
 
-    match sections["Temperature"] with
-    | [ Section.Table table; Section.Text text ] ->
-        Assert.Equal<string list list>(
-            [
-                [
-                    "ctkd"
-                    "17.00"
-                    "15.00"
-                    "15.10"
-                    "15.20"
-                    "15.30"
-                    "15.40"
-                    "15.50"
-                    "20.00"
-                    "0.200"
-                    "-1.2e-2"
-                    "1.8e-1"
+            match sections["Temperature"] with
+            | [ Section.Table table; Section.Text text ] ->
+                Must.equal
+                    [
+                        [
+                            "ctkd"
+                            "17.00"
+                            "15.00"
+                            "15.10"
+                            "15.20"
+                            "15.30"
+                            "15.40"
+                            "15.50"
+                            "20.00"
+                            "0.200"
+                            "-1.2e-2"
+                            "1.8e-1"
+                        ]
+                    ]
+                    table.Rows
+
+                Must.equal table.Header.Length table.Rows.Head.Length
+                Must.equal "Warning: ctkd, epoch 2: it is saturated." text
+            | other -> failtest $"a table and a text were expected, not {other}"
+
+            let alone = (RunReport.create "title" [ runs.Head ]).Sections |> Map.ofList
+            Must.notHold (alone.ContainsKey "Temperature")
+        }
+
+        test "the report is one file that needs nothing else" {
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "report.html")
+                RunReport.write path "Digits <1>" runs |> Error.orRaise
+                let html = File.ReadAllText path
+                Must.startWith "<!DOCTYPE html>" html
+                Must.contain "Digits &lt;1&gt;" html
+
+                for part in [ "<svg"; "83.00 %"; "Settings: ctkd"; "ctkd-global" ] do
+                    Must.contain part html
+
+                for part in [ "<script"; " src="; "href=\"http"; "url(" ] do
+                    Must.lack part html
+
+                let error = RunReport.write (Path.Combine(folder, "none", "r.html")) "x" runs |> errorOf
+                Must.equal Unwritable error.Kind
+            )
+        }
+
+        test "the report of a real run is written from what it left" {
+            inFolder (fun folder ->
+                let out = Path.Combine(folder, "run")
+                let summary = Runs.finish out (Runs.taught "ctkd-instance" Runs.small)
+                RunReport.write (Path.Combine(out, "report.html")) "run" [ "run", summary ] |> Error.orRaise
+                let charts = charts [ "run", summary ]
+
+                Must.equal
+                    [
+                        "Test accuracy"
+                        "Training loss"
+                        "Temperature"
+                        "Gradient of T"
+                        "Curriculum"
+                        "Temperature over the images: run"
+                    ]
+                    (charts |> List.map _.Title)
+
+                for chart in charts do
+                    Must.equal 2 chart.Series.Head.Points.Length
+            )
+        }
+
+        test "an agent's epochs of learning stand in a table, its correlation and policy in curves" {
+            let plain = summary "rlkd" 3
+
+            let agents = [
+                Map.empty
+                Map [
+                    "correlation", 0.25
+                    "policyMean", 0.1
+                    "policySpread", 0.6
+                    "updates", 7.0
+                    "reward", -0.00125
                 ]
-            ],
-            table.Rows
-        )
+                Map [
+                    "correlation", 0.5
+                    "policyMean", 0.2
+                    "policySpread", 0.5
+                    "policyMean.0", 0.0
+                    "policySpread.0", log 4.0
+                    "policyMean.7", log 4.0
+                    "policySpread.7", log 4.0
+                ]
+            ]
 
-        Assert.Equal(table.Header.Length, table.Rows.Head.Length)
-        Assert.Equal("Warning: ctkd, epoch 2: it is saturated.", text)
-    | other -> Assert.Fail $"a table and a text were expected, not {other}"
+            let epochs =
+                List.map2 (fun (m: EpochMetrics) agent -> { m with Agent = agent }) plain.Epochs agents
 
-    let alone = (RunReport.create "title" [ runs.Head ]).Sections |> Map.ofList
-    Assert.False(alone.ContainsKey "Temperature")
+            let runs = [ "kd", summary "fixed" 3; "rlkd", { plain with Epochs = epochs } ]
+            let titles = charts runs |> List.map _.Title
 
-[<Fact>]
-let ``the report is one file that needs nothing else`` () =
-    inFolder (fun folder ->
-        let path = Path.Combine(folder, "report.html")
-        RunReport.write path "Digits <1>" runs |> Error.orRaise
-        let html = File.ReadAllText path
-        Assert.StartsWith("<!DOCTYPE html>", html, System.StringComparison.OrdinalIgnoreCase)
-        Assert.Contains("Digits &lt;1&gt;", html)
+            Must.equal
+                [
+                    "T and the student's uncertainty"
+                    "The agent's policy: rlkd"
+                    "The agent's T by uncertainty: rlkd, epoch 3"
+                ]
+                (List.skip 3 titles)
 
-        for part in [ "<svg"; "83.00 %"; "Settings: ctkd"; "ctkd-global" ] do
-            Assert.Contains(part, html)
+            Must.equal [ 2.0, 0.25; 3.0, 0.5 ] ((List.item 3 (charts runs)).Series.Head.Points)
 
-        for part in [ "<script"; " src="; "href=\"http"; "url(" ] do
-            Assert.DoesNotContain(part, html)
+            let byUncertainty = (List.item 5 (charts runs)).Series |> List.map (fun s -> s.Name, s.Points)
+            // 10 sigmoid(0) = 5, 10 sigmoid(+-log 4) = 8 and 2.
+            let expected = [ "mean", 5.0, 8.0; "mean + spread", 8.0, 160.0 / 17.0; "mean - spread", 2.0, 5.0 ]
 
-        let error = RunReport.write (Path.Combine(folder, "none", "r.html")) "x" runs |> errorOf
-        Assert.Equal(Unwritable, error.Kind)
-    )
+            for (name, low, high), (drawn, points) in List.zip expected byUncertainty do
+                Must.equal name drawn
 
-[<Fact>]
-let ``the report of a real run is written from what it left`` () =
-    inFolder (fun folder ->
-        let out = Path.Combine(folder, "run")
-        let summary = Runs.finish out (Runs.taught "ctkd-instance" Runs.small)
-        RunReport.write (Path.Combine(out, "report.html")) "run" [ "run", summary ] |> Error.orRaise
-        let charts = charts [ "run", summary ]
+                Must.beClose 1e-12 0.0 [| 0.05; low; 0.75; high |] [|
+                    for u, t in points do
+                        yield! [ u; t ]
+                |]
 
-        Assert.Equal<string list>(
-            [
-                "Test accuracy"
-                "Training loss"
-                "Temperature"
-                "Gradient of T"
-                "Curriculum"
-                "Temperature over the images: run"
-            ],
-            charts |> List.map _.Title
-        )
+            let sections = (RunReport.create "title" runs).Sections
 
-        Assert.All(charts, fun chart -> Assert.Equal(2, chart.Series.Head.Points.Length))
-    )
+            match sections |> List.tryFind (fst >> (=) "Agent") with
+            | Some(_, [ Section.Table table ]) ->
+                Must.equal "epoch" table.Header.Head
 
-[<Fact>]
-let ``an agent's epochs of learning stand in a table, its correlation and policy in curves`` () =
-    let plain = summary "rlkd" 3
+                Must.equal
+                    [ [ "2"; "7"; "-0.00125"; "-"; "-"; "0.250"; "0.100"; "0.600"; "-"; "-"; "-"; "-" ] ]
+                    table.Rows
+            | other -> failtest $"one table was expected, got %A{other}"
 
-    let agents = [
-        Map.empty
-        Map [
-            "correlation", 0.25
-            "policyMean", 0.1
-            "policySpread", 0.6
-            "updates", 7.0
-            "reward", -0.00125
-        ]
-        Map [
-            "correlation", 0.5
-            "policyMean", 0.2
-            "policySpread", 0.5
-            "policyMean.0", 0.0
-            "policySpread.0", log 4.0
-            "policyMean.7", log 4.0
-            "policySpread.7", log 4.0
-        ]
+            let facts = sections |> List.find (fst >> (=) "Settings: rlkd") |> snd
+            Must.contain "paper, from epoch 1 on, learning in epochs divisible by 1" $"%A{facts}"
+        }
     ]
-
-    let epochs = List.map2 (fun (m: EpochMetrics) agent -> { m with Agent = agent }) plain.Epochs agents
-    let runs = [ "kd", summary "fixed" 3; "rlkd", { plain with Epochs = epochs } ]
-    let titles = charts runs |> List.map _.Title
-
-    Assert.Equal<string list>(
-        [
-            "T and the student's uncertainty"
-            "The agent's policy: rlkd"
-            "The agent's T by uncertainty: rlkd, epoch 3"
-        ],
-        List.skip 3 titles
-    )
-
-    Assert.Equal<(float * float) list>(
-        [ 2.0, 0.25; 3.0, 0.5 ],
-        (List.item 3 (charts runs)).Series.Head.Points
-    )
-
-    let byUncertainty = (List.item 5 (charts runs)).Series |> List.map (fun s -> s.Name, s.Points)
-    // 10 sigmoid(0) = 5, 10 sigmoid(+-log 4) = 8 and 2.
-    let expected = [ "mean", 5.0, 8.0; "mean + spread", 8.0, 160.0 / 17.0; "mean - spread", 2.0, 5.0 ]
-
-    for (name, low, high), (drawn, points) in List.zip expected byUncertainty do
-        Assert.Equal(name, drawn)
-
-        Expect.close 1e-12 0.0 [| 0.05; low; 0.75; high |] [|
-            for u, t in points do
-                yield! [ u; t ]
-        |]
-
-    let sections = (RunReport.create "title" runs).Sections
-
-    match sections |> List.tryFind (fst >> (=) "Agent") with
-    | Some(_, [ Section.Table table ]) ->
-        Assert.Equal("epoch", table.Header.Head)
-
-        Assert.Equal<string list list>(
-            [ [ "2"; "7"; "-0.00125"; "-"; "-"; "0.250"; "0.100"; "0.600"; "-"; "-"; "-"; "-" ] ],
-            table.Rows
-        )
-    | other -> Assert.Fail $"one table was expected, got %A{other}"
-
-    let facts = sections |> List.find (fst >> (=) "Settings: rlkd") |> snd
-    Assert.Contains("paper, from epoch 1 on, learning in epochs divisible by 1", $"%A{facts}")

@@ -1,10 +1,10 @@
 module Ctkd.Fs.Tests.RunWarningTests
 
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 open Ctkd.Fs.Tests.Runs
-open Xunit
 
 /// An adversary so strong that T is at a bound after an epoch.
 let private strong: Settings = {
@@ -21,36 +21,43 @@ let private listening (hooks: Hooks) : ResizeArray<string> * Hooks =
     let say (text: string) = if text.Contains "saturated" then said.Add text
     said, { hooks with Say = say }
 
-[<Fact>]
-let ``a run whose temperature saturates says so once, and its metrics and report too`` () =
-    inFolder (fun folder ->
-        let said, hooks = listening Hooks.none
-        let summary = Run.start hooks (run folder) strong |> Error.orRaise
-        let text = Assert.Single said
-        Assert.StartsWith("warning: the learned temperature is saturated at the ", text)
-        let warnings = summary.Epochs |> List.choose _.Warning
-        Assert.Equal<string list>([ text.Substring "warning: ".Length ], warnings)
-        Assert.Equal(1, (RunReport.warnings [ "run", summary ]).Length)
-    )
+let tests =
+    testList "RunWarning" [
+        test "a run whose temperature saturates says so once, and its metrics and report too" {
+            inFolder (fun folder ->
+                let said, hooks = listening Hooks.none
+                let summary = Run.start hooks (run folder) strong |> Error.orRaise
+                let text = Must.single said
+                Must.startWith "warning: the learned temperature is saturated at the " text
+                let warnings = summary.Epochs |> List.choose _.Warning
+                Must.equal [ text.Substring "warning: ".Length ] warnings
+                Must.equal 1 ((RunReport.warnings [ "run", summary ]).Length)
+            )
+        }
 
-[<Fact>]
-let ``a run that goes on does not say it again, and records what the uninterrupted one does`` () =
-    inFolder (fun folder ->
-        let whole = Path.Combine(folder, "whole")
-        finish whole strong |> ignore
-        // Ten batches: in the middle of the third epoch.
-        Run.start (stopAfter 10) (run folder) strong |> Error.orRaise |> ignore
-        let said, hooks = listening Hooks.none
-        Run.resume hooks (run folder) |> Error.orRaise |> ignore
-        Assert.Empty said
-        Assert.Equal<EpochMetrics list>(lines whole, lines (run folder))
-    )
+        test "a run that goes on does not say it again, and records what the uninterrupted one does" {
+            inFolder (fun folder ->
+                let whole = Path.Combine(folder, "whole")
+                finish whole strong |> ignore
+                // Ten batches: in the middle of the third epoch.
+                Run.start (stopAfter 10) (run folder) strong |> Error.orRaise |> ignore
+                let said, hooks = listening Hooks.none
+                Run.resume hooks (run folder) |> Error.orRaise |> ignore
+                Must.beEmpty said
+                Must.equal (lines whole) (lines (run folder))
+            )
+        }
 
-[<Fact>]
-let ``a run whose temperature moves freely says nothing`` () =
-    inFolder (fun folder ->
-        for policy in [ "ctkd-global"; "fixed" ] do
-            let said, hooks = listening Hooks.none
-            Run.start hooks (Path.Combine(folder, policy)) (taught policy small) |> Error.orRaise |> ignore
-            Assert.Empty said
-    )
+        test "a run whose temperature moves freely says nothing" {
+            inFolder (fun folder ->
+                for policy in [ "ctkd-global"; "fixed" ] do
+                    let said, hooks = listening Hooks.none
+
+                    Run.start hooks (Path.Combine(folder, policy)) (taught policy small)
+                    |> Error.orRaise
+                    |> ignore
+
+                    Must.beEmpty said
+            )
+        }
+    ]

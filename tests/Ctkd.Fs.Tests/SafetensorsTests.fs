@@ -3,11 +3,11 @@ module Ctkd.Fs.Tests.SafetensorsTests
 open System
 open System.Buffers.Binary
 open System.Text
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 let private check (property: Property) : unit =
     Check.One(Config.QuickThrowOnFailure.WithMaxTest 200, property)
@@ -84,172 +84,183 @@ let private fileGen: Gen<SafetensorsFile> =
         }
     }
 
-[<Fact>]
-let ``a file comes back from its bytes as it was, in its order`` () =
-    let isKept encode parse file =
-        match parse "here" (encode file) with
-        | Ok back -> plain back = plain file
-        | Error _ -> false
+let tests =
+    testList "Safetensors" [
+        test "a file comes back from its bytes as it was, in its order" {
+            let isKept encode parse file =
+                match parse "here" (encode file) with
+                | Ok back -> plain back = plain file
+                | Error _ -> false
 
-    let kept file =
-        isKept Safetensors.encode Safetensors.parse file
-        && isKept Safetensors.encodeSealed Safetensors.parseSealed file
+            let kept file =
+                isKept Safetensors.encode Safetensors.parse file
+                && isKept Safetensors.encodeSealed Safetensors.parseSealed file
 
-    check (Prop.forAll (Arb.fromGen fileGen) kept)
+            check (Prop.forAll (Arb.fromGen fileGen) kept)
+        }
 
-[<Fact>]
-let ``the bytes are those of the standard, the header aligned to eight`` () =
-    let file = {
-        Metadata = [ "a", "b" ]
-        Tensors = [ tensor "x" "U8" [ 3L ] [| 1uy; 2uy; 3uy |] ]
-    }
+        test "the bytes are those of the standard, the header aligned to eight" {
+            let file = {
+                Metadata = [ "a", "b" ]
+                Tensors = [ tensor "x" "U8" [ 3L ] [| 1uy; 2uy; 3uy |] ]
+            }
 
-    let header = """{"__metadata__":{"a":"b"},"x":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"""
-    let padded = header.PadRight((header.Length + 7) / 8 * 8)
-    Assert.Equal<byte>(byHand padded [| 1uy; 2uy; 3uy |], Safetensors.encode file)
+            let header = """{"__metadata__":{"a":"b"},"x":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}"""
+            let padded = header.PadRight((header.Length + 7) / 8 * 8)
+            Must.equal (byHand padded [| 1uy; 2uy; 3uy |]) (Safetensors.encode file)
+        }
 
-[<Fact>]
-let ``a file of another writer is read in the order of its data`` () =
-    let header =
-        """{"b":{"shape":[2],"dtype":"I16","data_offsets":[1,5]},"""
-        + """"a":{"dtype":"I8","shape":[],"data_offsets":[0,1]}} """
+        test "a file of another writer is read in the order of its data" {
+            let header =
+                """{"b":{"shape":[2],"dtype":"I16","data_offsets":[1,5]},"""
+                + """"a":{"dtype":"I8","shape":[],"data_offsets":[0,1]}} """
 
-    let file = Safetensors.parse "here" (byHand header [| 9uy; 1uy; 2uy; 3uy; 4uy |]) |> Error.orRaise
-    Assert.Equal<string>([ "a"; "b" ], file.Tensors |> List.map _.Name)
-    Assert.Equal<byte>([| 1uy; 2uy; 3uy; 4uy |], file.Tensors[1].Bytes.ToArray())
+            let file = Safetensors.parse "here" (byHand header [| 9uy; 1uy; 2uy; 3uy; 4uy |]) |> Error.orRaise
+            Must.equal [ "a"; "b" ] (file.Tensors |> List.map _.Name)
+            Must.equal [| 1uy; 2uy; 3uy; 4uy |] (file.Tensors[1].Bytes.ToArray())
+        }
 
-[<Theory>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}""", "more than its header")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[5],"data_offsets":[0,5]}}""", "truncated")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[3],"data_offsets":[1,4]}}""", "gap")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,3]}}""", "needs 4 bytes")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}""", "not at 0")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}}""", "two offsets")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[-4],"data_offsets":[0,4]}}""", "negative")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}}""", "64-bit")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":"4","data_offsets":[0,4]}}""", "arrays")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":["4"],"data_offsets":[0,4]}}""", "numbers")>]
-[<InlineData("""{"a":{"dtype":"Q7","shape":[4],"data_offsets":[0,4]}}""", "'Q7'")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4]}}""", "must hold")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"x":1}}""", "must hold")>]
-[<InlineData("""{"a":4}""", "object")>]
-[<InlineData("""{"__metadata__":{"a":4}}""", "text")>]
-[<InlineData("""{"__metadata__":[]}""", "object")>]
-[<InlineData("""{"__metadata__":{"a":"\ud800"}}""", "")>]
-[<InlineData("""{"__metadata__":{"\ud800":"a"}}""", "")>]
-[<InlineData("""{"__metadata__":{"a":"1","a":"2"}}""", "JSON")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,4]}}""", "overflows")>]
-[<InlineData("""{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}""", "JSON")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{}}""", "JSON")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[[[[[[4]]]]]],"data_offsets":[0,4]}}""", "JSON")>]
-[<InlineData("""{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},}""", "JSON")>]
-[<InlineData("""[]""", "begin with {")>]
-[<InlineData(""" {}""", "begin with {")>]
-let ``a header that is not right is refused with its reason`` (header: string, reason: string) =
-    let error = errorOf (Safetensors.parse "folder/x.safetensors" (byHand header (Array.zeroCreate 4)))
-    Assert.Equal(Damaged, error.Kind)
-    Assert.Contains("x.safetensors", error.What)
-    Assert.Contains(reason, error.What)
+        testTheory
+            "a header that is not right is refused with its reason"
+            [
+                """{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}""", "more than its header"
+                """{"a":{"dtype":"U8","shape":[5],"data_offsets":[0,5]}}""", "truncated"
+                """{"a":{"dtype":"U8","shape":[3],"data_offsets":[1,4]}}""", "gap"
+                """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,3]}}""", "needs 4 bytes"
+                """{"a":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}""", "not at 0"
+                """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}}""", "two offsets"
+                """{"a":{"dtype":"U8","shape":[-4],"data_offsets":[0,4]}}""", "negative"
+                """{"a":{"dtype":"U8","shape":[4.0],"data_offsets":[0,4]}}""", "64-bit"
+                """{"a":{"dtype":"U8","shape":"4","data_offsets":[0,4]}}""", "arrays"
+                """{"a":{"dtype":"U8","shape":["4"],"data_offsets":[0,4]}}""", "numbers"
+                """{"a":{"dtype":"Q7","shape":[4],"data_offsets":[0,4]}}""", "'Q7'"
+                """{"a":{"dtype":"U8","shape":[4]}}""", "must hold"
+                """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"x":1}}""", "must hold"
+                """{"a":4}""", "object"
+                """{"__metadata__":{"a":4}}""", "text"
+                """{"__metadata__":[]}""", "object"
+                """{"__metadata__":{"a":"\ud800"}}""", ""
+                """{"__metadata__":{"\ud800":"a"}}""", ""
+                """{"__metadata__":{"a":"1","a":"2"}}""", "JSON"
+                """{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,4]}}""", "overflows"
+                """{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}""", "JSON"
+                """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{}}""", "JSON"
+                """{"a":{"dtype":"U8","shape":[[[[[[4]]]]]],"data_offsets":[0,4]}}""", "JSON"
+                """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},}""", "JSON"
+                """[]""", "begin with {"
+                """ {}""", "begin with {"
+            ]
+            (fun (header: string, reason: string) ->
+                let error =
+                    errorOf (Safetensors.parse "folder/x.safetensors" (byHand header (Array.zeroCreate 4)))
 
-[<Fact>]
-let ``tensors that share bytes are refused`` () =
-    let entry name = $"\"{name}\":{{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}"
-    let header = "{" + entry "a" + "," + entry "b" + "}"
-    let error = errorOf (Safetensors.parse "x" (byHand header (Array.zeroCreate 4)))
-    Assert.Contains("overlap", error.What)
+                Must.equal Damaged error.Kind
+                Must.contain "x.safetensors" error.What
+                Must.contain reason error.What
+            )
 
-[<Fact>]
-let ``bad UTF-8, a huge header length and deep nesting are refused`` () =
-    let refused (bytes: byte[]) = Assert.Equal(Damaged, (errorOf (Safetensors.parse "x" bytes)).Kind)
-    let metadata = byHand """{"__metadata__":{"a":"?"}}""" [||]
-    refused (metadata |> Array.map (fun b -> if b = byte '?' then 0xFFuy else b))
-    refused (Array.append (Array.create 8 0xFFuy) "{}"B)
-    refused (Array.append [| 0uy; 0uy; 0uy; 0uy; 0uy; 0uy; 0uy; 0x80uy |] "{}"B)
-    refused (byHand (String.replicate 100_000 "{\"a\":") [||])
-    refused (byHand (String('[', 100_000)) [||])
+        test "tensors that share bytes are refused" {
+            let entry name = $"\"{name}\":{{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}"
+            let header = "{" + entry "a" + "," + entry "b" + "}"
+            let error = errorOf (Safetensors.parse "x" (byHand header (Array.zeroCreate 4)))
+            Must.contain "overlap" error.What
+        }
 
-[<Fact>]
-let ``every single changed byte of a sealed file is an error, never an exception`` () =
-    let good = Safetensors.encodeSealed small
+        test "bad UTF-8, a huge header length and deep nesting are refused" {
+            let refused (bytes: byte[]) = Must.equal Damaged ((errorOf (Safetensors.parse "x" bytes)).Kind)
+            let metadata = byHand """{"__metadata__":{"a":"?"}}""" [||]
+            refused (metadata |> Array.map (fun b -> if b = byte '?' then 0xFFuy else b))
+            refused (Array.append (Array.create 8 0xFFuy) "{}"B)
+            refused (Array.append [| 0uy; 0uy; 0uy; 0uy; 0uy; 0uy; 0uy; 0x80uy |] "{}"B)
+            refused (byHand (String.replicate 100_000 "{\"a\":") [||])
+            refused (byHand (String('[', 100_000)) [||])
+        }
 
-    let changes = [
-        yield! [ for bit in 0..7 -> (fun b -> b ^^^ (1uy <<< bit)) ]
-        (fun b -> ~~~b)
-        (fun b -> b + 1uy)
+        test "every single changed byte of a sealed file is an error, never an exception" {
+            let good = Safetensors.encodeSealed small
+
+            let changes = [
+                yield! [ for bit in 0..7 -> (fun b -> b ^^^ (1uy <<< bit)) ]
+                (fun b -> ~~~b)
+                (fun b -> b + 1uy)
+            ]
+
+            for i in 0 .. good.Length - 1 do
+                for change in changes do
+                    let bad = Array.copy good
+                    bad[i] <- change good[i]
+                    Must.equal Damaged ((errorOf (Safetensors.parseSealed "x" bad)).Kind)
+        }
+
+        test "every shortened or lengthened file is an error" {
+            let plainBytes, sealedBytes = Safetensors.encode small, Safetensors.encodeSealed small
+
+            for length in 0 .. plainBytes.Length - 1 do
+                Must.equal Damaged ((errorOf (Safetensors.parse "x" plainBytes[.. length - 1])).Kind)
+
+            for length in 0 .. sealedBytes.Length - 1 do
+                Must.equal Damaged ((errorOf (Safetensors.parseSealed "x" sealedBytes[.. length - 1])).Kind)
+
+            Must.equal Damaged ((errorOf (Safetensors.parse "x" (Array.append plainBytes [| 0uy |]))).Kind)
+        }
+
+        test "random bytes, also behind a true header length, never throw" {
+            let answers (bytes: byte[]) =
+                Safetensors.parse "x" bytes |> ignore
+                Safetensors.parseSealed "x" bytes |> ignore
+                let framed = byHand (Encoding.Latin1.GetString bytes) [||]
+                Safetensors.parse "x" framed |> ignore
+                true
+
+            check (Prop.forAll (ArbMap.defaults |> ArbMap.arbitrary<byte[]>) answers)
+        }
+
+        test "changed text in a header never throws" {
+            let good = Safetensors.encode small
+            let alphabet = Array.append "{}[]\",:0-9eE.\\u null"B [| 0xFFuy; 0uy |]
+
+            let changed (places: (int * int) list) =
+                let bad = Array.copy good
+
+                places
+                |> List.iter (fun (i, c) ->
+                    bad[8 + abs i % (good.Length - 8)] <- alphabet[abs c % alphabet.Length]
+                )
+
+                Safetensors.parse "x" bad |> ignore
+                true
+
+            check (Prop.forAll (ArbMap.defaults |> ArbMap.arbitrary<(int * int) list>) changed)
+        }
+
+        test "a plain file is not accepted as a sealed one, and a sealed one hides its seal" {
+            Must.contain "checksum" ((errorOf (Safetensors.parseSealed "x" (Safetensors.encode small))).What)
+            let back = Safetensors.encodeSealed small |> Safetensors.parseSealed "x" |> Error.orRaise
+            Must.haveNo "sha256" (List.map fst back.Metadata)
+            let again = Safetensors.encodeSealed back
+            Must.equal (Safetensors.encodeSealed small) again
+        }
+
+        test "the seal is the SHA-256 of the file with zeros in its place" {
+            let bytes = Safetensors.encodeSealed small
+            let text = Encoding.Latin1.GetString bytes
+            let start = text.IndexOf("\"sha256\":\"", StringComparison.Ordinal) + 10
+            let blank = text.Substring(0, start) + String('0', 64) + text.Substring(start + 64)
+            let hash = Security.Cryptography.SHA256.HashData(Encoding.Latin1.GetBytes blank)
+            Must.equal (Convert.ToHexString(hash).ToLowerInvariant()) (text.Substring(start, 64))
+        }
+
+        test "a value that no file can hold is a mistake of the program" {
+            let bad = [
+                { small with Tensors = [ tensor "a" "F32" [ 2L ] [| 1uy |] ] }
+                { small with Tensors = [ tensor "a" "F31" [ 1L ] [| 1uy |] ] }
+                { small with Tensors = [ tensor "__metadata__" "U8" [ 1L ] [| 1uy |] ] }
+                { small with Tensors = List.replicate 2 (tensor "a" "U8" [ 1L ] [| 1uy |]) }
+                { small with Metadata = [ "a", "1"; "a", "2" ] }
+                { small with Metadata = [ "a", string (char 0xD800) ] }
+            ]
+
+            for file in bad do
+                Must.throwAny<ArgumentException>(fun () -> Safetensors.encode file |> ignore) |> ignore
+        }
     ]
-
-    for i in 0 .. good.Length - 1 do
-        for change in changes do
-            let bad = Array.copy good
-            bad[i] <- change good[i]
-            Assert.Equal(Damaged, (errorOf (Safetensors.parseSealed "x" bad)).Kind)
-
-[<Fact>]
-let ``every shortened or lengthened file is an error`` () =
-    let plainBytes, sealedBytes = Safetensors.encode small, Safetensors.encodeSealed small
-
-    for length in 0 .. plainBytes.Length - 1 do
-        Assert.Equal(Damaged, (errorOf (Safetensors.parse "x" plainBytes[.. length - 1])).Kind)
-
-    for length in 0 .. sealedBytes.Length - 1 do
-        Assert.Equal(Damaged, (errorOf (Safetensors.parseSealed "x" sealedBytes[.. length - 1])).Kind)
-
-    Assert.Equal(Damaged, (errorOf (Safetensors.parse "x" (Array.append plainBytes [| 0uy |]))).Kind)
-
-[<Fact>]
-let ``random bytes, also behind a true header length, never throw`` () =
-    let answers (bytes: byte[]) =
-        Safetensors.parse "x" bytes |> ignore
-        Safetensors.parseSealed "x" bytes |> ignore
-        let framed = byHand (Encoding.Latin1.GetString bytes) [||]
-        Safetensors.parse "x" framed |> ignore
-        true
-
-    check (Prop.forAll (ArbMap.defaults |> ArbMap.arbitrary<byte[]>) answers)
-
-[<Fact>]
-let ``changed text in a header never throws`` () =
-    let good = Safetensors.encode small
-    let alphabet = Array.append "{}[]\",:0-9eE.\\u null"B [| 0xFFuy; 0uy |]
-
-    let changed (places: (int * int) list) =
-        let bad = Array.copy good
-
-        places
-        |> List.iter (fun (i, c) -> bad[8 + abs i % (good.Length - 8)] <- alphabet[abs c % alphabet.Length])
-
-        Safetensors.parse "x" bad |> ignore
-        true
-
-    check (Prop.forAll (ArbMap.defaults |> ArbMap.arbitrary<(int * int) list>) changed)
-
-[<Fact>]
-let ``a plain file is not accepted as a sealed one, and a sealed one hides its seal`` () =
-    Assert.Contains("checksum", (errorOf (Safetensors.parseSealed "x" (Safetensors.encode small))).What)
-    let back = Safetensors.encodeSealed small |> Safetensors.parseSealed "x" |> Error.orRaise
-    Assert.DoesNotContain("sha256", List.map fst back.Metadata)
-    let again = Safetensors.encodeSealed back
-    Assert.Equal<byte>(Safetensors.encodeSealed small, again)
-
-[<Fact>]
-let ``the seal is the SHA-256 of the file with zeros in its place`` () =
-    let bytes = Safetensors.encodeSealed small
-    let text = Encoding.Latin1.GetString bytes
-    let start = text.IndexOf("\"sha256\":\"", StringComparison.Ordinal) + 10
-    let blank = text.Substring(0, start) + String('0', 64) + text.Substring(start + 64)
-    let hash = Security.Cryptography.SHA256.HashData(Encoding.Latin1.GetBytes blank)
-    Assert.Equal(Convert.ToHexString(hash).ToLowerInvariant(), text.Substring(start, 64))
-
-[<Fact>]
-let ``a value that no file can hold is a mistake of the program`` () =
-    let bad = [
-        { small with Tensors = [ tensor "a" "F32" [ 2L ] [| 1uy |] ] }
-        { small with Tensors = [ tensor "a" "F31" [ 1L ] [| 1uy |] ] }
-        { small with Tensors = [ tensor "__metadata__" "U8" [ 1L ] [| 1uy |] ] }
-        { small with Tensors = List.replicate 2 (tensor "a" "U8" [ 1L ] [| 1uy |]) }
-        { small with Metadata = [ "a", "1"; "a", "2" ] }
-        { small with Metadata = [ "a", string (char 0xD800) ] }
-    ]
-
-    for file in bad do
-        Assert.ThrowsAny<ArgumentException>(fun () -> Safetensors.encode file |> ignore) |> ignore

@@ -1,59 +1,59 @@
 module Ctkd.Fs.Tests.SaturationTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open FsCheck.FSharp
-open Xunit
 
 let private range = Temperature.published
 let private at (s: float) : float = range.Start + range.Scale * s
 
-[<Fact>]
-let ``the slope is the derivative of the sigmoid, by central differences`` () =
-    check
-        (uniform -6.0 6.0)
-        (fun x ->
-            let sigmoid x = 1.0 / (1.0 + exp -x)
-            let numeric = (sigmoid (x + 1e-5) - sigmoid (x - 1e-5)) / 2e-5
-            Expect.near 1e-7 1e-9 numeric (Saturation.slope range [| at (sigmoid x) |])
-        )
+let tests =
+    testList "Saturation" [
+        testProperty "the slope is the derivative of the sigmoid, by central differences"
+        <| forAll
+            (uniform -6.0 6.0)
+            (fun x ->
+                let sigmoid x = 1.0 / (1.0 + exp -x)
+                let numeric = (sigmoid (x + 1e-5) - sigmoid (x - 1e-5)) / 2e-5
+                Must.beNear 1e-7 1e-9 numeric (Saturation.slope range [| at (sigmoid x) |])
+            )
 
-[<Fact>]
-let ``the slope is the mean over the images, a quarter at most`` () =
-    check
-        (Gen.choose (1, 20) >>= fun count -> many count (uniform 0.0 1.0))
-        (fun shares ->
-            let slope = Saturation.slope range (Array.map at shares)
-            Expect.near 1e-12 1e-13 (shares |> Array.averageBy (fun s -> s * (1.0 - s))) slope
-            Assert.InRange(slope, 0.0, 0.25)
-        )
+        testProperty "the slope is the mean over the images, a quarter at most"
+        <| forAll
+            (Gen.choose (1, 20) >>= fun count -> many count (uniform 0.0 1.0))
+            (fun shares ->
+                let slope = Saturation.slope range (Array.map at shares)
+                Must.beNear 1e-12 1e-13 (shares |> Array.averageBy (fun s -> s * (1.0 - s))) slope
+                Must.lie 0.0 0.25 slope
+            )
 
-[<Fact>]
-let ``a policy is warned of exactly where its slope is below the limit`` () =
-    check
-        (uniform 0.0 0.01)
-        (fun s ->
-            for share in [ s; 1.0 - s ] do
-                let isFlat = s * (1.0 - s) < Saturation.limit
-                Assert.Equal(isFlat, (Saturation.warning range [| at share |]).IsSome)
-        )
+        testProperty "a policy is warned of exactly where its slope is below the limit"
+        <| forAll
+            (uniform 0.0 0.01)
+            (fun s ->
+                for share in [ s; 1.0 - s ] do
+                    let isFlat = s * (1.0 - s) < Saturation.limit
+                    Must.equal isFlat ((Saturation.warning range [| at share |]).IsSome)
+            )
 
-[<Fact>]
-let ``the warning names the bound, what it means and what to do`` () =
-    let said shares = (Saturation.warning range (Array.map at shares)).Value
-    Assert.Contains("at the upper bound 21", said [| 0.9999 |])
-    Assert.Contains("raise --t-scale", said [| 0.9999 |])
-    Assert.Contains("at the lower bound 1:", said [| 1e-5; 2e-5 |])
-    Assert.Contains("lower --t-start", said [| 1e-5; 2e-5 |])
-    let both = said [| 1e-5; 0.99999; 1.0; 1.0 |]
-    Assert.Contains("at the bounds 1 and 21 (75 % of the images at the upper one)", both)
+        test "the warning names the bound, what it means and what to do" {
+            let said shares = (Saturation.warning range (Array.map at shares)).Value
+            Must.contain "at the upper bound 21" (said [| 0.9999 |])
+            Must.contain "raise --t-scale" (said [| 0.9999 |])
+            Must.contain "at the lower bound 1:" (said [| 1e-5; 2e-5 |])
+            Must.contain "lower --t-start" (said [| 1e-5; 2e-5 |])
+            let both = said [| 1e-5; 0.99999; 1.0; 1.0 |]
+            Must.contain "at the bounds 1 and 21 (75 % of the images at the upper one)" both
 
-    for text in [ said [| 1.0 |]; both ] do
-        Assert.Contains("hardly learns", text)
-        Assert.Contains("shorter curriculum", text)
+            for text in [ said [| 1.0 |]; both ] do
+                Must.contain "hardly learns" text
+                Must.contain "shorter curriculum" text
+        }
 
-[<Fact>]
-let ``at its start CTKD's policy is far from saturated, and no temperatures are no warning`` () =
-    Assert.Equal(None, Saturation.warning range [| 15.6212 |])
-    Expect.near 1e-4 0.0 0.1966 (Saturation.slope range [| 15.6212 |])
-    Assert.Equal(None, Saturation.warning range [||])
+        test "at its start CTKD's policy is far from saturated, and no temperatures are no warning" {
+            Must.equal None (Saturation.warning range [| 15.6212 |])
+            Must.beNear 1e-4 0.0 0.1966 (Saturation.slope range [| 15.6212 |])
+            Must.equal None (Saturation.warning range [||])
+        }
+    ]

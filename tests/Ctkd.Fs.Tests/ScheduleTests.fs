@@ -1,11 +1,11 @@
 module Ctkd.Fs.Tests.ScheduleTests
 
 open System
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 let private values = uniform -100.0 100.0
 let private lengths = Gen.oneof [ Gen.choose (1, 300); Gen.constant Int32.MaxValue ]
@@ -54,165 +54,161 @@ let private any: Gen<Schedule> =
 /// A rounding error of numbers of this size.
 let private rounding (size: float) : float = 4e-16 * size
 
-[<Fact>]
-let ``a schedule has a finite value in every epoch that an int can name`` () =
-    checkMany
-        1000
-        (Gen.zip any anyInt)
-        (fun (schedule, epoch) ->
-            Assert.True(Double.IsFinite(Schedule.at epoch schedule), $"{schedule} at {epoch}")
-        )
-
-[<Fact>]
-let ``a schedule starts with its start`` () =
-    check ramp (fun ramp -> Assert.Equal(ramp.Start, Schedule.at 0 ramp.Schedule))
-    check decay (fun (start, schedule) -> Assert.Equal(start, Schedule.at 0 schedule))
-    check values (fun value -> Assert.Equal(value, Schedule.at 0 (Schedule.constant value)))
-
-[<Fact>]
-let ``a schedule keeps its start in every epoch before`` () =
-    check
-        (Gen.zip ramp (Gen.oneof [ Gen.choose (-500, 0); Gen.constant Int32.MinValue ]))
-        (fun (ramp, epoch) -> Assert.Equal(ramp.Start, Schedule.at epoch ramp.Schedule))
-
-    checkMany
-        300
-        (Gen.zip decay (Gen.oneof [ Gen.choose (-500, 1); Gen.constant Int32.MinValue ]))
-        (fun ((start, schedule), epoch) -> Assert.Equal(start, Schedule.at epoch schedule))
-
-[<Fact>]
-let ``a ramp reaches its stop and keeps it`` () =
-    check
-        (Gen.zip ramp (Gen.choose (0, 500)))
-        (fun (ramp, further) ->
-            let epoch = ramp.Epochs + min further (Int32.MaxValue - ramp.Epochs)
-            Expect.near 0.0 (rounding 200.0) ramp.Stop (Schedule.at epoch ramp.Schedule)
-        )
-
-[<Fact>]
-let ``a ramp stays between its start and its stop and never turns back`` () =
-    checkMany
-        500
-        (Gen.zip3 ramp anyInt anyInt)
-        (fun (ramp, one, other) ->
-            let earlier, later =
-                Schedule.at (min one other) ramp.Schedule, Schedule.at (max one other) ramp.Schedule
-
-            let direction = float (sign (ramp.Stop - ramp.Start))
-
-            let steps =
-                [ ramp.Start; earlier; later; ramp.Stop ] |> List.map ((*) direction) |> List.pairwise
-
-            Assert.All(steps, fun (a, b) -> Assert.True(a <= b + rounding 200.0, $"{a} then {b}"))
-        )
-
-[<Fact>]
-let ``a decay stays between its start and 0 and never turns back`` () =
-    checkMany
-        500
-        (Gen.zip3 decay anyInt anyInt)
-        (fun ((start, schedule), one, other) ->
-            let size epoch = abs (Schedule.at epoch schedule)
-            Assert.True(abs start >= size (min one other) && size (min one other) >= size (max one other))
-            Assert.True(Schedule.at one schedule * start >= 0.0)
-        )
-
-[<Fact>]
-let ``the middle of a ramp is half of it`` () =
-    for ramp in [ Schedule.linear; Schedule.cosine ] do
-        Expect.near 1e-15 0.0 3.0 (Schedule.at 5 (ramp 1.0 5.0 10))
-
-    Expect.near 1e-15 0.0 2.0 (Schedule.at 1 (Schedule.linear 1.0 5.0 4))
-
-[<Fact>]
-let ``an epoch equal to a milestone is not yet decayed`` () =
-    let rate = Schedule.multiStep 0.05 0.1 [ 150; 180; 210 ]
-
-    let expected = [
-        1, 0.05
-        150, 0.05
-        151, 0.005
-        180, 0.005
-        181, 0.0005
-        210, 0.0005
-        211, 0.00005
-        240, 0.00005
-    ]
-
-    for epoch, value in expected do
-        Expect.near 1e-14 0.0 value (Schedule.at epoch rate)
-
-[<Fact>]
-let ``a step decays after every so many epochs`` () =
-    let expected = [ 8.0; 8.0; 4.0; 4.0; 2.0 ]
-    Assert.Equal<float list>(expected, Schedule.sample 5 (Schedule.step 8.0 0.5 2))
-
-[<Fact>]
-let ``the curriculum has the published values`` () =
-    let values =
-        List.map (fun epoch -> Schedule.at epoch (Schedule.curriculum 10)) [ 0; 1; 2; 3; 10; 11; 240 ]
-
-    let expected = [ 0.0; 0.02447; 0.09549; 0.20611; 1.0; 1.0; 1.0 ]
-    Expect.close 0.0 5e-6 (Array.ofList expected) (Array.ofList values)
-    Assert.Equal(1.0, values[4])
-
-[<Fact>]
-let ``joined schedules agree with their halves`` () =
-    check
-        (Gen.zip3 any any (Gen.zip lengths anyInt))
-        (fun (first, next, (epochs, epoch)) ->
-            let expected =
-                if epoch <= epochs then Schedule.at epoch first else Schedule.at (epoch - epochs) next
-
-            Assert.Equal(expected, Schedule.at epoch (Schedule.joined first epochs next))
-        )
-
-[<Fact>]
-let ``a sample is the values of the epochs from 1`` () =
-    check
-        (Gen.zip any (Gen.choose (0, 30)))
-        (fun (schedule, count) ->
-            Assert.Equal<float list>(
-                [ for epoch in 1..count -> Schedule.at epoch schedule ],
-                Schedule.sample count schedule
+let tests =
+    testList "Schedule" [
+        testPropertyWithConfig
+            (times 1000)
+            "a schedule has a finite value in every epoch that an int can name"
+        <| forAll
+            (Gen.zip any anyInt)
+            (fun (schedule, epoch) ->
+                Expect.isTrue (Double.IsFinite(Schedule.at epoch schedule)) $"{schedule} at {epoch}"
             )
-        )
 
-[<Fact>]
-let ``a warm-up reaches its weight in a straight line and keeps it`` () =
-    let at epoch = Schedule.warmUp 2.0 20 |> Schedule.at epoch
-    Assert.Equal<float list>([ 0.0; 0.5; 1.0; 2.0; 2.0 ], List.map at [ 0; 5; 10; 20; 240 ])
+        test "a schedule starts with its start" {
+            check ramp (fun ramp -> Must.equal ramp.Start (Schedule.at 0 ramp.Schedule))
+            check decay (fun (start, schedule) -> Must.equal start (Schedule.at 0 schedule))
+            check values (fun value -> Must.equal value (Schedule.at 0 (Schedule.constant value)))
+        }
 
-[<Fact>]
-let ``equal schedules are equal values`` () =
-    Assert.Equal(Schedule.cosine 0.0 1.0 10, Schedule.curriculum 10)
-    Assert.NotEqual(Schedule.linear 0.0 1.0 10, Schedule.curriculum 10)
+        test "a schedule keeps its start in every epoch before" {
+            check
+                (Gen.zip ramp (Gen.oneof [ Gen.choose (-500, 0); Gen.constant Int32.MinValue ]))
+                (fun (ramp, epoch) -> Must.equal ramp.Start (Schedule.at epoch ramp.Schedule))
 
-[<Fact>]
-let ``numbers that are not finite are refused by name`` () =
-    for bad in [ nan; infinity; -infinity ] do
-        Expect.refuses "value" (fun () -> Schedule.constant bad)
-        Expect.refuses "start" (fun () -> Schedule.linear bad 1.0 1)
-        Expect.refuses "stop" (fun () -> Schedule.linear 1.0 bad 1)
-        Expect.refuses "start" (fun () -> Schedule.cosine bad 1.0 1)
-        Expect.refuses "stop" (fun () -> Schedule.cosine 1.0 bad 1)
-        Expect.refuses "start" (fun () -> Schedule.step bad 1.0 1)
-        Expect.refuses "factor" (fun () -> Schedule.step 1.0 bad 1)
-        Expect.refuses "start" (fun () -> Schedule.multiStep bad 1.0 [ 1 ])
-        Expect.refuses "factor" (fun () -> Schedule.multiStep 1.0 bad [ 1 ])
+            checkMany
+                300
+                (Gen.zip decay (Gen.oneof [ Gen.choose (-500, 1); Gen.constant Int32.MinValue ]))
+                (fun ((start, schedule), epoch) -> Must.equal start (Schedule.at epoch schedule))
+        }
 
-[<Fact>]
-let ``lengths below one epoch and milestones out of order are refused by name`` () =
-    for bad in [ 0; -1; Int32.MinValue ] do
-        Expect.refuses "every" (fun () -> Schedule.step 1.0 0.1 bad)
-        Expect.refuses "epochs" (fun () -> Schedule.linear 0.0 1.0 bad)
-        Expect.refuses "epochs" (fun () -> Schedule.cosine 0.0 1.0 bad)
-        Expect.refuses "epochs" (fun () -> Schedule.curriculum bad)
+        testProperty "a ramp reaches its stop and keeps it"
+        <| forAll
+            (Gen.zip ramp (Gen.choose (0, 500)))
+            (fun (ramp, further) ->
+                let epoch = ramp.Epochs + min further (Int32.MaxValue - ramp.Epochs)
+                Must.beNear 0.0 (rounding 200.0) ramp.Stop (Schedule.at epoch ramp.Schedule)
+            )
 
-        Expect.refuses
-            "epochs"
-            (fun () -> Schedule.joined (Schedule.constant 1.0) bad (Schedule.constant 2.0))
+        testPropertyWithConfig (times 500) "a ramp stays between its start and its stop and never turns back"
+        <| forAll
+            (Gen.zip3 ramp anyInt anyInt)
+            (fun (ramp, one, other) ->
+                let earlier, later =
+                    Schedule.at (min one other) ramp.Schedule, Schedule.at (max one other) ramp.Schedule
 
-        Expect.refuses "milestones" (fun () -> Schedule.multiStep 1.0 0.1 [ bad ])
+                let direction = float (sign (ramp.Stop - ramp.Start))
 
-    Expect.refuses "milestones" (fun () -> Schedule.multiStep 1.0 0.1 [ 2; 1 ])
+                let steps =
+                    [ ramp.Start; earlier; later; ramp.Stop ] |> List.map ((*) direction) |> List.pairwise
+
+                for (a, b) in steps do
+                    Expect.isTrue (a <= b + rounding 200.0) $"{a} then {b}"
+            )
+
+        testPropertyWithConfig (times 500) "a decay stays between its start and 0 and never turns back"
+        <| forAll
+            (Gen.zip3 decay anyInt anyInt)
+            (fun ((start, schedule), one, other) ->
+                let size epoch = abs (Schedule.at epoch schedule)
+                Must.hold (abs start >= size (min one other) && size (min one other) >= size (max one other))
+                Must.hold (Schedule.at one schedule * start >= 0.0)
+            )
+
+        test "the middle of a ramp is half of it" {
+            for ramp in [ Schedule.linear; Schedule.cosine ] do
+                Must.beNear 1e-15 0.0 3.0 (Schedule.at 5 (ramp 1.0 5.0 10))
+
+            Must.beNear 1e-15 0.0 2.0 (Schedule.at 1 (Schedule.linear 1.0 5.0 4))
+        }
+
+        test "an epoch equal to a milestone is not yet decayed" {
+            let rate = Schedule.multiStep 0.05 0.1 [ 150; 180; 210 ]
+
+            let expected = [
+                1, 0.05
+                150, 0.05
+                151, 0.005
+                180, 0.005
+                181, 0.0005
+                210, 0.0005
+                211, 0.00005
+                240, 0.00005
+            ]
+
+            for epoch, value in expected do
+                Must.beNear 1e-14 0.0 value (Schedule.at epoch rate)
+        }
+
+        test "a step decays after every so many epochs" {
+            let expected = [ 8.0; 8.0; 4.0; 4.0; 2.0 ]
+            Must.equal expected (Schedule.sample 5 (Schedule.step 8.0 0.5 2))
+        }
+
+        test "the curriculum has the published values" {
+            let values =
+                List.map (fun epoch -> Schedule.at epoch (Schedule.curriculum 10)) [ 0; 1; 2; 3; 10; 11; 240 ]
+
+            let expected = [ 0.0; 0.02447; 0.09549; 0.20611; 1.0; 1.0; 1.0 ]
+            Must.beClose 0.0 5e-6 (Array.ofList expected) (Array.ofList values)
+            Must.equal 1.0 values[4]
+        }
+
+        testProperty "joined schedules agree with their halves"
+        <| forAll
+            (Gen.zip3 any any (Gen.zip lengths anyInt))
+            (fun (first, next, (epochs, epoch)) ->
+                let expected =
+                    if epoch <= epochs then Schedule.at epoch first else Schedule.at (epoch - epochs) next
+
+                Must.equal expected (Schedule.at epoch (Schedule.joined first epochs next))
+            )
+
+        testProperty "a sample is the values of the epochs from 1"
+        <| forAll
+            (Gen.zip any (Gen.choose (0, 30)))
+            (fun (schedule, count) ->
+                Must.equal
+                    [ for epoch in 1..count -> Schedule.at epoch schedule ]
+                    (Schedule.sample count schedule)
+            )
+
+        test "a warm-up reaches its weight in a straight line and keeps it" {
+            let at epoch = Schedule.warmUp 2.0 20 |> Schedule.at epoch
+            Must.equal [ 0.0; 0.5; 1.0; 2.0; 2.0 ] (List.map at [ 0; 5; 10; 20; 240 ])
+        }
+
+        test "equal schedules are equal values" {
+            Must.equal (Schedule.cosine 0.0 1.0 10) (Schedule.curriculum 10)
+            Must.differ (Schedule.linear 0.0 1.0 10) (Schedule.curriculum 10)
+        }
+
+        test "numbers that are not finite are refused by name" {
+            for bad in [ nan; infinity; -infinity ] do
+                Must.refuse "value" (fun () -> Schedule.constant bad)
+                Must.refuse "start" (fun () -> Schedule.linear bad 1.0 1)
+                Must.refuse "stop" (fun () -> Schedule.linear 1.0 bad 1)
+                Must.refuse "start" (fun () -> Schedule.cosine bad 1.0 1)
+                Must.refuse "stop" (fun () -> Schedule.cosine 1.0 bad 1)
+                Must.refuse "start" (fun () -> Schedule.step bad 1.0 1)
+                Must.refuse "factor" (fun () -> Schedule.step 1.0 bad 1)
+                Must.refuse "start" (fun () -> Schedule.multiStep bad 1.0 [ 1 ])
+                Must.refuse "factor" (fun () -> Schedule.multiStep 1.0 bad [ 1 ])
+        }
+
+        test "lengths below one epoch and milestones out of order are refused by name" {
+            for bad in [ 0; -1; Int32.MinValue ] do
+                Must.refuse "every" (fun () -> Schedule.step 1.0 0.1 bad)
+                Must.refuse "epochs" (fun () -> Schedule.linear 0.0 1.0 bad)
+                Must.refuse "epochs" (fun () -> Schedule.cosine 0.0 1.0 bad)
+                Must.refuse "epochs" (fun () -> Schedule.curriculum bad)
+
+                Must.refuse
+                    "epochs"
+                    (fun () -> Schedule.joined (Schedule.constant 1.0) bad (Schedule.constant 2.0))
+
+                Must.refuse "milestones" (fun () -> Schedule.multiStep 1.0 0.1 [ bad ])
+
+            Must.refuse "milestones" (fun () -> Schedule.multiStep 1.0 0.1 [ 2; 1 ])
+        }
+    ]

@@ -1,11 +1,11 @@
 module Ctkd.Fs.Tests.TallyTests
 
 open System
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
-open Xunit
 
 /// One batch as plain numbers: logits of three classes, labels, T and dL/dT for each instance, two loss
 /// terms.
@@ -33,13 +33,13 @@ let private seen: Gen<Seen> =
     }
 
 let private add (step: int) (t: BatchTemperature option) (seen: Seen) (tally: Tally) : unit =
-    let logits = Expect.tensor [ seen.Labels.Length; 3 ] (Array.concat seen.Logits)
+    let logits = Plain.tensor [ seen.Labels.Length; 3 ] (Array.concat seen.Logits)
     let labels = Tensor.ofInt64s [ seen.Labels.Length ] (Array.map int64 seen.Labels)
     let step = Tensor.ofInt64s [] [| int64 step |]
-    Tally.add step logits labels t (seen.Terms |> List.ofArray |> List.map Expect.number) tally
+    Tally.add step logits labels t (seen.Terms |> List.ofArray |> List.map Plain.number) tally
 
 let private constant (t: float) (first: int) (count: int) : BatchTemperature = {
-    T = Expect.number t
+    T = Plain.number t
     Gradient = None
     Index = Tensor.arange Device.Cpu count |> Tensor.addInt first
 }
@@ -53,8 +53,8 @@ let private addAll (batches: Seen list) (tally: Tally) : unit =
         let count = seen.Labels.Length
 
         let temperature = {
-            T = Expect.tensor [ count ] seen.T
-            Gradient = Some(Expect.tensor [ count ] seen.Gradient)
+            T = Plain.tensor [ count ] seen.T
+            Gradient = Some(Plain.tensor [ count ] seen.Gradient)
             Index = Tensor.ofInt64s [ count ] (Array.init count (fun i -> int64 (images - 1 - before - i)))
         }
 
@@ -82,125 +82,130 @@ let private alike: Seen = {
     Terms = [| 1.0; 2.0 |]
 }
 
-[<Fact>]
-let ``the means of an epoch are those over its images`` () =
-    check
-        (Gen.nonEmptyListOf seen)
-        (fun batches ->
+let tests =
+    testList "Tally" [
+        testProperty "the means of an epoch are those over its images"
+        <| forAll
+            (Gen.nonEmptyListOf seen)
+            (fun batches ->
+                Tensor.scoped (fun () ->
+                    let tally = Tally.start Device.Cpu images 2
+                    addAll batches tally
+                    let means = Tally.means tally
+                    let count = batches |> List.sumBy _.Labels.Length
+
+                    let over f =
+                        (batches |> List.sumBy (fun b -> float b.Labels.Length * f b)) / float count
+
+                    let correct b =
+                        Array.map2
+                            (fun z label -> if Oracle.argMax z = label then 1.0 else 0.0)
+                            b.Logits
+                            b.Labels
+                        |> Array.average
+
+                    Must.equal count means.Images
+                    Must.beNear 1e-13 1e-14 (over correct) means.Accuracy
+                    Must.beNear 1e-13 0.0 (over (fun b -> Array.average b.T)) means.T
+                    Must.equal (batches |> Seq.collect _.T |> Seq.min) means.SmallestT
+                    Must.equal (batches |> Seq.collect _.T |> Seq.max) means.LargestT
+                    // A batch's loss is a mean: its instances' derivatives add up to the batch's by a common
+                    // shift of T.
+                    Must.beNear 1e-12 1e-13 (over (fun b -> Array.sum b.Gradient)) means.GradientT
+
+                    Must.beSame
+                        (batches |> Seq.collect _.T |> Seq.map (float32 >> float) |> Seq.rev |> Array.ofSeq)
+                        (Tally.temperatures tally)
+
+                    let terms = [| for i in 0..1 -> over (fun b -> b.Terms[i]) |]
+                    Must.beClose 1e-13 1e-14 terms (Array.ofList means.Terms)
+                    Must.equal None (Tally.broken tally)
+                )
+            )
+
+        test "one T counts for every image of its batch, and without a teacher there is none" {
             Tensor.scoped (fun () ->
                 let tally = Tally.start Device.Cpu images 2
-                addAll batches tally
+                add 0 (Some(constant 4.0 0 2)) alike tally
+                add 1 (Some(constant 6.0 7 2)) alike tally
                 let means = Tally.means tally
-                let count = batches |> List.sumBy _.Labels.Length
-                let over f = (batches |> List.sumBy (fun b -> float b.Labels.Length * f b)) / float count
-
-                let correct b =
-                    Array.map2
-                        (fun z label -> if Oracle.argMax z = label then 1.0 else 0.0)
-                        b.Logits
-                        b.Labels
-                    |> Array.average
-
-                Assert.Equal(count, means.Images)
-                Expect.near 1e-13 1e-14 (over correct) means.Accuracy
-                Expect.near 1e-13 0.0 (over (fun b -> Array.average b.T)) means.T
-                Assert.Equal(batches |> Seq.collect _.T |> Seq.min, means.SmallestT)
-                Assert.Equal(batches |> Seq.collect _.T |> Seq.max, means.LargestT)
-                // A batch's loss is a mean: its instances' derivatives add up to the batch's by a common
-                // shift of T.
-                Expect.near 1e-12 1e-13 (over (fun b -> Array.sum b.Gradient)) means.GradientT
-
-                Expect.same
-                    (batches |> Seq.collect _.T |> Seq.map (float32 >> float) |> Seq.rev |> Array.ofSeq)
-                    (Tally.temperatures tally)
-
-                let terms = [| for i in 0..1 -> over (fun b -> b.Terms[i]) |]
-                Expect.close 1e-13 1e-14 terms (Array.ofList means.Terms)
-                Assert.Equal(None, Tally.broken tally)
+                Must.equal (5.0, 4.0, 6.0, 0.5) (means.T, means.SmallestT, means.LargestT, means.Accuracy)
+                Must.equal [| 4.0; 4.0; 6.0; 6.0 |] (Tally.temperatures tally)
+                Must.hold (Double.IsNaN means.GradientT)
+                let alone = Tally.start Device.Cpu images 2
+                add 0 None alike alone
+                Must.hold (Double.IsNaN (Tally.means alone).T)
+                Must.beEmpty (Tally.temperatures alone)
+                Must.equal None (Tally.broken alone)
             )
-        )
+        }
 
-[<Fact>]
-let ``one T counts for every image of its batch, and without a teacher there is none`` () =
-    Tensor.scoped (fun () ->
-        let tally = Tally.start Device.Cpu images 2
-        add 0 (Some(constant 4.0 0 2)) alike tally
-        add 1 (Some(constant 6.0 7 2)) alike tally
-        let means = Tally.means tally
-        Assert.Equal((5.0, 4.0, 6.0, 0.5), (means.T, means.SmallestT, means.LargestT, means.Accuracy))
-        Assert.Equal<float[]>([| 4.0; 4.0; 6.0; 6.0 |], Tally.temperatures tally)
-        Assert.True(Double.IsNaN means.GradientT)
-        let alone = Tally.start Device.Cpu images 2
-        add 0 None alike alone
-        Assert.True(Double.IsNaN (Tally.means alone).T)
-        Assert.Empty(Tally.temperatures alone)
-        Assert.Equal(None, Tally.broken alone)
-    )
+        test "the first step and term that is not finite stays, whatever comes later" {
+            let finite, bad = uniform 0.0 1.0, Gen.elements [ nan; infinity; -infinity ]
+            let term = Gen.frequency [ 4, finite; 1, bad ]
 
-[<Fact>]
-let ``the first step and term that is not finite stays, whatever comes later`` () =
-    let finite, bad = uniform 0.0 1.0, Gen.elements [ nan; infinity; -infinity ]
-    let term = Gen.frequency [ 4, finite; 1, bad ]
+            check
+                (Gen.listOf (many 3 term))
+                (fun steps ->
+                    Tensor.scoped (fun () ->
+                        let tally = Tally.start Device.Cpu images 3
+                        steps |> List.iteri (fun step terms -> broken step (List.ofArray terms) tally)
 
-    check
-        (Gen.listOf (many 3 term))
-        (fun steps ->
-            Tensor.scoped (fun () ->
-                let tally = Tally.start Device.Cpu images 3
-                steps |> List.iteri (fun step terms -> broken step (List.ofArray terms) tally)
+                        let expected =
+                            steps
+                            |> List.indexed
+                            |> List.tryPick (fun (step, terms) ->
+                                terms
+                                |> Array.tryFindIndex (Double.IsFinite >> not)
+                                |> Option.map (fun term -> step, term)
+                            )
 
-                let expected =
-                    steps
-                    |> List.indexed
-                    |> List.tryPick (fun (step, terms) ->
-                        terms
-                        |> Array.tryFindIndex (Double.IsFinite >> not)
-                        |> Option.map (fun term -> step, term)
+                        Must.equal expected (Tally.broken tally)
                     )
+                )
+        }
 
-                Assert.Equal(expected, Tally.broken tally)
-            )
-        )
-
-[<Fact>]
-let ``a cleared tally has seen nothing`` () =
-    Tensor.scoped (fun () ->
-        let tally, fresh = Tally.start Device.Cpu images 2, Tally.start Device.Cpu images 2
-        addAll [ alike ] tally
-        broken 7 [ nan; 1.0 ] tally
-        Assert.Equal(Some(7, 0), Tally.broken tally)
-        Tally.clear tally
-        Expect.sameTree (Tally.toTree fresh) (Tally.toTree tally)
-        Assert.Equal(0, (Tally.means tally).Images)
-    )
-
-[<Fact>]
-let ``a tally goes on from its tensors`` () =
-    check
-        (Gen.zip (Gen.listOf seen) (Gen.listOf seen))
-        (fun (first, second) ->
+        test "a cleared tally has seen nothing" {
             Tensor.scoped (fun () ->
-                let whole, half = Tally.start Device.Cpu images 2, Tally.start Device.Cpu images 2
-                addAll first whole
-                addAll second whole
-                addAll first half
-                let resumed = Tally.toTree half |> Tree.copy |> Tally.ofTree
-                addAll second resumed
-                Expect.sameTree (Tally.toTree whole) (Tally.toTree resumed)
+                let tally, fresh = Tally.start Device.Cpu images 2, Tally.start Device.Cpu images 2
+                addAll [ alike ] tally
+                broken 7 [ nan; 1.0 ] tally
+                Must.equal (Some(7, 0)) (Tally.broken tally)
+                Tally.clear tally
+                Must.beSameTree (Tally.toTree fresh) (Tally.toTree tally)
+                Must.equal 0 ((Tally.means tally).Images)
             )
-        )
+        }
 
-[<Fact>]
-let ``counting leaves no tensors and no graph`` () =
-    Tensor.scoped (fun () ->
-        let tally = Tally.start Device.Cpu images 1
-        let logits = Autograd.leaf (Expect.tensor [ 1; 2 ] [| 1.0; 0.0 |])
-        let labels = Tensor.ofInt64s [ 1 ] [| 0L |]
-        let loss = Loss.crossEntropy labels logits
-        let t = Some { constant 1.0 0 1 with T = Tensor.sum logits }
-        let step = Tensor.ofInt64s [] [| 0L |]
-        let before = Tensor.live ()
-        Tally.add step logits labels t [ loss ] tally
-        Assert.Equal(before, Tensor.live ())
-        Assert.All(Tree.leaves (Tally.toTree tally), fun x -> Assert.False x.RequiresGrad)
-    )
+        testProperty "a tally goes on from its tensors"
+        <| forAll
+            (Gen.zip (Gen.listOf seen) (Gen.listOf seen))
+            (fun (first, second) ->
+                Tensor.scoped (fun () ->
+                    let whole, half = Tally.start Device.Cpu images 2, Tally.start Device.Cpu images 2
+                    addAll first whole
+                    addAll second whole
+                    addAll first half
+                    let resumed = Tally.toTree half |> Tree.copy |> Tally.ofTree
+                    addAll second resumed
+                    Must.beSameTree (Tally.toTree whole) (Tally.toTree resumed)
+                )
+            )
+
+        test "counting leaves no tensors and no graph" {
+            Tensor.scoped (fun () ->
+                let tally = Tally.start Device.Cpu images 1
+                let logits = Autograd.leaf (Plain.tensor [ 1; 2 ] [| 1.0; 0.0 |])
+                let labels = Tensor.ofInt64s [ 1 ] [| 0L |]
+                let loss = Loss.crossEntropy labels logits
+                let t = Some { constant 1.0 0 1 with T = Tensor.sum logits }
+                let step = Tensor.ofInt64s [] [| 0L |]
+                let before = Tensor.live ()
+                Tally.add step logits labels t [ loss ] tally
+                Must.equal before (Tensor.live ())
+
+                for x in Tree.leaves (Tally.toTree tally) do
+                    Must.notHold x.requires_grad
+            )
+        }
+    ]

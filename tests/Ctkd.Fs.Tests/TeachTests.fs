@@ -1,10 +1,10 @@
 module Ctkd.Fs.Tests.TeachTests
 
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Courses
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 /// Made anew for each test: its teacher's weights live in the test's scope.
 let private course () : Course = { taught policies[0] alone with Batch = 8 }
@@ -29,105 +29,116 @@ let private train (how: TeachingPlan) (course: Course) (stops: int list) : Train
 
     go (Train.start course)
 
-[<Fact>]
-let ``a teacher that runs ahead teaches the same`` () =
-    Tensor.scoped (fun () ->
-        for precision, tolerance in [ F64, 1e-10; F32, 1e-3 ] do
-            let course =
-                taught policies[0] { alone with Batch = 8; Precision = precision } |> Course.prepareTeacher
+let tests =
+    testList "Teach" [
+        test "a teacher that runs ahead teaches the same" {
+            Tensor.scoped (fun () ->
+                for precision, tolerance in [ F64, 1e-10; F32, 1e-3 ] do
+                    let course =
+                        taught policies[0] { alone with Batch = 8; Precision = precision }
+                        |> Course.prepareTeacher
 
-            let weights (state: TrainState) = state.Student |> Tree.leaves |> Array.collect Tensor.toFloats
-            let expected = train Teach.simple course [] |> weights
+                    let weights (state: TrainState) =
+                        state.Student |> Tree.leaves |> Array.collect Tensor.toFloats
 
-            for ahead in [ 2; 3; 100 ] do
-                train { Teach.simple with Ahead = ahead } course []
-                |> weights
-                |> Expect.close tolerance tolerance expected
-    )
+                    let expected = train Teach.simple course [] |> weights
 
-[<Fact>]
-let ``stopping between two batches changes no bit, however far ahead the teacher was`` () =
-    Tensor.scoped (fun () ->
-        let course = Course.prepareTeacher (course ())
-
-        for ahead in [ 1; 2; 3 ] do
-            let how = { Teach.simple with Ahead = ahead }
-
-            Assert.Equal<(string * string) list>(
-                hex (train how course []),
-                hex (train how course [ 1; 2; 7 ])
+                    for ahead in [ 2; 3; 100 ] do
+                        train { Teach.simple with Ahead = ahead } course []
+                        |> weights
+                        |> Must.beClose tolerance tolerance expected
             )
-    )
+        }
 
-[<Fact>]
-let ``what the teacher prepared is freed when the epoch is over`` () =
-    Tensor.scoped (fun () ->
-        let course = Course.prepareTeacher (course ())
-        let set = upload 37 course
-        let state = Train.start course
-        let before = Tensor.live ()
-        Train.epochOf { Teach.simple with Ahead = 3 } course 1 (fun _ _ -> false) set state |> ignore
-        Assert.Equal(before, Tensor.live ())
-    )
+        test "stopping between two batches changes no bit, however far ahead the teacher was" {
+            Tensor.scoped (fun () ->
+                let course = Course.prepareTeacher (course ())
 
-[<Fact>]
-let ``remembered features train the same to the bit, cold, warm and stopped in between`` () =
-    inFolder (fun folder ->
-        Tensor.scoped (fun () ->
-            let width = (course ()).Teaching.Value.Model.Classifier.In
+                for ahead in [ 1; 2; 3 ] do
+                    let how = { Teach.simple with Ahead = ahead }
 
-            for policy in policies do
-                let course = Course.prepareTeacher { taught policy alone with Batch = 8 }
-                let expected = hex (train Teach.simple course [])
+                    Must.equal (hex (train how course [])) (hex (train how course [ 1; 2; 7 ]))
+            )
+        }
 
-                for stops in [ []; []; [ 3; 6 ] ] do
-                    use cache = TeacherCache.openFile folder "key" width 1_000_000L Exact |> Error.orRaise
-                    let how = { Teach.simple with Cache = Some cache }
-                    Assert.Equal<(string * string) list>(expected, hex (train how course stops))
-        )
-    )
+        test "what the teacher prepared is freed when the epoch is over" {
+            Tensor.scoped (fun () ->
+                let course = Course.prepareTeacher (course ())
+                let set = upload 37 course
+                let state = Train.start course
+                let before = Tensor.live ()
+                Train.epochOf { Teach.simple with Ahead = 3 } course 1 (fun _ _ -> false) set state |> ignore
+                Must.equal before (Tensor.live ())
+            )
+        }
 
-[<Fact>]
-let ``remembered features are refused for distillers that look at maps`` () =
-    inFolder (fun folder ->
-        Tensor.scoped (fun () ->
-            use cache = TeacherCache.openFile folder "key" 4 1_000_000L Exact |> Error.orRaise
-            let looking = { Distiller.kd with LooksAtMaps = true }
-            let course = course ()
-            let teaching = { course.Teaching.Value with Distillers = [ Schedule.constant 1.0, looking ] }
-            let course = { course with Teaching = Some teaching }
+        test "remembered features train the same to the bit, cold, warm and stopped in between" {
+            inFolder (fun folder ->
+                Tensor.scoped (fun () ->
+                    let width = (course ()).Teaching.Value.Model.Classifier.In
 
-            Expect.refuses
-                "how"
-                (fun () -> train { Teach.simple with Cache = Some cache } course [] |> ignore)
-        )
-    )
+                    for policy in policies do
+                        let course = Course.prepareTeacher { taught policy alone with Batch = 8 }
+                        let expected = hex (train Teach.simple course [])
 
-[<Theory>]
-[<InlineData("ctkd-global", 100)>]
-// Under the agent the second epoch mixes images, and is not asked of.
-[<InlineData("rlkd", 50)>]
-let ``a run with a teacher cache is the same run, and says how much was remembered``
-    (policy: string)
-    (lessons: int)
-    =
-    inFolder (fun folder ->
-        let settings = Runs.small |> Runs.taught policy
-        let path name = Path.Combine(folder, name)
-        let said = ResizeArray<string>()
-        let hooks = { Hooks.none with Say = said.Add }
-        let run name settings = Run.start hooks (path name) settings |> Error.orRaise |> ignore
-        run "plain" settings
-        let cached = { settings with TeacherCache = path "cache" }
-        run "cold" cached
-        run "warm" cached
+                        for stops in [ []; []; [ 3; 6 ] ] do
+                            use cache =
+                                TeacherCache.openFile folder "key" width 1_000_000L Exact |> Error.orRaise
 
-        let tensors name = Runs.contents (Path.Combine(path name, "last.safetensors")) |> snd
+                            let how = { Teach.simple with Cache = Some cache }
+                            Must.equal expected (hex (train how course stops))
+                )
+            )
+        }
 
-        Assert.True((tensors "plain" = tensors "cold"))
-        Assert.True((tensors "plain" = tensors "warm"))
-        Assert.Equal<EpochMetrics list>(Runs.lines (path "plain"), Runs.lines (path "warm"))
-        let cache = said |> Seq.filter (fun line -> line.StartsWith "teacher cache") |> List.ofSeq
-        Assert.Equal(2, cache.Length)
-        Assert.StartsWith($"teacher cache: 100.0 %% of {lessons} lessons", cache[1])
-    )
+        test "remembered features are refused for distillers that look at maps" {
+            inFolder (fun folder ->
+                Tensor.scoped (fun () ->
+                    use cache = TeacherCache.openFile folder "key" 4 1_000_000L Exact |> Error.orRaise
+                    let looking = { Distiller.kd with LooksAtMaps = true }
+                    let course = course ()
+
+                    let teaching = {
+                        course.Teaching.Value with
+                            Distillers = [ Schedule.constant 1.0, looking ]
+                    }
+
+                    let course = { course with Teaching = Some teaching }
+
+                    Must.refuse
+                        "how"
+                        (fun () -> train { Teach.simple with Cache = Some cache } course [] |> ignore)
+                )
+            )
+        }
+
+        // Under the agent the second epoch mixes images, and is not asked of.
+        testTheory
+            "a run with a teacher cache is the same run, and says how much was remembered"
+            [ "ctkd-global", 100; "rlkd", 50 ]
+            (fun (policy: string, lessons: int) ->
+                inFolder (fun folder ->
+                    let settings = Runs.small |> Runs.taught policy
+                    let path name = Path.Combine(folder, name)
+                    let said = ResizeArray<string>()
+                    let hooks = { Hooks.none with Say = said.Add }
+                    let run name settings = Run.start hooks (path name) settings |> Error.orRaise |> ignore
+                    run "plain" settings
+                    let cached = { settings with TeacherCache = path "cache" }
+                    run "cold" cached
+                    run "warm" cached
+
+                    let tensors name = Runs.contents (Path.Combine(path name, "last.safetensors")) |> snd
+
+                    Must.hold (tensors "plain" = tensors "cold")
+                    Must.hold (tensors "plain" = tensors "warm")
+                    Must.equal (Runs.lines (path "plain")) (Runs.lines (path "warm"))
+
+                    let cache =
+                        said |> Seq.filter (fun line -> line.StartsWith "teacher cache") |> List.ofSeq
+
+                    Must.equal 2 cache.Length
+                    Must.startWith $"teacher cache: 100.0 %% of {lessons} lessons" cache[1]
+                )
+            )
+    ]

@@ -1,23 +1,23 @@
 /// The policies that soften teacher and student differently: DTKD and standardised logits.
 module Ctkd.Fs.Tests.TemperaturePairTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Oracle
 open Ctkd.Fs.Tests.Policies
 open FsCheck.FSharp
-open Xunit
 
 let private softened (policy: Policy) (tau: float) (x: Logits) : Softening =
-    let tensor values = Expect.tensor [ x.Rows; x.Classes ] values
+    let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
     policy.Soften (fresh policy x.Classes) (dials 0.5 tau) (tensor x.Teacher) (tensor x.Student)
 
 let private balanced (tau: float) (x: Logits) : float[] * float[] =
     Tensor.scoped (fun () ->
-        let tensor values = Expect.tensor [ x.Rows; x.Classes ] values
+        let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
 
         let ofTeacher, ofStudent =
-            Temperature.balanced (Expect.number tau) (tensor x.Teacher) (tensor x.Student)
+            Temperature.balanced (Plain.number tau) (tensor x.Teacher) (tensor x.Student)
 
         Tensor.toFloats ofTeacher, Tensor.toFloats ofStudent
     )
@@ -26,213 +26,221 @@ let private maxima (x: Logits) =
     let maxima = Array.chunkBySize x.Classes >> Array.map Array.max
     maxima x.Teacher, maxima x.Student
 
-// ---- DTKD ---------------------------------------------------------------------------------------
+let tests =
+    testList "TemperaturePair" [
+        // ---- DTKD ---------------------------------------------------------------------------------------
 
-[<Fact>]
-let ``the temperatures of DTKD are positive and finite everywhere and share out 2 tau`` () =
-    check
-        (Gen.zip temperature (logitsOf [ 0.0; 1e-6; 1e-3; 1.0; 100.0; 1e4 ]))
-        (fun (tau, x) ->
-            let ofTeacher, ofStudent = balanced tau x
-
-            Assert.All(
-                Array.append ofTeacher ofStudent,
-                fun t -> Assert.True(t > 0.0 && System.Double.IsFinite t, $"{t}")
-            )
-
-            Expect.close 1e-12 0.0 (Array.create x.Rows (2.0 * tau)) (Array.map2 (+) ofTeacher ofStudent)
-        )
-
-[<Fact>]
-let ``both sides get equally sharp under DTKD where both maxima exceed 0.001`` () =
-    check
-        (Gen.zip temperature (logitsOf [ 0.1; 1.0; 100.0 ]))
-        (fun (tau, x) ->
-            let ofTeacher, ofStudent = balanced tau x
-            let teacher, student = maxima x
-
-            for i in 0 .. x.Rows - 1 do
-                if min teacher[i] student[i] > 1e-3 then
-                    Expect.near 1e-12 0.0 (teacher[i] / ofTeacher[i]) (student[i] / ofStudent[i])
-                    Expect.near 1e-12 0.0 (2.0 * tau * teacher[i] / (teacher[i] + student[i])) ofTeacher[i]
-        )
-
-[<Fact>]
-let ``DTKD softens each side by its own T and weighs by both`` () =
-    check
-        (Gen.zip temperature moderateLogits)
-        (fun (tau, x) ->
-            Tensor.scoped (fun () ->
+        testProperty "the temperatures of DTKD are positive and finite everywhere and share out 2 tau"
+        <| forAll
+            (Gen.zip temperature (logitsOf [ 0.0; 1e-6; 1e-3; 1.0; 100.0; 1e4 ]))
+            (fun (tau, x) ->
                 let ofTeacher, ofStudent = balanced tau x
-                let softening = softened (Temperature.dtkd tau) tau x
-                let by (t: float[]) = Array.mapi (fun i z -> z / t[i / x.Classes])
-                Expect.close 1e-14 0.0 (by ofTeacher x.Teacher) (Tensor.toFloats softening.Teacher)
-                Expect.close 1e-14 0.0 (by ofStudent x.Student) (Tensor.toFloats softening.Student)
 
-                Expect.close
-                    1e-14
-                    0.0
-                    (Array.map2 (*) ofTeacher ofStudent)
-                    (Tensor.toFloats softening.Weight)
+                for t in Array.append ofTeacher ofStudent do
+                    Expect.isTrue (t > 0.0 && System.Double.IsFinite t) $"{t}"
 
-                Expect.same ofStudent (Tensor.toFloats softening.T)
+                Must.beClose 1e-12 0.0 (Array.create x.Rows (2.0 * tau)) (Array.map2 (+) ofTeacher ofStudent)
             )
-        )
 
-[<Fact>]
-let ``the gradients of DTKD flow through both maxima`` () =
-    checkMany
-        100
-        (logitsOf [ 1.0; 5.0 ])
-        (fun x ->
-            let apart values =
-                let sorted = Array.sortDescending values
-                sorted[0] - sorted[1] > 0.02
+        testProperty "both sides get equally sharp under DTKD where both maxima exceed 0.001"
+        <| forAll
+            (Gen.zip temperature (logitsOf [ 0.1; 1.0; 100.0 ]))
+            (fun (tau, x) ->
+                let ofTeacher, ofStudent = balanced tau x
+                let teacher, student = maxima x
 
-            let teacher, student = maxima x
+                for i in 0 .. x.Rows - 1 do
+                    if min teacher[i] student[i] > 1e-3 then
+                        Must.beNear 1e-12 0.0 (teacher[i] / ofTeacher[i]) (student[i] / ofStudent[i])
 
-            // Central differences need a smooth place: no ties, and no temperature near 0.
-            if
-                Array.forall (fun m -> m > 0.5) (Array.append teacher student)
-                && Array.forall apart (Array.chunkBySize x.Classes (Array.append x.Teacher x.Student))
-            then
-                Expect.gradientsMatch (lossUnder (Temperature.dtkd 4.0) 0.0 []) (inputs Tree.empty x)
-        )
+                        Must.beNear
+                            1e-12
+                            0.0
+                            (2.0 * tau * teacher[i] / (teacher[i] + student[i]))
+                            ofTeacher[i]
+            )
 
-[<Fact>]
-let ``where no logit exceeds 0.001 DTKD is KD at tau, gradients included`` () =
-    check
-        moderateLogits
-        (fun x ->
-            let below values = Array.map (fun z -> -abs z) values
-            let inputs = inputs Tree.empty { x with Teacher = below x.Teacher; Student = below x.Student }
-            let under policy = lossUnder policy 0.0 []
-            let value f = Expect.value (fun () -> f (List.map Expect.ofDense inputs))
-            let dtkd, kd = under (Temperature.dtkd 4.0), under (Temperature.fixedAt 4.0)
-            Expect.near 1e-12 1e-15 (value kd) (value dtkd)
-
-            for expected, actual in List.zip (Expect.gradients kd inputs) (Expect.gradients dtkd inputs) do
-                Expect.close 1e-11 1e-14 expected actual
-        )
-
-[<Fact>]
-let ``KD and its gradients are finite under DTKD in float32 for a student that knows nothing`` () =
-    for scale in [ 0.0; 1e-8; 1e-3; 1.0; 1e4 ] do
-        check
-            (logitsOf [ 0.0; 1e-8; 1e-3; 1.0; 1e4 ])
-            (fun x ->
+        testProperty "DTKD softens each side by its own T and weighs by both"
+        <| forAll
+            (Gen.zip temperature moderateLogits)
+            (fun (tau, x) ->
                 Tensor.scoped (fun () ->
-                    let leaf values =
-                        Tensor.ofFloats DType.Float32 [ x.Rows; x.Classes ] values |> Autograd.leaf
+                    let ofTeacher, ofStudent = balanced tau x
+                    let softening = softened (Temperature.dtkd tau) tau x
+                    let by (t: float[]) = Array.mapi (fun i z -> z / t[i / x.Classes])
+                    Must.beClose 1e-14 0.0 (by ofTeacher x.Teacher) (Tensor.toFloats softening.Teacher)
+                    Must.beClose 1e-14 0.0 (by ofStudent x.Student) (Tensor.toFloats softening.Student)
 
-                    let teacher, student = leaf x.Teacher, leaf (Array.map (fun z -> z * scale) x.Student)
-                    let tau = Tensor.scalar DType.Float32 Device.Cpu 4.0
+                    Must.beClose
+                        1e-14
+                        0.0
+                        (Array.map2 (*) ofTeacher ofStudent)
+                        (Tensor.toFloats softening.Weight)
 
-                    let softening =
-                        (Temperature.dtkd 4.0).Soften
-                            Tree.empty
-                            { Strength = tau; Scheduled = tau }
-                            teacher
-                            student
-
-                    let loss = Tensor.mean (softening.Weight * Loss.kl softening.Teacher softening.Student)
-
-                    let gradients =
-                        Autograd.gradients loss [| teacher; student |] |> Array.collect Tensor.toFloats
-
-                    Assert.All(
-                        Array.append [| Tensor.toFloat loss |] gradients,
-                        fun v -> Assert.True(System.Double.IsFinite v, $"{v}")
-                    )
+                    Must.beSame ofStudent (Tensor.toFloats softening.T)
                 )
             )
 
-[<Fact>]
-let ``a tau that is not above 0 and finite is refused`` () =
-    for bad in [ 0.0; -4.0; nan; infinity ] do
-        Expect.refuses "tau" (fun () -> Temperature.dtkd bad)
+        testPropertyWithConfig (times 100) "the gradients of DTKD flow through both maxima"
+        <| forAll
+            (logitsOf [ 1.0; 5.0 ])
+            (fun x ->
+                let apart values =
+                    let sorted = Array.sortDescending values
+                    sorted[0] - sorted[1] > 0.02
 
-// ---- standardised logits ------------------------------------------------------------------------
+                let teacher, student = maxima x
 
-[<Fact>]
-let ``standardised logits have mean 0 and deviation 1 in every row, and equal logits become 0`` () =
-    check
-        (logitsOf [ 0.0; 1.0; 100.0 ])
-        (fun x ->
-            let z =
-                Expect.numbers (fun () -> Expect.tensor [ x.Rows; x.Classes ] x.Teacher |> Loss.standardise)
+                // Central differences need a smooth place: no ties, and no temperature near 0.
+                if
+                    Array.forall (fun m -> m > 0.5) (Array.append teacher student)
+                    && Array.forall apart (Array.chunkBySize x.Classes (Array.append x.Teacher x.Student))
+                then
+                    Must.matchDerivatives (lossUnder (Temperature.dtkd 4.0) 0.0 []) (inputs Tree.empty x)
+            )
 
-            for row, original in
-                Array.zip (Array.chunkBySize x.Classes z) (Array.chunkBySize x.Classes x.Teacher) do
-                Expect.near 0.0 1e-9 0.0 (Array.average row)
-                let variance = Array.sumBy (fun v -> v * v) row / float (x.Classes - 1)
+        testProperty "where no logit exceeds 0.001 DTKD is KD at tau, gradients included"
+        <| forAll
+            moderateLogits
+            (fun x ->
+                let below values = Array.map (fun z -> -abs z) values
 
-                if Array.max original - Array.min original > 0.1 then
-                    Expect.near 1e-5 0.0 1.0 variance
+                let inputs =
+                    inputs Tree.empty { x with Teacher = below x.Teacher; Student = below x.Student }
 
-                if Array.max original = Array.min original then
-                    Expect.same (Array.map abs row) (Array.zeroCreate x.Classes)
-        )
+                let under policy = lossUnder policy 0.0 []
+                let value f = Plain.value (fun () -> f (List.map Plain.ofDense inputs))
+                let dtkd, kd = under (Temperature.dtkd 4.0), under (Temperature.fixedAt 4.0)
+                Must.beNear 1e-12 1e-15 (value kd) (value dtkd)
 
-[<Fact>]
-let ``standardised logits do not change under affine maps`` () =
-    check
-        (Gen.zip3 (logitsOf [ 1.0; 100.0 ]) (uniform 0.1 10.0) (uniform -50.0 50.0))
-        (fun (x, factor, shift) ->
-            let standardise values =
-                Expect.numbers (fun () -> Expect.tensor [ x.Rows; x.Classes ] values |> Loss.standardise)
+                for expected, actual in List.zip (Plain.gradients kd inputs) (Plain.gradients dtkd inputs) do
+                    Must.beClose 1e-11 1e-14 expected actual
+            )
 
-            let moved = Array.map (fun z -> factor * z + shift) x.Teacher
-            // The 1e-7 beside the deviation is the only trace of the scale.
-            Expect.close 1e-3 1e-9 (standardise x.Teacher) (standardise moved)
-        )
+        test "KD and its gradients are finite under DTKD in float32 for a student that knows nothing" {
+            for scale in [ 0.0; 1e-8; 1e-3; 1.0; 1e4 ] do
+                check
+                    (logitsOf [ 0.0; 1e-8; 1e-3; 1.0; 1e4 ])
+                    (fun x ->
+                        Tensor.scoped (fun () ->
+                            let leaf values =
+                                Tensor.ofFloats DType.Float32 [ x.Rows; x.Classes ] values |> Autograd.leaf
 
-[<Fact>]
-let ``the gradients of standardised logits are those of their values, and finite for equal logits`` () =
-    checkMany
-        30
-        (logitsOf [ 1.0; 5.0 ])
-        (fun x ->
-            let f (xs: Tensor list) =
-                lossUnder (Temperature.standardised (Temperature.fixedAt 2.0)) 0.0 [] xs
+                            let teacher, student =
+                                leaf x.Teacher, leaf (Array.map (fun z -> z * scale) x.Student)
 
-            if
-                x.Classes > 2
-                && Array.chunkBySize x.Classes (Array.append x.Teacher x.Student)
-                   |> Array.forall (fun row -> Array.max row - Array.min row > 0.5)
-            then
-                Expect.gradientsMatch f (inputs Tree.empty x)
+                            let tau = Tensor.scalar DType.Float32 Device.Cpu 4.0
 
-            let flat = { x with Student = Array.create x.Student.Length 0.25 }
-            let gradients = Expect.gradients f (inputs Tree.empty flat)
-            Assert.All(Array.concat gradients, fun g -> Assert.True(System.Double.IsFinite g))
-        )
+                            let softening =
+                                (Temperature.dtkd 4.0).Soften
+                                    Tree.empty
+                                    { Strength = tau; Scheduled = tau }
+                                    teacher
+                                    student
 
-[<Fact>]
-let ``any policy works on standardised logits`` () =
-    check
-        (Gen.zip (Gen.elements (Temperature.fixedAt 4.0 :: Temperature.dtkd 4.0 :: learned)) moderateLogits)
-        (fun (policy, x) ->
-            Tensor.scoped (fun () ->
-                let standardise values =
-                    Expect.numbers (fun () ->
-                        Expect.tensor [ x.Rows; x.Classes ] values |> Loss.standardise
+                            let loss =
+                                Tensor.mean (softening.Weight * Loss.kl softening.Teacher softening.Student)
+
+                            let gradients =
+                                Autograd.gradients loss [| teacher; student |]
+                                |> Array.collect Tensor.toFloats
+
+                            for v in Array.append [| Tensor.toFloat loss |] gradients do
+                                Expect.isTrue (System.Double.IsFinite v) $"{v}"
+                        )
+                    )
+        }
+
+        test "a tau that is not above 0 and finite is refused" {
+            for bad in [ 0.0; -4.0; nan; infinity ] do
+                Must.refuse "tau" (fun () -> Temperature.dtkd bad)
+        }
+
+        // ---- standardised logits ------------------------------------------------------------------------
+
+        testProperty "standardised logits have mean 0 and deviation 1 in every row, and equal logits become 0"
+        <| forAll
+            (logitsOf [ 0.0; 1.0; 100.0 ])
+            (fun x ->
+                let z =
+                    Plain.numbers (fun () ->
+                        Plain.tensor [ x.Rows; x.Classes ] x.Teacher |> Loss.standardise
                     )
 
-                let expected =
-                    softened policy 4.0 {
-                        x with
-                            Teacher = standardise x.Teacher
-                            Student = standardise x.Student
-                    }
+                for row, original in
+                    Array.zip (Array.chunkBySize x.Classes z) (Array.chunkBySize x.Classes x.Teacher) do
+                    Must.beNear 0.0 1e-9 0.0 (Array.average row)
+                    let variance = Array.sumBy (fun v -> v * v) row / float (x.Classes - 1)
 
-                let actual = softened (Temperature.standardised policy) 4.0 x
-                Expect.same (Tensor.toFloats expected.Teacher) (Tensor.toFloats actual.Teacher)
-                Expect.same (Tensor.toFloats expected.Student) (Tensor.toFloats actual.Student)
-                Expect.same (Tensor.toFloats expected.Weight) (Tensor.toFloats actual.Weight)
-                let wrapped = Temperature.standardised policy
-                Assert.Equal(policy.Name + "-standardised", wrapped.Name)
-                Assert.Equal<Declaration list>(policy.Declares 7, wrapped.Declares 7)
-                Assert.Equal(policy.Strength, wrapped.Strength)
+                    if Array.max original - Array.min original > 0.1 then
+                        Must.beNear 1e-5 0.0 1.0 variance
+
+                    if Array.max original = Array.min original then
+                        Must.beSame (Array.map abs row) (Array.zeroCreate x.Classes)
             )
-        )
+
+        testProperty "standardised logits do not change under affine maps"
+        <| forAll
+            (Gen.zip3 (logitsOf [ 1.0; 100.0 ]) (uniform 0.1 10.0) (uniform -50.0 50.0))
+            (fun (x, factor, shift) ->
+                let standardise values =
+                    Plain.numbers (fun () -> Plain.tensor [ x.Rows; x.Classes ] values |> Loss.standardise)
+
+                let moved = Array.map (fun z -> factor * z + shift) x.Teacher
+                // The 1e-7 beside the deviation is the only trace of the scale.
+                Must.beClose 1e-3 1e-9 (standardise x.Teacher) (standardise moved)
+            )
+
+        testPropertyWithConfig
+            (times 30)
+            "the gradients of standardised logits are those of their values, and finite for equal logits"
+        <| forAll
+            (logitsOf [ 1.0; 5.0 ])
+            (fun x ->
+                let f (xs: Tensor list) =
+                    lossUnder (Temperature.standardised (Temperature.fixedAt 2.0)) 0.0 [] xs
+
+                if
+                    x.Classes > 2
+                    && Array.chunkBySize x.Classes (Array.append x.Teacher x.Student)
+                       |> Array.forall (fun row -> Array.max row - Array.min row > 0.5)
+                then
+                    Must.matchDerivatives f (inputs Tree.empty x)
+
+                let flat = { x with Student = Array.create x.Student.Length 0.25 }
+                let gradients = Plain.gradients f (inputs Tree.empty flat)
+
+                for g in Array.concat gradients do
+                    Must.hold (System.Double.IsFinite g)
+            )
+
+        testProperty "any policy works on standardised logits"
+        <| forAll
+            (Gen.zip
+                (Gen.elements (Temperature.fixedAt 4.0 :: Temperature.dtkd 4.0 :: learned))
+                moderateLogits)
+            (fun (policy, x) ->
+                Tensor.scoped (fun () ->
+                    let standardise values =
+                        Plain.numbers (fun () ->
+                            Plain.tensor [ x.Rows; x.Classes ] values |> Loss.standardise
+                        )
+
+                    let expected =
+                        softened policy 4.0 {
+                            x with
+                                Teacher = standardise x.Teacher
+                                Student = standardise x.Student
+                        }
+
+                    let actual = softened (Temperature.standardised policy) 4.0 x
+                    Must.beSame (Tensor.toFloats expected.Teacher) (Tensor.toFloats actual.Teacher)
+                    Must.beSame (Tensor.toFloats expected.Student) (Tensor.toFloats actual.Student)
+                    Must.beSame (Tensor.toFloats expected.Weight) (Tensor.toFloats actual.Weight)
+                    let wrapped = Temperature.standardised policy
+                    Must.equal (policy.Name + "-standardised") wrapped.Name
+                    Must.equal (policy.Declares 7) (wrapped.Declares 7)
+                    Must.equal policy.Strength wrapped.Strength
+                )
+            )
+    ]

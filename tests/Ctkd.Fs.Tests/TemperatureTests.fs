@@ -1,204 +1,214 @@
 module Ctkd.Fs.Tests.TemperatureTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Oracle
 open Ctkd.Fs.Tests.Policies
 open FsCheck.FSharp
-open Xunit
 
-[<Fact>]
-let ``every policy softens by its T and weighs by its square`` () =
-    let policies = Temperature.fixedAt 4.0 :: Temperature.scheduled (Schedule.constant 4.0) :: learned
+let tests =
+    testList "Temperature" [
+        test "every policy softens by its T and weighs by its square" {
+            let policies = Temperature.fixedAt 4.0 :: Temperature.scheduled (Schedule.constant 4.0) :: learned
 
-    check
-        (Gen.zip (Gen.elements policies) moderateLogits)
-        (fun (policy, x) ->
-            Tensor.scoped (fun () ->
-                let tensor values = Expect.tensor [ x.Rows; x.Classes ] values
+            check
+                (Gen.zip (Gen.elements policies) moderateLogits)
+                (fun (policy, x) ->
+                    Tensor.scoped (fun () ->
+                        let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
 
-                let softening =
-                    policy.Soften
-                        (fresh policy x.Classes)
-                        (dials 0.5 4.0)
-                        (tensor x.Teacher)
-                        (tensor x.Student)
+                        let softening =
+                            policy.Soften
+                                (fresh policy x.Classes)
+                                (dials 0.5 4.0)
+                                (tensor x.Teacher)
+                                (tensor x.Student)
 
-                let t = Tensor.toFloats softening.T
-                let perRow row = t[row % t.Length]
-                let softened values = Array.mapi (fun i z -> z / perRow (i / x.Classes)) values
-                Expect.close 1e-14 0.0 (softened x.Teacher) (Tensor.toFloats softening.Teacher)
-                Expect.close 1e-14 0.0 (softened x.Student) (Tensor.toFloats softening.Student)
-                Expect.close 1e-14 0.0 (Array.map (fun t -> t * t) t) (Tensor.toFloats softening.Weight)
-            )
-        )
+                        let t = Tensor.toFloats softening.T
+                        let perRow row = t[row % t.Length]
+                        let softened values = Array.mapi (fun i z -> z / perRow (i / x.Classes)) values
+                        Must.beClose 1e-14 0.0 (softened x.Teacher) (Tensor.toFloats softening.Teacher)
+                        Must.beClose 1e-14 0.0 (softened x.Student) (Tensor.toFloats softening.Student)
 
-[<Fact>]
-let ``the loss under a policy is KD at its T`` () =
-    check
-        (Gen.zip (Gen.elements learned) moderateLogits)
-        (fun (policy, x) ->
-            Tensor.scoped (fun () ->
-                let parameters = fresh policy x.Classes
-                let t = temperatures policy parameters x
-                let rows = Array.chunkBySize x.Classes
-                let kd i teacher student = kd t[i % t.Length] teacher student
-                let expected = Array.mapi2 kd (rows x.Teacher) (rows x.Student) |> Array.average
-                let all = inputs parameters x |> List.map Expect.ofDense
-
-                Expect.near
-                    1e-10
-                    1e-12
-                    expected
-                    (Tensor.toFloat (lossUnder policy 0.3 (Tree.names parameters) all))
-            )
-        )
-
-// ---- without parameters -------------------------------------------------------------------------
-
-[<Fact>]
-let ``fixed and scheduled temperatures declare nothing and follow their schedule`` () =
-    let schedule = Schedule.linear 8.0 1.0 20
-
-    for policy, name, at10 in
-        [ Temperature.fixedAt 4.0, "fixed", 4.0; Temperature.scheduled schedule, "schedule", 4.5 ] do
-        Assert.Empty(policy.Declares 100)
-
-        Assert.Equal(
-            (name, at10, 0.0),
-            (policy.Name, Schedule.at 10 policy.Scheduled, Schedule.at 10 policy.Strength)
-        )
-
-[<Fact>]
-let ``a fixed temperature that is not above 0 and finite is refused`` () =
-    for bad in [ 0.0; -0.0; -4.0; nan; infinity; -infinity ] do
-        Expect.refuses "t" (fun () -> Temperature.fixedAt bad)
-
-// ---- CTKD, one T --------------------------------------------------------------------------------
-
-[<Fact>]
-let ``CTKD global starts at 15.6212`` () =
-    Tensor.scoped (fun () ->
-        let policy = Temperature.ctkdGlobal range lambda
-        let parameters = fresh policy 5
-        Assert.Equal<string list>([ "theta" ], Tree.names parameters)
-
-        let x = {
-            Rows = 1
-            Classes = 5
-            Teacher = Array.zeroCreate 5
-            Student = Array.zeroCreate 5
+                        Must.beClose
+                            1e-14
+                            0.0
+                            (Array.map (fun t -> t * t) t)
+                            (Tensor.toFloats softening.Weight)
+                    )
+                )
         }
 
-        Expect.close 0.0 5e-5 [| 15.6212 |] (temperatures policy parameters x)
-        Assert.Equal(0.02447, Schedule.at 1 policy.Strength, 5)
-    )
-
-[<Fact>]
-let ``the T of CTKD global stays in its range and rises with theta`` () =
-    let ranges =
-        Gen.zip (uniform 0.5 5.0) (uniform 0.5 40.0)
-        |> Gen.map (fun (start, scale) -> { Start = start; Scale = scale })
-
-    check
-        (Gen.zip3 ranges (uniform -30.0 30.0) (uniform 0.0 1.0))
-        (fun (range, theta, strength) ->
-            let t theta =
+        testProperty "the loss under a policy is KD at its T"
+        <| forAll
+            (Gen.zip (Gen.elements learned) moderateLogits)
+            (fun (policy, x) ->
                 Tensor.scoped (fun () ->
-                    let parameters = Tree.ofSeq [ "theta", Expect.number theta ]
-                    let z = Expect.tensor [ 1; 2 ] [| 1.0; 2.0 |]
+                    let parameters = fresh policy x.Classes
+                    let t = temperatures policy parameters x
+                    let rows = Array.chunkBySize x.Classes
+                    let kd i teacher student = kd t[i % t.Length] teacher student
+                    let expected = Array.mapi2 kd (rows x.Teacher) (rows x.Student) |> Array.average
+                    let all = inputs parameters x |> List.map Plain.ofDense
 
-                    let softening =
-                        (Temperature.ctkdGlobal range lambda).Soften parameters (dials strength 4.0) z z
-
-                    Assert.Equal(0, Tensor.rank softening.T)
-                    Tensor.toFloat softening.T
+                    Must.beNear
+                        1e-10
+                        1e-12
+                        expected
+                        (Tensor.toFloat (lossUnder policy 0.3 (Tree.names parameters) all))
                 )
-
-            Expect.near 1e-14 0.0 (range.Start + range.Scale / (1.0 + exp -theta)) (t theta)
-            Assert.InRange(t theta, range.Start, range.Start + range.Scale)
-            Assert.True(t (theta + 0.1) >= t theta)
-        )
-
-[<Fact>]
-let ``the T of CTKD global lies strictly inside (1, 21)`` () =
-    Tensor.scoped (fun () ->
-        let z = { Rows = 1; Classes = 2; Teacher = [| 1.0; 2.0 |]; Student = [| 0.0; 1.0 |] }
-        let policy = learned.Head
-
-        for theta in [ -20.0; -1.0; 0.0; 1.0; 20.0 ] do
-            let t = (temperatures policy (Tree.ofSeq [ "theta", Expect.number theta ]) z)[0]
-            Assert.True(t > 1.0 && t < 21.0, $"{theta} gives {t}")
-    )
-
-// ---- CTKD, a T for each instance ----------------------------------------------------------------
-
-[<Fact>]
-let ``CTKD instance-wise gives every instance a T inside its range`` () =
-    check
-        (Gen.zip logits (uniform -3.0 3.0))
-        (fun (x, size) ->
-            Tensor.scoped (fun () ->
-                let policy = learned[1]
-                let parameters = fresh policy x.Classes |> Tree.map (fun _ p -> Tensor.scale size p)
-                let t = temperatures policy parameters x
-                Assert.Equal(x.Rows, t.Length)
-                Assert.All(t, fun t -> Assert.InRange(t, 1.0, 21.0))
             )
-        )
 
-[<Fact>]
-let ``the T of an instance depends on that instance alone`` () =
-    check
-        moderateLogits
-        (fun x ->
+        // ---- without parameters -------------------------------------------------------------------------
+
+        test "fixed and scheduled temperatures declare nothing and follow their schedule" {
+            let schedule = Schedule.linear 8.0 1.0 20
+
+            for policy, name, at10 in
+                [ Temperature.fixedAt 4.0, "fixed", 4.0; Temperature.scheduled schedule, "schedule", 4.5 ] do
+                Must.beEmpty (policy.Declares 100)
+
+                Must.equal
+                    (name, at10, 0.0)
+                    (policy.Name, Schedule.at 10 policy.Scheduled, Schedule.at 10 policy.Strength)
+        }
+
+        test "a fixed temperature that is not above 0 and finite is refused" {
+            for bad in [ 0.0; -0.0; -4.0; nan; infinity; -infinity ] do
+                Must.refuse "t" (fun () -> Temperature.fixedAt bad)
+        }
+
+        // ---- CTKD, one T --------------------------------------------------------------------------------
+
+        test "CTKD global starts at 15.6212" {
             Tensor.scoped (fun () ->
-                let parameters = fresh learned[1] x.Classes
-                let row values i = Array.sub values (i * x.Classes) x.Classes
+                let policy = Temperature.ctkdGlobal range lambda
+                let parameters = fresh policy 5
+                Must.equal [ "theta" ] (Tree.names parameters)
 
-                let single i =
-                    temperatures learned[1] parameters {
-                        x with
-                            Rows = 1
-                            Teacher = row x.Teacher i
-                            Student = row x.Student i
-                    }
+                let x = {
+                    Rows = 1
+                    Classes = 5
+                    Teacher = Array.zeroCreate 5
+                    Student = Array.zeroCreate 5
+                }
 
-                Expect.close
-                    1e-13
-                    0.0
-                    (Array.collect single [| 0 .. x.Rows - 1 |])
-                    (temperatures learned[1] parameters x)
+                Must.beClose 0.0 5e-5 [| 15.6212 |] (temperatures policy parameters x)
+                Must.beNear 0.0 (5e-6) 0.02447 (Schedule.at 1 policy.Strength)
             )
-        )
+        }
 
-[<Fact>]
-let ``CTKD instance-wise has two linear layers of the hidden width`` () =
-    let shapes =
-        (Temperature.ctkdInstance range 512 lambda).Declares 100 |> List.map (fun d -> d.Name, d.Shape)
+        test "the T of CTKD global stays in its range and rises with theta" {
+            let ranges =
+                Gen.zip (uniform 0.5 5.0) (uniform 0.5 40.0)
+                |> Gen.map (fun (start, scale) -> { Start = start; Scale = scale })
 
-    Assert.Equal<(string * int list) list>(
-        [
-            "hidden.weight", [ 512; 200 ]
-            "hidden.bias", [ 512 ]
-            "output.weight", [ 1; 512 ]
-            "output.bias", [ 1 ]
-        ],
-        shapes
-    )
+            check
+                (Gen.zip3 ranges (uniform -30.0 30.0) (uniform 0.0 1.0))
+                (fun (range, theta, strength) ->
+                    let t theta =
+                        Tensor.scoped (fun () ->
+                            let parameters = Tree.ofSeq [ "theta", Plain.number theta ]
+                            let z = Plain.tensor [ 1; 2 ] [| 1.0; 2.0 |]
 
-[<Fact>]
-let ``a learned temperature refuses a range that is not one`` () =
-    let curriculum = Schedule.curriculum 10
+                            let softening =
+                                (Temperature.ctkdGlobal range lambda).Soften
+                                    parameters
+                                    (dials strength 4.0)
+                                    z
+                                    z
 
-    for start, scale in [ -1.0, 20.0; nan, 20.0; 1.0, 0.0; 1.0, infinity ] do
-        let range = { Start = start; Scale = scale }
-        let shared () = Temperature.ctkdGlobal range curriculum |> ignore
-        let instance () = Temperature.ctkdInstance range 8 curriculum |> ignore
-        Assert.Equal("range", Assert.Throws<System.ArgumentException>(shared).ParamName)
-        Assert.Equal("range", Assert.Throws<System.ArgumentException>(instance).ParamName)
+                            Must.equal 0 (Tensor.rank softening.T)
+                            Tensor.toFloat softening.T
+                        )
 
-[<Fact>]
-let ``the instance-wise policy refuses a hidden width below 1`` () =
-    let make () = Temperature.ctkdInstance Temperature.published 0 (Schedule.curriculum 10) |> ignore
-    Assert.Equal("hidden", Assert.Throws<System.ArgumentException>(make).ParamName)
+                    Must.beNear 1e-14 0.0 (range.Start + range.Scale / (1.0 + exp -theta)) (t theta)
+                    Must.lie range.Start (range.Start + range.Scale) (t theta)
+                    Must.hold (t (theta + 0.1) >= t theta)
+                )
+        }
+
+        test "the T of CTKD global lies strictly inside (1, 21)" {
+            Tensor.scoped (fun () ->
+                let z = { Rows = 1; Classes = 2; Teacher = [| 1.0; 2.0 |]; Student = [| 0.0; 1.0 |] }
+                let policy = learned.Head
+
+                for theta in [ -20.0; -1.0; 0.0; 1.0; 20.0 ] do
+                    let t = (temperatures policy (Tree.ofSeq [ "theta", Plain.number theta ]) z)[0]
+                    Expect.isTrue (t > 1.0 && t < 21.0) $"{theta} gives {t}"
+            )
+        }
+
+        // ---- CTKD, a T for each instance ----------------------------------------------------------------
+
+        testProperty "CTKD instance-wise gives every instance a T inside its range"
+        <| forAll
+            (Gen.zip logits (uniform -3.0 3.0))
+            (fun (x, size) ->
+                Tensor.scoped (fun () ->
+                    let policy = learned[1]
+                    let parameters = fresh policy x.Classes |> Tree.map (fun _ p -> Tensor.scale size p)
+                    let t = temperatures policy parameters x
+                    Must.equal x.Rows t.Length
+
+                    for t in t do
+                        Must.lie 1.0 21.0 t
+                )
+            )
+
+        testProperty "the T of an instance depends on that instance alone"
+        <| forAll
+            moderateLogits
+            (fun x ->
+                Tensor.scoped (fun () ->
+                    let parameters = fresh learned[1] x.Classes
+                    let row values i = Array.sub values (i * x.Classes) x.Classes
+
+                    let single i =
+                        temperatures learned[1] parameters {
+                            x with
+                                Rows = 1
+                                Teacher = row x.Teacher i
+                                Student = row x.Student i
+                        }
+
+                    Must.beClose
+                        1e-13
+                        0.0
+                        (Array.collect single [| 0 .. x.Rows - 1 |])
+                        (temperatures learned[1] parameters x)
+                )
+            )
+
+        test "CTKD instance-wise has two linear layers of the hidden width" {
+            let shapes =
+                (Temperature.ctkdInstance range 512 lambda).Declares 100
+                |> List.map (fun d -> d.Name, d.Shape)
+
+            Must.equal
+                [
+                    "hidden.weight", [ 512; 200 ]
+                    "hidden.bias", [ 512 ]
+                    "output.weight", [ 1; 512 ]
+                    "output.bias", [ 1 ]
+                ]
+                shapes
+        }
+
+        test "a learned temperature refuses a range that is not one" {
+            let curriculum = Schedule.curriculum 10
+
+            for start, scale in [ -1.0, 20.0; nan, 20.0; 1.0, 0.0; 1.0, infinity ] do
+                let range = { Start = start; Scale = scale }
+                let shared () = Temperature.ctkdGlobal range curriculum |> ignore
+                let instance () = Temperature.ctkdInstance range 8 curriculum |> ignore
+                Must.refuse "range" shared
+                Must.refuse "range" instance
+        }
+
+        test "the instance-wise policy refuses a hidden width below 1" {
+            let make () = Temperature.ctkdInstance Temperature.published 0 (Schedule.curriculum 10) |> ignore
+            Must.refuse "hidden" make
+        }
+    ]

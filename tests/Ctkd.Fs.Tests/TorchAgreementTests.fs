@@ -2,11 +2,11 @@ module Ctkd.Fs.Tests.TorchAgreementTests
 
 open System
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 open Ctkd.Fs.Tests.SafetensorsTests
 open Ctkd.Fs.Tests.TorchPickles
-open Xunit
 
 /// A line for each tensor: name, type, shape, bytes.
 let private describing =
@@ -74,47 +74,7 @@ let private lines (output: string) : string list =
     output.Split('\n', StringSplitOptions.RemoveEmptyEntries) |> List.ofArray
 
 let private same (expected: StoredTensor list) (actual: StoredTensor list) : unit =
-    Assert.Equal<(string * string * int64 list * byte[]) list>(plainTensors expected, plainTensors actual)
-
-[<Fact>]
-let ``files of PyTorch in both formats give the same bytes, wrapped or not`` () =
-    inFolder (fun folder ->
-        let output = PyTorch.run saving [ folder ] [] |> lines
-        let place = List.findIndex ((=) "layer") output
-        let tensors = output |> List.take place |> List.map tensorOf
-        let layer = output |> List.skip (place + 1) |> List.map tensorOf
-        let path name = Path.Combine(folder, name)
-        let read name = WeightsFile.read (path name) |> Error.orRaise
-
-        for zipped in [ "True"; "False" ] do
-            same tensors (read $"plain-{zipped}").Found.Tensors
-            same tensors (read $"parallel-{zipped}").Found.Tensors
-            same layer (read $"layer-{zipped}").Found.Tensors
-            let checkpoint = read $"checkpoint-{zipped}"
-            same tensors checkpoint.Found.Tensors
-            Assert.Equal("under 'net'", StateDict.describe checkpoint.Found)
-
-            Assert.Equal<(string * string) list>(
-                [
-                    "epoch", "240"
-                    "best_acc", "0.725"
-                    "acc", "1.25"
-                    "arch", "resnet20"
-                    "half", "torch.float16"
-                    "device", "cpu"
-                ],
-                checkpoint.Metadata
-            )
-
-            let momentum = at [ "optimizer"; "state"; "0"; "momentum_buffer" ] checkpoint.Root
-            Assert.True(momentum.IsTensor)
-            let milestones = at [ "scheduler"; "milestones" ] checkpoint.Root |> TorchEntry.values
-            Assert.Equal<(string * string) list>([ "2", "1"; "3", "1" ], milestones)
-
-            let whole = errorOf (WeightsFile.read (path $"whole-{zipped}"))
-            Assert.Contains("torch.nn.modules.container.Sequential", whole.What)
-            Assert.Contains(".state_dict()", whole.Next)
-    )
+    Must.equal (plainTensors expected) (plainTensors actual)
 
 let private loading =
     describing
@@ -125,28 +85,70 @@ for options in ({}, {"weights_only": True}):
     tell(tensors)
 """
 
-[<Fact>]
-let ``PyTorch reads what is written here, also when it allows weights only`` () =
-    let dtypes =
-        [ "F64"; "F32"; "F16"; "BF16"; "I64"; "I32"; "I16"; "I8"; "U8"; "BOOL" ]
-        |> List.map (fun dtype ->
-            let size = itemSizes[dtype]
-            let value i = if dtype = "BOOL" then byte (i % 2) else byte (i * 37)
-            tensor $"any.{dtype}" dtype [ 2L; 3L; 1L ] (Array.init (6 * size) value)
-        )
+let peer =
+    testList "TorchAgreement" [
+        test "files of PyTorch in both formats give the same bytes, wrapped or not" {
+            inFolder (fun folder ->
+                let output = PyTorch.run saving [ folder ] [] |> lines
+                let place = List.findIndex ((=) "layer") output
+                let tensors = output |> List.take place |> List.map tensorOf
+                let layer = output |> List.skip (place + 1) |> List.map tensorOf
+                let path name = Path.Combine(folder, name)
+                let read name = WeightsFile.read (path name) |> Error.orRaise
 
-    let written =
-        dtypes
-        @ [
-            tensor "scalar" "F32" [] [| 0uy; 0uy; 0xC0uy; 0x7Fuy |]
-            tensor "none" "F32" [ 0L; 4L ] [||]
-            tensor "wide" "U8" [ 0L; 5_000_000_000L ] [||]
-            tensor "é漢" "U8" [ 1L ] [| 1uy |]
-        ]
+                for zipped in [ "True"; "False" ] do
+                    same tensors (read $"plain-{zipped}").Found.Tensors
+                    same tensors (read $"parallel-{zipped}").Found.Tensors
+                    same layer (read $"layer-{zipped}").Found.Tensors
+                    let checkpoint = read $"checkpoint-{zipped}"
+                    same tensors checkpoint.Found.Tensors
+                    Must.equal "under 'net'" (StateDict.describe checkpoint.Found)
 
-    inFolder (fun folder ->
-        let path = Path.Combine(folder, "x.pt")
-        TorchFile.write path written |> Error.orRaise
-        let read = PyTorch.run loading [ path ] [] |> lines |> List.map tensorOf
-        same (written @ written) read
-    )
+                    Must.equal
+                        [
+                            "epoch", "240"
+                            "best_acc", "0.725"
+                            "acc", "1.25"
+                            "arch", "resnet20"
+                            "half", "torch.float16"
+                            "device", "cpu"
+                        ]
+                        checkpoint.Metadata
+
+                    let momentum = at [ "optimizer"; "state"; "0"; "momentum_buffer" ] checkpoint.Root
+                    Must.hold momentum.IsTensor
+                    let milestones = at [ "scheduler"; "milestones" ] checkpoint.Root |> TorchEntry.values
+                    Must.equal [ "2", "1"; "3", "1" ] milestones
+
+                    let whole = errorOf (WeightsFile.read (path $"whole-{zipped}"))
+                    Must.contain "torch.nn.modules.container.Sequential" whole.What
+                    Must.contain ".state_dict()" whole.Next
+            )
+        }
+
+        test "PyTorch reads what is written here, also when it allows weights only" {
+            let dtypes =
+                [ "F64"; "F32"; "F16"; "BF16"; "I64"; "I32"; "I16"; "I8"; "U8"; "BOOL" ]
+                |> List.map (fun dtype ->
+                    let size = itemSizes[dtype]
+                    let value i = if dtype = "BOOL" then byte (i % 2) else byte (i * 37)
+                    tensor $"any.{dtype}" dtype [ 2L; 3L; 1L ] (Array.init (6 * size) value)
+                )
+
+            let written =
+                dtypes
+                @ [
+                    tensor "scalar" "F32" [] [| 0uy; 0uy; 0xC0uy; 0x7Fuy |]
+                    tensor "none" "F32" [ 0L; 4L ] [||]
+                    tensor "wide" "U8" [ 0L; 5_000_000_000L ] [||]
+                    tensor "é漢" "U8" [ 1L ] [| 1uy |]
+                ]
+
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "x.pt")
+                TorchFile.write path written |> Error.orRaise
+                let read = PyTorch.run loading [ path ] [] |> lines |> List.map tensorOf
+                same (written @ written) read
+            )
+        }
+    ]

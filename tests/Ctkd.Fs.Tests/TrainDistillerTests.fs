@@ -1,106 +1,122 @@
 /// Every distiller under every policy, as a course trains them.
 module Ctkd.Fs.Tests.TrainDistillerTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Courses
 open Ctkd.Fs.Tests.DistillerCourses
-open Xunit
 
 let private finite (what: string) (tree: Tree) : unit =
     for name, x in Tree.toList tree do
         if not (Array.forall System.Double.IsFinite (Tensor.toFloats x)) then
-            Assert.Fail $"{what}: {name} is not finite"
+            failtest $"{what}: {name} is not finite"
 
-[<Fact>]
-let ``every distiller under every policy trains two steps with finite gradients at every batch size`` () =
-    for batch in [ 1; 2; 7; 64 ] do
-        Tensor.scoped (fun () ->
-            let set = upload images { alone with Student = student }
+let tests =
+    testList "TrainDistiller" [
+        test "every distiller under every policy trains two steps with finite gradients at every batch size" {
+            for batch in [ 1; 2; 7; 64 ] do
+                Tensor.scoped (fun () ->
+                    let set = upload images { alone with Student = student }
 
-            for policy in everyPolicy do
-                for distiller in everyDistiller batch do
-                    match distiller with
-                    | Result.Error error -> Assert.Equal((1, Usage), (batch, error.Kind))
-                    | Ok distiller ->
-                        Tensor.scoped (fun () ->
-                            let what = $"{distiller.Name} under {policy.Name}, {batch} images"
-                            let course = { course policy distiller with Batch = batch }
-                            let dials = Train.dials course 1
-                            let images i = Augment.plain (i * batch) ((i + 1) * batch) set
-                            let first = Train.step course dials (Train.start course) (images 0)
-                            let second = Train.step course dials first (images 1)
-                            // A velocity is a sum of gradients: one that is not finite stays.
-                            finite what second.Velocity
-                            finite what second.Trained
-                            Assert.Equal(None, Tally.broken second.Tally)
-                        )
-        )
+                    for policy in everyPolicy do
+                        for distiller in everyDistiller batch do
+                            match distiller with
+                            | Result.Error error -> Must.equal (1, Usage) (batch, error.Kind)
+                            | Ok distiller ->
+                                Tensor.scoped (fun () ->
+                                    let what = $"{distiller.Name} under {policy.Name}, {batch} images"
+                                    let course = { course policy distiller with Batch = batch }
+                                    let dials = Train.dials course 1
+                                    let images i = Augment.plain (i * batch) ((i + 1) * batch) set
+                                    let first = Train.step course dials (Train.start course) (images 0)
+                                    let second = Train.step course dials first (images 1)
+                                    // A velocity is a sum of gradients: one that is not finite stays.
+                                    finite what second.Velocity
+                                    finite what second.Trained
+                                    Must.equal None (Tally.broken second.Tally)
+                                )
+                )
+        }
 
-[<Fact>]
-let ``only RKD and SRRL need two images, and say so before training and in it`` () =
-    let refused =
-        everyDistiller 1
-        |> List.choose (
-            function
-            | Result.Error e -> Some e.What
-            | Ok _ -> None
-        )
+        test "only RKD and SRRL need two images, and say so before training and in it" {
+            let refused =
+                everyDistiller 1
+                |> List.choose (
+                    function
+                    | Result.Error e -> Some e.What
+                    | Ok _ -> None
+                )
 
-    Assert.Equal(2, refused.Length)
-    Assert.All(refused, fun what -> Assert.Contains("at least 2 images", what))
+            Must.equal 2 refused.Length
 
-    Tensor.scoped (fun () ->
-        let course = course everyPolicy.Head (made "rkd")
-        let set = upload images course
-        let step () = Train.step course (Train.dials course 1) (Train.start course) (Augment.plain 0 1 set)
-        Assert.Throws<System.ArgumentException>(fun () -> step () |> ignore) |> ignore
-    )
+            for what in refused do
+                Must.contain "at least 2 images" what
 
-[<Fact>]
-let ``losses are float32 under bfloat16, whatever they look at`` () =
-    for distiller in everyDistiller 8 |> List.map Error.orRaise do
-        Tensor.scoped (fun () ->
-            let course = { course everyPolicy.Head distiller with Precision = Bf16 }
-            let set = upload 8 course
+            Tensor.scoped (fun () ->
+                let course = course everyPolicy.Head (made "rkd")
+                let set = upload images course
 
-            let losses =
-                Train.losses course (Train.dials course 1) (Train.start course) (Augment.plain 0 8 set)
+                let step () =
+                    Train.step course (Train.dials course 1) (Train.start course) (Augment.plain 0 1 set)
 
-            for name, loss in losses.Terms do
-                Assert.Equal((name, DType.Float32), (name, Tensor.dtype loss))
-                Assert.True(System.Double.IsFinite(Tensor.toFloat loss), name)
-        )
+                Must.throw<System.ArgumentException>(fun () -> step () |> ignore) |> ignore
+            )
+        }
 
-[<Fact>]
-let ``losses do not depend on the memory format`` () =
-    for distiller in everyDistiller 8 |> List.map Error.orRaise do
-        Tensor.scoped (fun () ->
-            let loss channelsLast =
-                let course = { course everyPolicy.Head distiller with ChannelsLast = channelsLast }
-                let set = upload 8 course
+        test "losses are float32 under bfloat16, whatever they look at" {
+            for distiller in everyDistiller 8 |> List.map Error.orRaise do
+                Tensor.scoped (fun () ->
+                    let course = { course everyPolicy.Head distiller with Precision = Bf16 }
+                    let set = upload 8 course
 
-                (Train.losses course (Train.dials course 1) (Train.start course) (Augment.plain 0 8 set))
-                    .Total
-                |> Tensor.toFloat
+                    let losses =
+                        Train.losses
+                            course
+                            (Train.dials course 1)
+                            (Train.start course)
+                            (Augment.plain 0 8 set)
 
-            Expect.near 1e-4 1e-6 (loss false) (loss true)
-        )
+                    for name, loss in losses.Terms do
+                        Must.equal (name, DType.Float32) (name, Tensor.dtype loss)
+                        Expect.isTrue (System.Double.IsFinite(Tensor.toFloat loss)) name
+                )
+        }
 
-[<Fact>]
-let ``a course with every distiller leaves no tensors behind a step`` () =
-    Tensor.scoped (fun () ->
-        let distiller =
-            everyDistiller 8
-            |> List.map Error.orRaise
-            |> List.take 11
-            |> List.map (fun d -> 1.0, d)
-            |> Distiller.sum
+        test "losses do not depend on the memory format" {
+            for distiller in everyDistiller 8 |> List.map Error.orRaise do
+                Tensor.scoped (fun () ->
+                    let loss channelsLast =
+                        let course = { course everyPolicy.Head distiller with ChannelsLast = channelsLast }
+                        let set = upload 8 course
 
-        let course = course everyPolicy.Head distiller
-        let set = upload 16 course
-        let dials, batch = Train.dials course 1, Augment.plain 0 8 set
-        let first = Train.step course dials (Train.start course) batch
-        let held = Tensor.live ()
-        Train.step course dials first batch |> ignore
-        Assert.Equal(held, Tensor.live ())
-    )
+                        (Train.losses
+                            course
+                            (Train.dials course 1)
+                            (Train.start course)
+                            (Augment.plain 0 8 set))
+                            .Total
+                        |> Tensor.toFloat
+
+                    Must.beNear 1e-4 1e-6 (loss false) (loss true)
+                )
+        }
+
+        test "a course with every distiller leaves no tensors behind a step" {
+            Tensor.scoped (fun () ->
+                let distiller =
+                    everyDistiller 8
+                    |> List.map Error.orRaise
+                    |> List.take 11
+                    |> List.map (fun d -> 1.0, d)
+                    |> Distiller.sum
+
+                let course = course everyPolicy.Head distiller
+                let set = upload 16 course
+                let dials, batch = Train.dials course 1, Augment.plain 0 8 set
+                let first = Train.step course dials (Train.start course) batch
+                let held = Tensor.live ()
+                Train.step course dials first batch |> ignore
+                Must.equal held (Tensor.live ())
+            )
+        }
+    ]

@@ -2,185 +2,196 @@
 module Ctkd.Fs.Tests.TrainStepTests
 
 open System
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Courses
-open Xunit
 
-[<Fact>]
-let ``a step is one textbook step along the gradient of the losses`` () =
-    for policy in policies do
-        for decay in [ true; false ] do
-            Tensor.scoped (fun () ->
-                let course =
-                    taught policy {
-                        alone with
-                            Precision = F64
-                            DecayTemperature = decay
-                            Sgd = { Sgd.defaults with WeightDecay = 0.1 }
-                    }
+let tests =
+    testList "TrainStep" [
+        test "a step is one textbook step along the gradient of the losses" {
+            for policy in policies do
+                for decay in [ true; false ] do
+                    Tensor.scoped (fun () ->
+                        let course =
+                            taught policy {
+                                alone with
+                                    Precision = F64
+                                    DecayTemperature = decay
+                                    Sgd = { Sgd.defaults with WeightDecay = 0.1 }
+                            }
 
-                let batch = Augment.plain 0 8 (upload 8 course)
-                let dials = Train.dials course 2
-                let reference = Train.start course
-                let state = Train.start course
-                let names = Model.trainedNames course.Student
+                        let batch = Augment.plain 0 8 (upload 8 course)
+                        let dials = Train.dials course 2
+                        let reference = Train.start course
+                        let state = Train.start course
+                        let names = Model.trainedNames course.Student
 
-                let trained (state: TrainState) =
-                    Tree.concat [
-                        Tree.filter names.Contains state.Student
-                        Tree.prefixed "temperature/" state.Temperature
-                    ]
+                        let trained (state: TrainState) =
+                            Tree.concat [
+                                Tree.filter names.Contains state.Student
+                                Tree.prefixed "temperature/" state.Temperature
+                            ]
 
-                let leaves = trained reference
-                let losses = Train.losses course dials reference batch
-                let gradients = Autograd.gradients losses.Total (Tree.leaves leaves)
+                        let leaves = trained reference
+                        let losses = Train.losses course dials reference batch
+                        let gradients = Autograd.gradients losses.Total (Tree.leaves leaves)
 
-                let expected =
-                    Array.map2
-                        (fun (name: string, p) gradient ->
-                            let isTemperature = name.StartsWith "temperature/"
+                        let expected =
+                            Array.map2
+                                (fun (name: string, p) gradient ->
+                                    let isTemperature = name.StartsWith "temperature/"
 
-                            let sgd =
-                                if isTemperature && not decay then
-                                    { course.Sgd with WeightDecay = 0.0 }
-                                else
-                                    course.Sgd
+                                    let sgd =
+                                        if isTemperature && not decay then
+                                            { course.Sgd with WeightDecay = 0.0 }
+                                        else
+                                            course.Sgd
 
-                            let struct (next, _) = Sgd.next sgd dials.Rate gradient (Tensor.scale 0.0 p) p
-                            name, Tensor.toFloats next
-                        )
-                        (Array.ofList (Tree.toList leaves))
-                        gradients
+                                    let struct (next, _) =
+                                        Sgd.next sgd dials.Rate gradient (Tensor.scale 0.0 p) p
 
-                let after = trained (Train.step course dials state batch)
+                                    name, Tensor.toFloats next
+                                )
+                                (Array.ofList (Tree.toList leaves))
+                                gradients
 
-                for name, values in expected do
-                    Expect.close 1e-12 1e-14 values (Tensor.toFloats (Tree.find name after))
-            )
+                        let after = trained (Train.step course dials state batch)
 
-[<Fact>]
-let ``the losses are those of teacher and student, weighted by their dials`` () =
-    Tensor.scoped (fun () ->
-        let course = taught policies[0] { alone with Precision = F64 }
-        let teaching = course.Teaching.Value
-        let batch = Augment.plain 0 8 (upload 8 course)
-        let state = Train.start course
-        let losses = Train.losses course (Train.dials course 1) state batch
-        let teacher = (Model.forward teaching.Model false teaching.Weights batch.Images).Logits
-        let rows = Tensor.toFloats >> Array.chunkBySize 4
-        let kd = Array.map2 (Oracle.kd 4.0) (rows teacher) (rows losses.Student.Logits) |> Array.average
-        let labels = Tensor.toInt64s batch.Labels |> Array.map int
-        let ce = Array.map2 Oracle.crossEntropy labels (rows losses.Student.Logits) |> Array.average
-
-        Expect.close
-            1e-11
-            1e-13
-            [| ce; kd |]
-            (losses.Terms |> List.map (snd >> Tensor.toFloat) |> Array.ofList)
-
-        Expect.near 1e-11 0.0 (0.1 * ce + 0.9 * kd) (Tensor.toFloat losses.Total)
-    )
-
-[<Fact>]
-let ``bf16 keeps weights, velocities and losses in float32`` () =
-    Tensor.scoped (fun () ->
-        let course = taught policies[2] { alone with Precision = Bf16 }
-        let state = Train.start course |> finish course (upload 20 course)
-        let types = Train.toTree state |> Tree.leaves |> Array.map Tensor.dtype |> Set.ofArray
-        Assert.Equal<Set<DType>>(Set [ DType.Float32; DType.Float64; DType.Int64 ], types)
-        Assert.All((Tally.means state.Tally).Terms, fun term -> Assert.True(Double.IsFinite term))
-    )
-
-[<Fact>]
-let ``channels last gives the same step as channels first`` () =
-    Tensor.scoped (fun () ->
-        let weights channelsLast =
-            let course = taught policies[1] { alone with Precision = F64; ChannelsLast = channelsLast }
-
-            Train.start course
-            |> finish course (upload 20 course)
-            |> _.Student
-            |> Tree.leaves
-            |> Array.collect Tensor.toFloats
-
-        Expect.close 1e-9 1e-12 (weights false) (weights true)
-    )
-
-[<Fact>]
-let ``a prepared teacher teaches the same with fewer operations, in float64 the very same`` () =
-    Tensor.scoped (fun () ->
-        for precision, tolerance in [ F64, 0.0; F32, 1e-5 ] do
-            let course = taught policies[0] { alone with ChannelsLast = true; Precision = precision }
-            let prepared = Course.prepareTeacher course
-            let teaching = prepared.Teaching.Value
-            Assert.True(Tensor.isChannelsLast (Tree.find "conv.weight" teaching.Weights))
-            let normalised = Macs.ofLayer [ 3; 8; 8 ] (Model.layers teaching.Model)
-            Assert.Equal((precision = F64), (normalised.Normalised > 0L))
-            let batch = Augment.plain 0 8 (upload 8 course)
-
-            let total course =
-                (Train.losses course (Train.dials course 1) (Train.start course) batch).Total
-                |> Tensor.toFloat
-
-            let expected = total course
-            Assert.InRange(abs (total prepared - expected), 0.0, tolerance * abs expected)
-    )
-
-[<Fact>]
-let ``a layer of one's own is trained like the others`` () =
-    Tensor.scoped (fun () ->
-        let gain = { Name = "gain"; Shape = [ 4; 1; 1 ]; Initial = Fill 1.0; Trained = true }
-
-        let own =
-            Custom {
-                Name = "gain"
-                Declares = [ gain ]
-                Forward = fun weights _ x -> x * Tree.find "gain" weights
-                OutputShape = id
-            }
-
-        let student = {
-            tiny 4 4 with
-                Body = Sequence [ Layer.conv "conv" 3 1 3 4; own; Relu; GlobalPool ]
+                        for name, values in expected do
+                            Must.beClose 1e-12 1e-14 values (Tensor.toFloats (Tree.find name after))
+                    )
         }
 
-        let course = { alone with Student = student }
-        let state = Train.start course |> finish course (upload 20 course)
-        Assert.Equal(3L * 4L * 9L + 4L + 20L, Model.parameterCount student)
-        Assert.Equal<int list>([ 4 ], Shapes.behind student.Body [ 3; 8; 8 ])
-        Assert.DoesNotContain(1.0, Tree.find "gain" state.Student |> Tensor.toFloats)
-    )
+        test "the losses are those of teacher and student, weighted by their dials" {
+            Tensor.scoped (fun () ->
+                let course = taught policies[0] { alone with Precision = F64 }
+                let teaching = course.Teaching.Value
+                let batch = Augment.plain 0 8 (upload 8 course)
+                let state = Train.start course
+                let losses = Train.losses course (Train.dials course 1) state batch
+                let teacher = (Model.forward teaching.Model false teaching.Weights batch.Images).Logits
+                let rows = Tensor.toFloats >> Array.chunkBySize 4
 
-[<Fact>]
-let ``a model with dropout drops in training only, and the same at every repetition`` () =
-    Tensor.scoped (fun () ->
-        let course = { alone with Student = { tiny 4 4 with Dropout = 0.5 } }
-        let set = upload 20 course
-        let weights (state: TrainState) = Tree.find "fc.weight" state.Student |> Tensor.toFloats
-        let trained () = Train.start course |> finish course set |> weights
-        let first = trained ()
-        Engine.seed Device.Cpu 99UL
-        Assert.Equal<float[]>(first, trained ())
-        let without = { course with Student = tiny 4 4 }
-        Assert.NotEqual<float[]>(first, Train.start without |> finish without set |> weights)
-        let state = Train.start course
-        let images = Tensor.ofFloats DType.Float32 [ 2; 3; 8; 8 ] (Rng.normals 384 (Rng.ofSeed 1))
+                let kd =
+                    Array.map2 (Oracle.kd 4.0) (rows teacher) (rows losses.Student.Logits) |> Array.average
 
-        let logits model = (Model.forward model false state.Student images).Logits |> Tensor.toFloats
+                let labels = Tensor.toInt64s batch.Labels |> Array.map int
+                let ce = Array.map2 Oracle.crossEntropy labels (rows losses.Student.Logits) |> Array.average
 
-        Assert.Equal<float[]>(logits without.Student, logits course.Student)
-    )
+                Must.beClose
+                    1e-11
+                    1e-13
+                    [| ce; kd |]
+                    (losses.Terms |> List.map (snd >> Tensor.toFloat) |> Array.ofList)
 
-[<Fact>]
-let ``a student learns what its labels say`` () =
-    Tensor.scoped (fun () ->
-        // The label is the brightest quarter of the range that the image's pixels lie in.
-        let random = Generators.images 3 64 4 8
-        let shade i = byte (64 * random.Labels[i / 192] + int random.Images[i] / 8)
-        let images = { random with Images = Array.init random.Images.Length shade }
-        let course = { alone with Epochs = 15; Batch = 16; LearningRate = Schedule.constant 0.1 }
-        let set = Augment.upload DType.Float32 Device.Cpu [ 0.5; 0.5; 0.5 ] [ 0.3; 0.3; 0.3 ] images
-        let state = Train.start course |> finish course set
-        let forward images = (Course.forward course course.Student false state.Student images).Logits
-        Assert.InRange((Evaluate.accuracy 64 forward set).Top1, 90.0, 100.0)
-    )
+                Must.beNear 1e-11 0.0 (0.1 * ce + 0.9 * kd) (Tensor.toFloat losses.Total)
+            )
+        }
+
+        test "bf16 keeps weights, velocities and losses in float32" {
+            Tensor.scoped (fun () ->
+                let course = taught policies[2] { alone with Precision = Bf16 }
+                let state = Train.start course |> finish course (upload 20 course)
+                let types = Train.toTree state |> Tree.leaves |> Array.map Tensor.dtype |> Set.ofArray
+                Must.equal (Set [ DType.Float32; DType.Float64; DType.Int64 ]) types
+
+                for term in (Tally.means state.Tally).Terms do
+                    Must.hold (Double.IsFinite term)
+            )
+        }
+
+        test "channels last gives the same step as channels first" {
+            Tensor.scoped (fun () ->
+                let weights channelsLast =
+                    let course =
+                        taught policies[1] { alone with Precision = F64; ChannelsLast = channelsLast }
+
+                    Train.start course
+                    |> finish course (upload 20 course)
+                    |> _.Student
+                    |> Tree.leaves
+                    |> Array.collect Tensor.toFloats
+
+                Must.beClose 1e-9 1e-12 (weights false) (weights true)
+            )
+        }
+
+        test "a prepared teacher teaches the same with fewer operations, in float64 the very same" {
+            Tensor.scoped (fun () ->
+                for precision, tolerance in [ F64, 0.0; F32, 1e-5 ] do
+                    let course = taught policies[0] { alone with ChannelsLast = true; Precision = precision }
+                    let prepared = Course.prepareTeacher course
+                    let teaching = prepared.Teaching.Value
+                    Must.hold (Tensor.isChannelsLast (Tree.find "conv.weight" teaching.Weights))
+                    let normalised = Macs.ofLayer [ 3; 8; 8 ] (Model.layers teaching.Model)
+                    Must.equal (precision = F64) (normalised.Normalised > 0L)
+                    let batch = Augment.plain 0 8 (upload 8 course)
+
+                    let total course =
+                        (Train.losses course (Train.dials course 1) (Train.start course) batch).Total
+                        |> Tensor.toFloat
+
+                    let expected = total course
+                    Must.lie 0.0 (tolerance * abs expected) (abs (total prepared - expected))
+            )
+        }
+
+        test "a layer of one's own is trained like the others" {
+            Tensor.scoped (fun () ->
+                let gain = { Name = "gain"; Shape = [ 4; 1; 1 ]; Initial = Fill 1.0; Trained = true }
+
+                let own =
+                    Custom {
+                        Name = "gain"
+                        Declares = [ gain ]
+                        Forward = fun weights _ x -> x * Tree.find "gain" weights
+                        OutputShape = id
+                    }
+
+                let student = {
+                    tiny 4 4 with
+                        Body = Sequence [ Layer.conv "conv" 3 1 3 4; own; Relu; GlobalPool ]
+                }
+
+                let course = { alone with Student = student }
+                let state = Train.start course |> finish course (upload 20 course)
+                Must.equal (3L * 4L * 9L + 4L + 20L) (Model.parameterCount student)
+                Must.equal [ 4 ] (Shapes.behind student.Body [ 3; 8; 8 ])
+                Must.haveNo 1.0 (Tree.find "gain" state.Student |> Tensor.toFloats)
+            )
+        }
+
+        test "a model with dropout drops in training only, and the same at every repetition" {
+            Tensor.scoped (fun () ->
+                let course = { alone with Student = { tiny 4 4 with Dropout = 0.5 } }
+                let set = upload 20 course
+                let weights (state: TrainState) = Tree.find "fc.weight" state.Student |> Tensor.toFloats
+                let trained () = Train.start course |> finish course set |> weights
+                let first = trained ()
+                Engine.seed Device.Cpu 99UL
+                Must.equal first (trained ())
+                let without = { course with Student = tiny 4 4 }
+                Must.differ first (Train.start without |> finish without set |> weights)
+                let state = Train.start course
+                let images = Tensor.ofFloats DType.Float32 [ 2; 3; 8; 8 ] (Rng.normals 384 (Rng.ofSeed 1))
+
+                let logits model = (Model.forward model false state.Student images).Logits |> Tensor.toFloats
+
+                Must.equal (logits without.Student) (logits course.Student)
+            )
+        }
+
+        test "a student learns what its labels say" {
+            Tensor.scoped (fun () ->
+                // The label is the brightest quarter of the range that the image's pixels lie in.
+                let random = Generators.images 3 64 4 8
+                let shade i = byte (64 * random.Labels[i / 192] + int random.Images[i] / 8)
+                let images = { random with Images = Array.init random.Images.Length shade }
+                let course = { alone with Epochs = 15; Batch = 16; LearningRate = Schedule.constant 0.1 }
+                let set = Augment.upload DType.Float32 Device.Cpu [ 0.5; 0.5; 0.5 ] [ 0.3; 0.3; 0.3 ] images
+                let state = Train.start course |> finish course set
+                let forward images = (Course.forward course course.Student false state.Student images).Logits
+                Must.lie 90.0 100.0 ((Evaluate.accuracy 64 forward set).Top1)
+            )
+        }
+    ]

@@ -2,8 +2,8 @@
 module Ctkd.Fs.Tests.TrainTemperatureTests
 
 open System
+open Expecto
 open Ctkd.Fs
-open Xunit
 
 let private range = Temperature.published
 let private lambda = Schedule.curriculum 2
@@ -14,7 +14,7 @@ let private learned: Policy list = [
     Temperature.dtkd 4.0
 ]
 
-let private test = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
+let private measured = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
 
 /// The policy with its T moved by a constant, behind everything that it does.
 let private shifted (by: float) (policy: Policy) : Policy = {
@@ -41,92 +41,95 @@ let private observed (policy: Policy) : float * float =
         List.last means.Terms, means.GradientT
     )
 
-[<Fact>]
-let ``dL/dT is what central differences of the loss by a shift of T say`` () =
-    for policy in List.take 2 learned do
-        let gradient = snd (observed policy)
-        let h = 1e-4
-        let up, down = fst (observed (shifted h policy)), fst (observed (shifted -h policy))
-        Expect.near 1e-5 1e-9 ((up - down) / (2.0 * h)) gradient
-
-[<Fact>]
-let ``recording dL/dT changes no bit of the training`` () =
-    Tensor.scoped (fun () ->
-        let constant (policy: Policy) : Policy = {
-            policy with
-                Soften =
-                    fun parameters dials teacher student ->
-                        let softening = policy.Soften parameters dials teacher student
-                        { softening with T = Autograd.stopGradient softening.T }
+let tests =
+    testList "TrainTemperature" [
+        test "dL/dT is what central differences of the loss by a shift of T say" {
+            for policy in List.take 2 learned do
+                let gradient = snd (observed policy)
+                let h = 1e-4
+                let up, down = fst (observed (shifted h policy)), fst (observed (shifted -h policy))
+                Must.beNear 1e-5 1e-9 ((up - down) / (2.0 * h)) gradient
         }
 
-        for policy in learned do
-            let finish policy =
-                let course = Courses.taught policy Courses.alone
-                Courses.finish course (Courses.upload 24 course) (Train.start course)
+        test "recording dL/dT changes no bit of the training" {
+            Tensor.scoped (fun () ->
+                let constant (policy: Policy) : Policy = {
+                    policy with
+                        Soften =
+                            fun parameters dials teacher student ->
+                                let softening = policy.Soften parameters dials teacher student
+                                { softening with T = Autograd.stopGradient softening.T }
+                }
 
-            let recorded, silent = finish policy, finish (constant policy)
-            Assert.True(Double.IsFinite (Tally.means recorded.Tally).GradientT)
-            Assert.True(Double.IsNaN (Tally.means silent.Tally).GradientT)
-            Expect.sameTree silent.Trained recorded.Trained
-    )
+                for policy in learned do
+                    let finish policy =
+                        let course = Courses.taught policy Courses.alone
+                        Courses.finish course (Courses.upload 24 course) (Train.start course)
 
-[<Fact>]
-let ``an epoch's quantiles are those of the temperatures of all its images`` () =
-    Tensor.scoped (fun () ->
-        for policy in learned do
-            let course = course policy
-            let state = Courses.complete course (Courses.upload 22 course) (Train.start course)
-            let m = Metrics.ofEpoch course state 0 test 1.0
-            let temperatures = Tally.temperatures state.Tally
-            Assert.Equal(22, temperatures.Length)
-            Assert.Equal(Spread.ofNumbers temperatures, m.SpreadT)
-            Expect.near 1e-6 0.0 (Array.average temperatures) m.T.Value
-            Expect.near 1e-6 0.0 (Array.min temperatures) m.SmallestT.Value
-            Expect.near 1e-6 0.0 (Array.max temperatures) m.LargestT.Value
-            Assert.Equal(policy.Range.IsSome, m.SlopeT.IsSome)
-    )
+                    let recorded, silent = finish policy, finish (constant policy)
+                    Must.hold (Double.IsFinite (Tally.means recorded.Tally).GradientT)
+                    Must.hold (Double.IsNaN (Tally.means silent.Tally).GradientT)
+                    Must.beSameTree silent.Trained recorded.Trained
+            )
+        }
 
-[<Fact>]
-let ``a constant T has quantiles but neither dL/dT nor a slope`` () =
-    Tensor.scoped (fun () ->
-        let course = course (Temperature.fixedAt 4.0)
-        let state = Courses.complete course (Courses.upload 8 course) (Train.start course)
-        let m = Metrics.ofEpoch course state 0 test 1.0
-        Assert.Equal((Some 4.0, None, None), (m.SpreadT |> Option.map _.Median, m.GradientT, m.SlopeT))
-        Assert.Equal(None, m.Warning)
-    )
+        test "an epoch's quantiles are those of the temperatures of all its images" {
+            Tensor.scoped (fun () ->
+                for policy in learned do
+                    let course = course policy
+                    let state = Courses.complete course (Courses.upload 22 course) (Train.start course)
+                    let m = Metrics.ofEpoch course state 0 measured 1.0
+                    let temperatures = Tally.temperatures state.Tally
+                    Must.equal 22 temperatures.Length
+                    Must.equal (Spread.ofNumbers temperatures) m.SpreadT
+                    Must.beNear 1e-6 0.0 (Array.average temperatures) m.T.Value
+                    Must.beNear 1e-6 0.0 (Array.min temperatures) m.SmallestT.Value
+                    Must.beNear 1e-6 0.0 (Array.max temperatures) m.LargestT.Value
+                    Must.equal policy.Range.IsSome m.SlopeT.IsSome
+            )
+        }
 
-[<Fact>]
-let ``a set with more images than the course was made for is refused`` () =
-    Tensor.scoped (fun () ->
-        let course = { course learned.Head with TrainImages = 7 }
-        let state = Train.start course
-        let set = Courses.upload 8 course
-        Expect.refuses "course" (fun () -> Train.epoch course 100 Courses.never set state)
-    )
+        test "a constant T has quantiles but neither dL/dT nor a slope" {
+            Tensor.scoped (fun () ->
+                let course = course (Temperature.fixedAt 4.0)
+                let state = Courses.complete course (Courses.upload 8 course) (Train.start course)
+                let m = Metrics.ofEpoch course state 0 measured 1.0
+                Must.equal (Some 4.0, None, None) (m.SpreadT |> Option.map _.Median, m.GradientT, m.SlopeT)
+                Must.equal None m.Warning
+            )
+        }
 
-[<Fact>]
-let ``a saturated policy is warned of in the first such epoch, and only there`` () =
-    Tensor.scoped (fun () ->
-        let lines (theta: float) =
-            let course = course learned.Head
-            let set = Courses.upload 8 course
-            let state = Train.start course
-            Autograd.noGrad (fun () -> Tensor.fillInto (Tree.find "theta" state.Temperature) theta)
+        test "a set with more images than the course was made for is refused" {
+            Tensor.scoped (fun () ->
+                let course = { course learned.Head with TrainImages = 7 }
+                let state = Train.start course
+                let set = Courses.upload 8 course
+                Must.refuse "course" (fun () -> Train.epoch course 100 Courses.never set state)
+            )
+        }
 
-            let rec go (state: TrainState) (lines: EpochMetrics list) =
-                if state.Epoch > 3 then
-                    lines
-                else
-                    let ended = Courses.complete course set state
-                    let line = Metrics.ofEpoch course ended 0 test 1.0 |> Metrics.warnOnce lines
-                    go (Train.nextEpoch ended.Best ended) (lines @ [ line ])
+        test "a saturated policy is warned of in the first such epoch, and only there" {
+            Tensor.scoped (fun () ->
+                let lines (theta: float) =
+                    let course = course learned.Head
+                    let set = Courses.upload 8 course
+                    let state = Train.start course
+                    Autograd.noGrad (fun () -> Tensor.fillInto (Tree.find "theta" state.Temperature) theta)
 
-            go state []
+                    let rec go (state: TrainState) (lines: EpochMetrics list) =
+                        if state.Epoch > 3 then
+                            lines
+                        else
+                            let ended = Courses.complete course set state
+                            let line = Metrics.ofEpoch course ended 0 measured 1.0 |> Metrics.warnOnce lines
+                            go (Train.nextEpoch ended.Best ended) (lines @ [ line ])
 
-        let warned theta = lines theta |> List.map _.Warning.IsSome
-        Assert.Equal<bool list>([ true; false; false ], warned 12.0)
-        Assert.Equal<bool list>([ true; false; false ], warned -12.0)
-        Assert.Equal<bool list>([ false; false; false ], warned 1.0)
-    )
+                    go state []
+
+                let warned theta = lines theta |> List.map _.Warning.IsSome
+                Must.equal [ true; false; false ] (warned 12.0)
+                Must.equal [ true; false; false ] (warned -12.0)
+                Must.equal [ false; false; false ] (warned 1.0)
+            )
+        }
+    ]

@@ -1,9 +1,9 @@
 module Ctkd.Fs.Tests.TrainTests
 
 open System
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Courses
-open Xunit
 
 /// Every policy in each memory format, in float32, and one course in each other precision.
 let private variants: (unit -> Course) list = [
@@ -23,151 +23,155 @@ let private forEach (property: Course -> DeviceSet -> unit) : unit =
             property course (upload 20 course)
         )
 
-[<Fact>]
-let ``two runs of one seed are identical to the bit`` () =
-    forEach (fun course set ->
-        let run () = Train.start course |> finish course set |> Train.toTree
-        Expect.sameTree (run ()) (run ())
-    )
-
-[<Fact>]
-let ``another seed gives another run`` () =
-    Tensor.scoped (fun () ->
-        let weights seed =
-            let course = { alone with Seed = seed }
-            let state = Train.start course |> finish course (upload 20 course)
-            Tree.find "fc.weight" state.Student |> Tensor.toFloats
-
-        Assert.NotEqual<float[]>(weights 1, weights 2)
-    )
-
-[<Fact>]
-let ``a run that stops after any batch and goes on from copies is identical to the bit with one that does not``
-    ()
-    =
-    forEach (fun course set ->
-        let whole = Train.start course |> finish course set |> Train.toTree
-
-        for stop in 1..5 do
-            let pause (state: TrainState) steps = (state.Epoch - 1) * steps + state.Step = stop
-
-            let rec until (state: TrainState) : TrainState =
-                match Train.epoch course 100 pause set state with
-                | Train.Stopped state -> state
-                | Train.Complete state when state.Epoch < course.Epochs && stop <> 3 ->
-                    until (Train.nextEpoch state.Best state)
-                | Train.Complete state -> state
-                | Train.Broke(step, term) -> failwith $"{term} broke in step {step}"
-
-            let stopped = until (Train.start course)
-            Assert.Equal(stop, (stopped.Epoch - 1) * 3 + stopped.Step)
-            let copies = Train.toTree stopped |> Tree.map (fun _ x -> Tensor.clone x)
-            let resumed = Train.ofTree course stopped.Epoch stopped.Step stopped.Best copies
-            Expect.sameTree whole (resumed |> finish course set |> Train.toTree)
-    )
-
-[<Fact>]
-let ``a state that a step has consumed raises and nothing changes`` () =
-    Tensor.scoped (fun () ->
-        let course = taught policies[1] alone
-        let set = upload 20 course
-        let dials = Train.dials course 1
-        let first = Train.start course
-        let second = Train.step course dials first (Augment.plain 0 8 set)
-        let after = Train.toTree second |> Tree.copy
-        let stale () = Train.step course dials first (Augment.plain 0 8 set)
-        let error = Assert.Throws<InvalidOperationException>(stale >> ignore)
-        Assert.Contains("consumed", error.Message)
-        Expect.sameTree after (Train.toTree second)
-        let third = Train.step course dials second (Augment.plain 8 16 set)
-        Assert.Equal(2, third.Step)
-
-        Assert.Throws<InvalidOperationException>(fun () ->
-            Train.step course dials second (Augment.plain 0 8 set) |> ignore
-        )
-        |> ignore
-    )
-
-[<Fact>]
-let ``an epoch sees every image, also those of its short last batch`` () =
-    forEach (fun course set ->
-        let asked = ResizeArray()
-
-        let note (state: TrainState) steps =
-            asked.Add((state.Step, steps))
-            false
-
-        match Train.epoch course 1 note set (Train.start course) with
-        | Train.Complete state ->
-            Assert.Equal(20, (Tally.means state.Tally).Images)
-            Assert.Equal((1, 3), (state.Epoch, state.Step))
-            Assert.Equal<(int * int) list>([ 1, 3; 2, 3; 3, 3 ], List.ofSeq asked)
-
-            Assert.All(
-                Model.counters state.Student,
-                fun counter -> Assert.Equal<int64[]>([| 3L |], Tensor.toInt64s counter)
+let tests =
+    testList "Train" [
+        test "two runs of one seed are identical to the bit" {
+            forEach (fun course set ->
+                let run () = Train.start course |> finish course set |> Train.toTree
+                Must.beSameTree (run ()) (run ())
             )
-        | other -> Assert.Fail $"{other}"
-    )
+        }
 
-[<Fact>]
-let ``the next epoch has seen nothing`` () =
-    Tensor.scoped (fun () ->
-        let set = upload 20 alone
-        let best = { Epoch = 1; Top1 = 25.0 }
-        let next = Train.start alone |> complete alone set |> Train.nextEpoch best
-        Assert.Equal((2, 0, best, 0), (next.Epoch, next.Step, next.Best, (Tally.means next.Tally).Images))
-    )
+        test "another seed gives another run" {
+            Tensor.scoped (fun () ->
+                let weights seed =
+                    let course = { alone with Seed = seed }
+                    let state = Train.start course |> finish course (upload 20 course)
+                    Tree.find "fc.weight" state.Student |> Tensor.toFloats
 
-[<Fact>]
-let ``the teacher stays as it is, running statistics included`` () =
-    forEach (fun course set ->
-        course.Teaching
-        |> Option.iter (fun teaching ->
-            let before = Tree.copy teaching.Weights
-            Train.start course |> finish course set |> ignore
-            Expect.sameTree before teaching.Weights
-            Assert.All(Tree.leaves teaching.Weights, fun w -> Assert.False w.RequiresGrad)
-        )
-    )
-
-[<Fact>]
-let ``every trained tensor moves and every state has its names`` () =
-    forEach (fun course set ->
-        let before = Train.start course |> Train.toTree |> Tree.copy
-        let after = Train.start course |> finish course set |> Train.toTree
-        Assert.Equal<string list>(Tree.names before, Tree.names after)
-
-        // Without a teacher there is no T to record.
-        let isOfT name = List.contains name [ "tally/range"; "tally/temperatures" ]
-
-        for name, x in Tree.toList before do
-            let moved = Tensor.toBytes x <> Tensor.toBytes (Tree.find name after)
-
-            Assert.True(
-                (moved || name = "tally/broken" || isOfT name && course.Teaching.IsNone),
-                $"{name} did not move"
+                Must.differ (weights 1) (weights 2)
             )
-    )
+        }
 
-[<Fact>]
-let ``an epoch's report has the policy's T, the accuracy and all terms`` () =
-    Tensor.scoped (fun () ->
-        let course =
-            taught policies[1] {
-                alone with
-                    LearningRate = Schedule.constant 1e-9
-                    Batch = 20
-                    Pad = 0
-                    Flip = false
-            }
+        test
+            "a run that stops after any batch and goes on from copies is identical to the bit with one that does not" {
+            forEach (fun course set ->
+                let whole = Train.start course |> finish course set |> Train.toTree
 
-        let set = upload 20 course
-        let means = (Train.start course |> complete course set).Tally |> Tally.means
-        Expect.near 0.0 1e-4 15.6212 means.T
-        Assert.Equal<string list>([ "ce"; "kd"; "loss" ], Course.termNames course)
+                for stop in 1..5 do
+                    let pause (state: TrainState) steps = (state.Epoch - 1) * steps + state.Step = stop
 
-        match means.Terms with
-        | [ ce; kd; loss ] -> Expect.near 1e-6 0.0 (0.1 * ce + 0.9 * kd) loss
-        | terms -> Assert.Fail $"{terms.Length} terms"
-    )
+                    let rec until (state: TrainState) : TrainState =
+                        match Train.epoch course 100 pause set state with
+                        | Train.Stopped state -> state
+                        | Train.Complete state when state.Epoch < course.Epochs && stop <> 3 ->
+                            until (Train.nextEpoch state.Best state)
+                        | Train.Complete state -> state
+                        | Train.Broke(step, term) -> failwith $"{term} broke in step {step}"
+
+                    let stopped = until (Train.start course)
+                    Must.equal stop ((stopped.Epoch - 1) * 3 + stopped.Step)
+                    let copies = Train.toTree stopped |> Tree.map (fun _ x -> Tensor.clone x)
+                    let resumed = Train.ofTree course stopped.Epoch stopped.Step stopped.Best copies
+                    Must.beSameTree whole (resumed |> finish course set |> Train.toTree)
+            )
+        }
+
+        test "a state that a step has consumed raises and nothing changes" {
+            Tensor.scoped (fun () ->
+                let course = taught policies[1] alone
+                let set = upload 20 course
+                let dials = Train.dials course 1
+                let first = Train.start course
+                let second = Train.step course dials first (Augment.plain 0 8 set)
+                let after = Train.toTree second |> Tree.copy
+                let stale () = Train.step course dials first (Augment.plain 0 8 set)
+                let error = Must.throw<InvalidOperationException>(stale >> ignore)
+                Must.contain "consumed" error.Message
+                Must.beSameTree after (Train.toTree second)
+                let third = Train.step course dials second (Augment.plain 8 16 set)
+                Must.equal 2 third.Step
+
+                Must.throw<InvalidOperationException>(fun () ->
+                    Train.step course dials second (Augment.plain 0 8 set) |> ignore
+                )
+                |> ignore
+            )
+        }
+
+        test "an epoch sees every image, also those of its short last batch" {
+            forEach (fun course set ->
+                let asked = ResizeArray()
+
+                let note (state: TrainState) steps =
+                    asked.Add((state.Step, steps))
+                    false
+
+                match Train.epoch course 1 note set (Train.start course) with
+                | Train.Complete state ->
+                    Must.equal 20 ((Tally.means state.Tally).Images)
+                    Must.equal (1, 3) (state.Epoch, state.Step)
+                    Must.equal [ 1, 3; 2, 3; 3, 3 ] (List.ofSeq asked)
+
+                    for counter in Model.counters state.Student do
+                        Must.equal [| 3L |] (Tensor.toInt64s counter)
+                | other -> failtest $"{other}"
+            )
+        }
+
+        test "the next epoch has seen nothing" {
+            Tensor.scoped (fun () ->
+                let set = upload 20 alone
+                let best = { Epoch = 1; Top1 = 25.0 }
+                let next = Train.start alone |> complete alone set |> Train.nextEpoch best
+
+                Must.equal
+                    (2, 0, best, 0)
+                    (next.Epoch, next.Step, next.Best, (Tally.means next.Tally).Images)
+            )
+        }
+
+        test "the teacher stays as it is, running statistics included" {
+            forEach (fun course set ->
+                course.Teaching
+                |> Option.iter (fun teaching ->
+                    let before = Tree.copy teaching.Weights
+                    Train.start course |> finish course set |> ignore
+                    Must.beSameTree before teaching.Weights
+
+                    for w in Tree.leaves teaching.Weights do
+                        Must.notHold w.requires_grad
+                )
+            )
+        }
+
+        test "every trained tensor moves and every state has its names" {
+            forEach (fun course set ->
+                let before = Train.start course |> Train.toTree |> Tree.copy
+                let after = Train.start course |> finish course set |> Train.toTree
+                Must.equal (Tree.names before) (Tree.names after)
+
+                // Without a teacher there is no T to record.
+                let isOfT name = List.contains name [ "tally/range"; "tally/temperatures" ]
+
+                for name, x in Tree.toList before do
+                    let moved = Tensor.toBytes x <> Tensor.toBytes (Tree.find name after)
+
+                    Expect.isTrue
+                        (moved || name = "tally/broken" || isOfT name && course.Teaching.IsNone)
+                        $"{name} did not move"
+            )
+        }
+
+        test "an epoch's report has the policy's T, the accuracy and all terms" {
+            Tensor.scoped (fun () ->
+                let course =
+                    taught policies[1] {
+                        alone with
+                            LearningRate = Schedule.constant 1e-9
+                            Batch = 20
+                            Pad = 0
+                            Flip = false
+                    }
+
+                let set = upload 20 course
+                let means = (Train.start course |> complete course set).Tally |> Tally.means
+                Must.beNear 0.0 1e-4 15.6212 means.T
+                Must.equal [ "ce"; "kd"; "loss" ] (Course.termNames course)
+
+                match means.Terms with
+                | [ ce; kd; loss ] -> Must.beNear 1e-6 0.0 (0.1 * ce + 0.9 * kd) loss
+                | terms -> failtest $"{terms.Length} terms"
+            )
+        }
+    ]

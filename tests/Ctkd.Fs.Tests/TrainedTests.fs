@@ -2,9 +2,9 @@ module Ctkd.Fs.Tests.TrainedTests
 
 open System
 open System.IO
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 let private student (path: string) : StoredTensor list =
     Checkpoint.read path |> Error.orRaise |> Checkpoint.studentTensors
@@ -13,80 +13,6 @@ let private hex (tree: Tree) =
     Tree.toList tree |> List.map (fun (name, x) -> name, Convert.ToHexString(Tensor.toBytes x))
 
 let private load (path: string) : Trained = Trained.load Device.Cpu None path |> Error.orRaise
-
-[<Fact>]
-let ``a run's folder, its checkpoint, a safetensors and a PyTorch file of it are the same model`` () =
-    inFolder (fun folder ->
-        Tensor.scoped (fun () ->
-            let checkpoint = Runs.teacher.Value
-            let safetensors, torch = Path.Combine(folder, "w.safetensors"), Path.Combine(folder, "w.pt")
-            let tensors = student checkpoint
-            Safetensors.write safetensors { Metadata = []; Tensors = tensors } |> Error.orRaise
-            TorchFile.write torch tensors |> Error.orRaise
-            let expected = load checkpoint
-            Assert.True expected.Info.IsSome
-
-            for path in [ string (Path.GetDirectoryName checkpoint); safetensors; torch ] do
-                let trained = load path
-                Assert.Equal(("resnet8", 10), (trained.Model.Name, trained.Model.Classes))
-                Assert.Equal<(string * string) list>(hex expected.Weights, hex trained.Weights)
-                Assert.Equal(path <> safetensors && path <> torch, trained.Info.IsSome)
-                Assert.Equal(Ok "resnet8", Trained.nameOf path)
-        )
-    )
-
-[<Fact>]
-let ``a PyTorch file of resnet110 is loaded in less than a second`` () =
-    inFolder (fun folder ->
-        Tensor.scoped (fun () ->
-            let path = Path.Combine(folder, "w.pt")
-            let model = Zoo.find "resnet110" 100 |> Error.orRaise
-
-            Model.declarations model
-            |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1)
-            |> Tree.toList
-            |> List.map (fun (name, x) -> Weights.store name x)
-            |> TorchFile.write path
-            |> Error.orRaise
-
-            let seconds () =
-                let clock = Diagnostics.Stopwatch.StartNew()
-                Assert.Equal("resnet110", (load path).Model.Name)
-                clock.Elapsed.TotalSeconds
-
-            Assert.True(Seq.min [ for _ in 1..3 -> seconds () ] < 1.0)
-        )
-    )
-
-[<Fact>]
-let ``weights of another model than the user named are refused with the one that they fit`` () =
-    inFolder (fun folder ->
-        let path = Path.Combine(folder, "w.pt")
-        TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
-        let before = Tensor.live ()
-        let error = errorOf (Trained.load Device.Cpu (Some "resnet14") path)
-        Assert.Equal((Mismatch, path), (error.Kind, error.Where))
-        Assert.Contains("do not fit model resnet14 for 10 classes", error.What)
-        Assert.Contains("these weights fit resnet8", error.Next)
-        Assert.Equal(before, Tensor.live ())
-        let checkpoint = errorOf (Trained.load Device.Cpu (Some "resnet14") Runs.teacher.Value)
-        Assert.Contains("those of resnet8, not of resnet14", checkpoint.What)
-    )
-
-[<Fact>]
-let ``a PyTorch file teaches as the checkpoint does, to the bit`` () =
-    inFolder (fun folder ->
-        let path = Path.Combine(folder, "w.pt")
-        TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
-        let settings = Runs.small |> Runs.taught "ctkd-instance"
-        let own, other = Path.Combine(folder, "own"), Path.Combine(folder, "other")
-        Runs.finish own settings |> ignore
-        Runs.finish other { settings with TeacherWeights = path } |> ignore
-        let (_, ownTensors), _, ownLines = Runs.outcome own
-        let (_, otherTensors), _, otherLines = Runs.outcome other
-        Assert.True((ownTensors = otherTensors))
-        Assert.Equal<EpochMetrics list>(ownLines, otherLines)
-    )
 
 /// resnet8 written out in PyTorch's functions over a state_dict.
 let private resnet8 =
@@ -114,23 +40,108 @@ for value in F.linear(x.mean((2, 3)), w["fc.weight"], w["fc.bias"]).reshape(-1):
     print(value.item())
 """
 
-[<Fact>]
-let ``a file written here gives the same logits in PyTorch`` () =
-    inFolder (fun folder ->
-        Tensor.scoped (fun () ->
-            let path, images = Path.Combine(folder, "w.pt"), Path.Combine(folder, "images.bin")
-            TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
-            let trained = load path
-            let pixels = Golden.probe DType.Float32 "images" [ 5; 3; 32; 32 ] 2.0 0.0
-            File.WriteAllBytes(images, Tensor.toBytes pixels)
-            let ours = Model.forward trained.Model false trained.Weights pixels
-            let expected = PyTorch.run resnet8 [ path; images ] []
-            let theirs = expected.Split('\n', StringSplitOptions.RemoveEmptyEntries) |> Array.map float
-            let scale = Golden.rms theirs
+let tests =
+    testList "Trained" [
+        test "a run's folder, its checkpoint, a safetensors and a PyTorch file of it are the same model" {
+            inFolder (fun folder ->
+                Tensor.scoped (fun () ->
+                    let checkpoint = Runs.teacher.Value
 
-            Assert.All(
-                Array.zip theirs (Tensor.toFloats ours.Logits),
-                fun (theirs, ours) -> Assert.InRange(abs (theirs - ours), 0.0, 1e-5 * scale)
+                    let safetensors, torch =
+                        Path.Combine(folder, "w.safetensors"), Path.Combine(folder, "w.pt")
+
+                    let tensors = student checkpoint
+                    Safetensors.write safetensors { Metadata = []; Tensors = tensors } |> Error.orRaise
+                    TorchFile.write torch tensors |> Error.orRaise
+                    let expected = load checkpoint
+                    Must.hold expected.Info.IsSome
+
+                    for path in [ string (Path.GetDirectoryName checkpoint); safetensors; torch ] do
+                        let trained = load path
+                        Must.equal ("resnet8", 10) (trained.Model.Name, trained.Model.Classes)
+                        Must.equal (hex expected.Weights) (hex trained.Weights)
+                        Must.equal (path <> safetensors && path <> torch) trained.Info.IsSome
+                        Must.equal (Ok "resnet8") (Trained.nameOf path)
+                )
             )
-        )
-    )
+        }
+
+        test "a PyTorch file of resnet110 is loaded in less than a second" {
+            inFolder (fun folder ->
+                Tensor.scoped (fun () ->
+                    let path = Path.Combine(folder, "w.pt")
+                    let model = Zoo.find "resnet110" 100 |> Error.orRaise
+
+                    Model.declarations model
+                    |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1)
+                    |> Tree.toList
+                    |> List.map (fun (name, x) -> Weights.store name x)
+                    |> TorchFile.write path
+                    |> Error.orRaise
+
+                    let seconds () =
+                        let clock = Diagnostics.Stopwatch.StartNew()
+                        Must.equal "resnet110" ((load path).Model.Name)
+                        clock.Elapsed.TotalSeconds
+
+                    Must.hold (Seq.min [ for _ in 1..3 -> seconds () ] < 1.0)
+                )
+            )
+        }
+
+        test "weights of another model than the user named are refused with the one that they fit" {
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "w.pt")
+                TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
+                let before = Tensor.live ()
+                let error = errorOf (Trained.load Device.Cpu (Some "resnet14") path)
+                Must.equal (Mismatch, path) (error.Kind, error.Where)
+                Must.contain "do not fit model resnet14 for 10 classes" error.What
+                Must.contain "these weights fit resnet8" error.Next
+                Must.equal before (Tensor.live ())
+                let checkpoint = errorOf (Trained.load Device.Cpu (Some "resnet14") Runs.teacher.Value)
+                Must.contain "those of resnet8, not of resnet14" checkpoint.What
+            )
+        }
+
+        test "a PyTorch file teaches as the checkpoint does, to the bit" {
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "w.pt")
+                TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
+                let settings = Runs.small |> Runs.taught "ctkd-instance"
+                let own, other = Path.Combine(folder, "own"), Path.Combine(folder, "other")
+                Runs.finish own settings |> ignore
+                Runs.finish other { settings with TeacherWeights = path } |> ignore
+                let (_, ownTensors), _, ownLines = Runs.outcome own
+                let (_, otherTensors), _, otherLines = Runs.outcome other
+                Must.hold (ownTensors = otherTensors)
+                Must.equal ownLines otherLines
+            )
+        }
+    ]
+
+/// Comparisons with PyTorch itself.
+let peer =
+    testList "Trained" [
+        test "a file written here gives the same logits in PyTorch" {
+            inFolder (fun folder ->
+                Tensor.scoped (fun () ->
+                    let path, images = Path.Combine(folder, "w.pt"), Path.Combine(folder, "images.bin")
+                    TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
+                    let trained = load path
+                    let pixels = Golden.probe DType.Float32 "images" [ 5; 3; 32; 32 ] 2.0 0.0
+                    File.WriteAllBytes(images, Tensor.toBytes pixels)
+                    let ours = Model.forward trained.Model false trained.Weights pixels
+                    let expected = PyTorch.run resnet8 [ path; images ] []
+
+                    let theirs =
+                        expected.Split('\n', StringSplitOptions.RemoveEmptyEntries) |> Array.map float
+
+                    let scale = Golden.rms theirs
+
+                    for (theirs, ours) in Array.zip theirs (Tensor.toFloats ours.Logits) do
+                        Must.lie 0.0 (1e-5 * scale) (abs (theirs - ours))
+                )
+            )
+        }
+    ]

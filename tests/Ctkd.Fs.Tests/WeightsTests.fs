@@ -1,9 +1,9 @@
 module Ctkd.Fs.Tests.WeightsTests
 
 open System
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
-open Xunit
 
 let private dtypes = [
     "F32", DType.Float32
@@ -14,41 +14,9 @@ let private dtypes = [
     "I32", DType.Int32
     "I16", DType.Int16
     "I8", DType.Int8
-    "U8", DType.UInt8
+    "U8", DType.Byte
     "BOOL", DType.Bool
 ]
-
-[<Fact>]
-let ``a tensor of every type is stored and loaded with the same bytes`` () =
-    Tensor.scoped (fun () ->
-        for name, dtype in dtypes do
-            let x = Tensor.ofFloats DType.Float64 [ 2; 3 ] [| 0.0; 1.0; 2.0; 0.5; 100.0; 3.0 |]
-            let stored = Tensor.toType dtype x |> Weights.store "x"
-            Assert.Equal(("x", name), (stored.Name, stored.DType))
-            Assert.Equal<int64 list>([ 2L; 3L ], stored.Shape)
-            let loaded = Weights.load stored
-            Assert.Equal(dtype, Tensor.dtype loaded)
-            Assert.Equal<byte[]>(stored.Bytes.ToArray(), Tensor.toBytes loaded)
-    )
-
-[<Fact>]
-let ``scalars, empty tensors and images with their channels innermost keep shape and order`` () =
-    Tensor.scoped (fun () ->
-        let image = Tensor.ofFloats DType.Float32 [ 1; 2; 2; 2 ] (Array.init 8 float)
-
-        for x in
-            [
-                Tensor.scalar DType.Float32 Device.Cpu 3.5
-                Tensor.zeros DType.Float32 Device.Cpu [| 0L; 4L |]
-            ] do
-            let loaded = Weights.store "x" x |> Weights.load
-            Assert.Equal<int64[]>(Tensor.shape x, Tensor.shape loaded)
-            Assert.Equal<float[]>(Tensor.toFloats x, Tensor.toFloats loaded)
-
-        let innermost = Tensor.channelsLast image
-        Assert.True(Tensor.isChannelsLast innermost)
-        Assert.Equal<byte[]>(Tensor.toBytes image, (Weights.store "x" innermost).Bytes.ToArray())
-    )
 
 // ---- against a model ----
 
@@ -69,84 +37,118 @@ let private fit (tensors: StoredTensor list) : Result<Tree, Error> =
 /// The differences of stored tensors from the model, as the message lists them.
 let private differences (tensors: StoredTensor list) : string list =
     let error = errorOf (fit tensors)
-    Assert.Equal((Mismatch, "w.safetensors"), (error.Kind, error.Where))
-    Assert.Contains($"do not fit model {model.Name}", error.What)
+    Must.equal (Mismatch, "w.safetensors") (error.Kind, error.Where)
+    Must.contain $"do not fit model {model.Name}" error.What
     error.What.Split "\n  - " |> List.ofArray |> List.tail
 
 let private renamed (oldName: string) (newName: string) : StoredTensor list =
     stored model |> List.map (fun t -> if t.Name = oldName then { t with Name = newName } else t)
 
-[<Fact>]
-let ``weights that fit are loaded in the model's order, in whatever order they are stored`` () =
-    Tensor.scoped (fun () ->
-        let tree = stored model |> List.rev |> fit |> Error.orRaise
-        let names = Model.declarations model |> List.map _.Name
-        Assert.Equal<string list>(names, Tree.names tree)
+let tests =
+    testList "Weights" [
+        test "a tensor of every type is stored and loaded with the same bytes" {
+            Tensor.scoped (fun () ->
+                for name, dtype in dtypes do
+                    let x = Tensor.ofFloats DType.Float64 [ 2; 3 ] [| 0.0; 1.0; 2.0; 0.5; 100.0; 3.0 |]
+                    let stored = Tensor.toType dtype x |> Weights.store "x"
+                    Must.equal ("x", name) (stored.Name, stored.DType)
+                    Must.equal [ 2L; 3L ] stored.Shape
+                    let loaded = Weights.load stored
+                    Must.equal dtype (Tensor.dtype loaded)
+                    Must.equal (stored.Bytes.ToArray()) (Tensor.toBytes loaded)
+            )
+        }
 
-        Assert.Equal<Weights.Expected list>(
-            Weights.expected DType.Float32 (Model.declarations model),
-            Weights.expectedOf tree
-        )
+        test "scalars, empty tensors and images with their channels innermost keep shape and order" {
+            Tensor.scoped (fun () ->
+                let image = Tensor.ofFloats DType.Float32 [ 1; 2; 2; 2 ] (Array.init 8 float)
 
-        for tensor in stored model do
-            Assert.Equal<byte[]>(tensor.Bytes.ToArray(), Tree.find tensor.Name tree |> Tensor.toBytes)
-    )
+                for x in
+                    [
+                        Tensor.scalar DType.Float32 Device.Cpu 3.5
+                        Tensor.zeros DType.Float32 Device.Cpu [| 0L; 4L |]
+                    ] do
+                    let loaded = Weights.store "x" x |> Weights.load
+                    Must.equal (Tensor.shape x) (Tensor.shape loaded)
+                    Must.equal (Tensor.toFloats x) (Tensor.toFloats loaded)
 
-[<Fact>]
-let ``a missing tensor is named, with the nearest of those that are too many`` () =
-    let all = stored model
-    let without = all |> List.filter (fun t -> t.Name <> "fc.bias")
-    Assert.Equal<string list>([ "'fc.bias' is missing" ], differences without)
+                let innermost = Tensor.channelsLast image
+                Must.hold (Tensor.isChannelsLast innermost)
+                Must.equal (Tensor.toBytes image) ((Weights.store "x" innermost).Bytes.ToArray())
+            )
+        }
 
-    let misspelt = differences (renamed "fc.bias" "fc.bais")
+        test "weights that fit are loaded in the model's order, in whatever order they are stored" {
+            Tensor.scoped (fun () ->
+                let tree = stored model |> List.rev |> fit |> Error.orRaise
+                let names = Model.declarations model |> List.map _.Name
+                Must.equal names (Tree.names tree)
 
-    Assert.Equal<string list>(
-        [ "'fc.bias' is missing (nearest: fc.bais)"; "'fc.bais' is not expected (nearest: fc.bias)" ],
-        misspelt
-    )
+                Must.equal
+                    (Weights.expected DType.Float32 (Model.declarations model))
+                    (Weights.expectedOf tree)
 
-[<Fact>]
-let ``another shape and another type are named with what was expected`` () =
-    let more = stored (Courses.tiny 4 5)
+                for tensor in stored model do
+                    Must.equal (tensor.Bytes.ToArray()) (Tree.find tensor.Name tree |> Tensor.toBytes)
+            )
+        }
 
-    Assert.Equal<string list>(
-        [ "'fc.weight' is F32 [5, 4], expected F32 [3, 4]"; "'fc.bias' is F32 [5], expected F32 [3]" ],
-        differences more
-    )
+        test "a missing tensor is named, with the nearest of those that are too many" {
+            let all = stored model
+            let without = all |> List.filter (fun t -> t.Name <> "fc.bias")
+            Must.equal [ "'fc.bias' is missing" ] (differences without)
 
-    let retyped =
-        stored model
-        |> List.map (fun t ->
-            if t.Name = "fc.bias" then
-                { t with DType = "F64"; Bytes = ReadOnlyMemory(Array.zeroCreate<byte> 24) }
-            else
-                t
-        )
+            let misspelt = differences (renamed "fc.bias" "fc.bais")
 
-    Assert.Equal<string list>([ "'fc.bias' is F64 [3], expected F32 [3]" ], differences retyped)
+            Must.equal
+                [ "'fc.bias' is missing (nearest: fc.bais)"; "'fc.bais' is not expected (nearest: fc.bias)" ]
+                misspelt
+        }
 
-[<Fact>]
-let ``of each kind of difference the first eight are listed and the rest counted`` () =
-    let resnet = Zoo.find "resnet8" 3 |> Error.orRaise |> stored
-    let listed = differences resnet
-    let kinds = [ "missing"; "of another shape or type"; "not expected" ]
+        test "another shape and another type are named with what was expected" {
+            let more = stored (Courses.tiny 4 5)
 
-    let rest =
-        kinds
-        |> List.map (fun kind ->
-            let more = listed |> List.tryFind (fun line -> line.StartsWith "and " && line.EndsWith kind)
-            more |> Option.map (fun line -> int (line.Split(' ')[1])) |> Option.defaultValue 0
-        )
+            Must.equal
+                [ "'fc.weight' is F32 [5, 4], expected F32 [3, 4]"; "'fc.bias' is F32 [5], expected F32 [3]" ]
+                (differences more)
 
-    let total = (errorOf (fit resnet)).What.Split(';')[1]
-    let shown = listed |> List.filter (fun line -> not (line.StartsWith "and ")) |> List.length
-    Assert.Contains($"{shown + List.sum rest} difference(s)", total)
-    Assert.Equal(8, listed |> List.filter (fun line -> line.Contains "is not expected") |> List.length)
-    Assert.Equal(resnet.Length - 8 - 2, rest[2])
-    Assert.Single(listed |> List.filter (fun line -> line.Contains "fc.")) |> ignore
+            let retyped =
+                stored model
+                |> List.map (fun t ->
+                    if t.Name = "fc.bias" then
+                        { t with DType = "F64"; Bytes = ReadOnlyMemory(Array.zeroCreate<byte> 24) }
+                    else
+                        t
+                )
 
-[<Fact>]
-let ``a refused set of weights leaves no tensor behind`` () =
-    let before = Tensor.live ()
-    differences (renamed "fc.bias" "x") |> ignore
-    Assert.Equal(before, Tensor.live ())
+            Must.equal [ "'fc.bias' is F64 [3], expected F32 [3]" ] (differences retyped)
+        }
+
+        test "of each kind of difference the first eight are listed and the rest counted" {
+            let resnet = Zoo.find "resnet8" 3 |> Error.orRaise |> stored
+            let listed = differences resnet
+            let kinds = [ "missing"; "of another shape or type"; "not expected" ]
+
+            let rest =
+                kinds
+                |> List.map (fun kind ->
+                    let more =
+                        listed |> List.tryFind (fun line -> line.StartsWith "and " && line.EndsWith kind)
+
+                    more |> Option.map (fun line -> int (line.Split(' ')[1])) |> Option.defaultValue 0
+                )
+
+            let total = (errorOf (fit resnet)).What.Split(';')[1]
+            let shown = listed |> List.filter (fun line -> not (line.StartsWith "and ")) |> List.length
+            Must.contain $"{shown + List.sum rest} difference(s)" total
+            Must.equal 8 (listed |> List.filter (fun line -> line.Contains "is not expected") |> List.length)
+            Must.equal (resnet.Length - 8 - 2) rest[2]
+            Must.single (listed |> List.filter (fun line -> line.Contains "fc.")) |> ignore
+        }
+
+        test "a refused set of weights leaves no tensor behind" {
+            let before = Tensor.live ()
+            differences (renamed "fc.bias" "x") |> ignore
+            Must.equal before (Tensor.live ())
+        }
+    ]

@@ -3,8 +3,8 @@ module Ctkd.Fs.Tests.ZooTests
 open System
 open System.IO
 open System.Text.Json
+open Expecto
 open Ctkd.Fs
-open Xunit
 
 /// The published implementations' numbers: tests/zoo.json.
 let private published: JsonElement =
@@ -23,64 +23,11 @@ let private whole (name: string) (element: JsonElement) : int64 =
     | true, value -> value.GetInt64()
     | _ -> failwith $"zoo.json has no {name}"
 
-let names: objnull[] seq = [ for model in Zoo.models -> [| box model.Name |] ]
+let private names: string list = [ for model in Zoo.models -> model.Name ]
 
 let private model (name: string) : Published * Model =
     let found = Zoo.published name |> Error.orRaise
     found, found.Create found.Classes
-
-[<Fact>]
-let ``the zoo is the published one`` () =
-    let expected = [ for entry in published.EnumerateObject() -> entry.Name ]
-    Assert.Equal<string list>(List.sort expected, List.sort Zoo.names)
-
-[<Theory; MemberData(nameof names)>]
-let ``a model has the published tensors: names, order and shapes`` (name: string) =
-    let expected = [
-        for pair in (entry name).GetProperty("state_dict").EnumerateArray() ->
-            string (pair[0].GetString()), shape pair[1]
-    ]
-
-    let declared = model name |> snd |> Model.declarations
-    Assert.Equal<(string * int list) list>(expected, declared |> List.map (fun d -> d.Name, d.Shape))
-
-[<Theory; MemberData(nameof names)>]
-let ``a model has the published numbers of parameters and multiply-accumulates`` (name: string) =
-    let found, model = model name
-    let entry = entry name
-    let macs = Macs.ofLayer [ 3; found.Size; found.Size ] (Model.layers model)
-
-    let buffers =
-        Model.declarations model
-        |> List.filter (_.Trained >> not)
-        |> List.sumBy (fun d -> List.fold (*) 1 d.Shape |> int64)
-
-    let ours = [
-        "num_classes", int64 found.Classes
-        "input_size", int64 found.Size
-        "params", Model.parameterCount model
-        "buffer_elements", buffers
-        "macs_conv", macs.Convolution
-        "macs_linear", macs.Linear
-        "macs_total", macs.Total
-        "bn_input_elements", macs.Normalised
-        "macs_plus_4bn", macs.WithBatchNorm
-    ]
-
-    Assert.Equal<(string * int64) list>(ours |> List.map (fun (key, _) -> key, whole key entry), ours)
-
-[<Theory; MemberData(nameof names)>]
-let ``a model has the published features and classifier`` (name: string) =
-    let found, model = model name
-    let entry = entry name
-    let traced = Model.trace found.Size found.Size model
-    let features = Shapes.tapped traced @ [ [ model.Classifier.In ] ]
-    let expected = [ for feature in entry.GetProperty("features").EnumerateArray() -> (shape feature).Tail ]
-    Assert.Equal<int list list>(expected, features)
-
-    match entry.TryGetProperty "classifier_key" with
-    | true, key -> Assert.Equal(key.GetString(), model.Classifier.Weight)
-    | _ -> ()
 
 let private constantTensor (dtype: DType) (shape: int list) (value: float) : Tensor =
     shape |> List.map int64 |> Array.ofList |> Tensor.full dtype Device.Cpu value
@@ -90,20 +37,6 @@ let private constant (model: Model) : Tree =
     Model.declarations model
     |> List.map (fun d -> d.Name, constantTensor (Initialise.dtypeOf DType.Float32 d.Name) d.Shape 0.01)
     |> Tree.ofSeq
-
-[<Theory; MemberData(nameof names)>]
-let ``a forward pass gives the shapes that the trace announces, at other sizes too`` (name: string) =
-    let found, model = model name
-
-    for size in [ found.Size / 2; Model.smallestInput model + 5 ] do
-        Tensor.scoped (fun () ->
-            let images = constantTensor DType.Float32 [ 2; 3; size; size ] 0.5
-            let outputs = Autograd.noGrad (fun () -> Model.forward model false (constant model) images)
-            let actual = [ for x in outputs.Features @ [ outputs.Pooled ] -> List.ofArray (Tensor.shape x) ]
-            let traced = Shapes.tapped (Model.trace size size model) @ [ [ model.Classifier.In ] ]
-            Assert.Equal<int64 list list>([ for feature in traced -> 2L :: List.map int64 feature ], actual)
-            Assert.Equal<int64[]>([| 2L; int64 model.Classes |], Tensor.shape outputs.Logits)
-        )
 
 // ---- how parameters start, family by family: methods.md, "Initialisation" -------------------------------------------
 
@@ -118,7 +51,7 @@ let private starts (name: string) =
         | UniformFanIn fanIn ->
             // Of a bias the shape does not tell the fan-in.
             let expected = if d.Shape.Length > 1 then List.fold (*) 1 d.Shape.Tail else fanIn
-            Assert.Equal(expected, fanIn)
+            Must.equal expected fanIn
             "PyTorch's default"
         | other -> string other
 
@@ -128,7 +61,7 @@ let private starts (name: string) =
     let normalised = declared |> List.filter (fun d -> d.Shape.Length = 1 && d.Name.EndsWith ".weight")
     let biases = List.map ownBias convolutions
 
-    Assert.Equal("Fill 1.0", kinds normalised)
+    Must.equal "Fill 1.0" (kinds normalised)
 
     [
         kinds convolutions
@@ -137,31 +70,126 @@ let private starts (name: string) =
         kinds (declared |> List.filter (fun d -> d.Name = classifier.Bias))
     ]
 
-[<Fact>]
-let ``parameters start as their family's do`` () =
-    let standard = "PyTorch's default"
-    let he, zero, narrow = string KaimingNormalFanOut, string (Fill 0.0), string (Normal 0.01)
+let tests =
+    testList "Zoo" [
+        test "the zoo is the published one" {
+            let expected = [ for entry in published.EnumerateObject() -> entry.Name ]
+            Must.equal (List.sort expected) (List.sort Zoo.names)
+        }
 
-    let expected = [
-        "resnet20", [ he; ""; standard; standard ]
-        "wrn_16_2", [ he; ""; standard; zero ]
-        "vgg8", [ he; zero; narrow; zero ]
-        "MobileNetV2", [ he; ""; narrow; zero ]
-        "ShuffleV1", [ standard; ""; standard; standard ]
-        "ShuffleV2", [ standard; ""; standard; standard ]
-        "ResNet18", [ standard; ""; standard; standard ]
-        "ResNet50", [ standard; ""; standard; standard ]
-        "imagenet/ResNet18", [ he; ""; standard; standard ]
-        "imagenet-ctkd/MobileNetV2_Imagenet", [ he; ""; narrow; zero ]
+        testList "a model has the published tensors: names, order and shapes" [
+            for name in names ->
+                test name {
+                    let expected = [
+                        for pair in (entry name).GetProperty("state_dict").EnumerateArray() ->
+                            string (pair[0].GetString()), shape pair[1]
+                    ]
+
+                    let declared = model name |> snd |> Model.declarations
+                    Must.equal expected (declared |> List.map (fun d -> d.Name, d.Shape))
+                }
+        ]
+
+        testList "a model has the published numbers of parameters and multiply-accumulates" [
+            for name in names ->
+                test name {
+                    let found, model = model name
+                    let entry = entry name
+                    let macs = Macs.ofLayer [ 3; found.Size; found.Size ] (Model.layers model)
+
+                    let buffers =
+                        Model.declarations model
+                        |> List.filter (_.Trained >> not)
+                        |> List.sumBy (fun d -> List.fold (*) 1 d.Shape |> int64)
+
+                    let ours = [
+                        "num_classes", int64 found.Classes
+                        "input_size", int64 found.Size
+                        "params", Model.parameterCount model
+                        "buffer_elements", buffers
+                        "macs_conv", macs.Convolution
+                        "macs_linear", macs.Linear
+                        "macs_total", macs.Total
+                        "bn_input_elements", macs.Normalised
+                        "macs_plus_4bn", macs.WithBatchNorm
+                    ]
+
+                    Must.equal (ours |> List.map (fun (key, _) -> key, whole key entry)) ours
+                }
+        ]
+
+        testList "a model has the published features and classifier" [
+            for name in names ->
+                test name {
+                    let found, model = model name
+                    let entry = entry name
+                    let traced = Model.trace found.Size found.Size model
+                    let features = Shapes.tapped traced @ [ [ model.Classifier.In ] ]
+
+                    let expected = [
+                        for feature in entry.GetProperty("features").EnumerateArray() -> (shape feature).Tail
+                    ]
+
+                    Must.equal expected features
+
+                    match entry.TryGetProperty "classifier_key" with
+                    | true, key -> Must.equal (key.GetString()) model.Classifier.Weight
+                    | _ -> ()
+                }
+        ]
+
+        testList "a forward pass gives the shapes that the trace announces, at other sizes too" [
+            for name in names ->
+                test name {
+                    let found, model = model name
+
+                    for size in [ found.Size / 2; Model.smallestInput model + 5 ] do
+                        Tensor.scoped (fun () ->
+                            let images = constantTensor DType.Float32 [ 2; 3; size; size ] 0.5
+
+                            let outputs =
+                                Autograd.noGrad (fun () -> Model.forward model false (constant model) images)
+
+                            let actual = [
+                                for x in outputs.Features @ [ outputs.Pooled ] ->
+                                    List.ofArray (Tensor.shape x)
+                            ]
+
+                            let traced =
+                                Shapes.tapped (Model.trace size size model) @ [ [ model.Classifier.In ] ]
+
+                            Must.equal [ for feature in traced -> 2L :: List.map int64 feature ] actual
+                            Must.equal [| 2L; int64 model.Classes |] (Tensor.shape outputs.Logits)
+                        )
+                }
+        ]
+
+        test "parameters start as their family's do" {
+            let standard = "PyTorch's default"
+            let he, zero, narrow = string KaimingNormalFanOut, string (Fill 0.0), string (Normal 0.01)
+
+            let expected = [
+                "resnet20", [ he; ""; standard; standard ]
+                "wrn_16_2", [ he; ""; standard; zero ]
+                "vgg8", [ he; zero; narrow; zero ]
+                "MobileNetV2", [ he; ""; narrow; zero ]
+                "ShuffleV1", [ standard; ""; standard; standard ]
+                "ShuffleV2", [ standard; ""; standard; standard ]
+                "ResNet18", [ standard; ""; standard; standard ]
+                "ResNet50", [ standard; ""; standard; standard ]
+                "imagenet/ResNet18", [ he; ""; standard; standard ]
+                "imagenet-ctkd/MobileNetV2_Imagenet", [ he; ""; narrow; zero ]
+            ]
+
+            Must.equal expected [ for name, _ in expected -> name, starts name ]
+        }
+
+        test "the instance-wise temperature of CTKD adds a tenth of a million multiply-accumulates" {
+            let network = Macs.ofLayer [ 3; 32; 32 ] (Model.layers (snd (model "resnet20")))
+            let policy = { Settings.defaults with Policy = "ctkd-instance" } |> Settings.policy
+            let millions (macs: Macs) = Math.Round(float macs.WithBatchNorm / 1e6, 1)
+            Must.equal 41.6 (millions network)
+            Must.equal 41.7 (millions (network + policy.Macs 100))
+            Must.equal 102_912L ((policy.Macs 100).Total)
+        }
     ]
-
-    Assert.Equal<(string * string list) list>(expected, [ for name, _ in expected -> name, starts name ])
-
-[<Fact>]
-let ``the instance-wise temperature of CTKD adds a tenth of a million multiply-accumulates`` () =
-    let network = Macs.ofLayer [ 3; 32; 32 ] (Model.layers (snd (model "resnet20")))
-    let policy = { Settings.defaults with Policy = "ctkd-instance" } |> Settings.policy
-    let millions (macs: Macs) = Math.Round(float macs.WithBatchNorm / 1e6, 1)
-    Assert.Equal(41.6, millions network)
-    Assert.Equal(41.7, millions (network + policy.Macs 100))
-    Assert.Equal(102_912L, (policy.Macs 100).Total)

@@ -1,81 +1,99 @@
 /// A batch's reward shared out among its instances (F19, F20).
 module Ctkd.Fs.Tests.CorrectorTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Parts
 open Ctkd.Fs.Tests.Reference
 open FsCheck.FSharp
-open Xunit
 
-[<Fact>]
-let ``rewards that the LSTM or the set network shares out sum to the batch's`` () =
-    check
-        (Gen.zip Lessons.seeds (Gen.choose (1, 20)))
-        (fun (seed, n) ->
-            Tensor.scoped (fun () ->
-                for kind in [ RlkdCorrector.Lstm; RlkdCorrector.Set ] do
-                    let reward = Expect.number (0.1 * float (seed % 7) - 0.3)
-                    let shares = Corrector.redistribute kind reward reward (normals seed [ n ])
-                    Expect.near 0.0 1e-12 (Tensor.toFloat reward) (Tensor.toFloat (Tensor.sum shares))
+let tests =
+    testList "Corrector" [
+        testProperty "rewards that the LSTM or the set network shares out sum to the batch's"
+        <| forAll
+            (Gen.zip Lessons.seeds (Gen.choose (1, 20)))
+            (fun (seed, n) ->
+                Tensor.scoped (fun () ->
+                    for kind in [ RlkdCorrector.Lstm; RlkdCorrector.Set ] do
+                        let reward = Plain.number (0.1 * float (seed % 7) - 0.3)
+                        let shares = Corrector.redistribute kind reward reward (normals seed [ n ])
+                        Must.beNear 0.0 1e-12 (Tensor.toFloat reward) (Tensor.toFloat (Tensor.sum shares))
+                )
             )
-        )
 
-[<Fact>]
-let ``the corrector learns the same by hand as by the engine`` () =
-    Tensor.scoped (fun () ->
-        for batch in [ 1; 5; 64 ] do
-            let pack = Option.get (Corrector.pack RlkdCorrector.Lstm 3)
-            let steps = burst 10
-            let reward = Expect.number -0.4
-            let x = Corrector.inputs RlkdCorrector.Lstm (normals 1 [ batch; 3 ]) (normals 2 [ batch ])
-            let ours, theirs = learner 1 pack, learner 1 pack
-            let struct (loss, predictions) = Corrector.trainByHand steps ours reward x
+        test "the corrector learns the same by hand as by the engine" {
+            Tensor.scoped (fun () ->
+                for batch in [ 1; 5; 64 ] do
+                    let pack = Option.get (Corrector.pack RlkdCorrector.Lstm 3)
+                    let steps = burst 10
+                    let reward = Plain.number -0.4
 
-            let struct (loss', predictions') =
-                Corrector.trainByEngine RlkdCorrector.Lstm steps theirs reward reward x
+                    let x =
+                        Corrector.inputs RlkdCorrector.Lstm (normals 1 [ batch; 3 ]) (normals 2 [ batch ])
 
-            Expect.near 1e-12 0.0 (Tensor.toFloat loss') (Tensor.toFloat loss)
-            Expect.close 1e-9 1e-11 (Tensor.toFloats predictions') (Tensor.toFloats predictions)
-            // Adam turns a rounding in a gradient near 0 into up to a part of the rate.
-            Expect.close 0.0 1e-7 (Tensor.toFloats theirs.Weights) (Tensor.toFloats ours.Weights)
-            Expect.close 1e-7 1e-12 (Tensor.toFloats theirs.First) (Tensor.toFloats ours.First)
-    )
+                    let ours, theirs = learner 1 pack, learner 1 pack
+                    let struct (loss, predictions) = Corrector.trainByHand steps ours reward x
 
-[<Fact>]
-let ``each corrector comes to predict a batch's reward`` () =
-    Tensor.scoped (fun () ->
-        for kind in [ RlkdCorrector.Lstm; RlkdCorrector.Set; RlkdCorrector.Linear ] do
-            let pack = Option.get (Corrector.pack kind 3)
-            let learner = learner 2 pack
-            let reward = Expect.number 0.5
-            let returns = Tensor.expand [| 8L |] reward
-            let x = Corrector.inputs kind (normals 3 [ 8; 3 ]) (normals 4 [ 8 ] |> Tensor.addNumber 5.0)
-            let steps = burst 400
-            let struct (before, g) = Corrector.train kind steps learner reward returns x
-            let after = Corrector.loss kind reward returns g
-            Assert.True(Tensor.toFloat after < 0.1 * Tensor.toFloat before, $"{kind}: {before} {after}")
-    )
+                    let struct (loss', predictions') =
+                        Corrector.trainByEngine RlkdCorrector.Lstm steps theirs reward reward x
 
-[<Fact>]
-let ``the corrector's predictions, losses and shares, as released and in RUDDER's form`` () =
-    reading (fun expected ->
-        let kind = RlkdCorrector.Linear
-        let pack = Option.get (Corrector.pack kind 3)
-        let x = Corrector.inputs kind (trajectory 6) (vector 6 (fun i -> 1.0 + 1.5 * i))
-        let g = Corrector.predict kind (Pack.views pack (formulaFromLast pack)) x
-        let returns = vector 6 (fun i -> 0.2 * cos (0.3 * i))
-        exactly (expected "reward_redistribution.pred") g
-        exactly (expected "reward_redistribution.loss_official") (Corrector.loss kind returns returns g)
+                    Must.beNear 1e-12 0.0 (Tensor.toFloat loss') (Tensor.toFloat loss)
+                    Must.beClose 1e-9 1e-11 (Tensor.toFloats predictions') (Tensor.toFloats predictions)
+                    // Adam turns a rounding in a gradient near 0 into up to a part of the rate.
+                    Must.beClose 0.0 1e-7 (Tensor.toFloats theirs.Weights) (Tensor.toFloats ours.Weights)
+                    Must.beClose 1e-7 1e-12 (Tensor.toFloats theirs.First) (Tensor.toFloats ours.First)
+            )
+        }
 
-        exactly
-            (expected "reward_redistribution.corrected_official")
-            (Corrector.redistribute kind returns returns g)
+        test "each corrector comes to predict a batch's reward" {
+            Tensor.scoped (fun () ->
+                for kind in [ RlkdCorrector.Lstm; RlkdCorrector.Set; RlkdCorrector.Linear ] do
+                    let pack = Option.get (Corrector.pack kind 3)
+                    let learner = learner 2 pack
+                    let reward = Plain.number 0.5
+                    let returns = Tensor.expand [| 8L |] reward
 
-        let total = Tensor.select 0 5 returns
-        let rudder = RlkdCorrector.Lstm
-        exactly (expected "recommended.rudder_loss_mse.total") (Corrector.loss rudder total returns g)
-        let shares = Corrector.redistribute rudder total returns g
-        exactly (expected "recommended.rudder_redistribution.corrected") shares
-        exactly (expected "recommended.rudder_redistribution.sum") (Tensor.sum shares)
-    )
+                    let x =
+                        Corrector.inputs kind (normals 3 [ 8; 3 ]) (normals 4 [ 8 ] |> Tensor.addNumber 5.0)
+
+                    let steps = burst 400
+                    let struct (before, g) = Corrector.train kind steps learner reward returns x
+                    let after = Corrector.loss kind reward returns g
+
+                    Expect.isTrue
+                        (Tensor.toFloat after < 0.1 * Tensor.toFloat before)
+                        $"{kind}: {before} {after}"
+            )
+        }
+
+        test "the corrector's predictions, losses and shares, as released and in RUDDER's form" {
+            reading (fun expected ->
+                let kind = RlkdCorrector.Linear
+                let pack = Option.get (Corrector.pack kind 3)
+                let x = Corrector.inputs kind (trajectory 6) (vector 6 (fun i -> 1.0 + 1.5 * i))
+                let g = Corrector.predict kind (Pack.views pack (formulaFromLast pack)) x
+                let returns = vector 6 (fun i -> 0.2 * cos (0.3 * i))
+                exactly (expected "reward_redistribution.pred") g
+
+                exactly
+                    (expected "reward_redistribution.loss_official")
+                    (Corrector.loss kind returns returns g)
+
+                exactly
+                    (expected "reward_redistribution.corrected_official")
+                    (Corrector.redistribute kind returns returns g)
+
+                let total = Tensor.select 0 5 returns
+                let rudder = RlkdCorrector.Lstm
+
+                exactly
+                    (expected "recommended.rudder_loss_mse.total")
+                    (Corrector.loss rudder total returns g)
+
+                let shares = Corrector.redistribute rudder total returns g
+                exactly (expected "recommended.rudder_redistribution.corrected") shares
+                exactly (expected "recommended.rudder_redistribution.sum") (Tensor.sum shares)
+            )
+        }
+    ]

@@ -1,143 +1,157 @@
 /// High-quality images, mixed (F22, F24, B8).
 module Ctkd.Fs.Tests.ExplorationTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Parts
 open Ctkd.Fs.Tests.Reference
-open Xunit
 
 let private mixing (config: RlkdConfig) : RlkdMixing = Option.get config.Mixing
 
 let private chosen (struct (dominant, partner): struct (Tensor * Tensor)) =
     Array.map float (Tensor.toInt64s dominant), Array.map float (Tensor.toInt64s partner)
 
-[<Fact>]
-let ``exactly a tenth of the images is mixed, at the dominant ones' places with both labels by weight`` () =
-    Tensor.scoped (fun () ->
-        let mixing = Option.get RlkdConfig.paper.Mixing
-        let set = images 3 40 4 8
-        let pixels = Tensor.ofBytes DType.UInt8 [| 40L; 3L; 8L; 8L |] (System.ReadOnlySpan set.Images)
-        let labels = Lessons.ofLabels set.Labels
-        let before = Tensor.toBytes pixels
-        let struct (dominant, partner) = Exploration.select mixing (normals 2 [ 40 ])
-        let blend = Exploration.blend mixing DType.Float64 dominant partner pixels labels
-        let places, partners = Tensor.toInt64s dominant, Tensor.toInt64s partner
-        Assert.Equal(4, places.Length)
-        Assert.Equal<byte[]>(before, Tensor.toBytes pixels)
-        Assert.Equal<int64[]>(Tensor.shape pixels, Tensor.shape blend.Images)
+let tests =
+    testList "Exploration" [
+        test "exactly a tenth of the images is mixed, at the dominant ones' places with both labels by weight" {
+            Tensor.scoped (fun () ->
+                let mixing = Option.get RlkdConfig.paper.Mixing
+                let set = images 3 40 4 8
 
-        let rowsOf (x: Tensor) = Tensor.toBytes x |> Array.chunkBySize (3 * 8 * 8)
-        let changed = Array.map2 (<>) (rowsOf pixels) (rowsOf blend.Images)
+                let pixels = Tensor.ofBytes DType.Byte [| 40L; 3L; 8L; 8L |] (System.ReadOnlySpan set.Images)
 
-        let changedAt = [
-            for i in 0..39 do
-                if changed[i] then int64 i
-        ]
-        // The first pair has the weight 1: its image stays.
-        Assert.Equal<int64 list>(List.sort (List.tail (List.ofArray places)), changedAt)
+                let labels = Lessons.ofLabels set.Labels
+                let before = Tensor.toBytes pixels
+                let struct (dominant, partner) = Exploration.select mixing (normals 2 [ 40 ])
+                let blend = Exploration.blend mixing DType.Float64 dominant partner pixels labels
+                let places, partners = Tensor.toInt64s dominant, Tensor.toInt64s partner
+                Must.equal 4 places.Length
+                Must.equal before (Tensor.toBytes pixels)
+                Must.equal (Tensor.shape pixels) (Tensor.shape blend.Images)
 
-        let weight, other = Tensor.toFloats blend.Weight, Tensor.toInt64s blend.Other
-        let clean = Tensor.toBytes blend.Clean
+                let rowsOf (x: Tensor) = Tensor.toBytes x |> Array.chunkBySize (3 * 8 * 8)
+                let changed = Array.map2 (<>) (rowsOf pixels) (rowsOf blend.Images)
 
-        for i in 0..39 do
-            match Array.tryFindIndex ((=) (int64 i)) places with
-            | None -> Assert.Equal((1.0, 1uy), (weight[i], clean[i]))
-            | Some rank ->
-                Expect.near 1e-12 0.0 (1.0 - 0.3 * float rank / 4.0) weight[i]
-                Assert.Equal((int64 set.Labels[int partners[rank]], 0uy), (other[i], clean[i]))
-    )
+                let changedAt = [
+                    for i in 0..39 do
+                        if changed[i] then int64 i
+                ]
+                // The first pair has the weight 1: its image stays.
+                Must.equal (List.sort (List.tail (List.ofArray places))) changedAt
 
-[<Fact>]
-let ``the mixed cross entropy weighs both labels, and is the usual one for unmixed images`` () =
-    Tensor.scoped (fun () ->
-        let logits, labels = normals 1 [ 3; 4 ], Lessons.ofLabels [| 0; 1; 2 |]
+                let weight, other = Tensor.toFloats blend.Weight, Tensor.toInt64s blend.Other
+                let clean = Tensor.toBytes blend.Clean
 
-        let blend = {
-            Images = Tensor.zeros DType.UInt8 Device.Cpu [| 5L; 3L; 2L; 2L |]
-            Other = Lessons.ofLabels [| 3; 3; 3; 3; 3 |]
-            Weight = row [| 0.7; 1.0; 1.0; 1.0; 0.85 |]
-            Clean = Tensor.zeros DType.Float64 Device.Cpu [| 5L |] |> Tensor.eqNumber 1.0
+                for i in 0..39 do
+                    match Array.tryFindIndex ((=) (int64 i)) places with
+                    | None -> Must.equal (1.0, 1uy) (weight[i], clean[i])
+                    | Some rank ->
+                        Must.beNear 1e-12 0.0 (1.0 - 0.3 * float rank / 4.0) weight[i]
+                        Must.equal (int64 set.Labels[int partners[rank]], 0uy) (other[i], clean[i])
+            )
         }
 
-        let index = Tensor.ofInt64s [ 3 ] [| 4L; 0L; 2L |]
-        let own = Tensor.crossEntropyEach labels logits |> Tensor.toFloats
-        let other = Tensor.crossEntropyEach (Lessons.ofLabels [| 3; 3; 3 |]) logits |> Tensor.toFloats
-        let weights = [| 0.85; 0.7; 1.0 |]
+        test "the mixed cross entropy weighs both labels, and is the usual one for unmixed images" {
+            Tensor.scoped (fun () ->
+                let logits, labels = normals 1 [ 3; 4 ], Lessons.ofLabels [| 0; 1; 2 |]
 
-        let expected =
-            Array.init 3 (fun i -> weights[i] * own[i] + (1.0 - weights[i]) * other[i]) |> Array.average
+                let blend = {
+                    Images = Tensor.zeros DType.Byte Device.Cpu [| 5L; 3L; 2L; 2L |]
+                    Other = Lessons.ofLabels [| 3; 3; 3; 3; 3 |]
+                    Weight = row [| 0.7; 1.0; 1.0; 1.0; 0.85 |]
+                    Clean = Tensor.zeros DType.Float64 Device.Cpu [| 5L |] |> Tensor.eqNumber 1.0
+                }
 
-        Expect.near 1e-12 0.0 expected (Tensor.toFloat (Exploration.crossEntropy blend index labels logits))
-    )
+                let index = Tensor.ofInt64s [ 3 ] [| 4L; 0L; 2L |]
+                let own = Tensor.crossEntropyEach labels logits |> Tensor.toFloats
 
-[<Fact>]
-let ``entropies of mixed images are not recorded`` () =
-    Tensor.scoped (fun () ->
-        let table = row [| -1.0; -1.0; -1.0 |]
-        let index = Tensor.ofInt64s [ 2 ] [| 2L; 0L |]
+                let other =
+                    Tensor.crossEntropyEach (Lessons.ofLabels [| 3; 3; 3 |]) logits |> Tensor.toFloats
 
-        let blend = {
-            Images = Tensor.zeros DType.UInt8 Device.Cpu [| 3L; 3L; 2L; 2L |]
-            Other = Lessons.ofLabels [| 0; 0; 0 |]
-            Weight = row [| 1.0; 1.0; 0.8 |]
-            Clean = row [| 1.0; 1.0; 0.0 |] |> Tensor.eqNumber 1.0
+                let weights = [| 0.85; 0.7; 1.0 |]
+
+                let expected =
+                    Array.init 3 (fun i -> weights[i] * own[i] + (1.0 - weights[i]) * other[i])
+                    |> Array.average
+
+                Must.beNear
+                    1e-12
+                    0.0
+                    expected
+                    (Tensor.toFloat (Exploration.crossEntropy blend index labels logits))
+            )
         }
 
-        Exploration.record RlkdHistory.Latest 3 (Some blend) index (row [| 5.0; 6.0 |]) table
-        Expect.same [| 6.0; -1.0; -1.0 |] (Tensor.toFloats table)
-        Exploration.record RlkdHistory.Latest 4 None index (row [| 5.0; 7.0 |]) table
-        Expect.same [| 7.0; -1.0; 5.0 |] (Tensor.toFloats table)
-    )
+        test "entropies of mixed images are not recorded" {
+            Tensor.scoped (fun () ->
+                let table = row [| -1.0; -1.0; -1.0 |]
+                let index = Tensor.ofInt64s [ 2 ] [| 2L; 0L |]
 
-[<Fact>]
-let ``images by rank of their entropies`` () =
-    reading (fun expected ->
-        let entropies epoch = vector 20 (fun i -> 2.0 + sin (1.1 * i + 0.3 * float epoch) + 0.01 * i)
-        let index = Tensor.arange Device.Cpu 20
+                let blend = {
+                    Images = Tensor.zeros DType.Byte Device.Cpu [| 3L; 3L; 2L; 2L |]
+                    Other = Lessons.ofLabels [| 0; 0; 0 |]
+                    Weight = row [| 1.0; 1.0; 0.8 |]
+                    Clean = row [| 1.0; 1.0; 0.0 |] |> Tensor.eqNumber 1.0
+                }
 
-        let table history =
-            let table = Expect.tensor [ 20 ] (Array.create 20 -1.0)
+                Exploration.record RlkdHistory.Latest 3 (Some blend) index (row [| 5.0; 6.0 |]) table
+                Must.beSame [| 6.0; -1.0; -1.0 |] (Tensor.toFloats table)
+                Exploration.record RlkdHistory.Latest 4 None index (row [| 5.0; 7.0 |]) table
+                Must.beSame [| 7.0; -1.0; 5.0 |] (Tensor.toFloats table)
+            )
+        }
 
-            for epoch in 0..3 do
-                Exploration.record history (epoch + 1) None index (entropies epoch) table
+        test "images by rank of their entropies" {
+            reading (fun expected ->
+                let entropies epoch = vector 20 (fun i -> 2.0 + sin (1.1 * i + 0.3 * float epoch) + 0.01 * i)
+                let index = Tensor.arange Device.Cpu 20
 
-            table
+                let table history =
+                    let table = Plain.tensor [ 20 ] (Array.create 20 -1.0)
 
-        let mean = table RlkdHistory.Mean
-        let struct (_, order) = Tensor.topK 20 0 mean
+                    for epoch in 0..3 do
+                        Exploration.record history (epoch + 1) None index (entropies epoch) table
 
-        Assert.Equal<float[]>(
-            expected "recommended.ranking.order_desc",
-            Tensor.toInt64s order |> Array.map float
-        )
+                    table
 
-        let official = Exploration.select (mixing RlkdConfig.official) mean |> chosen
-        Assert.Equal<float[]>(expected "ranking.dominant_10_20", fst official)
-        Assert.Equal<float[]>(expected "ranking.partner_80_90", snd official)
-        let paper = Exploration.select (mixing RlkdConfig.paper) mean |> chosen
-        Assert.Equal<float[]>(expected "recommended.ranking.dominant_10_20", fst paper)
-        Assert.Equal<float[]>(expected "recommended.ranking.partner_40_50", snd paper)
-        let latest = Exploration.select (mixing RlkdConfig.paper) (table RlkdHistory.Latest) |> chosen
-        Assert.Equal<float[]>([| 6.0; 1.0 |], fst latest)
-        Assert.Equal<float[]>([| 11.0; 19.0 |], snd latest)
-    )
+                let mean = table RlkdHistory.Mean
+                let struct (_, order) = Tensor.topK 20 0 mean
 
-[<Fact>]
-let ``weights by rank, mixed pixels and their bytes`` () =
-    reading (fun expected ->
-        let weights = Exploration.weights (mixing RlkdConfig.paper) 5
-        Expect.close 1e-12 0.0 (expected "mixup.lam") weights
-        let pixels key = Expect.tensor [ 5; 1 ] (expected key)
+                Must.equal
+                    (expected "recommended.ranking.order_desc")
+                    (Tensor.toInt64s order |> Array.map float)
 
-        let mixed =
-            Exploration.mixed (Expect.tensor [ 5 ] weights) (pixels "mixup.rem") (pixels "mixup.lost")
+                let official = Exploration.select (mixing RlkdConfig.official) mean |> chosen
+                Must.equal (expected "ranking.dominant_10_20") (fst official)
+                Must.equal (expected "ranking.partner_80_90") (snd official)
+                let paper = Exploration.select (mixing RlkdConfig.paper) mean |> chosen
+                Must.equal (expected "recommended.ranking.dominant_10_20") (fst paper)
+                Must.equal (expected "recommended.ranking.partner_40_50") (snd paper)
 
-        exactly (expected "recommended.mixup_float") mixed
-        Assert.Equal<float[]>(expected "mixup.out", Exploration.bytes true mixed |> Tensor.toFloats)
+                let latest =
+                    Exploration.select (mixing RlkdConfig.paper) (table RlkdHistory.Latest) |> chosen
 
-        Assert.Equal<float[]>(
-            [| 5.0; 28.0; 48.0; 64.0; 76.0 |],
-            Exploration.bytes false mixed |> Tensor.toFloats
-        )
-    )
+                Must.equal [| 6.0; 1.0 |] (fst latest)
+                Must.equal [| 11.0; 19.0 |] (snd latest)
+            )
+        }
+
+        test "weights by rank, mixed pixels and their bytes" {
+            reading (fun expected ->
+                let weights = Exploration.weights (mixing RlkdConfig.paper) 5
+                Must.beClose 1e-12 0.0 (expected "mixup.lam") weights
+                let pixels key = Plain.tensor [ 5; 1 ] (expected key)
+
+                let mixed =
+                    Exploration.mixed (Plain.tensor [ 5 ] weights) (pixels "mixup.rem") (pixels "mixup.lost")
+
+                exactly (expected "recommended.mixup_float") mixed
+                Must.equal (expected "mixup.out") (Exploration.bytes true mixed |> Tensor.toFloats)
+
+                Must.equal
+                    [| 5.0; 28.0; 48.0; 64.0; 76.0 |]
+                    (Exploration.bytes false mixed |> Tensor.toFloats)
+            )
+        }
+    ]

@@ -1,11 +1,12 @@
 /// What the tests of the agent's parts begin with.
 module Ctkd.Fs.Tests.Parts
 
+open Expecto
 open Ctkd.Fs
 
-let normals (seed: int) (shape: int list) : Tensor = Lessons.normal seed shape |> Expect.ofDense
+let normals (seed: int) (shape: int list) : Tensor = Lessons.normal seed shape |> Plain.ofDense
 
-let row (values: float[]) : Tensor = Expect.tensor [ values.Length ] values
+let row (values: float[]) : Tensor = Plain.tensor [ values.Length ] values
 
 let learner (seed: int) (pack: Pack) : Learner =
     let weights = Pack.start DType.Float64 Device.Cpu (Rng.ofSeed seed) pack
@@ -17,4 +18,4 @@ let learner (seed: int) (pack: Pack) : Learner =
         Second = Tensor.scale 0.0 weights
     }
 
-let burst (steps: int) : AdamStep[] = Adam.ahead (Adam.ofRate 1e-3) DType.Float64 steps (Expect.number 20.0)
+let burst (steps: int) : AdamStep[] = Adam.ahead (Adam.ofRate 1e-3) steps (Plain.number 20.0)

@@ -3,9 +3,9 @@ module Ctkd.Fs.Tests.Reference
 
 open System
 open System.Text.Json
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Golden
-open Xunit
 
 /// The file, unless a folder from outside holds other golden numbers.
 let private file: JsonElement option =
@@ -30,15 +30,15 @@ let private at (path: string) (root: JsonElement) : float[] =
 let reading (body: (string -> float[]) -> unit) : unit =
     match file with
     | Some root -> Tensor.scoped (fun () -> body (fun path -> at path root))
-    | None -> Assert.True(elsewhere, "tests/golden/rlkd.json is missing")
+    | None -> Expect.isTrue elsewhere "tests/golden/rlkd.json is missing"
 
 /// float64 numbers that were rounded to 1e-10.
 let exactly (expected: float[]) (actual: Tensor) : unit =
-    Expect.close 1e-8 1e-9 expected (Tensor.toFloats actual)
+    Must.beClose 1e-8 1e-9 expected (Tensor.toFloats actual)
 
 let tabulate (rows: int) (columns: int) (f: float -> float -> float) : Tensor =
     Array.init (rows * columns) (fun n -> f (float (n / columns)) (float (n % columns)))
-    |> Expect.tensor [ rows; columns ]
+    |> Plain.tensor [ rows; columns ]
 
 let student () = tabulate 4 5 (fun i j -> 3.0 * sin (0.7 * i + 1.3 * j + 0.2))
 
@@ -46,9 +46,9 @@ let teacher () = tabulate 4 5 (fun i j -> 4.0 * cos (0.5 * i - 0.9 * j + 0.1))
 
 let labels () = Tensor.ofInt64s [ 4 ] [| 0L; 3L; 1L; 4L |]
 
-let temperatures () = Expect.tensor [ 4 ] [| 1.0; 2.5; 4.0; 9.0 |]
+let temperatures () = Plain.tensor [ 4 ] [| 1.0; 2.5; 4.0; 9.0 |]
 
-let uniform () = Expect.number 4.0
+let uniform () = Plain.number 4.0
 
 /// Weights by formula, in the order of a pack whose layers are weight, bias; there `bias` comes first.
 let formula (pack: Pack) : Tensor =
@@ -58,7 +58,7 @@ let formula (pack: Pack) : Tensor =
         let k = float (if isBias then i - 1 else i + 1)
 
         match d.Shape with
-        | _ when d.Name = "deviation" -> Expect.tensor d.Shape (Array.zeroCreate d.Shape.Head)
+        | _ when d.Name = "deviation" -> Plain.tensor d.Shape (Array.zeroCreate d.Shape.Head)
         | [ rows; columns ] ->
             tabulate rows columns (fun a b -> sin (0.37 * a + 0.61 * b + 0.11 * k) / sqrt (float columns))
         | [ rows ] -> tabulate 1 rows (fun _ a -> 0.1 * cos (0.53 * a + 0.11 * k))
@@ -88,6 +88,6 @@ let trajectory (n: int) : Tensor =
             | _ -> 0.3 + 0.2 * sin (1.7 * i + 1.0)
         )
 
-let vector (n: int) (f: float -> float) : Tensor = Expect.tensor [ n ] (Array.init n (fun i -> f (float i)))
+let vector (n: int) (f: float -> float) : Tensor = Plain.tensor [ n ] (Array.init n (fun i -> f (float i)))
 
-let states () = Expect.tensor [ 4; 3 ] [| 0.9; 0.95; 0.8; 0.5; 0.7; 0.1; 0.2; 0.99; 0.05; 0.0; 0.0; 0.0 |]
+let states () = Plain.tensor [ 4; 3 ] [| 0.9; 0.95; 0.8; 0.5; 0.7; 0.1; 0.2; 0.99; 0.05; 0.0; 0.0; 0.0 |]

@@ -1,9 +1,9 @@
 /// What an epoch says of the agent, against a plain computation.
 module Ctkd.Fs.Tests.RlkdTallyTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Parts
-open Xunit
 
 let private sums () : Tensor = Tensor.zeros DType.Float64 Device.Cpu [| int64 RlkdTally.length |]
 
@@ -29,107 +29,111 @@ let private addRows (sums: Tensor) (rows: Rows) : unit =
         }
         sums
 
-[<Fact>]
-let ``means, correlation and the policy by tenths of the uncertainty equal those of all images`` () =
-    Tensor.scoped (fun () ->
-        let sums, batches = sums (), [ rows 1 37; rows 2 20; { rows 3 2 with U = [| 0.0; 1.0 |] } ]
-        List.iter (addRows sums) batches
-        let all pick = batches |> Seq.collect pick |> Array.ofSeq
-        let u, t, mean = all _.U, all _.T, all _.Mean
-        let deviation = Array.map exp (all _.Log)
-        let report = RlkdTally.read sums
+let tests =
+    testList "RlkdTally" [
+        test "means, correlation and the policy by tenths of the uncertainty equal those of all images" {
+            Tensor.scoped (fun () ->
+                let sums, batches = sums (), [ rows 1 37; rows 2 20; { rows 3 2 with U = [| 0.0; 1.0 |] } ]
+                List.iter (addRows sums) batches
+                let all pick = batches |> Seq.collect pick |> Array.ofSeq
+                let u, t, mean = all _.U, all _.T, all _.Mean
+                let deviation = Array.map exp (all _.Log)
+                let report = RlkdTally.read sums
 
-        let correlation =
-            let du, dt =
-                Array.map (fun x -> x - Array.average u) u, Array.map (fun x -> x - Array.average t) t
+                let correlation =
+                    let du, dt =
+                        Array.map (fun x -> x - Array.average u) u,
+                        Array.map (fun x -> x - Array.average t) t
 
-            let dot a b = Array.fold2 (fun sum x y -> sum + x * y) 0.0 a b
-            dot du dt / sqrt (dot du du * dot dt dt)
+                    let dot a b = Array.fold2 (fun sum x y -> sum + x * y) 0.0 a b
+                    dot du dt / sqrt (dot du du * dot dt dt)
 
-        Expect.near 1e-9 1e-12 correlation report["correlation"]
-        Expect.near 1e-12 0.0 (Array.average u) report["uncertainty"]
-        Expect.near 1e-12 1e-12 (Array.average mean) report["policyMean"]
-        Expect.near 1e-12 0.0 (Array.average deviation) report["policySpread"]
+                Must.beNear 1e-9 1e-12 correlation report["correlation"]
+                Must.beNear 1e-12 0.0 (Array.average u) report["uncertainty"]
+                Must.beNear 1e-12 1e-12 (Array.average mean) report["policyMean"]
+                Must.beNear 1e-12 0.0 (Array.average deviation) report["policySpread"]
 
-        for tenth in 0..9 do
-            let isIn i = min 9 (int (10.0 * u[i])) = tenth
+                for tenth in 0..9 do
+                    let isIn i = min 9 (int (10.0 * u[i])) = tenth
 
-            match [ 0 .. u.Length - 1 ] |> List.filter isIn with
-            | [] -> Assert.False(report.ContainsKey $"policyMean.{tenth}")
-            | places ->
-                Expect.near
-                    1e-12
-                    1e-12
-                    (places |> List.averageBy (Array.get mean))
-                    report[$"policyMean.{tenth}"]
+                    match [ 0 .. u.Length - 1 ] |> List.filter isIn with
+                    | [] -> Must.notHold (report.ContainsKey $"policyMean.{tenth}")
+                    | places ->
+                        Must.beNear
+                            1e-12
+                            1e-12
+                            (places |> List.averageBy (Array.get mean))
+                            report[$"policyMean.{tenth}"]
 
-                Expect.near
-                    1e-12
-                    0.0
-                    (places |> List.averageBy (Array.get deviation))
-                    report[$"policySpread.{tenth}"]
+                        Must.beNear
+                            1e-12
+                            0.0
+                            (places |> List.averageBy (Array.get deviation))
+                            report[$"policySpread.{tenth}"]
 
-        Assert.True(report.ContainsKey "policyMean.0" && report.ContainsKey "policyMean.9")
-        Assert.False(report.ContainsKey "reward")
-    )
-
-[<Fact>]
-let ``one deviation that all states share is that of every tenth`` () =
-    Tensor.scoped (fun () ->
-        let sums, rows = sums (), rows 4 30
-
-        RlkdTally.addChoice
-            {
-                Uncertainty = row rows.U
-                T = row rows.T
-                Policy = { Mean = row rows.Mean; LogDeviation = Expect.number -0.5 }
-            }
-            sums
-
-        let report = RlkdTally.read sums
-
-        for name, value in Map.toList report do
-            if name.StartsWith("policySpread", System.StringComparison.Ordinal) then
-                Expect.near 1e-12 0.0 (exp -0.5) value
-    )
-
-[<Fact>]
-let ``what updates were is their mean, and the rewards' size their root mean square`` () =
-    Tensor.scoped (fun () ->
-        let sums = sums ()
-
-        let update reward : RlkdUpdate = {
-            Reward = Expect.number reward
-            Advantages = row [| reward; -3.0 * reward |]
-            Mask = row [| 0.25; 0.75 |]
-            CorrectorLoss = Expect.number (2.0 * reward)
-            UpdaterLoss = Expect.number 3.0
-            EstimatorLoss = Expect.number 4.0
-            CriticLoss = Expect.number 5.0
-            ActorLoss = Expect.number 6.0
+                Must.hold (report.ContainsKey "policyMean.0" && report.ContainsKey "policyMean.9")
+                Must.notHold (report.ContainsKey "reward")
+            )
         }
 
-        for reward in [ 3.0; -4.0 ] do
-            RlkdTally.addUpdate (update reward) sums
+        test "one deviation that all states share is that of every tenth" {
+            Tensor.scoped (fun () ->
+                let sums, rows = sums (), rows 4 30
 
-        let expected =
-            Map [
-                "updates", 2.0
-                "reward", -0.5
-                "rewardSize", sqrt 12.5
-                "advantage", 0.5
-                "advantageSize", sqrt 5.0 * 3.5
-                "mask", 0.5
-                "correctorLoss", -1.0
-                "updaterLoss", 3.0
-                "estimatorLoss", 4.0
-                "criticLoss", 5.0
-                "actorLoss", 6.0
-            ]
+                RlkdTally.addChoice
+                    {
+                        Uncertainty = row rows.U
+                        T = row rows.T
+                        Policy = { Mean = row rows.Mean; LogDeviation = Plain.number -0.5 }
+                    }
+                    sums
 
-        let report = RlkdTally.read sums
-        Assert.Equal<string list>(List.ofSeq expected.Keys, List.ofSeq report.Keys)
+                let report = RlkdTally.read sums
 
-        for name, value in Map.toList expected do
-            Expect.near 1e-12 0.0 value report[name]
-    )
+                for name, value in Map.toList report do
+                    if name.StartsWith("policySpread", System.StringComparison.Ordinal) then
+                        Must.beNear 1e-12 0.0 (exp -0.5) value
+            )
+        }
+
+        test "what updates were is their mean, and the rewards' size their root mean square" {
+            Tensor.scoped (fun () ->
+                let sums = sums ()
+
+                let update reward : RlkdUpdate = {
+                    Reward = Plain.number reward
+                    Advantages = row [| reward; -3.0 * reward |]
+                    Mask = row [| 0.25; 0.75 |]
+                    CorrectorLoss = Plain.number (2.0 * reward)
+                    UpdaterLoss = Plain.number 3.0
+                    EstimatorLoss = Plain.number 4.0
+                    CriticLoss = Plain.number 5.0
+                    ActorLoss = Plain.number 6.0
+                }
+
+                for reward in [ 3.0; -4.0 ] do
+                    RlkdTally.addUpdate (update reward) sums
+
+                let expected =
+                    Map [
+                        "updates", 2.0
+                        "reward", -0.5
+                        "rewardSize", sqrt 12.5
+                        "advantage", 0.5
+                        "advantageSize", sqrt 5.0 * 3.5
+                        "mask", 0.5
+                        "correctorLoss", -1.0
+                        "updaterLoss", 3.0
+                        "estimatorLoss", 4.0
+                        "criticLoss", 5.0
+                        "actorLoss", 6.0
+                    ]
+
+                let report = RlkdTally.read sums
+                Must.equal (List.ofSeq expected.Keys) (List.ofSeq report.Keys)
+
+                for name, value in Map.toList expected do
+                    Must.beNear 1e-12 0.0 value report[name]
+            )
+        }
+    ]

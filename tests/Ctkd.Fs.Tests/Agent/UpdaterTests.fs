@@ -1,117 +1,145 @@
 /// Masks of states (F21, B4).
 module Ctkd.Fs.Tests.UpdaterTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Parts
 open Ctkd.Fs.Tests.Reference
-open Xunit
 
-[<Fact>]
-let ``mask and estimator learn the same by hand as by the engine`` () =
-    Tensor.scoped (fun () ->
-        let pack = Updater.pack 3
-        let steps = burst 10
+let tests =
+    testList "Updater" [
+        test "mask and estimator learn the same by hand as by the engine" {
+            Tensor.scoped (fun () ->
+                let pack = Updater.pack 3
+                let steps = burst 10
 
-        for batch in [ 1; 7; 64 ] do
-            for reward in [ Expect.number 0.4; normals 8 [ batch ] ] do
-                let states = normals 1 [ batch; 3 ]
+                for batch in [ 1; 7; 64 ] do
+                    for reward in [ Plain.number 0.4; normals 8 [ batch ] ] do
+                        let states = normals 1 [ batch; 3 ]
 
-                let masks, estimators =
-                    [ learner 1 pack; learner 1 pack ], [ learner 2 pack; learner 2 pack ]
+                        let masks, estimators =
+                            [ learner 1 pack; learner 1 pack ], [ learner 2 pack; learner 2 pack ]
 
-                let struct (loss, error) =
-                    Updater.trainByHand 5e-3 steps masks[0] estimators[0] reward states
+                        let struct (loss, error) =
+                            Updater.trainByHand 5e-3 steps masks[0] estimators[0] reward states
 
-                let struct (loss', error') =
-                    Updater.trainByEngine
-                        RlkdUpdater.Estimated
+                        let struct (loss', error') =
+                            Updater.trainByEngine
+                                RlkdUpdater.Estimated
+                                5e-3
+                                steps
+                                masks[1]
+                                estimators[1]
+                                reward
+                                states
+
+                        Must.beNear 1e-12 0.0 (Tensor.toFloat loss') (Tensor.toFloat loss)
+                        Must.beNear 1e-12 0.0 (Tensor.toFloat error') (Tensor.toFloat error)
+
+                        for pair in [ masks; estimators ] do
+                            // Adam turns a rounding in a gradient near 0 into up to a part of the rate.
+                            Must.beClose
+                                0.0
+                                1e-7
+                                (Tensor.toFloats pair[1].Weights)
+                                (Tensor.toFloats pair[0].Weights)
+
+                            Must.beClose
+                                1e-7
+                                1e-12
+                                (Tensor.toFloats pair[1].First)
+                                (Tensor.toFloats pair[0].First)
+
+                            Must.beClose
+                                1e-7
+                                1e-15
+                                (Tensor.toFloats pair[1].Second)
+                                (Tensor.toFloats pair[0].Second)
+            )
+        }
+
+        test "the mask keeps what the estimator needs" {
+            // States whose return is that of their sum: a mask that went to 0 would leave no way to tell them apart.
+            Tensor.scoped (fun () ->
+                let pack = Updater.pack 3
+                let masker, estimator = learner 5 pack, learner 6 pack
+                let states = Lessons.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
+                let returns = Tensor.sumOver 1 states
+                let adam = Adam.ofRate 1e-2
+
+                for update in 0..99 do
+                    let steps = Adam.ahead adam 10 (Plain.number (10.0 * float update))
+
+                    Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator returns states |> ignore
+
+                let error states =
+                    let difference = Updater.estimate (Pack.views pack estimator.Weights) states - returns
+                    Tensor.mean (difference * difference) |> Tensor.toFloat
+
+                let mask = Updater.mask (Pack.views pack masker.Weights) states
+                let bound = 1.5 * max 0.01 (error states)
+                Expect.isTrue (error (mask * states) < bound) $"{error (mask * states)} beyond {bound}"
+                Must.lie 0.5 1.0 (Tensor.toFloat (Tensor.mean mask))
+            )
+        }
+
+        test "the mask lets go of states that say nothing of the return" {
+            Tensor.scoped (fun () ->
+                let pack = Updater.pack 3
+                let masker, estimator = learner 5 pack, learner 6 pack
+                let states = Lessons.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
+                let adam = Adam.ofRate 1e-2
+
+                for update in 0..149 do
+                    let steps = Adam.ahead adam 10 (Plain.number (10.0 * float update))
+                    // As of training: small, and of either sign whatever the states are.
+                    let reward = Plain.number (if update % 2 = 0 then 0.05 else -0.05)
+                    Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator reward states |> ignore
+
+                let mask =
+                    Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
+
+                Must.lie 0.0 0.05 mask
+            )
+        }
+
+        test "as released the mask goes to 0" {
+            Tensor.scoped (fun () ->
+                let pack = Updater.pack 3
+                let masker, estimator = learner 5 pack, learner 6 pack
+                let untouched = Tensor.toFloats estimator.Weights
+                let states = Lessons.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
+                let adam = Adam.ofRate 1e-3
+
+                for update in 0..59 do
+                    let steps = Adam.ahead adam 10 (Plain.number (10.0 * float update))
+
+                    Updater.train
+                        RlkdUpdater.Collapsing
                         5e-3
                         steps
-                        masks[1]
-                        estimators[1]
-                        reward
+                        masker
+                        estimator
+                        (Plain.number 0.3)
                         states
+                    |> ignore
 
-                Expect.near 1e-12 0.0 (Tensor.toFloat loss') (Tensor.toFloat loss)
-                Expect.near 1e-12 0.0 (Tensor.toFloat error') (Tensor.toFloat error)
+                let mask =
+                    Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
 
-                for pair in [ masks; estimators ] do
-                    // Adam turns a rounding in a gradient near 0 into up to a part of the rate.
-                    Expect.close 0.0 1e-7 (Tensor.toFloats pair[1].Weights) (Tensor.toFloats pair[0].Weights)
-                    Expect.close 1e-7 1e-12 (Tensor.toFloats pair[1].First) (Tensor.toFloats pair[0].First)
-                    Expect.close 1e-7 1e-15 (Tensor.toFloats pair[1].Second) (Tensor.toFloats pair[0].Second)
-    )
+                Must.lie 0.0 0.02 mask
+                Must.beSame untouched (Tensor.toFloats estimator.Weights)
+            )
+        }
 
-[<Fact>]
-let ``the mask keeps what the estimator needs`` () =
-    // States whose return is that of their sum: a mask that went to 0 would leave no way to tell them apart.
-    Tensor.scoped (fun () ->
-        let pack = Updater.pack 3
-        let masker, estimator = learner 5 pack, learner 6 pack
-        let states = Lessons.normal 7 [ 64; 3 ] |> Expect.ofDense |> Tensor.abs
-        let returns = Tensor.sumOver 1 states
-        let adam = Adam.ofRate 1e-2
-
-        for update in 0..99 do
-            let steps = Adam.ahead adam DType.Float64 10 (Expect.number (10.0 * float update))
-
-            Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator returns states |> ignore
-
-        let error states =
-            let difference = Updater.estimate (Pack.views pack estimator.Weights) states - returns
-            Tensor.mean (difference * difference) |> Tensor.toFloat
-
-        let mask = Updater.mask (Pack.views pack masker.Weights) states
-        let bound = 1.5 * max 0.01 (error states)
-        Assert.True(error (mask * states) < bound, $"{error (mask * states)} beyond {bound}")
-        Assert.InRange(Tensor.toFloat (Tensor.mean mask), 0.5, 1.0)
-    )
-
-[<Fact>]
-let ``the mask lets go of states that say nothing of the return`` () =
-    Tensor.scoped (fun () ->
-        let pack = Updater.pack 3
-        let masker, estimator = learner 5 pack, learner 6 pack
-        let states = Lessons.normal 7 [ 64; 3 ] |> Expect.ofDense |> Tensor.abs
-        let adam = Adam.ofRate 1e-2
-
-        for update in 0..149 do
-            let steps = Adam.ahead adam DType.Float64 10 (Expect.number (10.0 * float update))
-            // As of training: small, and of either sign whatever the states are.
-            let reward = Expect.number (if update % 2 = 0 then 0.05 else -0.05)
-            Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator reward states |> ignore
-
-        let mask = Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
-        Assert.InRange(mask, 0.0, 0.05)
-    )
-
-[<Fact>]
-let ``as released the mask goes to 0`` () =
-    Tensor.scoped (fun () ->
-        let pack = Updater.pack 3
-        let masker, estimator = learner 5 pack, learner 6 pack
-        let untouched = Tensor.toFloats estimator.Weights
-        let states = Lessons.normal 7 [ 64; 3 ] |> Expect.ofDense |> Tensor.abs
-        let adam = Adam.ofRate 1e-3
-
-        for update in 0..59 do
-            let steps = Adam.ahead adam DType.Float64 10 (Expect.number (10.0 * float update))
-
-            Updater.train RlkdUpdater.Collapsing 5e-3 steps masker estimator (Expect.number 0.3) states
-            |> ignore
-
-        let mask = Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
-        Assert.InRange(mask, 0.0, 0.02)
-        Expect.same untouched (Tensor.toFloats estimator.Weights)
-    )
-
-[<Fact>]
-let ``masks of states`` () =
-    reading (fun expected ->
-        let pack = Updater.pack 3
-        let states = trajectory 6
-        let mask = Updater.mask (Pack.views pack (formulaFromLast pack)) states
-        exactly (expected "state_detector.masks") mask
-        exactly (expected "state_detector.masked_obs") (mask * states)
-        exactly (expected "state_detector.loss1") (Tensor.sum mask)
-    )
+        test "masks of states" {
+            reading (fun expected ->
+                let pack = Updater.pack 3
+                let states = trajectory 6
+                let mask = Updater.mask (Pack.views pack (formulaFromLast pack)) states
+                exactly (expected "state_detector.masks") mask
+                exactly (expected "state_detector.masked_obs") (mask * states)
+                exactly (expected "state_detector.loss1") (Tensor.sum mask)
+            )
+        }
+    ]

@@ -1,93 +1,99 @@
 module Ctkd.Fs.Tests.AtTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Lessons
-open Xunit
 
-let private finite (values: float[]) = Assert.All(values, fun v -> Assert.True(System.Double.IsFinite v))
+let private finite (values: float[]) = Seq.iter (fun v -> Must.hold (System.Double.IsFinite v)) values
 
-[<Fact>]
-let ``AT is 0 for student = teacher and for a student with every channel twice`` () =
-    check
-        seeds
-        (fun seed ->
-            Tensor.scoped (fun () ->
-                let map = normal seed [ 3; 2; 4; 4 ] |> Expect.ofDense
-                Assert.Equal(0.0, Tensor.toFloat (At.loss map map))
-                Expect.near 0.0 1e-30 0.0 (Tensor.toFloat (At.loss map (Tensor.cat 1 [ map; map ])))
+let tests =
+    testList "At" [
+        testProperty "AT is 0 for student = teacher and for a student with every channel twice"
+        <| forAll
+            seeds
+            (fun seed ->
+                Tensor.scoped (fun () ->
+                    let map = normal seed [ 3; 2; 4; 4 ] |> Plain.ofDense
+                    Must.equal 0.0 (Tensor.toFloat (At.loss map map))
+                    Must.beNear 0.0 1e-30 0.0 (Tensor.toFloat (At.loss map (Tensor.cat 1 [ map; map ])))
+                )
             )
-        )
 
-[<Fact>]
-let ``AT does not change with the scale of a map`` () =
-    check
-        (FsCheck.FSharp.Gen.zip seeds (uniform 0.1 10.0))
-        (fun (seed, factor) ->
-            Tensor.scoped (fun () ->
-                let teacher, student =
-                    normal seed [ 3; 2; 4; 4 ] |> Expect.ofDense,
-                    normal (seed + 1) [ 3; 5; 4; 4 ] |> Expect.ofDense
+        testProperty "AT does not change with the scale of a map"
+        <| forAll
+            (FsCheck.FSharp.Gen.zip seeds (uniform 0.1 10.0))
+            (fun (seed, factor) ->
+                Tensor.scoped (fun () ->
+                    let teacher, student =
+                        normal seed [ 3; 2; 4; 4 ] |> Plain.ofDense,
+                        normal (seed + 1) [ 3; 5; 4; 4 ] |> Plain.ofDense
 
-                let scaled = Tensor.scale factor student
+                    let scaled = Tensor.scale factor student
 
-                Expect.near
-                    1e-12
-                    1e-16
-                    (Tensor.toFloat (At.loss teacher student))
-                    (Tensor.toFloat (At.loss teacher scaled))
+                    Must.beNear
+                        1e-12
+                        1e-16
+                        (Tensor.toFloat (At.loss teacher student))
+                        (Tensor.toFloat (At.loss teacher scaled))
+                )
             )
-        )
 
-[<Fact>]
-let ``the gradients of AT are those of its values, and a map of zeros gives no NaN`` () =
-    checkMany
-        20
-        seeds
-        (fun seed ->
-            let teacher, student = normal seed [ 2; 2; 2; 2 ], normal (seed + 1) [ 2; 3; 2; 2 ]
-            Expect.gradientsMatch (fun xs -> At.loss xs[0] xs[1]) [ teacher; student ]
-            let zeros = { student with Values = Array.map (fun _ -> 0.0) student.Values }
-            Expect.gradients (fun xs -> At.loss xs[0] xs[1]) [ teacher; zeros ] |> Array.concat |> finite
-        )
+        testPropertyWithConfig
+            (times 20)
+            "the gradients of AT are those of its values, and a map of zeros gives no NaN"
+        <| forAll
+            seeds
+            (fun seed ->
+                let teacher, student = normal seed [ 2; 2; 2; 2 ], normal (seed + 1) [ 2; 3; 2; 2 ]
+                Must.matchDerivatives (fun xs -> At.loss xs[0] xs[1]) [ teacher; student ]
+                let zeros = { student with Values = Array.map (fun _ -> 0.0) student.Values }
+                Plain.gradients (fun xs -> At.loss xs[0] xs[1]) [ teacher; zeros ] |> Array.concat |> finite
+            )
 
-[<Fact>]
-let ``AT sums over the maps behind the stem and pools the larger of two`` () =
-    Tensor.scoped (fun () ->
-        let map seed shape = normal seed shape |> Expect.ofDense
-        let stem = map 1 [ 2; 2; 3; 3 ]
-        let teacher = [ map 2 [ 2; 3; 2; 2 ]; map 3 [ 2; 3; 4; 4 ] ]
-        let student = [ map 4 [ 2; 5; 4; 4 ]; map 5 [ 2; 5; 2; 2 ] ]
+        test "AT sums over the maps behind the stem and pools the larger of two" {
+            Tensor.scoped (fun () ->
+                let map seed shape = normal seed shape |> Plain.ofDense
+                let stem = map 1 [ 2; 2; 3; 3 ]
+                let teacher = [ map 2 [ 2; 3; 2; 2 ]; map 3 [ 2; 3; 4; 4 ] ]
+                let student = [ map 4 [ 2; 5; 4; 4 ]; map 5 [ 2; 5; 2; 2 ] ]
 
-        let distiller =
-            pairing [ [ 2; 3; 3 ]; [ 3; 2; 2 ]; [ 3; 4; 4 ] ] [ [ 2; 9; 9 ]; [ 5; 4; 4 ]; [ 5; 2; 2 ] ]
-            |> At.distiller
-            |> Error.orRaise
+                let distiller =
+                    pairing [ [ 2; 3; 3 ]; [ 3; 2; 2 ]; [ 3; 4; 4 ] ] [
+                        [ 2; 9; 9 ]
+                        [ 5; 4; 4 ]
+                        [ 5; 2; 2 ]
+                    ]
+                    |> At.distiller
+                    |> Error.orRaise
 
-        let half = Tensor.avgPool2d 2 2 0
-        let expected = At.loss teacher[0] (half student[0]) + At.loss (half teacher[1]) student[1]
+                let half = Tensor.avgPool2d 2 2 0
+                let expected = At.loss teacher[0] (half student[0]) + At.loss (half teacher[1]) student[1]
 
-        let actual =
-            distiller.Loss
-                Tree.empty
-                (lesson (mapped (stem :: teacher)) (mapped (stem :: student)) [| 0; 1 |])
+                let actual =
+                    distiller.Loss
+                        Tree.empty
+                        (lesson (mapped (stem :: teacher)) (mapped (stem :: student)) [| 0; 1 |])
 
-        Expect.near 1e-13 0.0 (Tensor.toFloat expected) (Tensor.toFloat actual)
-    )
+                Must.beNear 1e-13 0.0 (Tensor.toFloat expected) (Tensor.toFloat actual)
+            )
+        }
 
-[<Fact>]
-let ``AT refuses models without maps, with other numbers of maps, and maps that cannot be pooled to one size``
-    ()
-    =
-    let stem = [ 2; 8; 8 ]
+        test
+            "AT refuses models without maps, with other numbers of maps, and maps that cannot be pooled to one size" {
+            let stem = [ 2; 8; 8 ]
 
-    for teacher, student, why in
-        [
-            [ stem ], [ stem; [ 3; 4; 4 ] ], "teacher has no maps behind its stem"
-            [ stem; [ 3; 4; 4 ] ], [ stem; [ 3; 4; 4 ]; [ 3; 2; 2 ] ], "they have 2 and 1 maps"
-            [ stem; [ 3; 7; 7 ] ], [ stem; [ 3; 4; 4 ] ], "maps of 3 x 4 x 4 and 3 x 7 x 7 cannot be pooled"
-            [ stem; [ 3; 8; 4 ] ], [ stem; [ 3; 4; 4 ] ], "cannot be pooled"
-        ] do
-        let error = errorOf (At.distiller (pairing teacher student))
-        Assert.Equal(Mismatch, error.Kind)
-        Assert.Contains(why, error.What)
+            for teacher, student, why in
+                [
+                    [ stem ], [ stem; [ 3; 4; 4 ] ], "teacher has no maps behind its stem"
+                    [ stem; [ 3; 4; 4 ] ], [ stem; [ 3; 4; 4 ]; [ 3; 2; 2 ] ], "they have 2 and 1 maps"
+                    [ stem; [ 3; 7; 7 ] ],
+                    [ stem; [ 3; 4; 4 ] ],
+                    "maps of 3 x 4 x 4 and 3 x 7 x 7 cannot be pooled"
+                    [ stem; [ 3; 8; 4 ] ], [ stem; [ 3; 4; 4 ] ], "cannot be pooled"
+                ] do
+                let error = errorOf (At.distiller (pairing teacher student))
+                Must.equal Mismatch error.Kind
+                Must.contain why error.What
+        }
+    ]

@@ -1,16 +1,15 @@
 module Ctkd.Fs.Tests.PktTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Lessons
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
-open Xunit
 
 let private features batch seed = normal seed [ batch; 5 ], normal (seed + 10) [ batch; 3 ]
 
-let private value (a: Dense) (b: Dense) =
-    Expect.value (fun () -> Pkt.loss (Expect.ofDense a) (Expect.ofDense b))
+let private value (a: Dense) (b: Dense) = Plain.value (fun () -> Pkt.loss (Plain.ofDense a) (Plain.ofDense b))
 
 /// The published loops.
 let private pkt (teacher: Dense) (student: Dense) : float =
@@ -35,48 +34,48 @@ let private pkt (teacher: Dense) (student: Dense) : float =
     |> Array.concat
     |> Array.average
 
-[<Fact>]
-let ``PKT is the published loop`` () =
-    check
-        (Gen.zip seeds (Gen.choose (1, 6)))
-        (fun (seed, batch) ->
-            let teacher, student = features batch seed
-            Expect.near 1e-9 1e-14 (pkt teacher student) (value teacher student)
-        )
+let tests =
+    testList "Pkt" [
+        testProperty "PKT is the published loop"
+        <| forAll
+            (Gen.zip seeds (Gen.choose (1, 6)))
+            (fun (seed, batch) ->
+                let teacher, student = features batch seed
+                Must.beNear 1e-9 1e-14 (pkt teacher student) (value teacher student)
+            )
 
-[<Fact>]
-let ``PKT does not change when features are rotated or scaled`` () =
-    check
-        (Gen.zip3 seeds (Gen.choose (2, 6)) (uniform 0.5 4.0))
-        (fun (seed, batch, factor) ->
-            let teacher, student = features batch seed
-            let expected = value teacher student
-            Expect.near 1e-9 1e-13 expected (value (rotated seed teacher) (rotated (seed + 3) student))
-            let scaled = { student with Values = Array.map ((*) factor) student.Values }
-            // The 1e-7 beside the norm is the only trace of the scale.
-            Expect.near 1e-4 1e-5 expected (value teacher scaled)
-        )
+        testProperty "PKT does not change when features are rotated or scaled"
+        <| forAll
+            (Gen.zip3 seeds (Gen.choose (2, 6)) (uniform 0.5 4.0))
+            (fun (seed, batch, factor) ->
+                let teacher, student = features batch seed
+                let expected = value teacher student
+                Must.beNear 1e-9 1e-13 expected (value (rotated seed teacher) (rotated (seed + 3) student))
+                let scaled = { student with Values = Array.map ((*) factor) student.Values }
+                // The 1e-7 beside the norm is the only trace of the scale.
+                Must.beNear 1e-4 1e-5 expected (value teacher scaled)
+            )
 
-[<Fact>]
-let ``the gradients of PKT are those of its values`` () =
-    checkMany
-        20
-        (Gen.zip seeds (Gen.choose (2, 5)))
-        (fun (seed, batch) ->
-            let teacher, student = features batch seed
-            // Central differences need a smooth place: away from zero vectors and opposite ones.
-            let positive (x: Dense) = { x with Values = Array.map (fun v -> abs v + 0.3) x.Values }
-            Expect.gradientsMatch (fun xs -> Pkt.loss xs[0] xs[1]) [ positive teacher; positive student ]
-        )
+        testPropertyWithConfig (times 20) "the gradients of PKT are those of its values"
+        <| forAll
+            (Gen.zip seeds (Gen.choose (2, 5)))
+            (fun (seed, batch) ->
+                let teacher, student = features batch seed
+                // Central differences need a smooth place: away from zero vectors and opposite ones.
+                let positive (x: Dense) = { x with Values = Array.map (fun v -> abs v + 0.3) x.Values }
+                Must.matchDerivatives (fun xs -> Pkt.loss xs[0] xs[1]) [ positive teacher; positive student ]
+            )
 
-[<Fact>]
-let ``PKT is 0 for student = teacher, and features of zeros give no NaN`` () =
-    check
-        (Gen.zip seeds (Gen.choose (1, 6)))
-        (fun (seed, batch) ->
-            let teacher, student = features batch seed
-            Assert.Equal(0.0, value teacher teacher)
-            let zeros = { student with Values = Array.map (fun _ -> 0.0) student.Values }
-            let gradients = Expect.gradients (fun xs -> Pkt.loss xs[0] xs[1]) [ teacher; zeros ]
-            Assert.All(Array.concat gradients, fun g -> Assert.True(System.Double.IsFinite g))
-        )
+        testProperty "PKT is 0 for student = teacher, and features of zeros give no NaN"
+        <| forAll
+            (Gen.zip seeds (Gen.choose (1, 6)))
+            (fun (seed, batch) ->
+                let teacher, student = features batch seed
+                Must.equal 0.0 (value teacher teacher)
+                let zeros = { student with Values = Array.map (fun _ -> 0.0) student.Values }
+                let gradients = Plain.gradients (fun xs -> Pkt.loss xs[0] xs[1]) [ teacher; zeros ]
+
+                for g in Array.concat gradients do
+                    Must.hold (System.Double.IsFinite g)
+            )
+    ]

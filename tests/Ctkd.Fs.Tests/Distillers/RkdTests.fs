@@ -1,16 +1,16 @@
 module Ctkd.Fs.Tests.RkdTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Lessons
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
-open Xunit
 
 let private features batch seed = normal seed [ batch; 5 ], normal (seed + 10) [ batch; 3 ]
 
 let private valueAt distance angle (a: Dense) (b: Dense) =
-    Expect.value (fun () -> Rkd.loss distance angle (Expect.ofDense a) (Expect.ofDense b))
+    Plain.value (fun () -> Rkd.loss distance angle (Plain.ofDense a) (Plain.ofDense b))
 
 let private value = valueAt 25.0 50.0
 
@@ -45,72 +45,72 @@ let private rkd (distance: float) (angle: float) (teacher: Dense) (student: Dens
     let mean f = Array.map2 smooth (f (rows student)) (f (rows teacher)) |> Array.average
     distance * mean distances + angle * mean angles
 
-[<Fact>]
-let ``RKD is the published loops, in distances and in angles`` () =
-    check
-        (Gen.zip seeds (Gen.choose (2, 6)))
-        (fun (seed, batch) ->
-            let teacher, student = features batch seed
+let tests =
+    testList "Rkd" [
+        testProperty "RKD is the published loops, in distances and in angles"
+        <| forAll
+            (Gen.zip seeds (Gen.choose (2, 6)))
+            (fun (seed, batch) ->
+                let teacher, student = features batch seed
 
-            for distance, angle in [ 1.0, 0.0; 0.0, 1.0; 25.0, 50.0 ] do
-                Expect.near
-                    1e-9
-                    1e-13
-                    (rkd distance angle teacher student)
-                    (valueAt distance angle teacher student)
-        )
+                for distance, angle in [ 1.0, 0.0; 0.0, 1.0; 25.0, 50.0 ] do
+                    Must.beNear
+                        1e-9
+                        1e-13
+                        (rkd distance angle teacher student)
+                        (valueAt distance angle teacher student)
+            )
 
-[<Fact>]
-let ``RKD does not change when features are rotated, scaled or moved`` () =
-    check
-        (Gen.zip3 seeds (Gen.choose (2, 6)) (uniform 0.1 10.0))
-        (fun (seed, batch, factor) ->
-            let teacher, student = features batch seed
-            let turned = rotated (seed + 3) student
-            let moved = { turned with Values = Array.map (fun v -> factor * v + 1.0) turned.Values }
-            Expect.near 1e-8 1e-12 (value teacher student) (value (rotated seed teacher) moved)
-        )
+        testProperty "RKD does not change when features are rotated, scaled or moved"
+        <| forAll
+            (Gen.zip3 seeds (Gen.choose (2, 6)) (uniform 0.1 10.0))
+            (fun (seed, batch, factor) ->
+                let teacher, student = features batch seed
+                let turned = rotated (seed + 3) student
+                let moved = { turned with Values = Array.map (fun v -> factor * v + 1.0) turned.Values }
+                Must.beNear 1e-8 1e-12 (value teacher student) (value (rotated seed teacher) moved)
+            )
 
-[<Fact>]
-let ``the gradients of RKD are those of its values`` () =
-    checkMany
-        60
-        (Gen.zip seeds (Gen.choose (2, 4)))
-        (fun (seed, batch) ->
-            // Central differences need a smooth place: directions turn fast where two instances are near, and the
-            // slope of smooth L1 bends where angles differ by 1.
-            let teacher, noise = normal seed [ batch; 5 ], normal (seed + 1) [ batch; 5 ]
+        testPropertyWithConfig (times 60) "the gradients of RKD are those of its values"
+        <| forAll
+            (Gen.zip seeds (Gen.choose (2, 4)))
+            (fun (seed, batch) ->
+                // Central differences need a smooth place: directions turn fast where two instances are near, and the
+                // slope of smooth L1 bends where angles differ by 1.
+                let teacher, noise = normal seed [ batch; 5 ], normal (seed + 1) [ batch; 5 ]
 
-            let student = {
-                teacher with
-                    Values = Array.map2 (fun t n -> t + 0.1 * n) teacher.Values noise.Values
-            }
+                let student = {
+                    teacher with
+                        Values = Array.map2 (fun t n -> t + 0.1 * n) teacher.Values noise.Values
+                }
 
-            let apart (x: Dense) =
-                let all = rows x
-                let distance a b = Array.map2 (fun u v -> (u - v) ** 2.0) a b |> Array.sum |> sqrt
-                let far (i, j) = i = j || distance all[i] all[j] > 1.0
-                List.allPairs [ 0 .. batch - 1 ] [ 0 .. batch - 1 ] |> List.forall far
+                let apart (x: Dense) =
+                    let all = rows x
+                    let distance a b = Array.map2 (fun u v -> (u - v) ** 2.0) a b |> Array.sum |> sqrt
+                    let far (i, j) = i = j || distance all[i] all[j] > 1.0
+                    List.allPairs [ 0 .. batch - 1 ] [ 0 .. batch - 1 ] |> List.forall far
 
-            if apart teacher && apart student then
-                Expect.gradientsMatch (fun xs -> Rkd.loss 25.0 50.0 xs[0] xs[1]) [ teacher; student ]
-        )
+                if apart teacher && apart student then
+                    Must.matchDerivatives (fun xs -> Rkd.loss 25.0 50.0 xs[0] xs[1]) [ teacher; student ]
+            )
 
-[<Fact>]
-let ``RKD is 0 for student = teacher, and features that coincide give no NaN`` () =
-    check
-        (Gen.zip seeds (Gen.choose (2, 6)))
-        (fun (seed, batch) ->
-            let teacher, student = features batch seed
-            Assert.Equal(0.0, value teacher teacher)
-            let same = { student with Values = Array.map (fun _ -> 0.5) student.Values }
-            let gradients = Expect.gradients (fun xs -> Rkd.loss 25.0 50.0 xs[0] xs[1]) [ teacher; same ]
-            Assert.All(Array.concat gradients, fun g -> Assert.True(System.Double.IsFinite g))
-        )
+        testProperty "RKD is 0 for student = teacher, and features that coincide give no NaN"
+        <| forAll
+            (Gen.zip seeds (Gen.choose (2, 6)))
+            (fun (seed, batch) ->
+                let teacher, student = features batch seed
+                Must.equal 0.0 (value teacher teacher)
+                let same = { student with Values = Array.map (fun _ -> 0.5) student.Values }
+                let gradients = Plain.gradients (fun xs -> Rkd.loss 25.0 50.0 xs[0] xs[1]) [ teacher; same ]
 
-[<Fact>]
-let ``RKD refuses an epoch whose last batch is one image`` () =
-    let one = { pairing [] [] with SmallestBatch = 1 }
-    let error = errorOf (Rkd.distiller 25.0 50.0 one)
-    Assert.Equal(Usage, error.Kind)
-    Assert.Contains("at least 2 images", error.What)
+                for g in Array.concat gradients do
+                    Must.hold (System.Double.IsFinite g)
+            )
+
+        test "RKD refuses an epoch whose last batch is one image" {
+            let one = { pairing [] [] with SmallestBatch = 1 }
+            let error = errorOf (Rkd.distiller 25.0 50.0 one)
+            Must.equal Usage error.Kind
+            Must.contain "at least 2 images" error.What
+        }
+    ]

@@ -1,13 +1,13 @@
 module Ctkd.Fs.Tests.SrrlTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Lessons
 open Ctkd.Fs.Tests.Oracle
-open Xunit
 
 let private stem = [ 2; 8; 8 ]
-let private tensor seed shape = normal seed shape |> Expect.ofDense
+let private tensor seed shape = normal seed shape |> Plain.ofDense
 
 /// Pooled features as a teacher of the zoo has them, and its classifier.
 let private classroom (teacher: Model) (student: Model) : Distiller * (Tensor -> Lesson) =
@@ -29,56 +29,62 @@ let private classroom (teacher: Model) (student: Model) : Distiller * (Tensor ->
             Classify = classify
     }
 
-[<Fact>]
-let ``SRRL works with the classifier of every teacher for small images`` () =
-    let student = Zoo.find "resnet8" 10 |> Error.orRaise
+let tests =
+    testList "Srrl" [
+        test "SRRL works with the classifier of every teacher for small images" {
+            let student = Zoo.find "resnet8" 10 |> Error.orRaise
 
-    for published in Zoo.models |> List.filter (fun m -> m.Size = 32) do
-        Tensor.scoped (fun () ->
-            let distiller, lesson = classroom (published.Create 10) student
-            let loss = distiller.Loss (state 1 distiller) (lesson (tensor 2 [ 8; student.Classifier.In ]))
-            let value = Tensor.toFloat loss
-            Assert.True(value > 0.0 && System.Double.IsFinite value, $"{published.Name}: {value}")
-        )
+            for published in Zoo.models |> List.filter (fun m -> m.Size = 32) do
+                Tensor.scoped (fun () ->
+                    let distiller, lesson = classroom (published.Create 10) student
 
-[<Fact>]
-let ``the gradients of SRRL are those of its values, connectors included`` () =
-    Tensor.scoped (fun () ->
-        let distiller, lesson = classroom (threeMaps (2, 3, 4) 3) (threeMaps (2, 3, 5) 3)
-        let inputs, f = lossOf distiller (normal 3 [ 8; 5 ]) lesson
-        Expect.gradientsMatch f inputs
-    )
+                    let loss =
+                        distiller.Loss (state 1 distiller) (lesson (tensor 2 [ 8; student.Classifier.In ]))
 
-[<Fact>]
-let ``SRRL is 0 where phi gives the teacher's features`` () =
-    Tensor.scoped (fun () ->
-        let model = threeMaps (2, 3, 2) 3
-        let distiller, lesson = classroom model model
-        let teacher = (lesson (tensor 1 [ 8; 2 ])).Teacher.Pooled
-        let mean = Tensor.unsqueeze 0 (Tensor.meanOver 0 teacher)
-        let centred = teacher - mean
-        let deviation = Tensor.sqrt (Tensor.addNumber 1e-5 (Tensor.meanOver 0 (centred * centred)))
-        let identity = Expect.tensor [ 2; 2; 1; 1 ] [| 1.0; 0.0; 0.0; 1.0 |]
+                    let value = Tensor.toFloat loss
+                    Expect.isTrue (value > 0.0 && System.Double.IsFinite value) $"{published.Name}: {value}"
+                )
+        }
 
-        let phi name x =
-            match name with
-            | "conv.weight" -> identity
-            | "bn.weight" -> deviation
-            | "bn.bias" -> Tensor.squeeze 0 mean
-            | _ -> x
+        test "the gradients of SRRL are those of its values, connectors included" {
+            Tensor.scoped (fun () ->
+                let distiller, lesson = classroom (threeMaps (2, 3, 4) 3) (threeMaps (2, 3, 5) 3)
+                let inputs, f = lossOf distiller (normal 3 [ 8; 5 ]) lesson
+                Must.matchDerivatives f inputs
+            )
+        }
 
-        // Behind the ReLU only features above 0 can be met.
-        let lesson = lesson teacher
-        let positive = Tensor.relu teacher
-        let taught = { lesson.Teacher with Pooled = positive; Logits = lesson.Classify positive }
-        let loss = distiller.Loss (Tree.map phi (state 1 distiller)) { lesson with Teacher = taught }
-        Expect.near 0.0 1e-24 0.0 (Tensor.toFloat loss)
-    )
+        test "SRRL is 0 where phi gives the teacher's features" {
+            Tensor.scoped (fun () ->
+                let model = threeMaps (2, 3, 2) 3
+                let distiller, lesson = classroom model model
+                let teacher = (lesson (tensor 1 [ 8; 2 ])).Teacher.Pooled
+                let mean = Tensor.unsqueeze 0 (Tensor.meanOver 0 teacher)
+                let centred = teacher - mean
+                let deviation = Tensor.sqrt (Tensor.addNumber 1e-5 (Tensor.meanOver 0 (centred * centred)))
+                let identity = Plain.tensor [ 2; 2; 1; 1 ] [| 1.0; 0.0; 0.0; 1.0 |]
 
-[<Fact>]
-let ``SRRL refuses other classes and batches of one image`` () =
-    let maps = [ stem ]
-    let both = pairing maps maps
-    let other = { both with Teacher = { both.Teacher with Classes = 7 } }
-    Assert.Contains("4 and 7 classes", (errorOf (Srrl.distiller other)).What)
-    Assert.Contains("at least 2 images", (errorOf (Srrl.distiller { both with SmallestBatch = 1 })).What)
+                let phi name x =
+                    match name with
+                    | "conv.weight" -> identity
+                    | "bn.weight" -> deviation
+                    | "bn.bias" -> Tensor.squeeze 0 mean
+                    | _ -> x
+
+                // Behind the ReLU only features above 0 can be met.
+                let lesson = lesson teacher
+                let positive = Tensor.relu teacher
+                let taught = { lesson.Teacher with Pooled = positive; Logits = lesson.Classify positive }
+                let loss = distiller.Loss (Tree.map phi (state 1 distiller)) { lesson with Teacher = taught }
+                Must.beNear 0.0 1e-24 0.0 (Tensor.toFloat loss)
+            )
+        }
+
+        test "SRRL refuses other classes and batches of one image" {
+            let maps = [ stem ]
+            let both = pairing maps maps
+            let other = { both with Teacher = { both.Teacher with Classes = 7 } }
+            Must.contain "4 and 7 classes" ((errorOf (Srrl.distiller other)).What)
+            Must.contain "at least 2 images" ((errorOf (Srrl.distiller { both with SmallestBatch = 1 })).What)
+        }
+    ]

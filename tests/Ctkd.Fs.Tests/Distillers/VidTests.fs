@@ -1,13 +1,13 @@
 module Ctkd.Fs.Tests.VidTests
 
+open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Lessons
 open Ctkd.Fs.Tests.Oracle
-open Xunit
 
 let private stem = [ 2; 8; 8 ]
-let private tensor seed shape = normal seed shape |> Expect.ofDense
+let private tensor seed shape = normal seed shape |> Plain.ofDense
 
 let private vidPairing = pairing [ stem; [ 3; 2; 2 ]; [ 2; 2; 2 ] ] [ stem; [ 2; 4; 4 ]; [ 4; 1; 1 ] ]
 
@@ -16,44 +16,48 @@ let private vidLesson (student: Tensor) : Lesson =
     let teacher = [ stem; tensor 2 [ 2; 3; 2; 2 ]; tensor 3 [ 2; 2; 2; 2 ] ]
     lesson (mapped teacher) (mapped [ stem; student; tensor 4 [ 2; 4; 1; 1 ] ]) [| 0; 1 |]
 
-[<Fact>]
-let ``VID has a regressor and a variance of 5 for each channel of each map behind the stem`` () =
-    let distiller = Vid.distiller vidPairing |> Error.orRaise
-    let state = state 1 distiller
+let tests =
+    testList "Vid" [
+        test "VID has a regressor and a variance of 5 for each channel of each map behind the stem" {
+            let distiller = Vid.distiller vidPairing |> Error.orRaise
+            let state = state 1 distiller
 
-    Assert.Equal<(string * int list) list>(
-        [
-            "1.regressor.0.weight", [ 3; 2; 1; 1 ]
-            "1.regressor.2.weight", [ 3; 3; 1; 1 ]
-            "1.regressor.4.weight", [ 3; 3; 1; 1 ]
-            "1.log_scale", [ 3 ]
-            "2.regressor.0.weight", [ 2; 4; 1; 1 ]
-            "2.regressor.2.weight", [ 2; 2; 1; 1 ]
-            "2.regressor.4.weight", [ 2; 2; 1; 1 ]
-            "2.log_scale", [ 2 ]
-        ],
-        distiller.Declares |> List.map (fun d -> d.Name, d.Shape)
-    )
+            Must.equal
+                [
+                    "1.regressor.0.weight", [ 3; 2; 1; 1 ]
+                    "1.regressor.2.weight", [ 3; 3; 1; 1 ]
+                    "1.regressor.4.weight", [ 3; 3; 1; 1 ]
+                    "1.log_scale", [ 3 ]
+                    "2.regressor.0.weight", [ 2; 4; 1; 1 ]
+                    "2.regressor.2.weight", [ 2; 2; 1; 1 ]
+                    "2.regressor.4.weight", [ 2; 2; 1; 1 ]
+                    "2.log_scale", [ 2 ]
+                ]
+                (distiller.Declares |> List.map (fun d -> d.Name, d.Shape))
 
-    let variance =
-        Expect.numbers (fun () -> Tree.find "1.log_scale" state |> Tensor.softplus |> Tensor.addNumber 1e-5)
+            let variance =
+                Plain.numbers (fun () ->
+                    Tree.find "1.log_scale" state |> Tensor.softplus |> Tensor.addNumber 1e-5
+                )
 
-    Expect.close 1e-12 0.0 [| 5.0; 5.0; 5.0 |] variance
+            Must.beClose 1e-12 0.0 [| 5.0; 5.0; 5.0 |] variance
+        }
 
-[<Fact>]
-let ``the gradients of VID are those of its values, connectors included`` () =
-    Tensor.scoped (fun () ->
-        let distiller = Vid.distiller vidPairing |> Error.orRaise
-        let inputs, f = lossOf distiller (normal 5 [ 2; 2; 4; 4 ]) vidLesson
-        Expect.gradientsMatch f inputs
-    )
+        test "the gradients of VID are those of its values, connectors included" {
+            Tensor.scoped (fun () ->
+                let distiller = Vid.distiller vidPairing |> Error.orRaise
+                let inputs, f = lossOf distiller (normal 5 [ 2; 2; 4; 4 ]) vidLesson
+                Must.matchDerivatives f inputs
+            )
+        }
 
-[<Fact>]
-let ``VID of a prediction that is right everywhere is half the logarithm of the variance`` () =
-    Tensor.scoped (fun () ->
-        let map = tensor 1 [ 2; 3; 4; 4 ]
-        let scale = Expect.tensor [ 3 ] [| 1.0; 2.0; 3.0 |]
-        let softplus x = log (1.0 + exp x) + 1e-5
-        let expected = [ 1.0; 2.0; 3.0 ] |> List.averageBy (softplus >> log)
-        Expect.near 1e-12 0.0 (0.5 * expected) (Tensor.toFloat (Vid.loss scale map map))
-    )
+        test "VID of a prediction that is right everywhere is half the logarithm of the variance" {
+            Tensor.scoped (fun () ->
+                let map = tensor 1 [ 2; 3; 4; 4 ]
+                let scale = Plain.tensor [ 3 ] [| 1.0; 2.0; 3.0 |]
+                let softplus x = log (1.0 + exp x) + 1e-5
+                let expected = [ 1.0; 2.0; 3.0 ] |> List.averageBy (softplus >> log)
+                Must.beNear 1e-12 0.0 (0.5 * expected) (Tensor.toFloat (Vid.loss scale map map))
+            )
+        }
+    ]

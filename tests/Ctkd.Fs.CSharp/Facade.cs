@@ -1,0 +1,121 @@
+using TorchSharp;
+using static Ctkd.Fs.CSharp.Check;
+
+namespace Ctkd.Fs.CSharp;
+
+/// <summary>The library as a C# program uses it. Each method is run as a test.</summary>
+public static class Facade
+{
+    public static void A_teacher_and_a_student_train_two_epochs_each() => InFolder(folder =>
+    {
+        var epochs = new List<int>();
+        var teacher = Training.Start(
+            new TrainingOptions { Student = "resnet14", PerClass = 20, Epochs = 2 },
+            Path.Combine(folder, "teacher"), m => epochs.Add(m.Epoch), CancellationToken.None);
+
+        var student = Training.Start(
+            new TrainingOptions { Student = "resnet8", TeacherWeights = teacher.Folder, PerClass = 20, Epochs = 2, Policy = "ctkd-global" },
+            Path.Combine(folder, "student"));
+
+        Equal([1, 2], epochs);
+        That(student.Epochs.Count() == 2);
+        That(student.Epochs.Last().T?.Value is >= 1.0 and <= 21.0);
+        That(File.Exists(student.Checkpoint));
+    });
+
+    public static void A_cancelled_run_goes_on_where_it_stopped() => InFolder(folder =>
+    {
+        using var stop = new CancellationTokenSource();
+        var options = new TrainingOptions { Student = "resnet8", PerClass = 20, Epochs = 3 };
+        var path = Path.Combine(folder, "run");
+        var first = Training.Start(options, path, _ => stop.Cancel(), stop.Token);
+        That(first.Ending.IsInterrupted);
+
+        var second = Training.Resume(path, null, CancellationToken.None);
+        That(second.Ending.IsFinished);
+        Equal([1, 2, 3], second.Epochs.Select(m => m.Epoch));
+    });
+
+    public static void Methods_under_a_policy_are_two_options() => InFolder(folder =>
+    {
+        var teacher = Training.Start(
+            new TrainingOptions { Student = "resnet8", PerClass = 20, Epochs = 1 },
+            Path.Combine(folder, "teacher"));
+
+        var student = Training.Start(
+            new TrainingOptions
+            {
+                Student = "resnet8", TeacherWeights = teacher.Folder, PerClass = 20, Epochs = 1,
+                Methods = ["kd", "at"], Policy = "dtkd", Standardise = true,
+            },
+            Path.Combine(folder, "student"));
+
+        That(student.Settings.Methods["kd"] == 3.0);
+        That(student.Settings.Methods["at"] == 1000.0);
+        That(student.Settings.Standardise);
+    });
+
+    public static void A_recipe_gives_what_the_options_leave_open()
+    {
+        var plain = new TrainingOptions { Recipe = "mdistiller/resnet32x4-ShuffleV1/dkd/fixed" }.ToSettings();
+        That(plain.DkdBeta == 8.0);
+        That(plain.Epochs == 240);
+
+        var changed = new TrainingOptions
+        {
+            Recipe = "mdistiller/resnet32x4-ShuffleV1/dkd/fixed", Batch = 64, Epochs = 24,
+            Methods = ["kd", "dkd"], MethodWeights = [0.5, 2.0],
+        }.ToSettings();
+
+        Equal([15, 18, 21], changed.Milestones);
+        That(changed.Methods["kd"] == 0.5);
+        That(changed.LearningRate == 0.01);
+        That(Fails(() => new TrainingOptions { Recipe = "dkd" }.ToSettings()).Message.Contains("unknown recipe 'dkd'"));
+    }
+
+    public static void Any_setting_is_set_by_its_name()
+    {
+        var options = new TrainingOptions { Policy = "rlkd" };
+        options.Set("rlkd.warmUp", "6");
+        options.Set("rlkd.ranks", "0.1,0.8");
+        options.Set("perClass", "20");
+        That(options.PerClass == 20);
+        var settings = options.ToSettings();
+        That(settings.Rlkd.WarmUp == 6);
+        Equal([0.1, 0.8], settings.Rlkd.Ranks);
+
+        That(Fails(() => options.Set("rlkd.warmup", "6")).Message.Contains("warmUp"));
+        That(Fails(() => options.Set("rlkd.warmUp", "six")).Message.Contains("'six'"));
+        That(Policies.Rlkd(1, 1, 4.0).Name == "rlkd");
+    }
+
+    public static void A_loss_and_its_gradient_are_two_lines()
+    {
+        using var teacher = torch.tensor(new[] { 2.0, 1.0, 0.0 }, [1, 3]);
+        using var student = torch.tensor(new[] { 0.0, 1.0, 2.0 }, [1, 3]);
+        student.requires_grad = true;
+
+        using var loss = Losses.Kd(4.0, teacher, student);
+        using var gradient = Losses.Gradients(loss, student)[0];
+
+        That(loss.data<double>().ToArray()[0] > 0.0);
+        That(Math.Abs(gradient.data<double>().ToArray().Sum()) < 1e-12);
+        That(gradient.data<double>().ToArray()[0] < 0.0);
+    }
+
+    public static void Schedules_answer_At() => That(Math.Abs(Schedules.Cosine(0.0, 1.0, 10).At(5) - 0.5) < 1e-12);
+
+    public static void A_mistake_says_what_and_what_to_do() => InFolder(folder =>
+    {
+        var error = Fails(() => Training.Start(new TrainingOptions { Student = "resnet21" }, folder));
+        That(error.Message.Contains("resnet20"));
+    });
+
+    public static void Scopes_free_what_they_made()
+    {
+        long before = torch.Tensor.TotalCount;
+        using (var sum = Scopes.Run(() => torch.tensor(new[] { 1.0, 2.0 }) * 2.0))
+            Equal([2.0, 4.0], sum.data<double>().ToArray());
+        That(torch.Tensor.TotalCount == before);
+    }
+}

@@ -1,0 +1,160 @@
+/// The runner: Expecto's arguments, and before them `--peer` and a part of the tests' names.
+module Ctkd.Fs.Tests.Program
+
+open System
+open Expecto
+
+let private unnamed (tests: Test list) : Test = TestList(tests, Normal)
+
+/// libtorch uses every processor for one operator, and its live tensors, threads and generators are of the whole
+/// process: two tests at once would be slower and would disturb each other.
+let private tests: Test =
+    testSequenced (
+        unnamed [
+            TensorTests.tests
+            EngineTests.tests
+            AutogradTests.tests
+            RngTests.tests
+            TreeTests.tests
+            ScheduleTests.tests
+            LossTests.tests
+            TemperatureTests.tests
+            TemperaturePairTests.tests
+            AdversaryTests.tests
+            DrawsTests.tests
+            DkdTests.tests
+            PktTests.tests
+            SpTests.tests
+            RkdTests.tests
+            AtTests.tests
+            VidTests.tests
+            SrrlTests.tests
+            FitNetTests.tests
+            CrdTests.tests
+            DistillerTests.tests
+            LayersTests.tests
+            FusionTests.tests
+            ModelTests.tests
+            ZooTests.tests
+            OptimiserTests.tests
+            AugmentTests.tests
+            SpreadTests.tests
+            SaturationTests.tests
+            TallyTests.tests
+            TrainTests.tests
+            TrainStepTests.tests
+            TrainFaultTests.tests
+            EvaluateTests.tests
+            FilesTests.tests
+            SafetensorsTests.tests
+            PickleTests.tests
+            TorchFileTests.tests
+            TorchFaultTests.tests
+            TorchFuzzTests.tests
+            StateDictTests.tests
+            CifarTests.tests
+            DigitsTests.tests
+            DatasetsTests.tests
+            ChartTests.tests
+            TsneTests.tests
+            PicturesTests.tests
+            ReportTests.tests
+            RlkdSettingsTests.tests
+            SettingsTests.tests
+            RecipesTests.tests
+            ResolveTests.tests
+            WeightsTests.tests
+            WeightsFileTests.tests
+            IdentifyTests.tests
+            CheckpointTests.tests
+            TrainDistillerTests.tests
+            TrainConnectorTests.tests
+            ReplayTests.tests
+            TrainAgentTests.tests
+            MetricsTests.tests
+            TrainTemperatureTests.tests
+            RunDirectoryTests.tests
+            TrainedTests.tests
+            TeacherCacheTests.tests
+            TeachTests.tests
+            SameAccuracyTests.tests
+            RunTests.tests
+            RunMethodTests.tests
+            RunFaultTests.tests
+            RunDivergenceTests.tests
+            RunWarningTests.tests
+            RunReportTests.tests
+            EstimateTests.tests
+            CommandTests.tests
+            CommandRecipeTests.tests
+            CommandRunTests.tests
+            CommandCacheTests.tests
+            CommandWeightsTests.tests
+            CommandHostileTests.tests
+            CommandPlotTests.tests
+            QuickstartTests.tests
+            FoldBatchNormTests.tests
+            OnnxFileTests.tests
+            OnnxRuntimeTests.tests
+            ExportTests.tests
+            GoldenModelTests.tests
+            GoldenLossTests.tests
+            GoldenTrajectoryTests.tests
+            GoldenCoverageTests.tests
+            RlkdLossTests.tests
+            RlkdConfigTests.tests
+            ConfidenceTests.tests
+            PackTests.tests
+            ActorTests.tests
+            RewardTests.tests
+            AdvantageTests.tests
+            PpoTests.tests
+            LstmTests.tests
+            PerceptronTests.tests
+            CorrectorTests.tests
+            UpdaterTests.tests
+            ExplorationTests.tests
+            RlkdTallyTests.tests
+            RlkdTests.tests
+            CSharpTests.tests
+        ]
+    )
+
+/// Comparisons with PyTorch itself, which must be installed.
+let private peer: Test =
+    testSequenced (testList "Peer" [ OptimiserTests.peer; TrainedTests.peer; TorchAgreementTests.peer ])
+
+/// The tests with the text in their full name.
+let private named (text: string) : Test -> Test =
+    let isMeant (names: string list) =
+        (String.concat "." names).Contains(text, StringComparison.OrdinalIgnoreCase)
+
+    Test.filter "." isMeant
+
+[<EntryPoint>]
+let main (arguments: string[]) : int =
+    let tests, arguments =
+        match List.ofArray arguments with
+        | "--peer" :: rest -> peer, rest
+        | all -> tests, all
+
+    let tests, arguments =
+        match arguments with
+        | name :: rest when not (name.StartsWith '-') -> named name tests, rest
+        | all -> tests, all
+
+    let mutable summary = None
+    let keep = Append_Summary_Handler(SummaryHandler(fun run -> summary <- Some run))
+    let code = runTestsWithCLIArgs [ keep ] (Array.ofList arguments) tests
+
+    match summary with
+    | None -> code
+    | Some run ->
+        let failed = run.failed.Length + run.errored.Length
+        printfn "%d passed, %d failed" run.passed.Length failed
+
+        if run.passed.Length + failed = 0 then
+            eprintfn "error: no test has run\n  next: a part of a test's name, as --list-tests shows them"
+            1
+        else
+            code
