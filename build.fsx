@@ -9,7 +9,6 @@ open System.IO
 open System.Runtime.InteropServices
 open System.Security.Cryptography
 open System.Text
-open System.Xml.Linq
 open Ctkd.Fs
 
 let root = __SOURCE_DIRECTORY__
@@ -124,7 +123,6 @@ type HaveEngine =
     | Folder of path: string
 
 type HavePyTorch = HavePyTorch
-type HaveOnnxRuntime = HaveOnnxRuntime
 type HaveTools = HaveTools
 type HavePackages = HavePackages
 
@@ -175,24 +173,6 @@ let engine () : HaveEngine =
 let pyTorch () : HavePyTorch =
     if (variable "LIBTORCH").IsNone then debian (debianEngine @ [ "python3-torch" ])
     HavePyTorch
-
-/// What the tests run exported networks with: ONNX Runtime for node, from npm.
-let onnxRuntime () : HaveOnnxRuntime =
-    // Node.js from elsewhere brings its own npm, and conflicts with Debian's.
-    match [ "node", "nodejs"; "npm", "npm" ] |> List.filter (fst >> onPath >> not) with
-    | [] -> ()
-    | missing -> debian (List.map snd missing)
-
-    let lock = File.ReadAllText(inRoot "tests/onnx/package-lock.json")
-    let isThere = Directory.Exists(inRoot "tests/onnx/node_modules/onnxruntime-node")
-
-    let install () =
-        say "installing ONNX Runtime for the tests"
-        let next = "is the registry that `npm config get registry` names reachable?"
-        quietly next (words "npm ci --ignore-scripts --prefix tests/onnx")
-
-    unlessDone "artifacts/stamps/onnxruntime" isThere [ lock ] install
-    HaveOnnxRuntime
 
 let noSource = "is the package source that `dotnet nuget list source` names reachable?"
 
@@ -315,48 +295,14 @@ let bench (HavePyTorch: HavePyTorch) (built: HaveBuilt) (arguments: string list)
 
 // ---- test, scripts, format, pack ----
 
-/// Outcome and name of every test in a results file.
-let outcomes (file: string) : (string * string) list =
-    let read (element: XElement) (name: string) = element.Attribute(XName.Get name).Value
+let suite = "tests/Ctkd.Fs.Tests"
 
-    XDocument.Load(file).Descendants()
-    |> Seq.filter (fun element -> element.Name.LocalName = "UnitTestResult")
-    |> Seq.map (fun element -> read element "outcome", read element "testName")
-    |> List.ofSeq
+/// Becomes Expecto's runner, which takes its own options; `--peer` selects the comparisons with PyTorch.
+let test (HaveBuilt: HaveBuilt) (arguments: string list) : int =
+    become (inRoot $"{suite}/bin/Release/net10.0/Ctkd.Fs.Tests.dll") arguments
 
-let test
-    (HavePyTorch: HavePyTorch)
-    (HaveOnnxRuntime: HaveOnnxRuntime)
-    (HaveBuilt: HaveBuilt)
-    (arguments: string list)
-    : int =
-    let filter =
-        match arguments with
-        | name :: rest when not (name.StartsWith '-') -> "--filter" :: $"FullyQualifiedName~{name}" :: rest
-        | _ -> arguments
-
-    let results = inRoot "artifacts/test-results"
-    if Directory.Exists results then Directory.Delete(results, true)
-
-    // One project after the other, because libtorch uses every processor.
-    let run (project: string) =
-        let name = Path.GetFileNameWithoutExtension project
-        let binary = Path.Combine(Path.GetDirectoryName project, "bin/Release/net10.0", $"{name}.dll")
-
-        let loggers = words $"--logger console;verbosity=normal --logger trx;LogFileName={name}.trx"
-        onTerminal ([ "dotnet"; "test"; binary; "--results-directory"; results ] @ loggers @ filter)
-
-    let codes = projects |> List.filter (fun project -> project.StartsWith(inRoot "tests")) |> List.map run
-    let all = files results "*.trx" |> List.collect outcomes
-    let passed, others = all |> List.partition (fun (outcome, _) -> outcome = "Passed")
-    let skipped, failed = others |> List.partition (fun (outcome, _) -> outcome = "NotExecuted")
-    failed |> List.iter (fun (_, name) -> printfn $"FAILED {name}")
-    printfn $"{passed.Length} passed, {failed.Length} failed, {skipped.Length} skipped"
-
-    if all.IsEmpty then
-        stop Usage "no test has run" (String.concat " " arguments) "a filter such as: test Golden"
-
-    if failed.IsEmpty && List.forall ((=) 0) codes then 0 else 1
+let peer (HavePyTorch: HavePyTorch) (built: HaveBuilt) (arguments: string list) : int =
+    test built ("--peer" :: arguments)
 
 let scripts (HaveBuilt: HaveBuilt) : int =
     let run (script: string) =
@@ -400,10 +346,11 @@ let pack (HaveBuilt: HaveBuilt) : int =
 // ---- targets ----
 
 let targets = [
-    "deps", "", "installs what is missing: Debian packages, .NET tools, NuGet and npm packages"
+    "deps", "", "installs what is missing: Debian packages, .NET tools, NuGet packages"
     "native", "", "builds native/, the C ABI over libtorch; LIBTORCH names another libtorch"
     "build", "", "builds everything"
-    "test", "[NAME]", "runs the tests, or those with NAME in their full name; takes options of `dotnet test`"
+    "test", "[NAME]", "runs the tests, or those with NAME in their full name; then options of Expecto"
+    "test", "--peer", "runs the comparisons with PyTorch, which it installs; also with NAME and options"
     "run", "ARGS", "runs `ctkd ARGS`; for --help, which F# Interactive takes for itself: run -- --help"
     "scripts", "", "runs every script in scripts/"
     "bench", "ARGS", "runs the benchmarks, side by side with PyTorch"
@@ -422,7 +369,7 @@ let main (arguments: string list) : int =
     | []
     | [ "help" ] -> help ()
     | [ "deps" ] ->
-        let HavePyTorch, HaveOnnxRuntime, HavePackages = pyTorch (), onnxRuntime (), tools () |> packages
+        let HavePyTorch, HavePackages = pyTorch (), tools () |> packages
         0
     | [ "native" ] ->
         let HaveNative = engine () |> native
@@ -430,7 +377,8 @@ let main (arguments: string list) : int =
     | [ "build" ] ->
         let HaveBuilt = built everything
         0
-    | "test" :: rest -> test (pyTorch ()) (onnxRuntime ()) (built everything) rest
+    | "test" :: "--peer" :: rest -> peer (pyTorch ()) (built everything) rest
+    | "test" :: rest -> test (built everything) rest
     | "run" :: rest -> runApp (built app) rest
     | [ "scripts" ] -> built everything |> scripts
     | "bench" :: rest -> bench (pyTorch ()) (built app) rest
