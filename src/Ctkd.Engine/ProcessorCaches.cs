@@ -13,11 +13,6 @@ namespace Ctkd.Engine;
 /// </summary>
 internal static unsafe class ProcessorCaches
 {
-    // at::globalContext and at::Context::setUserEnabledMkldnn, as compilers write them.
-    private static readonly string
-        context = OperatingSystem.IsWindows() ? "?globalContext@at@@YAAEAVContext@1@XZ" : "_ZN2at13globalContextEv",
-        useMkldnn = OperatingSystem.IsWindows() ? "?setUserEnabledMkldnn@Context@at@@QEAAX_N@Z" : "_ZN2at7Context20setUserEnabledMkldnnEb";
-
     /// <summary>What had to be done, or nothing.</summary>
     /// <param name="libtorch">The file of libtorch_cpu, which is loaded.</param>
     /// <param name="handle">Its handle.</param>
@@ -33,8 +28,7 @@ internal static unsafe class ProcessorCaches
             int told = OperatingSystem.IsLinux() ? Tell(handle) : 0;
             if (AreConvolutionsRight())
                 return told > 0 ? "told the sizes of the caches, which this machine hides" : null;
-            SwitchOff(libtorch, handle);
-            return AreConvolutionsRight() ? Off : throw Wrong(libtorch);
+            return Context.TrySet(Context.Mkldnn, false) && AreConvolutionsRight() ? Off : throw Wrong(libtorch);
         }
     }
 
@@ -103,7 +97,7 @@ internal static unsafe class ProcessorCaches
             return (Start: range[0], End: range[1], IsWritable: fields[1].StartsWith("rw", StringComparison.Ordinal), Path: fields.Length == 6 ? fields[5] : "");
         }).ToList();
         // Its path in full, where the one that it was loaded by has links.
-        ulong inside = (ulong)NativeLibrary.GetExport(handle, context);
+        ulong inside = (ulong)NativeLibrary.GetExport(handle, Context.Global);
         string library = lines.Single(line => line.Start <= inside && inside < line.End).Path;
         var parts = new List<(ulong Start, ulong End)>();
         ulong reached = 0;
@@ -153,13 +147,6 @@ internal static unsafe class ProcessorCaches
         for (int i = 0; i < values.Length; i++)
             values[i] = (uint)i * 2654435761u % 3 - 1.0;
         return tensor(values, shape);
-    }
-
-    private static void SwitchOff(string libtorch, IntPtr handle)
-    {
-        if (!NativeLibrary.TryGetExport(handle, context, out var get) || !NativeLibrary.TryGetExport(handle, useMkldnn, out var set))
-            throw Wrong(libtorch);
-        ((delegate* unmanaged<IntPtr, byte, void>)set)(((delegate* unmanaged<IntPtr>)get)(), 0);
     }
 
     private static EngineMissingException Wrong(string libtorch) =>
