@@ -52,14 +52,16 @@ public static partial class Natives
     private static (EngineFacts, Dictionary<string, IntPtr>) Start()
     {
         var libraries = Libraries.Find();
+        string? check = libraries.IsOwn && !ChildCheck.IsChild ? Check(libraries) : null;
         SetUp();
         var handles = new Dictionary<string, IntPtr>();
         foreach (string name in libraries.Names)
             handles[name] = Open(libraries, libraries.PathOf(name));
         string copy = OpenSharp(libraries, handles);
-        KeepOthersOut(handles);
+        KeepOthersOut(libraries, handles);
+        string? oneDnn = ProcessorCaches.Mend(libraries.PathOf(Torch), handles[Torch]);
         var facts = new EngineFacts(
-            VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, null);
+            VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, check, oneDnn);
         return (facts, handles);
     }
 
@@ -109,16 +111,38 @@ public static partial class Natives
         }
     }
 
+    /// <summary>Computes with a libtorch that no package brought, in another process, before this one uses it.</summary>
+    private static string Check(Libraries libraries)
+    {
+        var verdict = ChildCheck.Ask("results", [.. libraries.Names.Select(libraries.PathOf), libraries.Sharp]);
+        if (verdict.Fault is not null)
+            throw new EngineMissingException(
+                $"the libtorch {libraries.StatedVersion} that LIBTORCH names does not pass the self-check, wanted is {Libraries.Wanted}: {verdict.Fault}",
+                libraries.Folder,
+                libraries.Next(libraries.Folder));
+        return verdict.IsRemembered ? "passed before" : "passed";
+    }
+
     /// <summary>
     /// TorchSharp looks for the libraries by name. What this process has loaded is what it gets, and not another libtorch
     /// from the program's folder.
     /// </summary>
-    private static void KeepOthersOut(Dictionary<string, IntPtr> handles)
+    private static void KeepOthersOut(Libraries libraries, Dictionary<string, IntPtr> handles)
     {
+        string[] flags = ["nativeBackendLoaded", "nativeBackendCudaLoaded"];
+        var fields = flags.Select(name => typeof(torch).GetField(name, BindingFlags.NonPublic | BindingFlags.Static)).ToList();
+        // It looks for CUDA's part before its flags can be set, and for all of it where it has none.
+        string[] unguarded = fields.Contains(null) ? [Torch, TorchCuda] : [TorchCuda];
+        if (unguarded.Select(libraries.Other).FirstOrDefault(path => path is not null) is { } other)
+            throw new EngineMissingException(
+                "LIBTORCH names a libtorch, and the program has another one that TorchSharp would load too",
+                other,
+                "unset LIBTORCH, or build the program without it: -p:Device=none, or CtkdLibtorch=none for users of the package");
+
         var context = AssemblyLoadContext.GetLoadContext(typeof(torch).Assembly)!;
         context.ResolvingUnmanagedDll += (_, name) => handles.TryGetValue(name, out var handle) ? handle : IntPtr.Zero;
-        foreach (string field in new[] { "nativeBackendLoaded", "nativeBackendCudaLoaded" })
-            typeof(torch).GetField(field, BindingFlags.NonPublic | BindingFlags.Static)?.SetValue(null, true);
+        foreach (var field in fields)
+            field?.SetValue(null, true);
     }
 
     private static string VersionOf(IntPtr libtorch)
