@@ -21,7 +21,7 @@ internal static class ChildCheck
     private static readonly TimeSpan limit = TimeSpan.FromMinutes(3);
 
     /// <summary>The checks by name: each gives what is wrong, or nothing.</summary>
-    private static readonly Dictionary<string, Func<string?>> checks = new() { ["results"] = ResultCheck.Run };
+    private static readonly Dictionary<string, Func<string?>> checks = new() { ["results"] = ResultCheck.Run, ["graph"] = GraphCheck.Run };
 
     /// <summary>Whether this process is there for a check only.</summary>
     public static bool IsChild { get; private set; }

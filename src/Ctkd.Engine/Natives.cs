@@ -15,6 +15,9 @@ public static partial class Natives
     /// <summary>The name that P/Invoke of this assembly has for libtorch, on every platform.</summary>
     internal const string Torch = "torch_cpu";
 
+    /// <summary>Likewise for its base, which has the allocators.</summary>
+    internal const string C10 = "c10";
+
     /// <summary>Likewise for CUDA's part of it.</summary>
     internal const string TorchCuda = "torch_cuda";
 
@@ -25,6 +28,16 @@ public static partial class Natives
     /// <summary>Loads what is not loaded yet. Cheap afterwards; any thread may call it.</summary>
     /// <exception cref="EngineMissingException">A library is absent, damaged, foreign, or computes wrongly.</exception>
     public static EngineFacts Load() => loaded.Value.Facts;
+
+    /// <summary>The libraries' files.</summary>
+    internal static IReadOnlyList<string> Files
+    {
+        get
+        {
+            var libraries = Libraries.Find();
+            return [.. libraries.Names.Select(libraries.PathOf), libraries.Sharp];
+        }
+    }
 
     /// <summary>The folder of this program's files that can be made anew, such as copies and verdicts.</summary>
     internal static string Cache
@@ -59,6 +72,9 @@ public static partial class Natives
             handles[name] = Open(libraries, libraries.PathOf(name));
         string copy = OpenSharp(libraries, handles);
         KeepOthersOut(libraries, handles);
+        Heap.Use(handles[C10], handles[Torch]);
+        // Without effect but a warning at each call where it does not know the processor; oneDNN is the faster one anyway.
+        Context.TrySet(Context.Nnpack, false);
         string? oneDnn = ProcessorCaches.Mend(libraries.PathOf(Torch), handles[Torch]);
         var facts = new EngineFacts(
             VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, check, oneDnn);
@@ -171,6 +187,9 @@ public static partial class Natives
         }
 
         _ = setenv(workspace, size, 0);
+        // Threads of OpenMP that wait long in a loop take the processors from other programs, which do the same: two then run
+        // several times slower. Short waits cost a step a few per cent.
+        _ = setenv("GOMP_SPINCOUNT", "3000", 0);
         if (OperatingSystem.IsLinux())
             KeepMemory();
     }
