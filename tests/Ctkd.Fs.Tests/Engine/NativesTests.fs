@@ -34,7 +34,7 @@ let private random: byte[] =
 let private bad: (string * byte[] * string) list = [
     "empty", [||], "it is damaged: 0 bytes"
     "cut in its header", whole[..40], "it is damaged: 41 bytes"
-    "cut in its middle", whole[.. whole.Length / 2], "its header does not fit"
+    "cut in its middle", whole[.. whole.Length / 2], "it is damaged: its header does not fit"
     "random", random, "it is no native library"
     "a text",
     Text.Encoding.UTF8.GetBytes(String.replicate 20 "version https://git-lfs\n"),
