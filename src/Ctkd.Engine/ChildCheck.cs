@@ -103,7 +103,7 @@ internal static class ChildCheck
     }
 
     /// <summary>What the child's output says is wrong, or nothing.</summary>
-    private static string? Reading(string output, string errors, int code)
+    internal static string? Reading(string output, string errors, int code)
     {
         string answer = output.Split('\n').LastOrDefault(line => line.StartsWith(mark, StringComparison.Ordinal))?.Trim() ?? "";
         if (answer == $"{mark} passed" && code == 0)

@@ -3,6 +3,7 @@ namespace Ctkd.Fs
 open System
 open System.Buffers.Binary
 open System.IO
+open System.IO.Hashing
 open System.Runtime.InteropServices
 open System.Security.Cryptography
 open System.Text
@@ -130,7 +131,7 @@ module TeacherCache =
 
     /// Never 0, which is what a hole of the file has.
     let private checksum (row: int64) (items: ReadOnlySpan<byte>) : uint32 =
-        max 1u (Crc32.compute items ^^^ uint32 (row * 0x9E3779B1L))
+        max 1u (Crc32.HashToUInt32 items ^^^ uint32 (row * 0x9E3779B1L))
 
     let private decode (format: CacheFormat) (items: Span<byte>) (target: Span<float32>) : unit =
         match format with

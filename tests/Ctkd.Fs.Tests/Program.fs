@@ -13,6 +13,7 @@ let private tests: Test =
         unnamed [
             TensorTests.tests
             EngineTests.tests
+            NativesTests.tests
             AutogradTests.tests
             RngTests.tests
             TreeTests.tests

@@ -3,6 +3,7 @@ namespace Ctkd.Fs
 open System
 open System.Buffers.Binary
 open System.IO
+open System.IO.Hashing
 open System.Text
 
 /// Writes PyTorch's zip format: the same tensors always give the same bytes, and `torch.load` needs nothing
@@ -102,7 +103,7 @@ module internal TorchWriter =
         number 2 10L target
         number 6 0L target
         number 2 date target
-        number 4 (int64 (Crc32.compute data.Span)) target
+        number 4 (int64 (Crc32.HashToUInt32 data.Span)) target
         number 4 (int64 data.Length) target
         number 4 (int64 data.Length) target
         number 2 (int64 name.Length) target

@@ -2,6 +2,7 @@ namespace Ctkd.Fs
 
 open System
 open System.Buffers.Binary
+open System.IO.Hashing
 open System.Text
 
 /// One entry of a zip file: its bytes are a view of the file.
@@ -200,7 +201,7 @@ module internal ZipEntries =
 
     /// The bytes of an entry, when its checksum is right. PyTorch can be told to write zeros in its place.
     let contents (entry: ZipEntry) : ReadOnlyMemory<byte> =
-        if entry.Checksum <> 0u && entry.Checksum <> Crc32.compute entry.Data.Span then
+        if entry.Checksum <> 0u && entry.Checksum <> Crc32.HashToUInt32 entry.Data.Span then
             refuse $"the checksum of its entry '{entry.Name}' differs"
 
         entry.Data
