@@ -147,13 +147,14 @@ public static partial class Natives
         }
 
         _ = setenv(workspace, size, 0);
-        if (OperatingSystem.IsLinux())
+        if (OperatingSystem.IsLinux() && Environment.GetEnvironmentVariable("CTKD_HEAP") != "system")
             KeepMemory();
     }
 
     /// <summary>
     /// Lets glibc keep what is freed. Activations are large: by default each goes back to the kernel and comes again, empty
-    /// and page by page, in the next step; a training step then takes twice as long.
+    /// and page by page, in the next step; a training step then takes twice as long. The environment variable CTKD_HEAP=system
+    /// leaves glibc as it comes.
     /// </summary>
     private static void KeepMemory()
     {
