@@ -85,6 +85,7 @@ let private tests: Test =
             RunWarningTests.tests
             RunReportTests.tests
             EstimateTests.tests
+            BenchTests.tests
             CommandTests.tests
             CommandRecipeTests.tests
             CommandRunTests.tests
