@@ -9,7 +9,6 @@ open System.IO
 open System.Runtime.InteropServices
 open System.Security.Cryptography
 open System.Text
-open System.Xml.Linq
 open Ctkd.Fs
 
 let root = __SOURCE_DIRECTORY__
@@ -236,43 +235,11 @@ let runApp (HaveBuilt: HaveBuilt) (arguments: string list) : int =
 
 // ---- test, scripts, format, pack ----
 
-/// Outcome and name of every test in a results file.
-let outcomes (file: string) : (string * string) list =
-    let read (element: XElement) (name: string) = element.Attribute(XName.Get name).Value
+let suite = "tests/Ctkd.Fs.Tests"
 
-    XDocument.Load(file).Descendants()
-    |> Seq.filter (fun element -> element.Name.LocalName = "UnitTestResult")
-    |> Seq.map (fun element -> read element "outcome", read element "testName")
-    |> List.ofSeq
-
+/// Becomes Expecto's runner, which takes its own options; `--peer` selects the comparisons with PyTorch.
 let test (HaveBuilt: HaveBuilt) (arguments: string list) : int =
-    let filter =
-        match arguments with
-        | name :: rest when not (name.StartsWith '-') -> "--filter" :: $"FullyQualifiedName~{name}" :: rest
-        | _ -> arguments
-
-    let results = inRoot "artifacts/test-results"
-    if Directory.Exists results then Directory.Delete(results, true)
-
-    // One project after the other, because libtorch uses every processor.
-    let run (project: string) =
-        let name = Path.GetFileNameWithoutExtension project
-        let binary = Path.Combine(Path.GetDirectoryName project, "bin/Release/net10.0", $"{name}.dll")
-
-        let loggers = words $"--logger console;verbosity=normal --logger trx;LogFileName={name}.trx"
-        onTerminal ([ "dotnet"; "test"; binary; "--results-directory"; results ] @ loggers @ filter)
-
-    let codes = projects |> List.filter (fun project -> project.StartsWith(inRoot "tests")) |> List.map run
-    let all = files results "*.trx" |> List.collect outcomes
-    let passed, others = all |> List.partition (fun (outcome, _) -> outcome = "Passed")
-    let skipped, failed = others |> List.partition (fun (outcome, _) -> outcome = "NotExecuted")
-    failed |> List.iter (fun (_, name) -> printfn $"FAILED {name}")
-    printfn $"{passed.Length} passed, {failed.Length} failed, {skipped.Length} skipped"
-
-    if all.IsEmpty then
-        stop Usage "no test has run" (String.concat " " arguments) "a filter such as: test Golden"
-
-    if failed.IsEmpty && List.forall ((=) 0) codes then 0 else 1
+    become (inRoot $"{suite}/bin/Release/net10.0/Ctkd.Fs.Tests.dll") arguments
 
 let scripts (HaveBuilt: HaveBuilt) : int =
     let run (script: string) =
@@ -328,7 +295,8 @@ let pack (HaveBuilt: HaveBuilt) : int =
 let targets = [
     "deps", "", "restores the .NET tools and the NuGet packages"
     "build", "", "builds everything"
-    "test", "[NAME]", "runs the tests, or those with NAME in their full name; takes options of `dotnet test`"
+    "test", "[NAME]", "runs the tests, or those with NAME in their full name; then options of Expecto"
+    "test", "--peer", "runs the comparisons with PyTorch, if python3 has it; also with NAME and options"
     "run", "ARGS", "runs `ctkd ARGS`; for --help, which F# Interactive takes for itself: run -- --help"
     "scripts", "", "runs every script in scripts/"
     "bench", "ARGS", "runs the benchmarks, side by side with PyTorch where python3 has it"

@@ -6,8 +6,8 @@
 //   version     prints TorchSharp's and libtorch's versions and the number of threads
 //   quit        ends
 // The parts: step (all of it), teacher (its forward pass), student (forward, backward, optimiser), data (the batches).
-// Options: --bf16 multiplies in bfloat16, --tuned has malloc tuned as `ctkd` has it, --device NAME works on another device
-// than the CPU, where float32 is float32: TF32 stays off.
+// Options: --bf16 multiplies in bfloat16, --device NAME works on another device than the CPU. Float32 is float32 there too:
+// TF32 stays off.
 using System.Diagnostics;
 using TorchSharp;
 using TorchSharpStep;
@@ -15,8 +15,8 @@ using static TorchSharp.torch;
 
 string device = args.SkipWhile(word => word != "--device").Skip(1).FirstOrDefault("cpu");
 
-// Loads TorchSharp's native library on systems that are older than it asks for, and leaves the memory as TorchSharp has it.
-Environment.SetEnvironmentVariable("CTKD_HEAP", args.Contains("--tuned") ? "malloc" : "system");
+// Loads TorchSharp's native library on systems that are older than it asks for, and leaves all else as TorchSharp has it.
+Environment.SetEnvironmentVariable("CTKD_TUNING", "none");
 Ctkd.Engine.Natives.Load();
 
 string? threads = Environment.GetEnvironmentVariable("OMP_NUM_THREADS");

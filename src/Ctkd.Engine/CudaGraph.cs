@@ -43,6 +43,8 @@ public sealed unsafe class CudaGraph : SafeHandle
     /// <exception cref="ExternalException">The device refused the recording.</exception>
     public static CudaGraph Record(int device, Action rehearse, Action body)
     {
+        if (!ChildCheck.IsChild && GraphCheck.Verdict is { } refused)
+            throw new PlatformNotSupportedException($"CUDA graphs cannot be recorded: {refused}");
         var cuda = CudaLibrary.Use;
         nint stream, guard;
         // Nothing can be recorded on the default stream, and what is rehearsed elsewhere leaves its memory there.

@@ -8,5 +8,10 @@ namespace Ctkd.Engine;
 /// <param name="Sharp">The copy of TorchSharp's native library that is used.</param>
 /// <param name="IsRelaxed">Whether that is a copy made for this system's older libstdc++.</param>
 /// <param name="Check">What the self-check of results said, of a libtorch that LIBTORCH names.</param>
+/// <param name="OneDnn">What had to be done so that oneDNN computes rightly on this machine; it may be off.</param>
 public sealed record EngineFacts(
-    string Version, string Folder, bool IsOwn, bool HasCuda, string Sharp, bool IsRelaxed, string? Check);
+    string Version, string Folder, bool IsOwn, bool HasCuda, string Sharp, bool IsRelaxed, string? Check, string? OneDnn)
+{
+    /// <summary>Whether oneDNN computes the convolutions of the CPU.</summary>
+    public bool UsesOneDnn => OneDnn != ProcessorCaches.Off;
+}

@@ -15,9 +15,9 @@ namespace Ctkd.Engine;
 /// </summary>
 public static class FusedConvolution
 {
-    /// <summary>Whether the CPU fuses: oneDNN is part of libtorch on x86-64, except on macOS.</summary>
+    /// <summary>Whether the CPU fuses: oneDNN is part of libtorch on x86-64, except on macOS, and may be off.</summary>
     public static bool OnCpu { get; } =
-        RuntimeInformation.ProcessArchitecture == Architecture.X64 && !OperatingSystem.IsMacOS();
+        RuntimeInformation.ProcessArchitecture == Architecture.X64 && !OperatingSystem.IsMacOS() && Natives.Load().UsesOneDnn;
 
     // oneDNN has bfloat16 kernels for these processors only.
     private static readonly bool bf16OnCpu = OnCpu && Avx512BW.IsSupported;

@@ -45,8 +45,7 @@ public static unsafe class Heap
 
     /// <summary>
     /// Puts the allocator in libtorch's place, once a process; later calls change nothing. The environment variable CTKD_HEAP=malloc
-    /// leaves libtorch's in place; CTKD_HEAP=system does, and malloc is not tuned either. Tensors that are alive already stay where they
-    /// are.
+    /// leaves libtorch's in place. Tensors that are alive already stay where they are.
     /// </summary>
     /// <param name="c10">libtorch's library of this name.</param>
     /// <param name="cpu">libtorch's library torch_cpu.</param>
@@ -58,7 +57,9 @@ public static unsafe class Heap
             if (used)
                 return Active;
             used = true;
-            string? doubt = Environment.GetEnvironmentVariable("CTKD_HEAP") is "malloc" or "system" ? "CTKD_HEAP asks for it" : Place(c10, cpu);
+            string? doubt = Environment.GetEnvironmentVariable("CTKD_HEAP") == "malloc" ? "CTKD_HEAP asks for it"
+                : !Natives.Tunes ? "CTKD_TUNING asks for it"
+                : Place(c10, cpu);
             Active = doubt is null;
             State = doubt is null
                 ? string.Create(CultureInfo.InvariantCulture, $"huge pages: tensors of {Large >> 10} KiB and more, up to {length >> 30} GiB")

@@ -38,6 +38,27 @@ internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
         return found;
     }
 
+    /// <summary>The version that the folder's own files state: PyTorch's, or an unpacked libtorch's.</summary>
+    public string StatedVersion
+    {
+        get
+        {
+            string root = Path.GetDirectoryName(Folder) ?? Folder;
+            string[] lines = [.. new[] { "version.py", "build-version" }
+                .Select(name => Path.Combine(root, name))
+                .Where(File.Exists)
+                .SelectMany(File.ReadLines)
+                .Select(line => line.Replace("__version__ = ", "").Trim('\'', '"', ' '))
+                .Where(line => line.Length is > 0 and < 40 && char.IsAsciiDigit(line[0]))];
+            return lines.FirstOrDefault() ?? "of unknown version";
+        }
+    }
+
+    /// <summary>A library of the same name from another libtorch, where the program's own search for libraries finds one.</summary>
+    public string? Other(string name) =>
+        Listed.Select(folder => Path.Combine(folder, NativeFile.NameOf(name)))
+            .FirstOrDefault(path => File.Exists(path) && path != PathOf(name));
+
     /// <summary>What to do about a library of these that cannot be used.</summary>
     public string Next(string path) =>
         IsOwn && path != Sharp
@@ -71,6 +92,12 @@ internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
 
     private static string LibtorchPackage => $"libtorch-cpu-{Platform}";
 
+    /// <summary>Where a program that was built or published looks for libraries.</summary>
+    private static IEnumerable<string> Listed =>
+        (AppContext.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string ?? "")
+        .Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)
+        .Select(Path.TrimEndingDirectorySeparator);
+
     /// <summary>The folder of the libtorch that LIBTORCH names: PyTorch's, or its lib.</summary>
     private static string Named(string value)
     {
@@ -95,10 +122,8 @@ internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
     private static IEnumerable<string> Folders(string package)
     {
         string native = Path.Combine("runtimes", Platform, "native");
-        // A program that was built or published: what its list of dependencies names.
-        string listed = AppContext.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string ?? "";
-        foreach (string folder in listed.Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries))
-            yield return Path.TrimEndingDirectorySeparator(folder);
+        foreach (string folder in Listed)
+            yield return folder;
 
         string? assembly = Path.GetDirectoryName(typeof(torch).Assembly.Location);
         string[] beside = [Path.TrimEndingDirectorySeparator(AppContext.BaseDirectory), .. string.IsNullOrEmpty(assembly) ? Array.Empty<string>() : [assembly]];

@@ -15,6 +15,9 @@ public static partial class Natives
     /// <summary>The name that P/Invoke of this assembly has for libtorch, on every platform.</summary>
     internal const string Torch = "torch_cpu";
 
+    /// <summary>Likewise for its base, which has the allocators.</summary>
+    internal const string C10 = "c10";
+
     /// <summary>Likewise for CUDA's part of it.</summary>
     internal const string TorchCuda = "torch_cuda";
 
@@ -25,6 +28,22 @@ public static partial class Natives
     /// <summary>Loads what is not loaded yet. Cheap afterwards; any thread may call it.</summary>
     /// <exception cref="EngineMissingException">A library is absent, damaged, foreign, or computes wrongly.</exception>
     public static EngineFacts Load() => loaded.Value.Facts;
+
+    /// <summary>The libraries' files.</summary>
+    internal static IReadOnlyList<string> Files
+    {
+        get
+        {
+            var libraries = Libraries.Find();
+            return [.. libraries.Names.Select(libraries.PathOf), libraries.Sharp];
+        }
+    }
+
+    /// <summary>
+    /// Whether more is done than loading. With the environment variable CTKD_TUNING=none it is not: memory, waiting threads and the
+    /// choice of kernels are then as TorchSharp has them, so that a program can be measured as it would run without this library.
+    /// </summary>
+    internal static bool Tunes => Environment.GetEnvironmentVariable("CTKD_TUNING") != "none";
 
     /// <summary>The folder of this program's files that can be made anew, such as copies and verdicts.</summary>
     internal static string Cache
@@ -52,14 +71,21 @@ public static partial class Natives
     private static (EngineFacts, Dictionary<string, IntPtr>) Start()
     {
         var libraries = Libraries.Find();
-        SetUp();
+        string? check = libraries.IsOwn && !ChildCheck.IsChild ? Check(libraries) : null;
+        if (Tunes)
+            SetUp();
         var handles = new Dictionary<string, IntPtr>();
         foreach (string name in libraries.Names)
             handles[name] = Open(libraries, libraries.PathOf(name));
         string copy = OpenSharp(libraries, handles);
-        KeepOthersOut(handles);
+        KeepOthersOut(libraries, handles);
+        Heap.Use(handles[C10], handles[Torch]);
+        // Without effect but a warning at each call where it does not know the processor; oneDNN is the faster one anyway.
+        if (Tunes)
+            Context.TrySet(Context.Nnpack, false);
+        string? oneDnn = Tunes ? ProcessorCaches.Mend(libraries.PathOf(Torch), handles[Torch]) : null;
         var facts = new EngineFacts(
-            VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, null);
+            VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, check, oneDnn);
         return (facts, handles);
     }
 
@@ -109,16 +135,38 @@ public static partial class Natives
         }
     }
 
+    /// <summary>Computes with a libtorch that no package brought, in another process, before this one uses it.</summary>
+    private static string Check(Libraries libraries)
+    {
+        var verdict = ChildCheck.Ask("results", [.. libraries.Names.Select(libraries.PathOf), libraries.Sharp]);
+        if (verdict.Fault is not null)
+            throw new EngineMissingException(
+                $"the libtorch {libraries.StatedVersion} that LIBTORCH names does not pass the self-check, wanted is {Libraries.Wanted}: {verdict.Fault}",
+                libraries.Folder,
+                libraries.Next(libraries.Folder));
+        return verdict.IsRemembered ? "passed before" : "passed";
+    }
+
     /// <summary>
     /// TorchSharp looks for the libraries by name. What this process has loaded is what it gets, and not another libtorch
     /// from the program's folder.
     /// </summary>
-    private static void KeepOthersOut(Dictionary<string, IntPtr> handles)
+    private static void KeepOthersOut(Libraries libraries, Dictionary<string, IntPtr> handles)
     {
+        string[] flags = ["nativeBackendLoaded", "nativeBackendCudaLoaded"];
+        var fields = flags.Select(name => typeof(torch).GetField(name, BindingFlags.NonPublic | BindingFlags.Static)).ToList();
+        // It looks for CUDA's part before its flags can be set, and for all of it where it has none.
+        string[] unguarded = fields.Contains(null) ? [Torch, TorchCuda] : [TorchCuda];
+        if (unguarded.Select(libraries.Other).FirstOrDefault(path => path is not null) is { } other)
+            throw new EngineMissingException(
+                "LIBTORCH names a libtorch, and the program has another one that TorchSharp would load too",
+                other,
+                "unset LIBTORCH, or build the program without it: -p:Device=none, or CtkdLibtorch=none for users of the package");
+
         var context = AssemblyLoadContext.GetLoadContext(typeof(torch).Assembly)!;
         context.ResolvingUnmanagedDll += (_, name) => handles.TryGetValue(name, out var handle) ? handle : IntPtr.Zero;
-        foreach (string field in new[] { "nativeBackendLoaded", "nativeBackendCudaLoaded" })
-            typeof(torch).GetField(field, BindingFlags.NonPublic | BindingFlags.Static)?.SetValue(null, true);
+        foreach (var field in fields)
+            field?.SetValue(null, true);
     }
 
     private static string VersionOf(IntPtr libtorch)
@@ -147,14 +195,16 @@ public static partial class Natives
         }
 
         _ = setenv(workspace, size, 0);
-        if (OperatingSystem.IsLinux() && Environment.GetEnvironmentVariable("CTKD_HEAP") != "system")
+        // Threads of OpenMP that wait long in a loop take the processors from other programs, which do the same: two then run
+        // several times slower. Short waits cost a step a few per cent.
+        _ = setenv("GOMP_SPINCOUNT", "3000", 0);
+        if (OperatingSystem.IsLinux())
             KeepMemory();
     }
 
     /// <summary>
     /// Lets glibc keep what is freed. Activations are large: by default each goes back to the kernel and comes again, empty
-    /// and page by page, in the next step; a training step then takes twice as long. The environment variable CTKD_HEAP=system
-    /// leaves glibc as it comes.
+    /// and page by page, in the next step; a training step then takes twice as long.
     /// </summary>
     private static void KeepMemory()
     {

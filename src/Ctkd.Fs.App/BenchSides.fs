@@ -27,12 +27,15 @@ type Side = {
     Precision: string
 }
 
-// glibc's malloc as our engine tunes it (Natives.cs), for programs that do not do it themselves.
+// glibc's malloc as our engine tunes it (Natives.cs), for programs of others.
 let private tunedMalloc = [
     "MALLOC_MMAP_MAX_", "0"
     "MALLOC_TRIM_THRESHOLD_", string (1 <<< 30)
     "MALLOC_TOP_PAD_", string (64 <<< 20)
 ]
+
+// Malloc is as it comes unless a side has it otherwise, and what our engine sets in this process is not for other programs.
+let private cleared = [ "GOMP_SPINCOUNT"; "CUBLAS_WORKSPACE_CONFIG" ] @ List.map fst tunedMalloc
 
 /// All sides on a device: ours as the library trains, another ctkd's if one is named, TorchSharp's and PyTorch's with
 /// malloc as it comes and tuned as ours, PyTorch's as published and as fast as eager code can be.
@@ -57,8 +60,8 @@ let all (device: Device) (beside: string option) : Side list =
             on "beside-bf16" (Beside program) "bf16" bf16
         on "torchsharp-f32" TorchSharp "f32" []
         on "torchsharp-bf16" TorchSharp "bf16" [ "--bf16" ]
-        on "torchsharp-tuned-f32" TorchSharp "f32" [ "--tuned" ]
-        on "torchsharp-tuned-bf16" TorchSharp "bf16" [ "--tuned"; "--bf16" ]
+        tuned (on "torchsharp-tuned-f32" TorchSharp "f32" [])
+        tuned (on "torchsharp-tuned-bf16" TorchSharp "bf16" [ "--bf16" ])
         on "pytorch-published-f32" PyTorch "f32" []
         on "pytorch-f32" PyTorch "f32" [ "--channels-last" ]
         on "pytorch-bf16" PyTorch "bf16" [ "--channels-last"; "--bf16" ]
@@ -120,8 +123,7 @@ type Server(failure: string -> Error, environment: (string * string) list, comma
     let server = new Process(StartInfo = info)
 
     do
-        // Malloc is as it comes unless the side has it otherwise.
-        for name, _ in tunedMalloc do
+        for name in cleared do
             info.Environment.Remove name |> ignore
 
         for name, value in environment do

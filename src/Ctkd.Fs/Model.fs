@@ -108,6 +108,34 @@ module Model =
     let forward (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
         forwardIn None model training weights images
 
+    /// A network of any kind as a model that can teach, and its weights: a TorchSharp module that the user trained, for
+    /// instance, by its `forward`. It is known by its logits alone: methods that look at features do not go with it.
+    /// Its last layer is the identity, which leaves float32 as it is and rounds where the run multiplies in a smaller type.
+    let ofLogits (name: string) (classes: int) (forward: Tensor -> Tensor) : Model * Tree =
+        let identity = Layer.dense "logits" classes classes
+
+        let body = {
+            Name = name
+            Declares = []
+            Forward = fun _ _ images -> forward images
+            OutputShape = fun _ -> [ classes ]
+        }
+
+        let ones = Array.init (classes * classes) (fun i -> if i % (classes + 1) = 0 then 1.0 else 0.0)
+
+        {
+            Name = name
+            Classes = classes
+            Body = Custom body
+            Classifier = identity
+            Dropout = 0.0
+            Starts = Starts.pyTorch
+        },
+        Tree.ofSeq [
+            identity.Weight, Tensor.ofFloats DType.Float32 [ classes; classes ] ones
+            identity.Bias, Tensor.zeros DType.Float32 Device.Cpu [| int64 classes |]
+        ]
+
     /// The batch counters of a model's normalisations: they are advanced together, in one call a step.
     let counters (weights: Tree) : Tensor[] = weights |> Tree.filter Layer.isCounter |> Tree.leaves
 

@@ -73,34 +73,27 @@ let private somePoints: Arbitrary<(float * float) list> =
 
 let tests =
     testList "Chart" [
-        test "a chart is well-formed XML whatever its texts and numbers" {
-            Check.QuickThrowOnFailure(fun (characters: char list) points range ->
-                let name = "\u0000<\uD800&" + String(Array.ofList characters)
+        testProperty "a chart is well-formed XML whatever its texts and numbers"
+        <| fun (characters: char list) points range ->
+            let name = "\u0000<\uD800&" + String(Array.ofList characters)
 
-                let chart = {
-                    chartOf [ named name points ] with
-                        Title = name
-                        YLabel = name
-                        YRange = range
-                }
+            let chart = {
+                chartOf [ named name points ] with
+                    Title = name
+                    YLabel = name
+                    YRange = range
+            }
 
-                [ draw chart; Chart.svg 640 360 chart; Chart.svg -1 0 chart ]
-                |> List.forall (fun svg -> (elements "svg" svg).Length = 1)
-            )
-        }
+            [ draw chart; Chart.svg 640 360 chart; Chart.svg -1 0 chart ]
+            |> List.forall (fun svg -> (elements "svg" svg).Length = 1)
 
-        test "no number in a chart is NaN or infinite" {
-            Check.QuickThrowOnFailure(fun points range ->
-                let svg = draw { chartOf [ named "run" points ] with YRange = range }
-                not (Regex.IsMatch(svg, "nan|infinity|∞", RegexOptions.IgnoreCase))
-            )
-        }
+        testProperty "no number in a chart is NaN or infinite"
+        <| fun points range ->
+            let svg = draw { chartOf [ named "run" points ] with YRange = range }
+            not (Regex.IsMatch(svg, "nan|infinity|∞", RegexOptions.IgnoreCase))
 
-        test "every point that is drawn lies within the plot" {
-            Check.QuickThrowOnFailure(fun points range ->
-                inPlot (draw { chartOf [ named "run" points ] with YRange = range })
-            )
-        }
+        testProperty "every point that is drawn lies within the plot"
+        <| fun points range -> inPlot (draw { chartOf [ named "run" points ] with YRange = range })
 
         test "coordinates have at most two decimals" {
             let svg = draw (chartOf [ named "run" [ for i in 0..50 -> float i, sin (float i) ] ])
@@ -135,35 +128,26 @@ let tests =
             Must.equal (List.max sparse) (List.max dense)
         }
 
-        test "ticks are round, equally spaced and cover the data" {
-            Check.QuickThrowOnFailure(
-                Prop.forAll
-                    somePoints
-                    (fun points ->
-                        let svg = draw (chartOf [ named "run" points ])
+        testProperty "ticks are round, equally spaced and cover the data"
+        <| Prop.forAll
+            somePoints
+            (fun points ->
+                let svg = draw (chartOf [ named "run" points ])
 
-                        let round values =
-                            let steps =
-                                values
-                                |> List.pairwise
-                                |> List.map (fun (a: float, b) -> Math.Round(b - a, 9))
+                let round values =
+                    let steps =
+                        values |> List.pairwise |> List.map (fun (a: float, b) -> Math.Round(b - a, 9))
 
-                            let mantissa = steps[0] / Math.Pow(10.0, floor (log10 steps[0] + 1e-9))
-                            let isRound = List.exists (fun m -> abs (mantissa - m) < 1e-6) [ 1.0; 2.0; 5.0 ]
-                            isRound && List.forall (fun step -> abs (step - steps[0]) < 1e-6) steps
+                    let mantissa = steps[0] / Math.Pow(10.0, floor (log10 steps[0] + 1e-9))
+                    let isRound = List.exists (fun m -> abs (mantissa - m) < 1e-6) [ 1.0; 2.0; 5.0 ]
+                    isRound && List.forall (fun step -> abs (step - steps[0]) < 1e-6) steps
 
-                        let xs, ys = ticks "x" svg, ticks "y" svg
+                let xs, ys = ticks "x" svg, ticks "y" svg
 
-                        let lowest, highest =
-                            points |> List.map snd |> List.min, points |> List.map snd |> List.max
+                let lowest, highest = points |> List.map snd |> List.min, points |> List.map snd |> List.max
 
-                        round xs
-                        && round ys
-                        && List.head ys <= lowest + 1e-6
-                        && List.last ys >= highest - 1e-6
-                    )
+                round xs && round ys && List.head ys <= lowest + 1e-6 && List.last ys >= highest - 1e-6
             )
-        }
 
         test "whole numbers such as epochs get whole ticks" {
             let svg = draw (chartOf [ named "run" [ 0.0, 0.1; 1.0, 0.2; 2.0, 0.4 ] ])

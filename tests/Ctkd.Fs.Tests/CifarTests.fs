@@ -5,6 +5,7 @@ open System.IO
 open System.Text
 open Expecto
 open Ctkd.Fs
+open Ctkd.Fs.Tests.Cases
 open Ctkd.Fs.Tests.Folders
 
 let private imageSize = 3 * 32 * 32
@@ -109,7 +110,7 @@ let private names (kind: ErrorKind) (where: string) (parts: string list) (error:
 
 let tests =
     testList "Cifar" [
-        testTheory
+        testEach
             "CIFAR-10 is read from the binary files"
             [ ""; "cifar-10-batches-bin" ]
             (fun (place: string) ->
@@ -119,7 +120,7 @@ let tests =
                 )
             )
 
-        testTheory
+        testEach
             "CIFAR-10 is read from the Python files"
             [ ""; "cifar-10-batches-py" ]
             (fun (place: string) ->
@@ -129,7 +130,7 @@ let tests =
                 )
             )
 
-        testTheory
+        testEach
             "CIFAR-100 is read from the binary files"
             [ ""; "cifar-100-binary" ]
             (fun (place: string) ->
@@ -139,7 +140,7 @@ let tests =
                 )
             )
 
-        testTheory
+        testEach
             "CIFAR-100 is read from the Python files"
             [ ""; "cifar-100-python" ]
             (fun (place: string) ->

@@ -5,6 +5,7 @@ open System.IO
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
+open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
 
@@ -87,6 +88,25 @@ let private mistakes: ((string * string) list * StoredTensor list * string) list
     [ "flip", "perhaps" ], five, "'flip'"
 ]
 
+/// A set of one pixel an image, and a number of images.
+let private subsetGen =
+    gen {
+        let! labels = Gen.nonEmptyListOf (Gen.choose (0, 4))
+        let! number = Gen.choose (1, 4)
+        let images = Array.init labels.Length byte
+
+        let set = {
+            grey with
+                Classes = 5
+                Height = 1
+                Width = 1
+                Images = images
+                Labels = Array.ofList labels
+        }
+
+        return set, number
+    }
+
 let tests =
     testList "Datasets" [
         test "a good set is itself and a wrong one says what is wrong" {
@@ -117,39 +137,21 @@ let tests =
             Must.throw<ArgumentException>(fun () -> ImageSet.firstPerClass 0 grey |> ignore) |> ignore
         }
 
-        test "a subset has so many images of each class and each is one of the set's" {
-            let setGen =
-                gen {
-                    let! labels = Gen.nonEmptyListOf (Gen.choose (0, 4))
-                    let! number = Gen.choose (1, 4)
-                    let images = Array.init labels.Length byte
-
-                    let set = {
-                        grey with
-                            Classes = 5
-                            Height = 1
-                            Width = 1
-                            Images = images
-                            Labels = Array.ofList labels
-                    }
-
-                    return set, number
-                }
-
-            let holds (set: ImageSet, number: int) =
+        testPropertyWithConfig
+            (times 200)
+            "a subset has so many images of each class and each is one of the set's"
+        <| forAll
+            subsetGen
+            (fun (set, number) ->
                 let subset = ImageSet.firstPerClass number set
 
                 let expected =
                     set.Labels |> Array.countBy id |> Array.map (fun (label, n) -> label, min n number)
 
-                let isOfSet (image: byte) label = set.Labels[int image] = label
-
-                Set.ofArray expected = Set.ofArray (Array.countBy id subset.Labels)
-                && Array.forall2 isOfSet subset.Images subset.Labels
-                && Array.sort subset.Images = subset.Images
-
-            Check.One(Config.QuickThrowOnFailure.WithMaxTest 200, Prop.forAll (Arb.fromGen setGen) holds)
-        }
+                Must.equal (Set.ofArray expected) (Set.ofArray (Array.countBy id subset.Labels))
+                Must.equal subset.Labels [| for image in subset.Images -> set.Labels[int image] |]
+                Must.equal (Array.sort subset.Images) subset.Images
+            )
 
         test "grey is repeated to three channels and other numbers of channels are not" {
             let colour = ImageSet.toThreeChannels grey |> Option.get

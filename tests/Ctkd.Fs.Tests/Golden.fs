@@ -140,12 +140,12 @@ let find () : Found =
 /// What the folder holds, looked through once.
 let found: Lazy<Found> = lazy (find ())
 
-/// A test for each item, named after it and, from outside, its file; the body is given the whole file.
+/// A test for each item, named after it and its place; the body is given the whole file.
 let each (name: string) (items: Item list) (body: Item -> JsonElement -> unit) : Test =
     testList name [
         for item in items ->
             testCase
-                (if elsewhere then $"{item.Name} ({item.File} {item.Index})" else item.Name)
+                $"{item.Name} ({item.File}, {item.Index})"
                 (fun () -> Tensor.scoped (fun () -> body item (load item.File)))
     ]
 

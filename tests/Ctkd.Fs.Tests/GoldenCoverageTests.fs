@@ -62,7 +62,7 @@ let tests =
                 @ aside "trajectory" found.Trajectories GoldenTrajectoryTests.trajectories
                 @ [ for file in found.Others -> $"a file of another form: {file}" ]
 
-            if not lines.IsEmpty then
+            if elsewhere && not lines.IsEmpty then
                 printfn "of %s these are of later versions:\n%s" folder (String.concat "\n" lines)
 
             let total =

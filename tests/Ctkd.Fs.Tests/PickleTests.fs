@@ -4,7 +4,8 @@ open System
 open System.Text
 open Expecto
 open Ctkd.Fs
-open FsCheck
+open Ctkd.Fs.Tests.Cases
+open Ctkd.Fs.Tests.Generators
 open FsCheck.FSharp
 
 /// {"data": [[40, 80, 120], [160, 200, 240]] as uint8, "labels": [1, 0], "fine_labels": [1, 0],
@@ -98,6 +99,10 @@ let private examples: byte[] list =
     latin ("\x80\002}U\004data" + python2Matrix "numpy.core.multiarray" "\x88" + "s.")
     :: List.map Convert.FromBase64String written
 
+let private alphabet: string =
+    "NIKMJLFGSUTCBVX(0).12)]}tleasudpqrghjcRb\n\000\001\255"
+    + "\x80\x85\x86\x87\x88\x89\x8a\x8c\x8e\x93\x94\x95"
+
 let tests =
     testList "Pickle" [
         test "files of every protocol and both orders give the same array" {
@@ -108,7 +113,7 @@ let tests =
                 Must.equal (Some [ 1L; 0L ]) (Option.map List.ofArray labels)
         }
 
-        testTheory
+        testEach
             "arrays of Python 2 and of numpy 2 are read"
             [ "numpy.core.multiarray"; "numpy._core.multiarray" ]
             (fun (owner: string) ->
@@ -166,7 +171,7 @@ let tests =
                 Must.equal value (read text)
         }
 
-        testTheory
+        testEach
             "a call of anything else is refused by its name"
             [
                 "cos\nsystem\n(S'ls'\ntR.", "os.system"
@@ -184,7 +189,7 @@ let tests =
             ]
             (fun (text: string, name: string) -> Must.contain name (refused (latin text)))
 
-        testTheory
+        testEach
             "what is malformed, cut off or too long is refused"
             [
                 ""
@@ -271,7 +276,7 @@ let tests =
                 Must.contain "more than 256" (refused (latin text))
         }
 
-        testTheory
+        testEach
             "what takes too much memory is refused before it is taken"
             [
                 "N", "\u0094"
@@ -305,7 +310,7 @@ let tests =
             Must.hold (message.Length < 500)
         }
 
-        testTheory
+        testEach
             "an array whose shape or type does not fit is an error"
             [
                 "K\002K\004\x86", "U\002u1", "6"
@@ -340,20 +345,12 @@ let tests =
                         tryAll bad
         }
 
-        test "random instructions never throw" {
-            let alphabet =
-                "NIKMJLFGSUTCBVX(0).12)]}tleasudpqrghjcRb\n\000\001\255"
-                + "\x80\x85\x86\x87\x88\x89\x8a\x8c\x8e\x93\x94\x95"
-
-            let answers (picks: int list) =
-                let bytes =
-                    picks |> List.map (fun i -> byte alphabet[abs (i % alphabet.Length)]) |> Array.ofList
-
+        testPropertyWithConfig (times 3_000) "random instructions never throw"
+        <| forAll
+            (Gen.listOf (Gen.elements (List.ofSeq alphabet)))
+            (fun instructions ->
+                let bytes = instructions |> List.map byte |> Array.ofList
                 parse bytes |> ignore
                 parse (Array.append bytes "."B) |> ignore
-                true
-
-            let picks = Gen.listOf (Gen.choose (0, 1_000))
-            Check.One(Config.QuickThrowOnFailure.WithMaxTest 3_000, Prop.forAll (Arb.fromGen picks) answers)
-        }
+            )
     ]

@@ -41,13 +41,11 @@ let private everywhere (text: string) : Section list = [
 
 let tests =
     testList "Report" [
-        test "a report is well-formed XML whatever its texts" {
-            Check.QuickThrowOnFailure(fun (characters: char list) ->
-                let text = "\u0000<\uD800&" + String(Array.ofList characters)
-                let report = { Title = text; Subtitle = text; Sections = [ text, everywhere text; "", [] ] }
-                (elements "html" (Report.html report)).Length = 1
-            )
-        }
+        testProperty "a report is well-formed XML whatever its texts"
+        <| fun (characters: char list) ->
+            let text = "\u0000<\uD800&" + String(Array.ofList characters)
+            let report = { Title = text; Subtitle = text; Sections = [ text, everywhere text; "", [] ] }
+            (elements "html" (Report.html report)).Length = 1
 
         test "no text of a report becomes markup" {
             let html = pageOf (everywhere "<script src='https://example.org/x.js'>&</script>")
@@ -99,13 +97,11 @@ let tests =
             Must.equal (expected @ expected) (classes "td")
         }
 
-        test "every row has as many cells as the header" {
-            Check.QuickThrowOnFailure(fun (header: int list) (rows: int list list) ->
-                let cells = List.map string
-                let html = pageOf [ tableOf (cells header) (List.map cells rows) ]
-                (elements "td" html).Length = header.Length * rows.Length
-            )
-        }
+        testProperty "every row has as many cells as the header"
+        <| fun (header: int list) (rows: int list list) ->
+            let cells = List.map string
+            let html = pageOf [ tableOf (cells header) (List.map cells rows) ]
+            (elements "td" html).Length = header.Length * rows.Length
 
         test "facts and headline keep names and values in order" {
             let facts = [ "Teacher", "resnet56"; "Student", "resnet20" ]

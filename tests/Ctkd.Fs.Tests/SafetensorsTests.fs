@@ -5,12 +5,11 @@ open System.Buffers.Binary
 open System.Text
 open Expecto
 open Ctkd.Fs
+open Ctkd.Fs.Tests.Cases
 open Ctkd.Fs.Tests.Folders
+open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
-
-let private check (property: Property) : unit =
-    Check.One(Config.QuickThrowOnFailure.WithMaxTest 200, property)
 
 /// A stored tensor of these bytes.
 let tensor (name: string) (dtype: string) (shape: int64 list) (bytes: byte[]) : StoredTensor = {
@@ -86,18 +85,14 @@ let private fileGen: Gen<SafetensorsFile> =
 
 let tests =
     testList "Safetensors" [
-        test "a file comes back from its bytes as it was, in its order" {
-            let isKept encode parse file =
-                match parse "here" (encode file) with
-                | Ok back -> plain back = plain file
-                | Error _ -> false
-
-            let kept file =
-                isKept Safetensors.encode Safetensors.parse file
-                && isKept Safetensors.encodeSealed Safetensors.parseSealed file
-
-            check (Prop.forAll (Arb.fromGen fileGen) kept)
-        }
+        testPropertyWithConfig (times 200) "a file comes back from its bytes as it was, in its order"
+        <| forAll
+            fileGen
+            (fun file ->
+                let back encode parse = parse "here" (encode file) |> Error.orRaise |> plain
+                Must.equal (plain file) (back Safetensors.encode Safetensors.parse)
+                Must.equal (plain file) (back Safetensors.encodeSealed Safetensors.parseSealed)
+            )
 
         test "the bytes are those of the standard, the header aligned to eight" {
             let file = {
@@ -120,7 +115,7 @@ let tests =
             Must.equal [| 1uy; 2uy; 3uy; 4uy |] (file.Tensors[1].Bytes.ToArray())
         }
 
-        testTheory
+        testEach
             "a header that is not right is refused with its reason"
             [
                 """{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}""", "more than its header"
@@ -204,34 +199,22 @@ let tests =
             Must.equal Damaged ((errorOf (Safetensors.parse "x" (Array.append plainBytes [| 0uy |]))).Kind)
         }
 
-        test "random bytes, also behind a true header length, never throw" {
-            let answers (bytes: byte[]) =
-                Safetensors.parse "x" bytes |> ignore
-                Safetensors.parseSealed "x" bytes |> ignore
-                let framed = byHand (Encoding.Latin1.GetString bytes) [||]
-                Safetensors.parse "x" framed |> ignore
-                true
+        testPropertyWithConfig (times 200) "random bytes, also behind a true header length, never throw"
+        <| fun (bytes: byte[]) ->
+            Safetensors.parse "x" bytes |> ignore
+            Safetensors.parseSealed "x" bytes |> ignore
+            let framed = byHand (Encoding.Latin1.GetString bytes) [||]
+            Safetensors.parse "x" framed |> ignore
 
-            check (Prop.forAll (ArbMap.defaults |> ArbMap.arbitrary<byte[]>) answers)
-        }
-
-        test "changed text in a header never throws" {
-            let good = Safetensors.encode small
+        testPropertyWithConfig (times 200) "changed text in a header never throws"
+        <| fun (places: (int * int) list) ->
+            let bad = Safetensors.encode small
             let alphabet = Array.append "{}[]\",:0-9eE.\\u null"B [| 0xFFuy; 0uy |]
 
-            let changed (places: (int * int) list) =
-                let bad = Array.copy good
+            for i, c in places do
+                bad[8 + abs i % (bad.Length - 8)] <- alphabet[abs c % alphabet.Length]
 
-                places
-                |> List.iter (fun (i, c) ->
-                    bad[8 + abs i % (good.Length - 8)] <- alphabet[abs c % alphabet.Length]
-                )
-
-                Safetensors.parse "x" bad |> ignore
-                true
-
-            check (Prop.forAll (ArbMap.defaults |> ArbMap.arbitrary<(int * int) list>) changed)
-        }
+            Safetensors.parse "x" bad |> ignore
 
         test "a plain file is not accepted as a sealed one, and a sealed one hides its seal" {
             Must.contain "checksum" ((errorOf (Safetensors.parseSealed "x" (Safetensors.encode small))).What)

@@ -3,6 +3,7 @@ module Ctkd.Fs.Tests.TeachTests
 open System.IO
 open Expecto
 open Ctkd.Fs
+open Ctkd.Fs.Tests.Cases
 open Ctkd.Fs.Tests.Courses
 open Ctkd.Fs.Tests.Folders
 
@@ -113,7 +114,7 @@ let tests =
         }
 
         // Under the agent the second epoch mixes images, and is not asked of.
-        testTheory
+        testEach
             "a run with a teacher cache is the same run, and says how much was remembered"
             [ "ctkd-global", 100; "rlkd", 50 ]
             (fun (policy: string, lessons: int) ->

@@ -1,0 +1,145 @@
+using System.Diagnostics;
+using System.Reflection;
+using System.Runtime.Loader;
+using System.Security.Cryptography;
+using System.Text;
+
+namespace Ctkd.Engine;
+
+/// <summary>
+/// Checks that may end the process run in one of their own, and what passed is remembered. The child is this program once
+/// more, with this assembly as the runtime's start-up hook: the hook answers and ends it before the program's own code runs.
+/// So it works for built and published programs and under F# Interactive.
+/// </summary>
+internal static class ChildCheck
+{
+    // Tells the child which check to run, and where TorchSharp lies.
+    private const string task = "CTKD_CHECK", torchSharp = "CTKD_CHECK_TORCHSHARP";
+
+    private const string mark = "ctkd-check";
+
+    private static readonly TimeSpan limit = TimeSpan.FromMinutes(3);
+
+    /// <summary>The checks by name: each gives what is wrong, or nothing.</summary>
+    private static readonly Dictionary<string, Func<string?>> checks = new() { ["results"] = ResultCheck.Run, ["graph"] = GraphCheck.Run };
+
+    /// <summary>Whether this process is there for a check only.</summary>
+    public static bool IsChild { get; private set; }
+
+    /// <summary>What a check says: nothing wrong, or what, and whether that was known from earlier.</summary>
+    public readonly record struct Verdict(string? Fault, bool IsRemembered);
+
+    /// <summary>Runs a check in a process of its own, unless it passed before with the very same files.</summary>
+    /// <param name="check">Its name.</param>
+    /// <param name="files">What the verdict depends on.</param>
+    public static Verdict Ask(string check, IEnumerable<string> files)
+    {
+        if (Environment.GetEnvironmentVariable(task) is not null)
+            return new("a check started this program, and not itself", false);
+        string subject = Subject(check, files);
+        string name = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(subject)))[..16];
+        string memory = Path.Combine(Natives.Cache, "checks", name);
+        if (File.Exists(memory) && File.ReadAllText(memory) == subject)
+            return new(null, true);
+        string? fault = Start(check);
+        if (fault is null)
+            Remember(memory, subject);
+        return new(fault, false);
+    }
+
+    /// <summary>Answers as the child, and ends the process.</summary>
+    public static void Answer()
+    {
+        if (Environment.GetEnvironmentVariable(task) is not { } check)
+            return;
+        IsChild = true;
+        // Under F# Interactive the program does not know TorchSharp.
+        string path = Environment.GetEnvironmentVariable(torchSharp) ?? "";
+        AssemblyLoadContext.Default.Resolving += (context, name) =>
+            name.Name == "TorchSharp" && File.Exists(path) ? context.LoadFromAssemblyPath(path) : null;
+        string? fault;
+        try
+        {
+            fault = checks[check]();
+        }
+        catch (Exception error)
+        {
+            fault = error is EngineMissingException missing ? missing.What : error.Message;
+        }
+
+        Console.WriteLine($"{mark} {(fault is null ? "passed" : $"failed {fault.ReplaceLineEndings(" ")}")}");
+        Console.Out.Flush();
+        Environment.Exit(fault is null ? 0 : 1);
+    }
+
+    private static string? Start(string check)
+    {
+        if (AppContext.TryGetSwitch("System.StartupHookProvider.IsSupported", out bool hooks) && !hooks)
+            return "this program has no start-up hooks (StartupHookSupport), so that nothing can be checked";
+        string program = Environment.ProcessPath ?? "dotnet";
+        bool isRuntime = Path.GetFileNameWithoutExtension(program) == "dotnet";
+        var info = new ProcessStartInfo(program, isRuntime ? [Environment.GetCommandLineArgs()[0]] : [])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
+        string own = typeof(ChildCheck).Assembly.Location;
+        info.Environment["DOTNET_STARTUP_HOOKS"] = own.Length > 0 ? own : typeof(ChildCheck).Assembly.GetName().Name;
+        info.Environment[task] = check;
+        info.Environment[torchSharp] = typeof(TorchSharp.torch).Assembly.Location;
+
+        using var child = Process.Start(info) ?? throw new InvalidOperationException($"{program} does not start");
+        child.StandardInput.Close();
+        var errors = child.StandardError.ReadToEndAsync();
+        var output = child.StandardOutput.ReadToEndAsync();
+        if (!child.WaitForExit(limit))
+        {
+            child.Kill(entireProcessTree: true);
+            return $"no answer within {limit.TotalSeconds} seconds";
+        }
+
+        return Reading(output.Result, errors.Result, child.ExitCode);
+    }
+
+    /// <summary>What the child's output says is wrong, or nothing.</summary>
+    private static string? Reading(string output, string errors, int code)
+    {
+        string answer = output.Split('\n').LastOrDefault(line => line.StartsWith(mark, StringComparison.Ordinal))?.Trim() ?? "";
+        if (answer == $"{mark} passed" && code == 0)
+            return null;
+        if (answer.StartsWith($"{mark} failed ", StringComparison.Ordinal))
+            return answer[$"{mark} failed ".Length..];
+        // Of a C++ exception the line that says what; else the last one, which is nearest to the end.
+        string[] lines = errors.Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+        string? line = lines.FirstOrDefault(text => text.StartsWith("what():", StringComparison.Ordinal)) ?? lines.LastOrDefault();
+        return $"the process ended with exit code {code}{(line is null ? "" : $": {line}")}";
+    }
+
+    private static string Subject(string check, IEnumerable<string> files)
+    {
+        string OfFile(string path)
+        {
+            var file = (FileInfo)(File.ResolveLinkTarget(path, returnFinalTarget: true) ?? new FileInfo(path));
+            return $"{path} {file.Length} {file.LastWriteTimeUtc.Ticks}";
+        }
+
+        var assembly = typeof(ChildCheck).Assembly;
+        return string.Join('\n', [$"{check} {assembly.ManifestModule.ModuleVersionId}", .. files.Select(OfFile)]);
+    }
+
+    private static void Remember(string memory, string subject)
+    {
+        try
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(memory)!);
+            string draft = $"{memory}.{Path.GetRandomFileName()}";
+            File.WriteAllText(draft, subject);
+            File.Move(draft, memory, overwrite: true);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            // Where nothing can be kept, each start checks anew.
+        }
+    }
+}
