@@ -86,6 +86,7 @@ let private tests: Test =
             RunWarningTests.tests
             RunReportTests.tests
             EstimateTests.tests
+            BenchTests.tests
             CommandTests.tests
             CommandRecipeTests.tests
             CommandRunTests.tests
