@@ -187,7 +187,7 @@ let feed () : string =
     )
 
 let projects: string list =
-    [ "src"; "tests" ]
+    [ "src"; "tests"; "bench" ]
     |> List.collect (inRoot >> Directory.GetDirectories >> Array.sort >> List.ofArray)
     |> List.collect (fun folder -> files folder "*.?sproj")
 
@@ -328,7 +328,9 @@ let perform (target: string) (arguments: string list) : int =
     | "test", rest -> test (built everything) rest
     | "run", rest -> runApp (built app) rest
     | "scripts", [] -> built everything |> scripts
-    | "bench", rest -> runApp (built app) ("bench" :: rest)
+    | "bench", rest ->
+        let HaveBuilt = built "bench/TorchSharp"
+        runApp (built app) ("bench" :: rest)
     | "format", [] -> format (tools ()) false
     | "format", [ "--check" ] -> format (tools ()) true
     | "publish", [] -> tools () |> packages |> publish

@@ -7,7 +7,7 @@
 #   --device    cuda, cuda:N, or cpu to try the script out [cuda]
 #   --data      folder of CIFAR-100's train.bin and test.bin [none: the handwritten digits]
 #   --teacher   weights of a resnet56 for CIFAR-100; needed with --data
-#   --app       folder of a published ctkd, where no .NET SDK is [artifacts/app]
+#   --app       folder of a published ctkd, where no .NET SDK is [artifacts/ctkd]
 #   --limit     seconds for the whole call; the full run is interrupted then, to be resumed by the next call [590]
 #   --parts     some of: facts check bench epoch full [all]
 #   --quick     tiny sizes: to try the script out
@@ -19,7 +19,7 @@ set -u -o pipefail
 cd "$(dirname "$0")/.." || exit 2
 begun=$SECONDS
 
-device=cuda data="" teacher="" app=artifacts/app limit=590 quick="" folder=""
+device=cuda data="" teacher="" app=artifacts/ctkd limit=590 quick="" folder=""
 parts="facts check bench epoch full"
 while [ $# -gt 0 ]; do
   case $1 in
@@ -86,7 +86,7 @@ facts() {
 
 publish() {
   app=$folder/app
-  "$dotnet" publish src/Ctkd.Fs.App -c Release -o "$app" --nologo -v quiet
+  "$dotnet" publish src/Ctkd.Fs.App -c Release -o "$app" -p:Device=none --nologo -v quiet
 }
 
 # ---- checks ----

@@ -106,6 +106,9 @@ class Bench:
         self.wide = torch.arange(SIZE, device=self.device)
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.at = IMAGES
+        # Random weights alone make logits of thousands: their softmax has zeros, where the divergence's gradient is NaN.
+        with torch.no_grad():
+            self.teacher.fc.weight /= self.lesson(self.batch()[0]).std()
 
     def batch(self):
         """The next images and labels: cropped after padding, mirrored and normalised by one gather over all pixels."""

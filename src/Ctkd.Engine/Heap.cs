@@ -57,7 +57,9 @@ public static unsafe class Heap
             if (used)
                 return Active;
             used = true;
-            string? doubt = Environment.GetEnvironmentVariable("CTKD_HEAP") == "malloc" ? "CTKD_HEAP asks for it" : Place(c10, cpu);
+            string? doubt = Environment.GetEnvironmentVariable("CTKD_HEAP") == "malloc" ? "CTKD_HEAP asks for it"
+                : !Natives.Tunes ? "CTKD_TUNING asks for it"
+                : Place(c10, cpu);
             Active = doubt is null;
             State = doubt is null
                 ? string.Create(CultureInfo.InvariantCulture, $"huge pages: tensors of {Large >> 10} KiB and more, up to {length >> 30} GiB")

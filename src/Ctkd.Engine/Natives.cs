@@ -39,6 +39,12 @@ public static partial class Natives
         }
     }
 
+    /// <summary>
+    /// Whether more is done than loading. With the environment variable CTKD_TUNING=none it is not: memory, waiting threads and the
+    /// choice of kernels are then as TorchSharp has them, so that a program can be measured as it would run without this library.
+    /// </summary>
+    internal static bool Tunes => Environment.GetEnvironmentVariable("CTKD_TUNING") != "none";
+
     /// <summary>The folder of this program's files that can be made anew, such as copies and verdicts.</summary>
     internal static string Cache
     {
@@ -66,7 +72,8 @@ public static partial class Natives
     {
         var libraries = Libraries.Find();
         string? check = libraries.IsOwn && !ChildCheck.IsChild ? Check(libraries) : null;
-        SetUp();
+        if (Tunes)
+            SetUp();
         var handles = new Dictionary<string, IntPtr>();
         foreach (string name in libraries.Names)
         {
@@ -79,8 +86,9 @@ public static partial class Natives
         KeepOthersOut(libraries, handles);
         Heap.Use(handles[C10], handles[Torch]);
         // Without effect but a warning at each call where it does not know the processor; oneDNN is the faster one anyway.
-        Context.TrySet(Context.Nnpack, false);
-        string? oneDnn = ProcessorCaches.Mend(libraries.PathOf(Torch), handles[Torch]);
+        if (Tunes)
+            Context.TrySet(Context.Nnpack, false);
+        string? oneDnn = Tunes ? ProcessorCaches.Mend(libraries.PathOf(Torch), handles[Torch]) : null;
         var facts = new EngineFacts(
             VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, check, oneDnn);
         return (facts, handles);

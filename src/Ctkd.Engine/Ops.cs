@@ -145,8 +145,8 @@ public static class Ops
     public static Tensor ConvTranspose2d(Tensor x, Tensor weight, Tensor? bias, long stride, long padding) =>
         F.conv_transpose2d(x, weight, bias, strides: [stride, stride], padding: [padding, padding]);
 
-    public static Tensor BatchNorm(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, bool training, double momentum, double epsilon) =>
-        F.batch_norm(x, mean, variance, weight, bias, training, momentum, epsilon);
+    public static Tensor BatchNorm(Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance, double epsilon) =>
+        F.batch_norm(x, mean, variance, weight, bias, training: false, eps: epsilon);
 
     public static Tensor MaxPool2d(Tensor x, long kernel, long stride, long padding) =>
         F.max_pool2d(x, [kernel, kernel], [stride, stride], [padding, padding]);

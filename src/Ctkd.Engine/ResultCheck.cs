@@ -17,32 +17,36 @@ internal static class ResultCheck
     private static readonly EqualityComparer<double> near =
         EqualityComparer<double>.Create((a, b) => Math.Abs(a - b) <= 1e-5 * Math.Max(1, Math.Abs(b)), _ => 0);
 
-    /// <summary>The first operation that gives something else than it should, or nothing.</summary>
+    private const int most = 3;
+
+    /// <summary>The first operations that give something else than they should, or nothing.</summary>
     public static string? Run()
     {
         Natives.Load();
-        return On(CPU) ?? (cuda.is_available() ? On(torch.CUDA) : null);
+        var faults = On(CPU).Concat(cuda.is_available() ? On(torch.CUDA) : []).Take(most + 1).ToList();
+        return faults.Count == 0 ? null : string.Join("; ", faults.Take(most)) + (faults.Count > most ? " and more" : "");
     }
 
-    private static string? On(torch.Device device)
+    private static IEnumerable<string> On(torch.Device device)
     {
         foreach (var (name, wanted, found) in new[] { Shapes(device), Values(device), Layers(device), Training(device), ByName(device) }.SelectMany(cases => cases))
         {
             using var scope = NewDisposeScope();
-            string where = $"{name} ({device.type})";
+            string? fault = null;
             try
             {
                 double[] values = found();
                 if (!values.SequenceEqual(wanted, near))
-                    return $"{where}: {Text(values)} instead of {Text(wanted)}";
+                    fault = $"{Text(values)} instead of {Text(wanted)}";
             }
             catch (Exception error)
             {
-                return $"{where}: {error.Message}";
+                fault = error.Message.Split('\n')[0];
             }
-        }
 
-        return null;
+            if (fault is not null)
+                yield return $"{name} ({device.type}): {fault}";
+        }
     }
 
     private static IEnumerable<Case> Shapes(torch.Device device)
@@ -102,7 +106,7 @@ internal static class ResultCheck
         {
             Tensor Draw()
             {
-                manual_seed(7);
+                Runtime.Seed(device.type == DeviceType.CPU ? Device.Cpu : Device.Cuda(Math.Max(device.index, 0)), 7);
                 return randn(64, device: device);
             }
 

@@ -339,7 +339,8 @@ type BenchArgs =
     | [<Unique>] Student of NAME: string
     | [<Unique>] Device of NAME: string
     | [<Unique>] Out of FOLDER: string
-    | [<Unique>] No_Torch
+    | [<Unique>] Sides of NAME: string list
+    | [<Unique>] Beside of PROGRAM: string
     | [<Hidden>] Serve
     | [<Hidden>] Tf32
     | [<Unique>] Json
@@ -348,19 +349,23 @@ type BenchArgs =
         member this.Usage =
             match this with
             | What _ ->
-                "compare (with PyTorch), overheads (of policies and distillers) or scaling (with batch, classes, depth) [compare]"
+                "compare (with PyTorch and others), overheads (of policies and distillers) or scaling (with batch, classes, depth) [compare]"
             | Part _ ->
                 "of compare: step, recorded, remembered, teacher, student or data [all; recorded on CUDA alone]"
             | Pairs _ -> "rounds of measurements [15, of overheads 60, of scaling 9]"
             | Steps _ -> "batches a measurement of compare [4] and overheads [1]"
             | Starts _ ->
                 "spread the rounds over so many starts, of all processes in compare, of the learners in overheads [3]"
-            | Precision _ -> $"of overheads and scaling: {list Settings.precisions} [{s.Precision}]"
+            | Precision _ ->
+                $"{list Settings.precisions} [of compare: both; of overheads and scaling: {s.Precision}]"
             | Teacher _ -> "of overheads: the teacher's model [resnet56]"
             | Student _ -> "of overheads: the student's model [resnet20]"
             | Device _ -> $"cpu, cuda or cuda:N [{s.Device}]"
             | Out _ -> "of scaling: folder of the charts [none are drawn]"
-            | No_Torch -> "of compare: measure this program alone"
+            | Sides _ ->
+                "of compare: sides by their names or how these begin, such as ours torchsharp torchsharp-tuned-bf16 pytorch-tuned [ours, and PyTorch as it comes]"
+            | Beside _ ->
+                "of compare: one more program to compare with, the file ctkd or ctkd.dll of another version [none]"
             | Serve -> "internal"
             | Tf32 -> "internal"
             | Json -> "the result as one JSON object"

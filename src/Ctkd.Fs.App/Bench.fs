@@ -1,114 +1,9 @@
-/// `ctkd bench`: the parts of the training step, ours and PyTorch's, run in alternation. Each side is a process of its
-/// own that answers commands on its standard input and sleeps while another one works.
+/// `ctkd bench`: the parts of the training step, ours and other programs', run in alternation.
 module Ctkd.Fs.App.Bench
 
 open System
-open System.ComponentModel
-open System.Diagnostics
-open System.IO
 open Ctkd.Fs
-
-// ---- sides ----
-
-/// A process that answers each line with a line. It ends when this process does: its input closes then.
-type private Server(failure: string -> Error, command: string list) =
-    let info =
-        ProcessStartInfo(
-            command.Head,
-            command.Tail,
-            UseShellExecute = false,
-            RedirectStandardInput = true,
-            RedirectStandardOutput = true
-        )
-
-    let server = new Process(StartInfo = info)
-
-    do
-        try
-            server.Start() |> ignore
-        with :? Win32Exception as error ->
-            failure error.Message |> Error.raise
-
-    /// The answer to a command.
-    member _.Ask(line: string) : string =
-        let answer =
-            try
-                server.StandardInput.WriteLine line
-                server.StandardInput.Flush()
-                server.StandardOutput.ReadLine() |> Option.ofObj
-            with :? IOException ->
-                None
-
-        answer
-        |> Option.defaultWith (fun () ->
-            server.WaitForExit()
-            let line = String.concat " " command
-            failure $"{line}\n  exit code: {server.ExitCode}" |> Error.raise
-        )
-
-    /// Seconds of so many batches of a part.
-    member server.Time (part: string) (count: int) : float = server.Ask $"run {part} {count}" |> float
-
-    /// Ends the process: asked to, it removes its temporary files.
-    member _.Stop() : unit =
-        try
-            server.StandardInput.WriteLine "quit"
-            server.StandardInput.Close()
-        with :? IOException ->
-            ()
-
-        if not (server.WaitForExit 10_000) then
-            server.Kill()
-            server.WaitForExit()
-
-        server.Dispose()
-
-let private noTorch (reason: string) : Error =
-    Error.create
-        Missing
-        "PyTorch cannot be run, to which ctkd bench compares"
-        reason
-        "dotnet fsi build.fsx deps"
-
-let private ours (options: string list) : Server =
-    let self = Environment.GetCommandLineArgs()[0]
-    let host = Environment.ProcessPath |> Option.ofObj |> Option.defaultValue "dotnet"
-    let program = if Path.GetFileNameWithoutExtension host = "dotnet" then [ host; self ] else [ host ]
-
-    let failed where = Error.create Engine "our side of the benchmark has ended" where "ctkd doctor"
-
-    new Server(failed, program @ [ "bench"; "--serve" ] @ options)
-
-let private theirs (options: string list) : Server =
-    let python =
-        Environment.GetEnvironmentVariable "CTKD_PYTHON"
-        |> Option.ofObj
-        |> Option.defaultValue "/usr/bin/python3"
-
-    new Server(noTorch, python :: Path.Combine(AppContext.BaseDirectory, "torch_step.py") :: options)
-
-/// What is timed: whose, how, and the precision whose ceiling it is measured by.
-[<NoComparison; NoEquality>]
-type private Contestant = { Name: string; Start: unit -> Server; Precision: string; Ours: bool }
-
-/// Ours: as the library trains. PyTorch's: as published, and as fast as eager code can be.
-let private contestants (device: Device) : Contestant list =
-    let on options = "--device" :: string device :: options
-    let side name start precision own = { Name = name; Start = start; Precision = precision; Ours = own }
-
-    [
-        side "ours, f32" (fun () -> ours (on [])) "f32" true
-        if Engine.records device then
-            side "ours, TF32" (fun () -> ours (on [ "--tf32" ])) "f32" true
-        side "ours, bf16" (fun () -> ours (on [ "--precision"; "bf16" ])) "bf16" true
-        side "PyTorch, f32, as published" (fun () -> theirs (on [])) "f32" false
-        side "PyTorch, f32, channels last" (fun () -> theirs (on [ "--channels-last" ])) "f32" false
-        side
-            "PyTorch, bf16, channels last"
-            (fun () -> theirs (on [ "--channels-last"; "--bf16" ]))
-            "bf16"
-            false
-    ]
+open Ctkd.Fs.App.BenchSides
 
 // ---- numbers ----
 
@@ -123,7 +18,7 @@ type Speed = {
     Starts: float list
 }
 
-/// How many times as fast one of ours is as one of PyTorch's, in one part; also by start.
+/// How many times as fast one of ours is as another program in the same precision, in one part; also by start.
 type Ratio = {
     Part: string
     Ours: string
@@ -137,35 +32,26 @@ type DataShare = { Side: string; Percent: Estimate }
 
 /// What a run of the benchmark found.
 type Report = {
-    Engine: string
-    PyTorch: string option
+    /// What each side runs.
+    Versions: (string * string) list
     Pairs: int
     Batches: int
     Starts: int
-    /// GFLOP/s of large convolutions, GB/s of a copy: the best of the starts.
-    ConvolutionsF32: float
-    ConvolutionsBf16: float
-    Copies: float
+    /// By our sides, the best of the starts: GFLOP/s of large convolutions by precision, GB/s of a copy.
+    Convolutions: (string * float) list
+    Copies: float option
     Speeds: Speed list
     Ratios: Ratio list
     DataShares: DataShare list
     /// The highest of the starts.
     PeakMiB: (string * float) list
-    CallMicroseconds: float
+    CallMicroseconds: float option
 }
 
 // ---- measuring ----
 
-/// What is compared: on which device, parts, rounds of measurements, batches a measurement, starts of all processes.
-[<NoComparison>]
-type Plan = {
-    Compare: bool
-    Device: Device
-    Parts: string list
-    Pairs: int
-    Batches: int
-    Starts: int
-}
+/// What is compared: which sides, parts, rounds of measurements, batches a measurement, starts of all processes.
+type Plan = { Sides: Side list; Parts: string list; Pairs: int; Batches: int; Starts: int }
 
 /// One start's measurements.
 [<NoComparison; NoEquality>]
@@ -174,10 +60,12 @@ type private Start = {
     Times: Map<string, float[][]>
     Versions: string list
     Memory: float list
-    /// Operations a second by precision, bytes a second, microseconds a call.
+    /// Operations a second by precision.
     Convolutions: Map<string, float>
-    Copies: float
-    Cost: float
+    /// Bytes a second.
+    Copies: float option
+    /// Microseconds a call.
+    Cost: float option
 }
 
 /// The making of a batch takes a millisecond or two: an epoch of them is one measurement.
@@ -185,25 +73,21 @@ let private batchesOf (plan: Plan) (part: string) : int =
     if part = "data" then Workload.images / Workload.published.Batch else plan.Batches
 
 /// Seconds a batch of every side in every part, round by round; rounds are counted over all starts.
-let private times
-    (plan: Plan)
-    (rounds: int list)
-    (sides: (Contestant * Server) list)
-    : Map<string, float[][]> =
+let private times (plan: Plan) (rounds: int list) (servers: (Side * Server) list) : Map<string, float[][]> =
     let samples = plan.Parts |> List.map (fun part -> part, ResizeArray<float[]>())
 
     for round in rounds do
         for part, found in samples do
             let count = batchesOf plan part
 
-            let time (side: Contestant, server: Server) =
-                server.Time (if side.Ours then part else BenchWork.twin part) count / float count
+            let time (side: Side, server: Server) =
+                server.Time (BenchSides.partOf side part) count / float count
             // Forwards, then backwards: what drifts slowly meets all alike.
             let one =
                 if round % 2 = 1 then
-                    List.map time sides
+                    List.map time servers
                 else
-                    sides |> List.rev |> List.map time |> List.rev
+                    servers |> List.rev |> List.map time |> List.rev
 
             found.Add(Array.ofList one)
 
@@ -212,110 +96,117 @@ let private times
     samples |> List.map (fun (part, found) -> part, found.ToArray()) |> Map.ofList
 
 /// Starts every side's process, measures the rounds, and ends the processes.
-let private measureOnce (plan: Plan) (chosen: Contestant list) (rounds: int list) : Start =
-    let servers = ResizeArray<Server>()
+let private measureOnce (plan: Plan) (rounds: int list) : Start =
+    let running = ResizeArray<Server>()
 
     use _ = {
         new IDisposable with
-            member _.Dispose() = Seq.iter (fun (server: Server) -> server.Stop()) servers
+            member _.Dispose() = Seq.iter (fun (server: Server) -> server.Stop()) running
     }
 
-    let sides =
-        chosen
+    let servers =
+        plan.Sides
         |> List.map (fun side ->
-            servers.Add(side.Start())
-            side, servers[servers.Count - 1]
+            running.Add(BenchSides.start side)
+            side, running[running.Count - 1]
         )
 
-    let own precision (question: string) =
-        let _, server = sides |> List.find (fun (side, _) -> side.Ours && side.Precision = precision)
-        float (server.Ask question)
+    let ask question (_, server: Server) = float (server.Ask question)
+    let versions = servers |> List.map (fun (_, server) -> server.Ask "version")
 
-    let versions = sides |> List.map (fun (_, server) -> server.Ask "version")
-
-    for side, server in sides do
+    for side, server in servers do
         for part in plan.Parts do
-            server.Time (if side.Ours then part else BenchWork.twin part) (max plan.Batches 8) |> ignore
+            server.Time (BenchSides.partOf side part) (max plan.Batches 8) |> ignore
+
+    let times = times plan rounds servers
+    // Before what follows, which needs memory of its own.
+    let memory = List.map (ask "memory") servers
+    let ours = servers |> List.filter (fun (side, _) -> side.Program = Ours)
 
     {
-        Times = times plan rounds sides
+        Times = times
         Versions = versions
-        Memory = sides |> List.map (fun (_, server) -> float (server.Ask "memory"))
-        Convolutions = Map [ for name in [ "f32"; "bf16" ] -> name, own name "convolutions" ]
-        Copies = own "f32" "copies"
-        Cost = own "f32" "cost"
+        Memory = memory
+        Convolutions =
+            Map [
+                for precision in Settings.precisions do
+                    match List.tryFind (fun (side, _) -> side.Name = $"ours-{precision}") ours with
+                    | Some server -> precision, ask "convolutions" server
+                    | None -> ()
+            ]
+        Copies = ours |> List.tryHead |> Option.map (ask "copies")
+        Cost = ours |> List.tryHead |> Option.map (ask "cost")
     }
 
+/// How many times as fast each of ours is as each other side of its precision, from seconds: start, round, side.
+let ratios (sides: Side list) (part: string) (starts: float[][] list) : Ratio list = [
+    for own, mine in List.indexed sides do
+        for other, theirs in List.indexed sides do
+            if mine.Program = Ours && theirs.Program <> Ours && mine.Precision = theirs.Precision then
+                let rounds = starts |> List.map (Array.map (fun seconds -> seconds[other] / seconds[own]))
+
+                {
+                    Part = part
+                    Ours = mine.Name
+                    Theirs = theirs.Name
+                    Times = rounds |> Array.concat |> Estimate.ofValues
+                    Starts = rounds |> List.map Estimate.median
+                }
+]
+
 let private measure (plan: Plan) : Report =
-    let chosen = contestants plan.Device |> List.filter (fun side -> plan.Compare || side.Ours)
-
-    let starts = [ 1 .. plan.Pairs ] |> List.splitInto plan.Starts |> List.map (measureOnce plan chosen)
-
+    let starts = [ 1 .. plan.Pairs ] |> List.splitInto plan.Starts |> List.map (measureOnce plan)
     eprintfn ""
-    let best (value: Start -> float) = starts |> List.map value |> List.max
-    let ceiling precision = best (fun start -> start.Convolutions[precision])
 
-    /// The rounds of every start, as numbers.
-    let byStart (part: string) (number: float[] -> float) =
-        starts |> List.map (fun start -> start.Times[part] |> Array.map number)
+    let extreme pick value =
+        match List.choose value starts with
+        | [] -> None
+        | found -> Some(List.reduce pick found)
 
+    let ceiling precision = extreme max (fun start -> start.Convolutions.TryFind precision)
+    let rounds part = starts |> List.map (fun start -> start.Times[part])
     let images = float Workload.published.Batch
 
-    let speed part index (side: Contestant) : Speed =
-        let rounds = byStart part (fun sides -> images / sides[index])
-        let median = rounds |> Array.concat |> Estimate.median
+    let speed part index (side: Side) : Speed =
+        let speeds = rounds part |> List.map (Array.map (fun seconds -> images / seconds[index]))
+        let median = speeds |> Array.concat |> Estimate.median
 
         {
             Part = part
             Side = side.Name
             ImagesPerSecond = median
             ShareOfCeiling =
-                BenchWork.operations part
-                |> Option.map (fun operations -> median * operations / ceiling side.Precision)
-            Starts = rounds |> List.map Estimate.median
+                Option.map2
+                    (fun operations ceiling -> median * operations / ceiling)
+                    (BenchWork.operations part)
+                    (ceiling side.Precision)
+            Starts = speeds |> List.map Estimate.median
         }
 
-    let ratios part = [
-        for own, mine in List.indexed chosen do
-            for other, torch in List.indexed chosen do
-                if mine.Ours && not torch.Ours then
-                    let rounds = byStart part (fun sides -> sides[other] / sides[own])
-
-                    {
-                        Part = part
-                        Ours = mine.Name
-                        Theirs = torch.Name
-                        Times = rounds |> Array.concat |> Estimate.ofValues
-                        Starts = rounds |> List.map Estimate.median
-                    }
-    ]
-
-    let dataShare index (side: Contestant) =
-        let data, step = byStart "data" (Array.item index), byStart "step" (Array.item index)
-        let shares = Array.map2 (fun data step -> 100.0 * data / step) (Array.concat data) (Array.concat step)
+    let dataShare index (side: Side) =
+        let all part = rounds part |> Array.concat |> Array.map (Array.item index)
+        let shares = Array.map2 (fun data step -> 100.0 * data / step) (all "data") (all "step")
         { Side = side.Name; Percent = Estimate.ofValues shares }
 
     let has part = List.contains part plan.Parts
 
-    let versionOf (own: bool) =
-        chosen
-        |> List.tryFindIndex (fun side -> side.Ours = own)
-        |> Option.map (fun index -> starts.Head.Versions[index])
-
     {
-        Engine = versionOf true |> Option.get
-        PyTorch = versionOf false
+        Versions = List.zip (plan.Sides |> List.map _.Name) starts.Head.Versions
         Pairs = plan.Pairs
         Batches = plan.Batches
         Starts = plan.Starts
-        ConvolutionsF32 = ceiling "f32" / 1e9
-        ConvolutionsBf16 = ceiling "bf16" / 1e9
-        Copies = best _.Copies / 1e9
-        Speeds = plan.Parts |> List.collect (fun part -> chosen |> List.mapi (speed part))
-        Ratios = plan.Parts |> List.collect ratios
-        DataShares = if has "data" && has "step" then List.mapi dataShare chosen else []
-        PeakMiB = chosen |> List.mapi (fun index side -> side.Name, best (fun start -> start.Memory[index]))
-        CallMicroseconds = starts |> List.map _.Cost |> List.min
+        Convolutions = [
+            for precision in Settings.precisions do
+                for found in Option.toList (ceiling precision) -> precision, found / 1e9
+        ]
+        Copies = extreme max _.Copies |> Option.map (fun bytes -> bytes / 1e9)
+        Speeds = plan.Parts |> List.collect (fun part -> plan.Sides |> List.mapi (speed part))
+        Ratios = plan.Parts |> List.collect (fun part -> ratios plan.Sides part (rounds part))
+        DataShares = if has "data" && has "step" then List.mapi dataShare plan.Sides else []
+        PeakMiB =
+            plan.Sides
+            |> List.mapi (fun index side -> side.Name, starts |> List.map _.Memory[index] |> List.max)
+        CallMicroseconds = extreme min _.Cost
     }
 
 // ---- printing ----
@@ -331,8 +222,9 @@ let private speedTable (report: Report) : Table =
             |> List.map (fun speed ->
                 let share = speed.ShareOfCeiling |> Option.map (fun share -> $"%.0f{100.0 * share}")
 
+                // A process's own, whatever its parts: it stands in the first one's rows.
                 let memory =
-                    if speed.Part <> "step" then
+                    if speed.Part <> report.Speeds.Head.Part then
                         None
                     else
                         report.PeakMiB |> List.tryFind (fst >> (=) speed.Side) |> Option.map snd
@@ -363,15 +255,21 @@ let private ratioTable (report: Report) : Table =
     }
 
 let private print (terminal: Terminal) (report: Report) : unit =
-    let ceilings =
-        $"large convolutions %.0f{report.ConvolutionsF32} GFLOP/s in f32, %.0f{report.ConvolutionsBf16} in bf16; copies %.1f{report.Copies} GB/s"
-
     let work = Workload.published
 
     terminal.Say
         $"Teacher {work.Teacher}, student {work.Student}, CTKD's global temperature, batch {work.Batch}."
 
-    terminal.Say $"{report.Engine}; {ceilings}"
+    for version, sides in report.Versions |> List.groupBy snd do
+        let names = sides |> List.map fst |> String.concat ", "
+        terminal.Say $"{names}: {version}"
+
+    for precision, found in report.Convolutions do
+        terminal.Say $"large convolutions in {precision}: %.0f{found} GFLOP/s"
+
+    for found in Option.toList report.Copies do
+        terminal.Say $"copies: %.1f{found} GB/s"
+
     terminal.Table(speedTable report)
     if not report.Ratios.IsEmpty then terminal.Table(ratioTable report)
 
@@ -381,7 +279,8 @@ let private print (terminal: Terminal) (report: Report) : unit =
         terminal.Say
             $"{share.Side}: making the batch is %.2f{median} (%.2f{low} to %.2f{high}) %% of the step"
 
-    terminal.Say $"one call of the engine on one element: %.2f{report.CallMicroseconds} us"
+    for cost in Option.toList report.CallMicroseconds do
+        terminal.Say $"one call of the engine on one element: %.2f{cost} us"
 
 /// Measures and prints.
 let run (terminal: Terminal) (plan: Plan) : Result<unit, Error> =

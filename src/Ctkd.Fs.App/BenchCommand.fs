@@ -28,6 +28,12 @@ module BenchCommand =
             return { Workload.published with Precision = precision; Device = device }
         }
 
+    /// The sides that the flags choose; a program that is named is one of them.
+    let private sides (args: ParseResults<BenchArgs>) (device: Device) : Result<BenchSides.Side list, Error> =
+        let beside = args.TryGetResult Beside
+        let names = args.GetResult(Sides, BenchSides.usual) @ [ if beside.IsSome then "beside" ]
+        BenchSides.all device beside |> BenchSides.choose names (args.TryGetResult BenchArgs.Precision)
+
     let private counts (pairs: int) (steps: int) (starts: int) : Result<unit, Error> =
         if steps >= 1 && starts >= 1 && pairs >= starts then
             Ok()
@@ -48,11 +54,11 @@ module BenchCommand =
             | "compare" ->
                 let pairs, steps = pairs 15, args.GetResult(Steps, 4)
                 do! counts pairs steps starts
+                let! sides = sides args work.Device
 
                 do!
                     Bench.run terminal {
-                        Compare = not (args.Contains No_Torch)
-                        Device = work.Device
+                        Sides = sides
                         Parts =
                             args.TryGetResult Part
                             |> Option.map List.singleton

@@ -1,5 +1,6 @@
 namespace Ctkd.Fs
 
+open Ctkd.Engine
 open TorchSharp
 
 /// Gradients as a pure function of a loss and its leaves, and the three ways to interfere with them.
@@ -33,7 +34,10 @@ module Autograd =
                 invalidOp $"leaf {i} is none: make it with Autograd.leaf"
         )
 
-        torch.autograd.grad ([| loss |], leaves, allow_unused = true)
+        let gradients = torch.autograd.grad ([| loss |], leaves, allow_unused = true)
+        FusedNorm.Release()
+
+        gradients
         |> Array.ofSeq
         |> Array.mapi (fun i gradient ->
             if not gradient.IsInvalid then

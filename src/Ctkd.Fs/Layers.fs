@@ -280,6 +280,16 @@ module Layer =
             | _ -> None
         | _ -> None
 
+    /// What comes before a last normalisation, and that normalisation.
+    let private (|EndsInNorm|_|) (layer: Layer) : (Layer * Normalisation) option =
+        match layer with
+        | BatchNorm n -> Some(identity, n)
+        | Sequence layers ->
+            match List.rev layers with
+            | BatchNorm n :: before -> Some(Sequence(List.rev before), n)
+            | _ -> None
+        | _ -> None
+
     /// Whether a layer may keep its input beyond its result, or pass it on.
     let private keepsInput (layer: Layer) : bool =
         leaves layer
@@ -337,6 +347,9 @@ module Layer =
                 let free = own && not (keepsInput before)
                 let residual = if owns free shortcut then beside else Tensor.clone beside
                 convolve (Tensor.conv2dAddRelu residual) c inner |> run true rest
+            | Residual(EndsInNorm(before, n), shortcut) :: Relu :: rest when training ->
+                let inner, beside = go false before x, go false shortcut x
+                normalise (Tensor.batchNormAddRelu beside) n inner |> run true rest
             | BatchNorm n :: Relu :: rest -> normalise Tensor.batchNormRelu n x |> run true rest
             | (Conv _ | Residual _ | Concat _ as first) :: Relu :: rest ->
                 let y = go own first x

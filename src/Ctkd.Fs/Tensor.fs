@@ -211,6 +211,15 @@ module Tensor =
         : Tensor =
         Ops.ConvTranspose2d(x, weight, orNull bias, int64 stride, int64 padding)
 
+    // As PyTorch's own functions refuse it, above the operator.
+    let private checkValues (training: bool) (x: Tensor) : unit =
+        if training && count x = int64 (size 1 x) then
+            let shape = shape x |> Array.map string |> String.concat ", "
+
+            invalidArg
+                (nameof x)
+                $"batch normalisation in training needs 2 or more values a channel, got [{shape}]."
+
     let private normalise
         (relu: bool)
         (training: bool)
@@ -222,23 +231,28 @@ module Tensor =
         (runningVar: Tensor)
         (x: Tensor)
         : Tensor =
-        // As PyTorch's own functions refuse it, above the operator.
-        if training && count x = int64 (size 1 x) then
-            let shape = shape x |> Array.map string |> String.concat ", "
+        checkValues training x
 
-            invalidArg
-                (nameof x)
-                $"batch normalisation in training needs 2 or more values a channel, got [{shape}]."
-
-        let y = Ops.BatchNorm(x, weight, bias, runningMean, runningVar, training, momentum, epsilon)
-        // No backward pass needs the result of a normalisation.
-        if relu then y.relu_ () else y
+        if training then
+            FusedNorm.BatchNormRelu(x, weight, bias, runningMean, runningVar, momentum, epsilon, relu)
+        else
+            let y = Ops.BatchNorm(x, weight, bias, runningMean, runningVar, epsilon)
+            // No backward pass needs the result of a normalisation.
+            if relu then y.relu_ () else y
 
     let batchNorm training momentum epsilon weight bias runningMean runningVar x =
         normalise false training momentum epsilon weight bias runningMean runningVar x
 
     let batchNormRelu training momentum epsilon weight bias runningMean runningVar x =
         normalise true training momentum epsilon weight bias runningMean runningVar x
+
+    let batchNormAddRelu residual training momentum epsilon weight bias runningMean runningVar x =
+        if training then
+            checkValues training x
+            FusedNorm.BatchNormAddRelu(x, residual, weight, bias, runningMean, runningVar, momentum, epsilon, true)
+        else
+            let y = normalise false training momentum epsilon weight bias runningMean runningVar x
+            y.add_(residual).relu_ ()
 
     let maxPool2d (kernel: int) (stride: int) (padding: int) (x: Tensor) : Tensor =
         Ops.MaxPool2d(x, int64 kernel, int64 stride, int64 padding)

@@ -266,6 +266,19 @@ module Tensor =
         x: Tensor ->
             Tensor
 
+    /// relu(residual + batchNorm x), likewise.
+    val batchNormAddRelu:
+        residual: Tensor ->
+        training: bool ->
+        momentum: float ->
+        epsilon: float ->
+        weight: Tensor ->
+        bias: Tensor ->
+        runningMean: Tensor ->
+        runningVar: Tensor ->
+        x: Tensor ->
+            Tensor
+
     val maxPool2d: kernel: int -> stride: int -> padding: int -> x: Tensor -> Tensor
     val avgPool2d: kernel: int -> stride: int -> padding: int -> x: Tensor -> Tensor
 

@@ -45,7 +45,6 @@ let tests =
                 "--resume"
                 "--json"
                 "--t-scale"
-                "--no-torch"
                 "--serve"
                 "--help"
             ]
@@ -166,6 +165,8 @@ let tests =
                 "export --weights x", "export needs a file to write"
                 "bench overhead", "unknown benchmark 'overhead'"
                 "bench --part steps", "unknown part 'steps'"
+                "bench --sides ours torch", "unknown side 'torch'"
+                "bench --sides pytorch-published --precision bf16", "no side is left to measure"
                 "bench --pairs 2", "pairs no fewer than starts: got 2, 4 and 3"
                 "bench overheads --steps 0", "got 60, 0 and 3"
                 "bench scaling --pairs 0", "got 0, 1 and 1"

@@ -255,6 +255,14 @@ let private layers: Operation list = [
         (fun xs -> batchNorm 1e-5 (channelMoments xs[0]) xs[1] xs[2] xs[0] |> rectified)
         [ [ 2; 3; 2; 2 ]; [ 3 ]; [ 3 ] ]
     operation
+        "batchNormAddRelu"
+        (fun xs -> normaliseBy (Tensor.batchNormAddRelu xs[3]) true xs)
+        (fun xs ->
+            let normalised = batchNorm 1e-5 (channelMoments xs[0]) xs[1] xs[2] xs[0]
+            rectified { normalised with Values = Array.map2 (+) normalised.Values xs[3].Values }
+        )
+        [ [ 2; 3; 2; 2 ]; [ 3 ]; [ 3 ]; [ 2; 3; 2; 2 ] ]
+    operation
         "batchNorm"
         (normalise false)
         (fun xs -> batchNorm 1e-5 [| 0.1, 0.5; -0.2, 1.0; 0.3, 2.0 |] xs[1] xs[2] xs[0])

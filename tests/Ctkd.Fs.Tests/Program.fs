@@ -14,6 +14,10 @@ let private tests: Test =
             TensorTests.tests
             EngineTests.tests
             NativesTests.tests
+            BlocksTests.tests
+            HeapTests.tests
+            FusedNormTests.tests
+            FusedNormGraphTests.tests
             AutogradTests.tests
             RngTests.tests
             TreeTests.tests
@@ -86,6 +90,7 @@ let private tests: Test =
             RunWarningTests.tests
             RunReportTests.tests
             EstimateTests.tests
+            BenchTests.tests
             CommandTests.tests
             CommandRecipeTests.tests
             CommandRunTests.tests
@@ -132,8 +137,7 @@ let private named (text: string) : Test -> Test =
 
     Test.filter "." isMeant
 
-[<EntryPoint>]
-let main (arguments: string[]) : int =
+let private runTests (arguments: string[]) : int =
     let tests, arguments =
         match List.ofArray arguments with
         | "--peer" :: rest -> peer, rest
@@ -159,3 +163,10 @@ let main (arguments: string[]) : int =
             1
         else
             code
+
+[<EntryPoint>]
+let main (arguments: string[]) : int =
+    match arguments with
+    // A child of the heap's tests: it ends in one of several ways.
+    | [| "--ending"; how |] -> HeapTests.ending how
+    | arguments -> runTests arguments
