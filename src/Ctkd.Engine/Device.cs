@@ -18,7 +18,8 @@ public readonly record struct Device(int Kind, int Index)
         tensor.device_type == DeviceType.CPU ? Cpu : new((int)tensor.device_type, tensor.device_index);
 
     /// <summary>As TorchSharp writes it.</summary>
-    public torch.Device ToTorch() => Kind == 0 ? torch.CPU : new torch.Device((DeviceType)Kind, Index);
+    public torch.Device ToTorch() =>
+        Natives.Load() is not null && Kind == 0 ? torch.CPU : new torch.Device((DeviceType)Kind, Index);
 
     /// <inheritdoc/>
     public override string ToString() => Kind == 0 ? "cpu" : $"cuda:{Index}";

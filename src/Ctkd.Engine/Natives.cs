@@ -23,11 +23,15 @@ public static partial class Natives
 
     private const string C10Cuda = "c10_cuda", sharp = "LibTorchSharp";
 
-    private static readonly Lazy<(EngineFacts Facts, Dictionary<string, IntPtr> Handles)> loaded = new(Start);
+    private sealed record Opened(Libraries Libraries, Dictionary<string, IntPtr> Handles, string Copy, string? Check);
+
+    private static readonly Lazy<Opened> opened = new(OpenAll);
+
+    private static readonly Lazy<EngineFacts> loaded = new(Start);
 
     /// <summary>Loads what is not loaded yet. Cheap afterwards; any thread may call it.</summary>
     /// <exception cref="EngineMissingException">A library is absent, damaged, foreign, or computes wrongly.</exception>
-    public static EngineFacts Load() => loaded.Value.Facts;
+    public static EngineFacts Load() => loaded.Value;
 
     /// <summary>The libraries' files.</summary>
     internal static IReadOnlyList<string> Files
@@ -59,19 +63,33 @@ public static partial class Natives
         }
     }
 
-    // P/Invoke of this assembly is a door of its own to the engine.
-#pragma warning disable CA2255 // The attribute is meant for programs: here it only registers a function.
+    // P/Invoke of this assembly loads the engine. TorchSharp's own search gets the libraries too, should it come first.
+#pragma warning disable CA2255 // The attribute is meant for programs: here it only registers functions.
     [ModuleInitializer]
 #pragma warning restore CA2255
-    internal static void Register() =>
+    internal static void Register()
+    {
         NativeLibrary.SetDllImportResolver(
             typeof(Natives).Assembly,
-            (name, _, _) => name is Torch or TorchCuda && loaded.Value.Handles.TryGetValue(name, out var handle) ? handle : IntPtr.Zero);
+            (name, _, _) => name is Torch or TorchCuda && Load() is not null ? HandleOf(name) : IntPtr.Zero);
+        AssemblyLoadContext.GetLoadContext(typeof(Natives).Assembly)!.ResolvingUnmanagedDll +=
+            (assembly, name) => assembly.GetName().Name == "TorchSharp" ? HandleOf(name) : IntPtr.Zero;
+    }
 
-    private static (EngineFacts, Dictionary<string, IntPtr>) Start()
+    private static IntPtr HandleOf(string name) =>
+        opened.Value.Handles.TryGetValue(name, out var handle) ? handle : IntPtr.Zero;
+
+    /// <summary>Loads the libraries. Nothing here may use <c>torch</c>, which may be waiting for them.</summary>
+    private static Opened OpenAll()
     {
         var libraries = Libraries.Find();
-        string? check = libraries.IsOwn && !ChildCheck.IsChild ? Check(libraries) : null;
+        string? check = null;
+        if (libraries.IsOwn)
+        {
+            RefuseSecond(libraries);
+            check = ChildCheck.IsChild ? null : Check(libraries);
+        }
+
         if (Tunes)
             SetUp();
         var handles = new Dictionary<string, IntPtr>();
@@ -83,15 +101,29 @@ public static partial class Natives
         }
 
         string copy = OpenSharp(libraries, handles);
-        KeepOthersOut(libraries, handles);
+        return new(libraries, handles, copy, check);
+    }
+
+    private static EngineFacts Start()
+    {
+        var (libraries, handles, copy, check) = opened.Value;
+        KeepOthersOut(libraries);
         Heap.Use(handles[C10], handles[Torch]);
         // Without effect but a warning at each call where it does not know the processor; oneDNN is the faster one anyway.
         if (Tunes)
             Context.TrySet(Context.Nnpack, false);
         string? oneDnn = Tunes ? ProcessorCaches.Mend(libraries.PathOf(Torch), handles[Torch]) : null;
-        var facts = new EngineFacts(
+        return new(
             VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, check, oneDnn);
-        return (facts, handles);
+    }
+
+    /// <summary>Two libtorches in one process share names, and computing ends in a crash.</summary>
+    private static void RefuseSecond(Libraries libraries)
+    {
+        string end = "/" + NativeFile.NameOf(Torch);
+        if (OperatingSystem.IsLinux() && File.ReadLines("/proc/self/maps").Any(line => line.EndsWith(end, StringComparison.Ordinal)))
+            throw new EngineMissingException(
+                "LIBTORCH names a libtorch, and another one was loaded before", libraries.Folder, "call Ctkd.Engine.Natives.Load() before torch is used");
     }
 
     /// <summary>Loads TorchSharp's native library, or a copy of it that suits this system.</summary>
@@ -195,7 +227,7 @@ public static partial class Natives
     /// TorchSharp looks for the libraries by name. What this process has loaded is what it gets, and not another libtorch
     /// from the program's folder.
     /// </summary>
-    private static void KeepOthersOut(Libraries libraries, Dictionary<string, IntPtr> handles)
+    private static void KeepOthersOut(Libraries libraries)
     {
         string[] flags = ["nativeBackendLoaded", "nativeBackendCudaLoaded"];
         var fields = flags.Select(name => typeof(torch).GetField(name, BindingFlags.NonPublic | BindingFlags.Static)).ToList();
@@ -207,8 +239,6 @@ public static partial class Natives
                 other,
                 "unset LIBTORCH, or build the program without it: -p:Device=none, or CtkdLibtorch=none for users of the package");
 
-        var context = AssemblyLoadContext.GetLoadContext(typeof(torch).Assembly)!;
-        context.ResolvingUnmanagedDll += (_, name) => handles.TryGetValue(name, out var handle) ? handle : IntPtr.Zero;
         foreach (var field in fields)
             field?.SetValue(null, true);
     }

@@ -21,6 +21,7 @@ public static class Ops
 
     public static Tensor FromBytes(ReadOnlySpan<byte> bytes, long[] shape, ScalarType dtype)
     {
+        Natives.Load();
         var x = empty(shape, dtype: dtype);
         if (x.numel() * x.element_size() != bytes.Length)
         {
@@ -44,12 +45,14 @@ public static class Ops
 
     public static Tensor Full(long[] shape, double value, ScalarType dtype, Device device)
     {
+        Natives.Load();
         using Scalar number = value;
         return full(shape, number, dtype: dtype, device: device.ToTorch());
     }
 
     public static Tensor Arange(long start, long end, long step, Device device)
     {
+        Natives.Load();
         using Scalar first = start, last = end, stride = step;
         return arange(first, last, stride, dtype: ScalarType.Int64, device: device.ToTorch());
     }
