@@ -78,7 +78,7 @@ internal static class ChildCheck
             return "this program has no start-up hooks (StartupHookSupport), so that nothing can be checked";
         string program = Environment.ProcessPath ?? "dotnet";
         bool isRuntime = Path.GetFileNameWithoutExtension(program) == "dotnet";
-        var info = new ProcessStartInfo(program, isRuntime ? [Environment.GetCommandLineArgs()[0]] : [])
+        var info = new ProcessStartInfo(program, isRuntime ? Managed(Environment.GetCommandLineArgs()[0]) : [])
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
@@ -89,7 +89,28 @@ internal static class ChildCheck
         info.Environment[task] = check;
         info.Environment[torchSharp] = typeof(TorchSharp.torch).Assembly.Location;
 
-        using var child = Process.Start(info) ?? throw new InvalidOperationException($"{program} does not start");
+        try
+        {
+            using var child = Process.Start(info)!;
+            return Outcome(child);
+        }
+        catch (System.ComponentModel.Win32Exception error)
+        {
+            return $"{program} does not start: {error.Message}";
+        }
+    }
+
+    /// <summary>What the runtime needs to know to run a program: its settings may be those of another, as under a test's host.</summary>
+    private static string[] Managed(string program)
+    {
+        string? settings = File.Exists(Path.ChangeExtension(program, "runtimeconfig.json"))
+            ? null
+            : Directory.GetFiles(AppContext.BaseDirectory, "*.runtimeconfig.json").FirstOrDefault();
+        return settings is null ? [program] : ["exec", "--runtimeconfig", settings, program];
+    }
+
+    private static string? Outcome(Process child)
+    {
         child.StandardInput.Close();
         var errors = child.StandardError.ReadToEndAsync();
         var output = child.StandardOutput.ReadToEndAsync();

@@ -21,7 +21,7 @@ public static partial class Natives
     /// <summary>Likewise for CUDA's part of it.</summary>
     internal const string TorchCuda = "torch_cuda";
 
-    private const string sharp = "LibTorchSharp";
+    private const string C10Cuda = "c10_cuda", sharp = "LibTorchSharp";
 
     private static readonly Lazy<(EngineFacts Facts, Dictionary<string, IntPtr> Handles)> loaded = new(Start);
 
@@ -76,7 +76,12 @@ public static partial class Natives
             SetUp();
         var handles = new Dictionary<string, IntPtr>();
         foreach (string name in libraries.Names)
+        {
+            if (name == C10Cuda && libraries.IsOwn)
+                PreloadCuda(libraries);
             handles[name] = Open(libraries, libraries.PathOf(name));
+        }
+
         string copy = OpenSharp(libraries, handles);
         KeepOthersOut(libraries, handles);
         Heap.Use(handles[C10], handles[Torch]);
@@ -98,27 +103,66 @@ public static partial class Natives
             return libraries.Sharp;
         }
 
-        var relaxed = OperatingSystem.IsLinux() ? RelaxedLibrary.Relax(File.ReadAllBytes(libraries.Sharp)) : null;
-        if (relaxed is null)
+        if (OperatingSystem.IsLinux() && RelaxedLibrary.Relax(File.ReadAllBytes(libraries.Sharp)) is { } relaxed)
         {
-            // For the loader's words.
-            handles[sharp] = Open(libraries, libraries.Sharp);
-            return libraries.Sharp;
+            string name = Path.GetFileName(libraries.Sharp);
+            if (TryOpen(() => RelaxedLibrary.Keep(relaxed, name, Cache), out string kept, out handle))
+            {
+                handles[sharp] = handle;
+                return kept;
+            }
+
+            // The cache cannot be written, or nothing there may be executed: a copy for this process alone.
+            string folder = Directory.CreateTempSubdirectory("ctkd-").FullName;
+            try
+            {
+                string copy = RelaxedLibrary.Keep(relaxed, name, folder);
+                handles[sharp] = Open(libraries, copy);
+                return copy;
+            }
+            finally
+            {
+                Directory.Delete(folder, recursive: true);
+            }
         }
 
-        string name = Path.GetFileName(libraries.Sharp);
-        string copy;
+        // For the loader's words.
+        handles[sharp] = Open(libraries, libraries.Sharp);
+        return libraries.Sharp;
+    }
+
+    private static bool TryOpen(Func<string> keep, out string path, out IntPtr handle)
+    {
+        (path, handle) = ("", IntPtr.Zero);
         try
         {
-            copy = RelaxedLibrary.Keep(relaxed, name, Cache);
+            path = keep();
+            return NativeLibrary.TryLoad(path, out handle);
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            copy = RelaxedLibrary.Keep(relaxed, name, Directory.CreateTempSubdirectory("ctkd-").FullName);
+            return false;
         }
+    }
 
-        handles[sharp] = Open(libraries, copy);
-        return copy;
+    /// <summary>
+    /// Loads CUDA's own libraries where a PyTorch from pip keeps them, <c>nvidia/cublas/lib</c> and the like, or
+    /// <c>nvidia/cu13/lib</c>, when libtorch's do not find them by themselves. PyTorch does the same.
+    /// </summary>
+    private static void PreloadCuda(Libraries libraries)
+    {
+        string nvidia = Path.GetFullPath(Path.Combine(libraries.Folder, "..", "..", "nvidia"));
+        if (!Directory.Exists(nvidia) || NativeLibrary.TryLoad(libraries.PathOf(TorchCuda), out _))
+            return;
+        // Each after what it needs.
+        string[] names =
+        [
+            "cudart", "nvJitLink", "nvrtc-builtins", "nvrtc", "cublasLt", "cublas", "cupti", "cusparse", "cusparseLt", "cusolver",
+            "cufft", "curand", "cudnn", "cufile", "nccl", "nvshmem_host", "nvToolsExt",
+        ];
+        string[] folders = [.. Directory.GetDirectories(nvidia).Select(folder => Path.Combine(folder, "lib")).Where(Directory.Exists)];
+        foreach (string file in names.SelectMany(name => folders.SelectMany(folder => Directory.GetFiles(folder, $"lib{name}.so*"))))
+            NativeLibrary.TryLoad(file, out _);
     }
 
     private static IntPtr Open(Libraries libraries, string path)
