@@ -86,7 +86,7 @@ facts() {
 
 publish() {
   app=$folder/app
-  "$dotnet" publish src/Ctkd.Fs.App -c Release -o "$app" -p:Device=none --nologo -v quiet
+  "$dotnet" publish src/Ctkd.Fs.App -c Release -o "$app" -p:Device="$([ "$device" = cpu ] && echo cpu || echo none)" --nologo -v quiet
 }
 
 # ---- checks ----

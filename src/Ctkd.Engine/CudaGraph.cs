@@ -26,8 +26,8 @@ public sealed unsafe class CudaGraph : SafeHandle
 
     private CudaGraph(int device) : base(0, ownsHandle: true) => this.device = device;
 
-    /// <summary>Why this process can record nothing, or null.</summary>
-    public static string? Problem => CudaLibrary.Problem;
+    /// <summary>Why this process can record nothing, or null. Found out at the first call, in a process of its own.</summary>
+    public static string? Problem => GraphCheck.Verdict;
 
     /// <inheritdoc/>
     public override bool IsInvalid => handle == 0;
@@ -43,7 +43,7 @@ public sealed unsafe class CudaGraph : SafeHandle
     /// <exception cref="ExternalException">The device refused the recording.</exception>
     public static CudaGraph Record(int device, Action rehearse, Action body)
     {
-        if (!ChildCheck.IsChild && GraphCheck.Verdict is { } refused)
+        if (!ChildCheck.IsChild && Problem is { } refused)
             throw new PlatformNotSupportedException($"CUDA graphs cannot be recorded: {refused}");
         var cuda = CudaLibrary.Use;
         nint stream, guard;

@@ -6,7 +6,7 @@ namespace Ctkd.Engine;
 /// <summary>Whether this libtorch records CUDA graphs: a small one is recorded and replayed.</summary>
 internal static class GraphCheck
 {
-    private static readonly Lazy<string?> verdict = new(() => CudaGraph.Problem ?? ChildCheck.Ask("graph", Natives.Files).Fault);
+    private static readonly Lazy<string?> verdict = new(() => CudaLibrary.Problem ?? ChildCheck.Ask("graph", Natives.Files).Fault);
 
     /// <summary>
     /// Why nothing can be recorded, or nothing. Found out once in a process of its own, since what libtorch refuses there
@@ -18,7 +18,7 @@ internal static class GraphCheck
     public static string? Run()
     {
         Natives.Load();
-        if (CudaGraph.Problem is { } problem)
+        if (CudaLibrary.Problem is { } problem)
             return problem;
         using var scope = NewDisposeScope();
         var device = new torch.Device(DeviceType.CUDA, 0);

@@ -34,6 +34,14 @@ module Doctor =
         let name = $"{RuntimeInformation.ProcessArchitecture}, {Environment.ProcessorCount} processors"
         fine "processor" (if has.IsEmpty then name else name + ", " + String.concat ", " has)
 
+    let private oneDnn () : Finding =
+        let facts = Engine.facts ()
+
+        if facts.UsesOneDnn then
+            fine "oneDNN" (facts.OneDnn |> Option.ofObj |> Option.defaultValue "used as it is")
+        else
+            wrong "oneDNN" (nonNull facts.OneDnn) "another machine: convolutions are slow on this one"
+
     let private threads () : Finding =
         let count, processors = Engine.threads (), Environment.ProcessorCount
 
@@ -60,12 +68,14 @@ module Doctor =
         | count -> [
             fine "CUDA devices" (string count)
             fine "TF32" "on in float32, unless --no-tf32 is given"
-            fine "CUDA graphs" "the step is recorded, unless --no-graph is given"
+            match Engine.recordingProblem () with
+            | None -> fine "CUDA graphs" "the step is recorded, unless --no-graph is given"
+            | Some why -> fine "CUDA graphs" $"none, steps run one by one: {why}"
           ]
 
     let private findings () : Finding list =
         try
-            [ yield! engine (); threads (); fusion (); yield! devices (); cpu () ]
+            [ yield! engine (); oneDnn (); fine "memory" (Engine.memory ()); threads (); fusion (); yield! devices (); cpu () ]
         with CtkdException error -> [ wrong "engine" $"{error.What}: {error.Where}" error.Next; cpu () ]
 
     /// The command: 0 when nothing is missing, else 1.

@@ -249,10 +249,21 @@ module Tensor =
     let batchNormAddRelu residual training momentum epsilon weight bias runningMean runningVar x =
         if training then
             checkValues training x
-            FusedNorm.BatchNormAddRelu(x, residual, weight, bias, runningMean, runningVar, momentum, epsilon, true)
+
+            FusedNorm.BatchNormAddRelu(
+                x,
+                residual,
+                weight,
+                bias,
+                runningMean,
+                runningVar,
+                momentum,
+                epsilon,
+                true
+            )
         else
             let y = normalise false training momentum epsilon weight bias runningMean runningVar x
-            y.add_(residual).relu_ ()
+            y.add_(residual).relu_()
 
     let maxPool2d (kernel: int) (stride: int) (padding: int) (x: Tensor) : Tensor =
         Ops.MaxPool2d(x, int64 kernel, int64 stride, int64 padding)
@@ -294,11 +305,13 @@ module Tensor =
     let transpose (first: int) (second: int) (x: Tensor) : Tensor = x.transpose (int64 first, int64 second)
     let permute (dims: int64[]) (x: Tensor) : Tensor = x.permute dims
     let flatten (first: int) (x: Tensor) : Tensor = x.flatten (int64 first, -1L)
+
     let cat (dim: int) (xs: Tensor list) : Tensor =
         match xs with
         // Of one tensor TorchSharp gives that tensor itself.
         | [ x ] -> x.clone ()
         | xs -> torch.cat (Array.ofList xs, int64 dim)
+
     let stack (dim: int) (xs: Tensor list) : Tensor = torch.stack (Array.ofList xs, int64 dim)
     let select (dim: int) (index: int) (x: Tensor) : Tensor = x.select (int64 dim, int64 index)
 
@@ -361,6 +374,10 @@ module Engine =
             |> Error.raise
 
     let facts () : EngineFacts = guarded (fun () -> Natives.Load())
+    let memory () : string =
+        facts () |> ignore
+        Heap.State
+
     let fuses () : bool = FusedConvolution.OnCpu
 
     let private loaded (body: unit -> 'T) : 'T =
@@ -374,6 +391,8 @@ module Engine =
     let cudaDevices () : int = loaded (fun () -> Runtime.CudaDevices)
     let synchronize () : unit = loaded Runtime.Synchronize
     let records (device: Device) : bool = device <> Device.Cpu
+
+    let recordingProblem () : string option = Option.ofObj CudaGraph.Problem
 
     let record (device: Device) (rehearse: unit -> unit) (body: unit -> unit) : Result<Graph, string> =
         try

@@ -372,6 +372,9 @@ module Engine =
     /// raises `CtkdException` (Engine) when they are missing or unfit.
     val facts: unit -> Ctkd.Engine.EngineFacts
 
+    /// Where large tensors lie in the host's memory, and why, in words.
+    val memory: unit -> string
+
     /// Whether the CPU runs a convolution and the sum and ReLU behind it in one pass over memory.
     val fuses: unit -> bool
     val threads: unit -> int
@@ -383,6 +386,9 @@ module Engine =
 
     /// Whether work on a device can be recorded: on CUDA devices.
     val records: device: Device -> bool
+
+    /// Why no work of a CUDA device can be recorded; None where it can.
+    val recordingProblem: unit -> string option
 
     /// Records what the body asks of a device, or says why that cannot be. `rehearse` runs before it, on the stream of the
     /// recording: what a library does only the first time must be done by then. While it is recorded the body does nothing;

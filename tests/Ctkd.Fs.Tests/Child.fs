@@ -40,7 +40,7 @@ let startCommand (folder: string) (variables: (string * string) list) (command: 
         )
 
     // A test machine's own settings must not decide what the program sees.
-    for name in [ "CTKD_NATIVE"; "NO_COLOR" ] do
+    for name in [ "NO_COLOR" ] do
         info.Environment.Remove name |> ignore
 
     for name, value in variables do

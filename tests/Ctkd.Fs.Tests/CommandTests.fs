@@ -298,16 +298,16 @@ let tests =
             let doctor = ctkdWith [ "OMP_NUM_THREADS", "" ] "/" "doctor"
             Must.matchRegex @"\nengine +libtorch \d+\.\d+" doctor.Out
 
-            for name in [ "operators"; "threads"; "BLAS"; "oneDNN"; "CUDA devices"; "processor" ] do
+            for name in [ "TorchSharp's library"; "threads"; "memory"; "oneDNN"; "CUDA devices"; "processor" ] do
                 Must.contain $"\n{name} " doctor.Out
 
             let json = (ctkdWith [ "OMP_NUM_THREADS", "" ] "/" "doctor --json").Out
             let findings = Ctkd.Fs.Json.read<Finding list> "" json |> Error.orRaise
             Must.equal (if List.exists _.Mend.IsSome findings then 1 else 0) doctor.Code
 
-            let none = ctkdWith [ "CTKD_NATIVE", "/none.so" ] "/" "doctor"
+            let none = ctkdWith [ "LIBTORCH", "/none" ] "/" "doctor"
             Must.equal 1 none.Code
-            Must.matchRegex @"\nengine .*/none\.so.*dotnet fsi build\.fsx native" none.Out
+            Must.matchRegex @"\nengine .*/none.*LIBTORCH" none.Out
         }
 
         test "doctor trains on the device that it is asked about, and is told when there is none" {
@@ -328,13 +328,15 @@ let tests =
 
         test "without libtorch a command fails with the one that mends it" {
             inFolder (fun folder ->
-                let garbage = Path.Combine(folder, "garbage.so")
-                File.WriteAllText(garbage, "no library")
+                let garbage = Directory.CreateDirectory(Path.Combine(folder, "garbage")).FullName
+                File.WriteAllText(Path.Combine(garbage, "libtorch_cpu.so"), "no library")
+                File.WriteAllText(Path.Combine(garbage, "libtorch.so"), "no library")
+                File.WriteAllText(Path.Combine(garbage, "libc10.so"), "no library")
                 let copy = Directory.CreateDirectory(Path.Combine(folder, "copy")).FullName
 
+                // The program without its runtimes/ folder, where the natives lie.
                 for file in Directory.GetFiles programFolder do
-                    if Path.GetFileName file <> "libctkd_torch.so" then
-                        File.Copy(file, Path.Combine(copy, string (Path.GetFileName file)))
+                    File.Copy(file, Path.Combine(copy, string (Path.GetFileName file)))
 
                 let command arguments =
                     [ "dotnet"; Path.Combine(copy, "ctkd.dll") ]
@@ -348,17 +350,18 @@ let tests =
                             $"distill {small} --weights {Runs.teacher.Value}"
                             $"eval --weights {Runs.teacher.Value}"
                         ] do
-                        "libctkd_torch.so", runCommand folder [] (command arguments)
+                        "libtorch_cpu", runCommand folder [] (command arguments)
 
-                    "/none.so", ctkdWith [ "CTKD_NATIVE", "/none.so" ] folder $"teach {small}"
-                    "garbage.so", ctkdWith [ "CTKD_NATIVE", garbage ] folder $"teach {small}"
+                    "/none", ctkdWith [ "LIBTORCH", "/none" ] folder $"teach {small}"
+                    "garbage", ctkdWith [ "LIBTORCH", garbage ] folder $"teach {small}"
                 ]
 
                 for where, ended in failures do
                     Must.equal 1 ended.Code
-                    Must.contain "error: the tensor engine is not ready" ended.Err
+                    Must.contain "error: " ended.Err
                     Must.contain where ended.Err
-                    Must.contain "dotnet fsi build.fsx native" ended.Err
+                    Must.contain "LIBTORCH" ended.Err
+                    Must.lack "   at " ended.Err
             )
         }
     ]

@@ -6,6 +6,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Cases
 open Ctkd.Fs.Tests.Courses
 open Ctkd.Fs.Tests.Folders
+open TorchSharp
 
 /// Made anew for each test: its teacher's weights live in the test's scope.
 let private course () : Course = { taught policies[0] alone with Batch = 8 }
@@ -32,6 +33,36 @@ let private train (how: TeachingPlan) (course: Course) (stops: int list) : Train
 
 let tests =
     testList "Teach" [
+        test "a TorchSharp module teaches by its logits, and its student learns" {
+            Tensor.scoped (fun () ->
+                let layers: (string * torch.nn.Module<torch.Tensor, torch.Tensor>)[] = [|
+                    "flat", torch.nn.Flatten()
+                    "head", torch.nn.Linear(192L, 4L)
+                |]
+
+                use network = torch.nn.Sequential layers
+                let model, weights = Model.ofLogits "mine" 4 network.forward
+
+                let course =
+                    let own (teaching: Teaching) = { teaching with Model = model; Weights = weights }
+                    let course = taught policies[0] { alone with Precision = F32 }
+                    Course.prepareTeacher { course with Teaching = Option.map own course.Teaching }
+
+                let set = upload 16 course
+                let batch = Augment.plain 0 8 set
+                let outputs = Teach.outputs course batch.Images |> Option.get
+
+                Must.equal
+                    (Tensor.toSingles (network.forward batch.Images))
+                    (Tensor.toSingles outputs.Logits)
+
+                let start = Train.start course
+                let before = Tree.leaves start.Student |> Array.collect Tensor.toSingles
+                let ended = complete course set start
+                Must.differ before (Tree.leaves ended.Student |> Array.collect Tensor.toSingles)
+            )
+        }
+
         test "a teacher that runs ahead teaches the same" {
             Tensor.scoped (fun () ->
                 for precision, tolerance in [ F64, 1e-10; F32, 1e-3 ] do

@@ -108,7 +108,7 @@ let tests =
 
                     let bytes =
                         values
-                        |> Array.truncate (count * int (torch.empty(0L, dtype = dtype).element_size ()))
+                        |> Array.truncate (count * int (torch.empty(0L, dtype = dtype).element_size()))
                         |> Array.map (fun v -> byte (v % limit))
 
                     Tensor.scoped (fun () ->
