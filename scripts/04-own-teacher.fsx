@@ -1,4 +1,4 @@
-// A TorchSharp module of your own as the teacher. Run with: dotnet fsi scripts/03-own-teacher.fsx
+// A TorchSharp module of your own as the teacher. Run with: dotnet fsi scripts/04-own-teacher.fsx
 #load "_load.fsx"
 
 open Ctkd.Fs
