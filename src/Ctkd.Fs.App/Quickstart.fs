@@ -5,9 +5,9 @@ open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
-/// The tour: a teacher on handwritten digits, and four students that see only 20 images a class.
+/// The tour: a teacher on handwritten digits, and four students that see only 10 images a class.
 module Quickstart =
-    let private teacherEpochs, private studentEpochs, private perClass = 8, 30, 20
+    let private teacherEpochs, private studentEpochs, private perClass = 8, 60, 10
 
     let private withEpochs (epochs: int) (settings: Settings) : Settings = {
         settings with
