@@ -75,7 +75,15 @@ module Doctor =
 
     let private findings () : Finding list =
         try
-            [ yield! engine (); oneDnn (); fine "memory" (Engine.memory ()); threads (); fusion (); yield! devices (); cpu () ]
+            [
+                yield! engine ()
+                oneDnn ()
+                fine "memory" (Engine.memory ())
+                threads ()
+                fusion ()
+                yield! devices ()
+                cpu ()
+            ]
         with CtkdException error -> [ wrong "engine" $"{error.What}: {error.Where}" error.Next; cpu () ]
 
     /// The command: 0 when nothing is missing, else 1.

@@ -374,6 +374,7 @@ module Engine =
             |> Error.raise
 
     let facts () : EngineFacts = guarded (fun () -> Natives.Load())
+
     let memory () : string =
         facts () |> ignore
         Heap.State
