@@ -138,11 +138,12 @@ let private cases: Arbitrary<Case> =
             BFloat16 = bfloat16
             Residual = residual
             Relu = relu
-            // two values a channel at least
             Shape = [ int64 batch + 1L; channels; int64 height; int64 width ]
             Offset = offset
         }
     }
+    // Of fewer values a channel the gradient of x cancels: it is a rounding error itself, and no share of it says anything.
+    |> Gen.where (fun case -> case.Shape[0] * case.Shape[2] * case.Shape[3] >= 16L)
     |> Arb.fromGen
 
 let plain: Case = {
