@@ -122,11 +122,12 @@ let tests =
         test "a run leaves no tensor behind, also when it fails" {
             inFolder (fun folder ->
                 let settings = Runs.taught "ctkd-global" Runs.small
-                let before = Tensor.live ()
-                Runs.finish (Runs.run folder) settings |> ignore
-                Must.equal before (Tensor.live ())
-                Run.start Hooks.none (Runs.run folder) settings |> errorOf |> ignore
-                Must.equal before (Tensor.live ())
+                // What oneDNN arranged for a weight goes with that weight, when it is collected.
+                Must.leaveNothing (fun () -> Runs.finish (Runs.run folder) settings |> ignore)
+
+                Must.leaveNothing (fun () ->
+                    Run.start Hooks.none (Runs.run folder) settings |> errorOf |> ignore
+                )
             )
         }
 
