@@ -28,6 +28,13 @@ public static unsafe class Dispatcher
         return (ulong)handle;
     }
 
+    /// <summary>A second reference to the tensor of a result that was kept.</summary>
+    internal static ulong Again(ulong result)
+    {
+        Check(aoti_torch_new_tensor_handle((IntPtr)result, out var handle), "a tensor");
+        return (ulong)handle;
+    }
+
     /// <summary>An integer.</summary>
     public static ulong Of(long value) => (ulong)value;
 

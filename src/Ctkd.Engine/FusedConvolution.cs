@@ -29,7 +29,7 @@ public static class FusedConvolution
         return Fuser(x, weight, bias, null, groups) switch
         {
             By.OneDnn => Call("mkldnn::_convolution_pointwise"u8, [],
-                [Of(x), Of(Arranged(weight, x, stride, padding, groups)), Maybe(bias), Pair(padding), Pair(stride), Pair(1), Of(groups), Of("relu"u8), NoScalars(), None]),
+                [Of(x), Arranged(weight, x, stride, padding, groups), Maybe(bias), Pair(padding), Pair(stride), Pair(1), Of(groups), Of("relu"u8), NoScalars(), None]),
             By.CuDnn => Call("aten::cudnn_convolution_relu"u8, [],
                 [Of(x), Of(weight), Maybe(bias), Pair(stride), Pair(padding), Pair(1), Of(groups)]),
             _ => InSteps(null, x, weight, bias, stride, padding, groups),
@@ -44,7 +44,7 @@ public static class FusedConvolution
         {
             case By.OneDnn:
                 Span<ulong> stack =
-                    [Of(residual), Of(x), Of(Arranged(weight, x, stride, padding, groups)), Maybe(bias), Pair(padding), Pair(stride), Pair(1), Of(groups), Of("add"u8), None, Some(Of("relu"u8)), NoScalars(), None];
+                    [Of(residual), Of(x), Arranged(weight, x, stride, padding, groups), Maybe(bias), Pair(padding), Pair(stride), Pair(1), Of(groups), Of("add"u8), None, Some(Of("relu"u8)), NoScalars(), None];
                 Invoke("mkldnn::_convolution_pointwise_"u8, "binary"u8, stack);
                 Drop(stack[0]);
                 return residual;
@@ -97,21 +97,24 @@ public static class FusedConvolution
 
     private static ulong NoScalars() => Of(ReadOnlySpan<long>.Empty);
 
-    // oneDNN wants a weight in a layout of its own, which depends on the shape of the input.
+    // oneDNN wants a weight in a layout of its own, which depends on the shape of the input. What was arranged is kept as
+    // libtorch's own references, not as tensors of TorchSharp: it is part of its weight, and goes with it.
     private sealed class Arrangements
     {
         private const int most = 8; // shapes of one weight: batches, and the shorter last ones
-        private readonly List<(long[] Shape, int Threads, long Stride, long Padding, long Groups, Tensor Weight)> known = [];
+        private readonly List<(long[] Shape, int Threads, long Stride, long Padding, long Groups, ulong Weight)> known = [];
         private long version = -1;
 
-        public Tensor For(Tensor weight, Tensor x, long stride, long padding, long groups)
+        ~Arrangements() => known.ForEach(one => Drop(one.Weight));
+
+        public ulong For(Tensor weight, Tensor x, long stride, long padding, long groups)
         {
             lock (known)
             {
                 long now = Version(weight);
                 if (now != version)
                 {
-                    known.ForEach(one => one.Weight.Dispose());
+                    known.ForEach(one => Drop(one.Weight));
                     known.Clear();
                     version = now;
                 }
@@ -120,24 +123,24 @@ public static class FusedConvolution
                 int threads = get_num_threads();
                 foreach (var one in known)
                     if (one.Threads == threads && one.Stride == stride && one.Padding == padding && one.Groups == groups && one.Shape.AsSpan().SequenceEqual(shape))
-                        return one.Weight;
+                        return Again(one.Weight);
 
                 if (known.Count == most)
                 {
-                    known[0].Weight.Dispose();
+                    Drop(known[0].Weight);
                     known.RemoveAt(0);
                 }
 
-                var arranged = Call("mkldnn::_reorder_convolution_weight"u8, [],
-                    [Of(weight), Pair(padding), Pair(stride), Pair(1), Of(groups), Some(Of(shape))]).DetachFromDisposeScope();
-                known.Add((shape, threads, stride, padding, groups, arranged));
-                return arranged;
+                Span<ulong> stack = [Of(weight), Pair(padding), Pair(stride), Pair(1), Of(groups), Some(Of(shape))];
+                Invoke("mkldnn::_reorder_convolution_weight"u8, [], stack);
+                known.Add((shape, threads, stride, padding, groups, stack[0]));
+                return Again(stack[0]);
             }
         }
     }
 
     private static readonly ConditionalWeakTable<Tensor, Arrangements> arrangements = [];
 
-    private static Tensor Arranged(Tensor weight, Tensor x, long stride, long padding, long groups) =>
+    private static ulong Arranged(Tensor weight, Tensor x, long stride, long padding, long groups) =>
         arrangements.GetOrCreateValue(weight).For(weight, x, stride, padding, groups);
 }
