@@ -86,7 +86,7 @@ public static unsafe class Heap
     private static int turn;
     private static nuint asked; // by the last Take: the check at start reads it
 
-    // ---- called by the stub, on any thread, known to the runtime or not; they throw nothing and allocate nothing ----
+    // ---- called by the machine code in Stub, on any thread, known to the runtime or not; they throw nothing and allocate nothing ----
 
     [UnmanagedCallersOnly]
     private static nint Take(nuint bytes)
