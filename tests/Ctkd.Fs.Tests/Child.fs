@@ -1,4 +1,5 @@
-/// The built `ctkd` as a child process.
+/// The built `ctkd`: its entry point called in this process, and its program as a child process where the process itself
+/// is what a test is about (signals, variables, memory, what it loads).
 module Ctkd.Fs.Tests.Child
 
 open System
@@ -48,7 +49,15 @@ let startCommand (folder: string) (variables: (string * string) list) (command: 
 
     Process.Start info |> nonNull
 
-/// Waits for a process. What it printed to a pipe must hold no escape codes, and never a stack trace.
+/// What the program prints to a pipe holds no escape codes, and never a stack trace.
+let private clean (ended: Ended) : Ended =
+    for text in [ ended.Out; ended.Err ] do
+        for never in [ "\u001b"; "   at "; "Unhandled" ] do
+            Must.lack never text
+
+    ended
+
+/// Waits for a process.
 let wait (child: Process) (already: string) : Ended =
     let err = child.StandardError.ReadToEndAsync()
     let out = child.StandardOutput.ReadToEndAsync()
@@ -59,37 +68,57 @@ let wait (child: Process) (already: string) : Ended =
 
     let ended = { Code = child.ExitCode; Out = already + out.Result; Err = err.Result }
     child.Dispose()
-
-    for text in [ ended.Out; ended.Err ] do
-        for never in [ "\u001b"; "   at "; "Unhandled" ] do
-            Must.lack never text
-
-    ended
+    clean ended
 
 /// Runs a command to its end.
 let runCommand (folder: string) (variables: (string * string) list) (command: string list) : Ended =
     wait (startCommand folder variables command) ""
 
-/// The command line of the program with these arguments.
-let ctkdCommand (arguments: string) : string list =
-    [ "dotnet"; program ] @ List.ofArray (arguments.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+let private words (arguments: string) : string list =
+    arguments.Split(' ', StringSplitOptions.RemoveEmptyEntries) |> List.ofArray
 
-/// Runs the program in a folder, with variables set.
+/// The command line of the program with these arguments.
+let ctkdCommand (arguments: string) : string list = [ "dotnet"; program ] @ words arguments
+
+/// Runs the program as a process in a folder, with variables set.
 let ctkdWith (variables: (string * string) list) (folder: string) (arguments: string) : Ended =
     runCommand folder variables (ctkdCommand arguments)
 
-/// Runs the program in a folder.
-let ctkd: string -> string -> Ended = ctkdWith []
+/// Calls the program's entry point in a folder, as a process of its own would with its output in pipes: hundreds of
+/// questions, and one start of .NET.
+let ctkd (folder: string) (arguments: string) : Ended =
+    let out, err = new StringWriter(), new StringWriter()
+    let was = Console.Out, Console.Error, Environment.CurrentDirectory, Environment.GetEnvironmentVariable "NO_COLOR"
 
-/// Runs the program, which must end with this exit code.
-let expect (code: int) (folder: string) (arguments: string) : Ended =
-    let ended = ctkd folder arguments
+    try
+        Console.SetOut out
+        Console.SetError err
+        Environment.CurrentDirectory <- folder
+        // As in a pipe, also where the tests run on a terminal.
+        Environment.SetEnvironmentVariable("NO_COLOR", "1")
+        let code = Ctkd.Fs.App.Program.main (Array.ofList (words arguments))
+        clean { Code = code; Out = string out; Err = string err }
+    finally
+        let wasOut, wasErr, wasFolder, wasColour = was
+        Console.SetOut wasOut
+        Console.SetError wasErr
+        Environment.CurrentDirectory <- wasFolder
+        Environment.SetEnvironmentVariable("NO_COLOR", wasColour)
 
+let private ended (code: int) (arguments: string) (ended: Ended) : Ended =
     Expect.isTrue
         (ended.Code = code)
         $"ctkd {arguments}: exit code {ended.Code}, not {code}\n{ended.Out}\n{ended.Err}"
 
     ended
+
+/// Calls the program, which must end with this exit code.
+let expect (code: int) (folder: string) (arguments: string) : Ended =
+    ended code arguments (ctkd folder arguments)
+
+/// Runs the program as a process, which must end with this exit code.
+let expectProcess (code: int) (folder: string) (arguments: string) : Ended =
+    ended code arguments (ctkdWith [] folder arguments)
 
 /// Starts the program, sends it a signal when it has printed a line that contains the text, and waits.
 let interrupted (signal: int) (line: string) (folder: string) (arguments: string) : Ended =

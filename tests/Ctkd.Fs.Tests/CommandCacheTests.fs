@@ -81,7 +81,8 @@ let tests =
                     Expect.isTrue (ended.Code = 0) ended.Err
                     isPlain expected folder out
 
-                Must.equal 100.0 (remembered (expect 0 folder (distil "third" "--teacher-cache cache")))
+                let third = expectProcess 0 folder (distil "third" "--teacher-cache cache")
+                Must.equal 100.0 (remembered third)
                 isPlain expected folder "third"
             )
         }

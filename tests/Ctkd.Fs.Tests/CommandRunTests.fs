@@ -16,18 +16,18 @@ let private last (folder: string) : string = Path.Combine(folder, "a", "last.saf
 let private resumesAfter (signal: int) (code: int) : unit =
     inFolder (fun folder ->
         let ended =
-            interrupted signal "epoch 1/" folder "teach --per-class 20 --batch 16 --epochs 25 --out a"
+            interrupted signal "epoch 1/" folder "teach --per-class 20 --batch 16 --epochs 12 --out a"
 
         Must.equal (code, "") (ended.Code, ended.Err)
         Must.contain $"interrupted; go on with: ctkd teach --resume {folder}/a" ended.Out
         let info, _ = Runs.contents (last folder)
-        Must.lie 2 25 info.Epoch
+        Must.lie 2 12 info.Epoch
         Must.equal info.MetricLines (info.Epoch - 1)
         Must.equal info.MetricLines ((Runs.lines (Path.Combine(folder, "a"))).Length)
 
         let resumed = expect 0 folder "teach --resume a"
-        Must.contain "epoch 25/25" resumed.Out
-        Must.equal [ 1..25 ] (Runs.lines (Path.Combine(folder, "a")) |> List.map _.Epoch)
+        Must.contain "epoch 12/12" resumed.Out
+        Must.equal [ 1..12 ] (Runs.lines (Path.Combine(folder, "a")) |> List.map _.Epoch)
 
         // Once more: it is finished, and nothing but the report is written again.
         let before = Runs.files (Path.Combine(folder, "a"))
@@ -53,14 +53,14 @@ let tests =
             inFolder (fun folder ->
                 // Every epoch is one of learning, and from the second on images are mixed.
                 let flags =
-                    $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 30 --batch 16 --epochs 8 "
-                    + "--policy rlkd --rl-warm-up 1 --rl-every 1 --rl-ramp 3 --rl-mix-until 8 --out "
+                    $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 30 --batch 16 --epochs 4 "
+                    + "--policy rlkd --rl-warm-up 1 --rl-every 1 --rl-ramp 3 --rl-mix-until 4 --out "
 
                 expect 0 folder (flags + "whole") |> ignore
                 let ended = interrupted interrupt "epoch 2/" folder (flags + "a")
                 Must.equal (130, "") (ended.Code, ended.Err)
                 let info, tensors = Runs.contents (last folder)
-                Must.lie 3 8 info.Epoch
+                Must.lie 3 4 info.Epoch
 
                 tensors
                 |> Must.haveOne (fun (name, _, _, _) -> name.StartsWith("agent/", StringComparison.Ordinal))

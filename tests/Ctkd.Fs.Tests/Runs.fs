@@ -108,3 +108,22 @@ let ownSet (path: string) (count: int) (size: int) : Settings =
 
     Safetensors.write path { Metadata = []; Tensors = tensors } |> Error.orRaise
     { small with Data = "file"; DataDir = path; PerClass = 0 }
+
+/// The digits with so many images a class to train on.
+let digits (perClass: int) : Splits =
+    let data = Digits.load ()
+    { data with Train = ImageSet.firstPerClass perClass data.Train }
+
+/// Trains a course to its end without a look at the test set on the way, and classifies that: per cent right.
+let accuracy (how: TeachingPlan) (course: Course) (data: Splits) : float =
+    let upload = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std
+    let train, test = upload data.Train, upload data.Test
+
+    let rec go (state: TrainState) =
+        match Train.epochOf how course 1000 Courses.never train state with
+        | Train.Complete state when state.Epoch = course.Epochs -> state
+        | Train.Complete state -> go (Train.nextEpoch state.Best state)
+        | ended -> failwith $"{ended}"
+
+    let state = go (Train.start course)
+    (Trained.accuracyIn 250 course course.Student state.Student test).Top1

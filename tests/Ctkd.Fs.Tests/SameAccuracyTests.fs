@@ -6,11 +6,6 @@ open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 
-let private perClass (count: int) (data: Splits) : Splits = {
-    data with
-        Train = ImageSet.firstPerClass count data.Train
-}
-
 let private settings: Settings = {
     Settings.defaults with
         Student = "resnet8"
@@ -23,20 +18,6 @@ let private settings: Settings = {
 }
 
 let private model = Zoo.find "resnet8" 10 |> Error.orRaise
-
-/// Runs a course to its end and classifies the test set: per cent right.
-let private accuracy (how: TeachingPlan) (course: Course) (data: Splits) : float =
-    let upload = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std
-    let train, test = upload data.Train, upload data.Test
-
-    let rec go (state: TrainState) =
-        match Train.epochOf how course 1000 Courses.never train state with
-        | Train.Complete state when state.Epoch = course.Epochs -> state
-        | Train.Complete state -> go (Train.nextEpoch state.Best state)
-        | ended -> failwith $"{ended}"
-
-    let state = go (Train.start course)
-    (Trained.accuracyIn 250 course course.Student state.Student test).Top1
 
 /// The teacher's weights: resnet8 on 60 images a class.
 let private teacher (folder: string) : Tree =
@@ -57,7 +38,7 @@ let tests =
         test "the fast way trains students of the accuracy of the plain way" {
             inFolder (fun folder ->
                 Tensor.scoped (fun () ->
-                    let data = perClass 20 (Digits.load ())
+                    let data = Runs.digits 20
                     let weights = teacher folder
 
                     let course (fast: bool) (seed: int) =
@@ -72,7 +53,7 @@ let tests =
 
                     /// Channels outermost, float32, the teacher's layers as they are, one batch at a time.
                     let plain seed =
-                        Tensor.scoped (fun () -> accuracy Teach.simple (course false seed) data)
+                        Tensor.scoped (fun () -> Runs.accuracy Teach.simple (course false seed) data)
 
                     /// Channels innermost, bfloat16, the teacher folded, two batches ahead and remembered.
                     let fast seed =
@@ -81,7 +62,7 @@ let tests =
                                 TeacherCache.openFile folder "key" model.Classifier.In 100_000_000L Exact
                                 |> Error.orRaise
 
-                            accuracy
+                            Runs.accuracy
                                 { Ahead = 2; Cache = Some cache }
                                 (Course.prepareTeacher (course true seed))
                                 data
