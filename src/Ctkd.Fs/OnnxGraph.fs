@@ -60,6 +60,11 @@ type internal OnnxGraph(name: string, reserved: string list) =
     member _.Floats (name: string) (shape: int list) (values: float32[]) : string =
         store name TensorProto.Types.DataType.Float shape (MemoryMarshal.AsBytes(values.AsSpan()).ToArray())
 
+    /// The numbers of a tensor as float32 constants; a name that is there already keeps its own.
+    member _.Weights (name: string) (shape: int list) (values: Tensor) : string =
+        let bytes = Tensor.scoped (fun () -> values |> Tensor.toType DType.Float32 |> Tensor.toBytes)
+        store name TensorProto.Types.DataType.Float shape bytes
+
     /// A constant list of whole numbers.
     member _.Integers (name: string) (values: int list) : string =
         let bytes = values |> List.map int64 |> Array.ofList
@@ -111,7 +116,7 @@ module internal OnnxLayers =
         let stored name =
             let tensor = Tree.find name weights
             let shape = Tensor.shape tensor |> Array.map int |> List.ofArray
-            graph.Floats name shape (Tensor.toFloats tensor |> Array.map float32)
+            graph.Weights name shape tensor
 
         let value name : OnnxValue = {
             Name = name

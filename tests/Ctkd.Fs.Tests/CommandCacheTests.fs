@@ -9,7 +9,7 @@ open Ctkd.Fs.Tests.Child
 open Ctkd.Fs.Tests.Folders
 
 let private distil (out: string) (more: string) : string =
-    $"distill --weights {Runs.teacher.Value} --per-class 10 --batch 16 --epochs 2 --policy ctkd-global --out {out} {more}"
+    $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 10 --batch 16 --epochs 2 --policy ctkd-global --out {out} {more}"
 
 let private tensors (folder: string) = Runs.contents (Path.Combine(folder, "last.safetensors")) |> snd
 

@@ -16,7 +16,7 @@ let private last (folder: string) : string = Path.Combine(folder, "a", "last.saf
 let private resumesAfter (signal: int) (code: int) : unit =
     inFolder (fun folder ->
         let ended =
-            interrupted signal "epoch 1/" folder "teach --per-class 20 --batch 16 --epochs 12 --out a"
+            interrupted signal "epoch 1/" folder "teach --model resnet8 --per-class 20 --batch 16 --epochs 12 --out a"
 
         Must.equal (code, "") (ended.Code, ended.Err)
         Must.contain $"interrupted; go on with: ctkd teach --resume {folder}/a" ended.Out
@@ -95,7 +95,7 @@ let tests =
             inFolder (fun folder ->
                 let onTerminal (name: string) (variables: (string * string) list) : string =
                     let run =
-                        ctkdCommand $"teach --per-class 5 --batch 16 --epochs 2 --out {name}"
+                        ctkdCommand $"teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --out {name}"
                         |> String.concat " "
 
                     let command = [ "bash"; "-c"; $"script -qec '{run}' {name}.log > /dev/null" ]
@@ -117,7 +117,7 @@ let tests =
 
         test "a run that diverges fails with the term and the step" {
             inFolder (fun folder ->
-                let ended = expect 1 folder "teach --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
+                let ended = expect 1 folder "teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
                 Must.contain "error: the term 'ce' was not finite in epoch 1, step 2" ended.Err
                 Must.contain "next: no checkpoint was written yet; try a smaller --lr" ended.Err
             )
@@ -125,7 +125,7 @@ let tests =
 
         test "a folder that is in use, holds a run or cannot be written fails, and a missing run too" {
             inFolder (fun folder ->
-                let start = "teach --per-class 5 --batch 16 --epochs 1 --out"
+                let start = "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out"
                 use holder = RunDirectory.create (Path.Combine(folder, "held")) |> Error.orRaise
 
                 Must.contain
@@ -155,7 +155,7 @@ let tests =
 
         test "a full disk fails with the remedy, and what was written before is whole and goes on" {
             inFolder (fun folder ->
-                let run = "teach --per-class 5 --batch 16 --epochs 3"
+                let run = "teach --model resnet8 --per-class 5 --batch 16 --epochs 3"
                 expect 0 folder $"{run} --out a" |> ignore
                 let size = FileInfo(last folder).Length
 
@@ -192,7 +192,7 @@ let tests =
 
         test "a disk that is full from the start fails without a trace" {
             inFolder (fun folder ->
-                let ended = onSmallDisk folder 8 "teach --per-class 5 --batch 16 --epochs 1 --out disk/a"
+                let ended = onSmallDisk folder 8 "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out disk/a"
                 Must.equal 1 ended.Code
                 Must.contain "No space left on device" ended.Err
                 Must.contain "\n  next: " ended.Err

@@ -276,13 +276,8 @@ let tests =
         test "a number has a decimal point, whatever the user's language is" {
             inFolder (fun folder ->
                 let german = [ "LC_ALL", "de_DE.UTF-8"; "LANG", "de_DE.UTF-8" ]
-
-                let ended =
-                    ctkdWith
-                        german
-                        folder
-                        $"teach {small} --lr 0.05 --mean 0.5 0.25 0.125 --std 1.5 1.5 1.5 --out a"
-
+                let flags = "--model resnet8 --lr 0.05 --mean 0.5 0.25 0.125 --std 1.5 1.5 1.5"
+                let ended = ctkdWith german folder $"teach {small} {flags} --out a"
                 Must.equal 0 ended.Code
                 let json = File.ReadAllText(Path.Combine(folder, "a", "settings.json"))
                 let settings = Ctkd.Fs.Json.read<Settings> "" json |> Error.orRaise

@@ -28,9 +28,12 @@ let units (key: string) (count: int) : float[] =
 
 /// The numbers of a key as a tensor: unit * scale + shift.
 let probe (dtype: DType) (key: string) (shape: int list) (scale: float) (shift: float) : Tensor =
-    units key (List.fold (*) 1 shape)
-    |> Array.map (fun u -> u * scale + shift)
-    |> Tensor.ofFloats dtype shape
+    let values = units key (List.fold (*) 1 shape)
+
+    for i in 0 .. values.Length - 1 do
+        values[i] <- values[i] * scale + shift
+
+    Tensor.ofFloats dtype shape values
 
 /// Labels below the number of classes.
 let labels (key: string) (count: int) (classes: int) : Tensor =

@@ -150,7 +150,7 @@ let private runTests (arguments: string[]) : int =
 
     let mutable summary = None
     let keep = Append_Summary_Handler(SummaryHandler(fun run -> summary <- Some run))
-    let code = runTestsWithCLIArgs [ keep ] (Array.ofList arguments) tests
+    let code = runTestsWithCLIArgs [ keep ] (Array.ofList arguments) (OneThread.test tests)
 
     match summary with
     | None -> code
@@ -169,4 +169,4 @@ let main (arguments: string[]) : int =
     match arguments with
     // A child of the heap's tests: it ends in one of several ways.
     | [| "--ending"; how |] -> HeapTests.ending how
-    | arguments -> runTests arguments
+    | arguments -> OneThread.around (fun () -> runTests arguments)

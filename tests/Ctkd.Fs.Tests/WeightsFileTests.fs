@@ -12,17 +12,18 @@ let private model = Courses.tiny 4 3
 let private expected = Weights.expected DType.Float32 (Model.declarations model)
 
 /// The model's tensors, its normalisations' counters at 5.
-let private stored: StoredTensor list =
-    Tensor.scoped (fun () ->
-        Courses.teacherWeights DType.Float32 model
-        |> Tree.toList
-        |> List.map (fun (name, x) ->
-            if Layer.isCounter name then
-                tensor name "I64" [] (BitConverter.GetBytes 5L)
-            else
-                Weights.store name x
-        )
-    )
+let private stored: Lazy<StoredTensor list> =
+    lazy
+        (Tensor.scoped (fun () ->
+            Courses.teacherWeights DType.Float32 model
+            |> Tree.toList
+            |> List.map (fun (name, x) ->
+                if Layer.isCounter name then
+                    tensor name "I64" [] (BitConverter.GetBytes 5L)
+                else
+                    Weights.store name x
+            )
+        ))
 
 let private parse (bytes: byte[]) : WeightsFile = WeightsFile.parse "here" bytes |> Error.orRaise
 
@@ -45,16 +46,16 @@ let tests =
         test "the format is told by the contents, whatever the file is called" {
             inFolder (fun folder ->
                 let path = Path.Combine(folder, "weights.bin")
-                Safetensors.write path { Metadata = [ "epoch", "3" ]; Tensors = stored } |> Error.orRaise
+                Safetensors.write path { Metadata = [ "epoch", "3" ]; Tensors = stored.Value } |> Error.orRaise
                 let file = WeightsFile.read path |> Error.orRaise
                 Must.equal ("safetensors", path) (file.Format, file.Path)
                 Must.equal [ "epoch", "3" ] file.Metadata
-                Must.equal (stored |> List.map _.Name) (file.Found.Tensors |> List.map _.Name)
+                Must.equal (stored.Value |> List.map _.Name) (file.Found.Tensors |> List.map _.Name)
 
-                TorchFile.write path stored |> Error.orRaise
+                TorchFile.write path stored.Value |> Error.orRaise
                 let file = WeightsFile.read path |> Error.orRaise
                 Must.equal "PyTorch (zip)" file.Format
-                Must.equal (stored |> List.map _.Name) (file.Found.Tensors |> List.map _.Name)
+                Must.equal (stored.Value |> List.map _.Name) (file.Found.Tensors |> List.map _.Name)
             )
         }
 
@@ -84,12 +85,12 @@ let tests =
             for prefix in [ ""; "module."; "module.student." ] do
                 Tensor.scoped (fun () ->
                     let tree =
-                        stored
+                        stored.Value
                         |> List.map (fun t -> { t with Name = prefix + t.Name })
                         |> fit
                         |> Error.orRaise
 
-                    for t in stored do
+                    for t in stored.Value do
                         Must.equal (t.Bytes.ToArray()) (Tree.find t.Name tree |> Tensor.toBytes)
                 )
         }
@@ -97,7 +98,7 @@ let tests =
         test "floating-point numbers of any width and integers of any width become what is expected" {
             for dtype in [ DType.Float64; DType.Float16; DType.BFloat16 ] do
                 Tensor.scoped (fun () ->
-                    let file = retyped dtype stored
+                    let file = retyped dtype stored.Value
                     let tree = fit file |> Error.orRaise
                     Must.equal expected (Weights.expectedOf tree)
 
@@ -108,7 +109,7 @@ let tests =
                 )
 
             let narrow =
-                stored
+                stored.Value
                 |> List.map (fun t ->
                     if t.DType = "I64" then
                         { t with DType = "I32"; Bytes = ReadOnlyMemory(BitConverter.GetBytes 5) }
@@ -125,8 +126,8 @@ let tests =
         }
 
         test "batch counters that an old file lacks start at zero, and nothing else may be missing" {
-            let old = stored |> List.filter (fun t -> not (Layer.isCounter t.Name))
-            Must.differ stored.Length old.Length
+            let old = stored.Value |> List.filter (fun t -> not (Layer.isCounter t.Name))
+            Must.differ stored.Value.Length old.Length
 
             Tensor.scoped (fun () ->
                 let tree = fit old |> Error.orRaise
@@ -142,7 +143,7 @@ let tests =
 
         test "missing, unexpected and mis-shaped tensors are reported at once, with the nearest names" {
             let wrong =
-                stored
+                stored.Value
                 |> List.map (fun t ->
                     if t.Name = "fc.bias" then { t with Name = "fc.bais" }
                     elif t.Name = "fc.weight" then { t with Shape = List.rev t.Shape }
@@ -161,7 +162,7 @@ let tests =
 
             for value in [ Single.NaN; Single.PositiveInfinity; Single.NegativeInfinity ] do
                 let bad =
-                    stored
+                    stored.Value
                     |> List.map (fun t ->
                         if t.Name = "fc.bias" then
                             let bytes = t.Bytes.ToArray()
@@ -177,7 +178,7 @@ let tests =
 
             // 1e300 has no place in float32.
             let wide =
-                stored
+                stored.Value
                 |> List.map (fun t ->
                     if t.Name = "fc.bias" then
                         tensor

@@ -11,7 +11,7 @@ open Ctkd.Fs.Tests.Folders
 
 let private nameOf (path: string) : string = Path.GetFileName path |> nonNull
 
-let private facts: EngineFacts = Natives.Load()
+let private facts: Lazy<EngineFacts> = lazy (Natives.Load())
 
 /// TorchSharp's native library as its package has it.
 let private sharp: string =
@@ -51,7 +51,7 @@ let private libtorch (folder: string) (name: string) (bytes: byte[] option) : st
     let lib = Directory.CreateDirectory(Path.Combine(folder, "torch", "lib")).FullName
     File.WriteAllText(Path.Combine(folder, "torch", "version.py"), "__version__ = '2.10.9+test'\n")
 
-    for file in Directory.GetFiles facts.Folder do
+    for file in Directory.GetFiles facts.Value.Folder do
         if nameOf file <> name then
             File.CreateSymbolicLink(Path.Combine(lib, nameOf file), file) |> ignore
 
@@ -182,7 +182,7 @@ let tests =
                     libtorch
                         folder
                         "libtorch.so"
-                        (Some(File.ReadAllBytes(Path.Combine(facts.Folder, "libtorch.so"))))
+                        (Some(File.ReadAllBytes(Path.Combine(facts.Value.Folder, "libtorch.so"))))
 
                 let variables = [ "LIBTORCH", torch; "XDG_CACHE_HOME", folder ]
 
@@ -199,7 +199,7 @@ let tests =
 
         test "a libtorch that TorchSharp's library does not fit is refused with both versions" {
             inFolder (fun folder ->
-                let other = File.ReadAllBytes(Path.Combine(facts.Folder, "libc10.so"))
+                let other = File.ReadAllBytes(Path.Combine(facts.Value.Folder, "libc10.so"))
                 let torch = libtorch folder "libtorch_cpu.so" (Some other)
                 let ended = doctor [ "LIBTORCH", torch; "XDG_CACHE_HOME", folder ]
 
