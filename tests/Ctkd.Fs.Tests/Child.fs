@@ -74,6 +74,10 @@ let wait (child: Process) (already: string) : Ended =
 let runCommand (folder: string) (variables: (string * string) list) (command: string list) : Ended =
     wait (startCommand folder variables command) ""
 
+/// Answers of processes that do not disturb each other, two at a time.
+let twoAtATime (run: 'A -> 'B) (cases: 'A list) : 'B list =
+    cases |> List.chunkBySize 2 |> List.collect (Array.ofList >> Array.Parallel.map run >> List.ofArray)
+
 let private words (arguments: string) : string list =
     arguments.Split(' ', StringSplitOptions.RemoveEmptyEntries) |> List.ofArray
 
@@ -88,7 +92,12 @@ let ctkdWith (variables: (string * string) list) (folder: string) (arguments: st
 /// questions, and one start of .NET.
 let ctkd (folder: string) (arguments: string) : Ended =
     let out, err = new StringWriter(), new StringWriter()
-    let was = Console.Out, Console.Error, Environment.CurrentDirectory, Environment.GetEnvironmentVariable "NO_COLOR"
+
+    let was =
+        Console.Out,
+        Console.Error,
+        Environment.CurrentDirectory,
+        Environment.GetEnvironmentVariable "NO_COLOR"
 
     try
         Console.SetOut out

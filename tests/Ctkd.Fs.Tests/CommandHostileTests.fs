@@ -65,10 +65,7 @@ let tests =
                 let peak name = Child.peak 1 $"inspect {Path.Combine(folder, name)}"
                 let alone = peak "first"
 
-                // A process's peak is its own: two at a time.
-                let peaks = hostile |> List.chunkBySize 2 |> List.collect (Array.ofList >> Array.Parallel.map (fst >> peak) >> List.ofArray)
-
-                for (name, bytes), peak in List.zip hostile peaks do
+                for (name, bytes), peak in List.zip hostile (Child.twoAtATime (fst >> peak) hostile) do
                     let beyond = peak - alone - int64 bytes.Length
 
                     Expect.isTrue

@@ -16,7 +16,11 @@ let private last (folder: string) : string = Path.Combine(folder, "a", "last.saf
 let private resumesAfter (signal: int) (code: int) : unit =
     inFolder (fun folder ->
         let ended =
-            interrupted signal "epoch 1/" folder "teach --model resnet8 --per-class 20 --batch 16 --epochs 12 --out a"
+            interrupted
+                signal
+                "epoch 1/"
+                folder
+                "teach --model resnet8 --per-class 20 --batch 16 --epochs 12 --out a"
 
         Must.equal (code, "") (ended.Code, ended.Err)
         Must.contain $"interrupted; go on with: ctkd teach --resume {folder}/a" ended.Out
@@ -103,7 +107,14 @@ let tests =
                     Expect.isTrue (ended.Code = 0) ended.Err
                     File.ReadAllText(Path.Combine(folder, $"{name}.log"))
 
-                let coloured, plain = onTerminal "coloured" [], onTerminal "plain" [ "NO_COLOR", "1" ]
+                let coloured, plain =
+                    match
+                        [ "coloured", []; "plain", [ "NO_COLOR", "1" ] ]
+                        |> twoAtATime (fun (name, variables) -> onTerminal name variables)
+                    with
+                    | [ coloured; plain ] -> coloured, plain
+                    | others -> failtest $"%A{others}"
+
                 Must.contain "\u001b[38;5;" coloured
                 Must.contain "━" coloured
                 // .NET itself sets the keypad's mode of a terminal: no colour and no bar is what plain means.
@@ -117,7 +128,12 @@ let tests =
 
         test "a run that diverges fails with the term and the step" {
             inFolder (fun folder ->
-                let ended = expect 1 folder "teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
+                let ended =
+                    expect
+                        1
+                        folder
+                        "teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
+
                 Must.contain "error: the term 'ce' was not finite in epoch 1, step 2" ended.Err
                 Must.contain "next: no checkpoint was written yet; try a smaller --lr" ended.Err
             )
@@ -192,7 +208,12 @@ let tests =
 
         test "a disk that is full from the start fails without a trace" {
             inFolder (fun folder ->
-                let ended = onSmallDisk folder 8 "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out disk/a"
+                let ended =
+                    onSmallDisk
+                        folder
+                        8
+                        "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out disk/a"
+
                 Must.equal 1 ended.Code
                 Must.contain "No space left on device" ended.Err
                 Must.contain "\n  next: " ended.Err

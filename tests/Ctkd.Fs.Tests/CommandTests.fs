@@ -107,8 +107,7 @@ let tests =
         }
 
         test "what computes nothing does not wait for libtorch to be loaded" {
-            for arguments in [ "--help"; "distill --help"; "version"; "models"; "recipes" ] do
-                let libraries = loaded arguments
+            for libraries in twoAtATime loaded [ "--help"; "distill --help"; "version"; "models"; "recipes" ] do
                 Must.contain "libcoreclr.so" libraries
                 Must.lack "torch" libraries
 
@@ -290,17 +289,26 @@ let tests =
         // ---- doctor ----
 
         test "doctor finds the engine and what mends it" {
-            let doctor = ctkdWith [ "OMP_NUM_THREADS", "" ] "/" "doctor"
+            let doctor, json, none =
+                match
+                    [
+                        [ "OMP_NUM_THREADS", "" ], "doctor"
+                        [ "OMP_NUM_THREADS", "" ], "doctor --json"
+                        [ "LIBTORCH", "/none" ], "doctor"
+                    ]
+                    |> twoAtATime (fun (variables, arguments) -> ctkdWith variables "/" arguments)
+                with
+                | [ doctor; json; none ] -> doctor, json.Out, none
+                | others -> failtest $"%A{others}"
+
             Must.matchRegex @"\nengine +libtorch \d+\.\d+" doctor.Out
 
             for name in [ "TorchSharp's library"; "threads"; "memory"; "oneDNN"; "CUDA devices"; "processor" ] do
                 Must.contain $"\n{name} " doctor.Out
 
-            let json = (ctkdWith [ "OMP_NUM_THREADS", "" ] "/" "doctor --json").Out
             let findings = Ctkd.Fs.Json.read<Finding list> "" json |> Error.orRaise
             Must.equal (if List.exists _.Mend.IsSome findings then 1 else 0) doctor.Code
 
-            let none = ctkdWith [ "LIBTORCH", "/none" ] "/" "doctor"
             Must.equal 1 none.Code
             Must.matchRegex @"\nengine +LIBTORCH names no libtorch.*: /none +set it to" none.Out
         }
@@ -337,19 +345,21 @@ let tests =
                     [ "dotnet"; Path.Combine(copy, "ctkd.dll") ]
                     @ List.ofArray ((arguments: string).Split ' ')
 
-                let failures = [
-                    for arguments in
-                        [
-                            $"teach {small}"
-                            "quickstart"
-                            $"distill {small} --weights {Runs.teacher.Value}"
-                            $"eval --weights {Runs.teacher.Value}"
-                        ] do
-                        "libtorch_cpu", runCommand folder [] (command arguments)
+                let failures =
+                    [
+                        for arguments in
+                            [
+                                $"teach {small}"
+                                "quickstart"
+                                $"distill {small} --weights {Runs.teacher.Value}"
+                                $"eval --weights {Runs.teacher.Value}"
+                            ] do
+                            "libtorch_cpu", (fun () -> runCommand folder [] (command arguments))
 
-                    "/none", ctkdWith [ "LIBTORCH", "/none" ] folder $"teach {small}"
-                    "garbage", ctkdWith [ "LIBTORCH", garbage ] folder $"teach {small}"
-                ]
+                        for libtorch in [ "/none"; garbage ] do
+                            libtorch, (fun () -> ctkdWith [ "LIBTORCH", libtorch ] folder $"teach {small}")
+                    ]
+                    |> twoAtATime (fun (where, run) -> where, run ())
 
                 for where, ended in failures do
                     Must.equal 1 ended.Code

@@ -1,5 +1,5 @@
-/// One thread for the bodies of all tests. Every thread that calls libtorch keeps a team of OpenMP threads; with more
-/// threads than processors OpenMP no longer waits for work but sleeps, and small operators take twice as long.
+/// The main thread for the bodies of all tests. Every thread that calls libtorch keeps a team of OpenMP threads; with
+/// more threads than processors OpenMP no longer waits for work but sleeps, and small operators take twice as long.
 module Ctkd.Fs.Tests.OneThread
 
 open System.Collections.Concurrent
@@ -8,33 +8,35 @@ open Expecto
 
 let private bodies = new BlockingCollection<unit -> unit>()
 
-/// Runs what runs tests, and the tests' bodies all on one thread of the pool: FsCheck goes over to the pool by itself
-/// where it is not there already.
+/// Runs what runs tests on another thread, and the tests' bodies on this one.
 let around (runTests: unit -> int) : int =
-    let work () =
-        for body in bodies.GetConsumingEnumerable() do
-            body ()
-            if not (isNull (System.Environment.GetEnvironmentVariable "PROBE")) then
-                let x = TorchSharp.torch.ones(200000L)
-                let sw () = System.IO.File.ReadAllLines "/proc/thread-self/status" |> Array.find (fun l -> l.StartsWith "voluntary_ctxt") |> fun l -> int (l.Split('\t')[1])
-                let s0 = sw ()
-                for _ in 1..100 do x.add_(TorchSharp.torch.ones(1L).ToScalar()) |> ignore
-                let t = sw () - s0
-                if t > 20 then eprintfn "PROBE %d" t
+    let running =
+        Task.Run(fun () ->
+            try
+                runTests ()
+            finally
+                bodies.CompleteAdding()
+        )
 
-    let working = Task.Run work
+    for body in bodies.GetConsumingEnumerable() do
+        body ()
 
-    try
-        runTests ()
-    finally
-        bodies.CompleteAdding()
-        working.Wait()
+    running.GetAwaiter().GetResult()
 
 /// The body's answer, or its exception as it was thrown.
 let private there (body: unit -> 'T) : Async<'T> =
     async {
         let ended = TaskCompletionSource<Choice<'T, exn>> TaskCreationOptions.RunContinuationsAsynchronously
-        bodies.Add(fun () -> ended.SetResult(try Choice1Of2(body ()) with error -> Choice2Of2 error))
+
+        bodies.Add(fun () ->
+            let outcome =
+                try
+                    Choice1Of2(body ())
+                with error ->
+                    Choice2Of2 error
+
+            ended.SetResult outcome
+        )
 
         match! Async.AwaitTask ended.Task with
         | Choice1Of2 answer -> return answer
@@ -44,13 +46,14 @@ let private there (body: unit -> 'T) : Async<'T> =
     }
 
 let private code (code: TestCode) : TestCode =
-    let finished (computation: Async<'T>) () : 'T =
+    let finish (computation: Async<'T>) : 'T =
         (Async.StartImmediateAsTask computation).GetAwaiter().GetResult()
 
     match code with
     | Sync body -> Async(there body)
-    | Async body -> Async(there (finished body))
-    | AsyncFsCheck(config, stress, body) -> AsyncFsCheck(config, stress, body >> finished >> there)
+    | Async body -> Async(there (fun () -> finish body))
+    | AsyncFsCheck(config, stress, body) ->
+        AsyncFsCheck(config, stress, fun config -> there (fun () -> finish (body config)))
     | SyncWithCancel body -> SyncWithCancel body
 
 /// The tests with their bodies on the thread of `around`.

@@ -10,15 +10,14 @@ let private zoo (name: string) : Model = Zoo.find name 10 |> Error.orRaise
 type private Case = { Model: Model; Exports: (string * OnnxOptions) list; Batches: int list }
 
 /// An output of ours for so many images, and its largest difference to ONNX Runtime's as a share of its rms.
-type private Compared = {
-    Case: string
-    Output: string
-    Images: int
-    Ours: float[]
-    Difference: float
-}
+type private Compared = { Case: string; Output: string; Images: int; Ours: float[]; Difference: float }
 
-let private outputs (model: Model) (options: OnnxOptions) (weights: Tree) (images: Tensor) : (string * float[]) list =
+let private outputs
+    (model: Model)
+    (options: OnnxOptions)
+    (weights: Tree)
+    (images: Tensor)
+    : (string * float[]) list =
     let images =
         match options.Images with
         | OnnxImages.Pixels(mean, std) ->
@@ -46,7 +45,10 @@ let private compare (case: Case) : Compared list =
 
                 for batch in case.Batches do
                     let images = Calibrated.images DType.Float32 key batch options.Height options.Width
-                    let ours, theirs = outputs case.Model options weights images, OnnxRuntime.run network images
+
+                    let ours, theirs =
+                        outputs case.Model options weights images, OnnxRuntime.run network images
+
                     Must.equal (List.map fst ours |> List.sort) (List.map fst theirs |> List.sort)
                     let theirs = Map theirs
 
@@ -62,7 +64,11 @@ let private compare (case: Case) : Compared list =
     )
 
 /// The comparisons of a network, which are made once.
-let private once (name: string) (batches: int list) (exports: (string * OnnxOptions) list) : Lazy<Compared list> =
+let private once
+    (name: string)
+    (batches: int list)
+    (exports: (string * OnnxOptions) list)
+    : Lazy<Compared list> =
     lazy (compare { Model = zoo name; Exports = exports; Batches = batches })
 
 let private plain = OnnxOptions.forSize 32
@@ -70,7 +76,8 @@ let private plain = OnnxOptions.forSize 32
 let private cifar = [
     for model in Zoo.models do
         if model.Size = 32 then
-            model.Name, once model.Name [ 1; 7 ] [ "plain", plain; "folded", { plain with FoldBatchNorm = true } ]
+            model.Name,
+            once model.Name [ 1; 7 ] [ "plain", plain; "folded", { plain with FoldBatchNorm = true } ]
 ]
 
 /// The smallest of each family.

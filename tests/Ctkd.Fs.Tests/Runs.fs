@@ -114,8 +114,9 @@ let digits (perClass: int) : Splits =
     let data = Digits.load ()
     { data with Train = ImageSet.firstPerClass perClass data.Train }
 
-/// Trains a course to its end without a look at the test set on the way, and classifies that: per cent right.
-let accuracy (how: TeachingPlan) (course: Course) (data: Splits) : float =
+/// Trains a course to its end without a look at the test set on the way, and classifies that: the student's weights, and
+/// per cent right.
+let train (how: TeachingPlan) (course: Course) (data: Splits) : Tree * float =
     let upload = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std
     let train, test = upload data.Train, upload data.Test
 
@@ -126,4 +127,4 @@ let accuracy (how: TeachingPlan) (course: Course) (data: Splits) : float =
         | ended -> failwith $"{ended}"
 
     let state = go (Train.start course)
-    (Trained.accuracyIn 250 course course.Student state.Student test).Top1
+    state.Student, (Trained.accuracyIn 250 course course.Student state.Student test).Top1

@@ -46,7 +46,10 @@ let tests =
         test "the format is told by the contents, whatever the file is called" {
             inFolder (fun folder ->
                 let path = Path.Combine(folder, "weights.bin")
-                Safetensors.write path { Metadata = [ "epoch", "3" ]; Tensors = stored.Value } |> Error.orRaise
+
+                Safetensors.write path { Metadata = [ "epoch", "3" ]; Tensors = stored.Value }
+                |> Error.orRaise
+
                 let file = WeightsFile.read path |> Error.orRaise
                 Must.equal ("safetensors", path) (file.Format, file.Path)
                 Must.equal [ "epoch", "3" ] file.Metadata
