@@ -269,9 +269,6 @@ public static partial class Natives
         }
 
         _ = setenv(workspace, size, 0);
-        // Threads of OpenMP that wait long in a loop take the processors from other programs, which do the same: two then run
-        // several times slower. Short waits cost a step a few per cent.
-        _ = setenv("GOMP_SPINCOUNT", "30000", 0);
         if (OperatingSystem.IsLinux())
             KeepMemory();
     }

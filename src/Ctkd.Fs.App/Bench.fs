@@ -95,6 +95,10 @@ let private times (plan: Plan) (rounds: int list) (servers: (Side * Server) list
 
     samples |> List.map (fun (part, found) -> part, found.ToArray()) |> Map.ofList
 
+/// Batches of each part before the first measurement: .NET compiles a program's busy methods again as it runs, oneDNN its
+/// kernels at their first call, and a side has its pace only after some 40 batches.
+let private warmUp = 48
+
 /// Starts every side's process, measures the rounds, and ends the processes.
 let private measureOnce (plan: Plan) (rounds: int list) : Start =
     let running = ResizeArray<Server>()
@@ -116,7 +120,7 @@ let private measureOnce (plan: Plan) (rounds: int list) : Start =
 
     for side, server in servers do
         for part in plan.Parts do
-            server.Time (BenchSides.partOf side part) (max plan.Batches 8) |> ignore
+            server.Time (BenchSides.partOf side part) (max plan.Batches warmUp) |> ignore
 
     let times = times plan rounds servers
     // Before what follows, which needs memory of its own.
