@@ -44,6 +44,9 @@ let startCommand (folder: string) (variables: (string * string) list) (command: 
     for name in [ "NO_COLOR" ] do
         info.Environment.Remove name |> ignore
 
+    // Programs that share the processors wait shortly for their threads.
+    info.Environment["GOMP_SPINCOUNT"] <- "1000"
+
     for name, value in variables do
         info.Environment[name] <- value
 

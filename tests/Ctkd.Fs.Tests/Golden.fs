@@ -24,7 +24,8 @@ let private splitmix64 (x: uint64) : uint64 =
 /// The first numbers of a key, each in [-1, 1).
 let units (key: string) (count: int) : float[] =
     let start = uint64 (crc32 key) <<< 32
-    Array.init count (fun i -> float (splitmix64 (start + uint64 i) >>> 11) / 9007199254740992.0 * 2.0 - 1.0)
+    let at i = float (splitmix64 (start + uint64 i) >>> 11) / 9007199254740992.0 * 2.0 - 1.0
+    if count > 100_000 then Array.Parallel.init count at else Array.init count at
 
 /// The numbers of a key as a tensor: unit * scale + shift.
 let probe (dtype: DType) (key: string) (shape: int list) (scale: float) (shift: float) : Tensor =
