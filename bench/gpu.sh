@@ -29,6 +29,7 @@ while [ $# -gt 0 ]; do
       shift 2
       ;;
     --quick) quick=1; shift ;;
+    --help | -h) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "unknown option $1" >&2; exit 2 ;;
     *) folder=$1; shift ;;
   esac
