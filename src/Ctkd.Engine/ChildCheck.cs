@@ -1,5 +1,7 @@
 using System.Diagnostics;
 using System.Reflection;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
 using System.Runtime.Loader;
 using System.Security.Cryptography;
 using System.Text;
@@ -29,7 +31,7 @@ internal static class ChildCheck
     /// <summary>What a check says: nothing wrong, or what, and whether that was known from earlier.</summary>
     public readonly record struct Verdict(string? Fault, bool IsRemembered);
 
-    /// <summary>Runs a check in a process of its own, unless it passed before with the very same files.</summary>
+    /// <summary>Runs a check in a process of its own, unless it passed before with the same files on such a processor.</summary>
     /// <param name="check">Its name.</param>
     /// <param name="files">What the verdict depends on.</param>
     public static Verdict Ask(string check, IEnumerable<string> files)
@@ -39,7 +41,7 @@ internal static class ChildCheck
         string subject = Subject(check, files);
         string name = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(subject)))[..16];
         string memory = Path.Combine(Natives.Cache, "checks", name);
-        if (File.Exists(memory) && File.ReadAllText(memory) == subject)
+        if (Remembered(memory) == subject)
             return new(null, true);
         string? fault = Start(check);
         if (fault is null)
@@ -114,7 +116,8 @@ internal static class ChildCheck
         child.StandardInput.Close();
         var errors = child.StandardError.ReadToEndAsync();
         var output = child.StandardOutput.ReadToEndAsync();
-        if (!child.WaitForExit(limit))
+        // A process of its own may outlive it and hold its output open.
+        if (!child.WaitForExit(limit) || !Task.WaitAll([output, errors], limit))
         {
             child.Kill(entireProcessTree: true);
             return $"no answer within {limit.TotalSeconds} seconds";
@@ -146,7 +149,30 @@ internal static class ChildCheck
         }
 
         var assembly = typeof(ChildCheck).Assembly;
-        return string.Join('\n', [$"{check} {assembly.ManifestModule.ModuleVersionId}", .. files.Select(OfFile)]);
+        return string.Join('\n', [$"{check} {assembly.ManifestModule.ModuleVersionId}", $"processor {Processor()}", .. files.Select(OfFile)]);
+    }
+
+    // A home folder may be that of many machines, and results depend on the kernels that libtorch takes for a processor.
+    private static string Processor()
+    {
+        if (!X86Base.IsSupported)
+            return RuntimeInformation.ProcessArchitecture.ToString();
+        var (model, _, _, _) = X86Base.CpuId(1, 0);
+        var (_, some, more, most) = X86Base.CpuId(7, 0);
+        return $"{model:x} {some:x} {more:x} {most:x}";
+    }
+
+    private static string? Remembered(string memory)
+    {
+        try
+        {
+            return File.Exists(memory) ? File.ReadAllText(memory) : null;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            // What cannot be read is asked again.
+            return null;
+        }
     }
 
     private static void Remember(string memory, string subject)

@@ -93,7 +93,7 @@ public static unsafe class Dispatcher
     public static ulong Maybe(Tensor? tensor) => tensor is null ? None : Some(Of(tensor));
 
     /// <summary>Calls an operator; its results replace the arguments from the first word on.</summary>
-    /// <param name="name">With its namespace, such as <c>aten::lstm</c>.</param>
+    /// <param name="name">With its namespace, such as <c>aten::lstm</c>; a u8 literal, whose end libtorch finds by the 0 behind it.</param>
     /// <param name="overload">Empty for the operator that has none.</param>
     /// <param name="stack">The arguments, as many words at least as there are results.</param>
     /// <exception cref="ExternalException">

@@ -98,7 +98,8 @@ public static class FusedConvolution
     private static ulong NoScalars() => Of(ReadOnlySpan<long>.Empty);
 
     // oneDNN wants a weight in a layout of its own, which depends on the shape of the input. What was arranged is kept as
-    // libtorch's own references, not as tensors of TorchSharp: it is part of its weight, and goes with it.
+    // libtorch's own references, not as tensors of TorchSharp, which would be counted: it goes when the garbage collector
+    // takes its weight.
     private sealed class Arrangements
     {
         private const int most = 8; // shapes of one weight: batches, and the shorter last ones
@@ -123,7 +124,7 @@ public static class FusedConvolution
                 int threads = get_num_threads();
                 foreach (var one in known)
                     if (one.Threads == threads && one.Stride == stride && one.Padding == padding && one.Groups == groups && one.Shape.AsSpan().SequenceEqual(shape))
-                        return Again(one.Weight);
+                        return Held(one.Weight);
 
                 if (known.Count == most)
                 {
@@ -134,7 +135,16 @@ public static class FusedConvolution
                 Span<ulong> stack = [Of(weight), Pair(padding), Pair(stride), Pair(1), Of(groups), Some(Of(shape))];
                 Invoke("mkldnn::_reorder_convolution_weight"u8, [], stack);
                 known.Add((shape, threads, stride, padding, groups, stack[0]));
-                return Again(stack[0]);
+                return Held(stack[0]);
+            }
+
+            // The finaliser of what nobody holds any more would drop the reference first.
+            ulong Held(ulong arranged)
+            {
+                ulong again = Again(arranged);
+                GC.KeepAlive(weight);
+                GC.KeepAlive(this);
+                return again;
             }
         }
     }

@@ -108,7 +108,7 @@ public static unsafe class Heap
             Environment.FailFast("A tensor's memory was freed twice, or its address was changed, at 0x" + at.ToString("x"));
     }
 
-    // A lock of the runtime may wait and allocate; this is held for well under a microsecond.
+    // A lock of the runtime may wait and allocate; this is held for less than a microsecond, but by Trim.
     private static void Enter()
     {
         var wait = new SpinWait();

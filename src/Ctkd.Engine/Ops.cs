@@ -201,6 +201,7 @@ public static class Ops
         using var scope = NewDisposeScope();
         // The operator takes a step without momentum for one with the velocities, unless it is given none.
         var kept = momentum == 0 ? [] : velocities;
+        LieAlike(parameters, kept, nameof(velocities));
         Invoke("aten::_fused_sgd_"u8, "tensor_lr"u8,
             [Of(parameters), Of(LaidOutAs(parameters, gradients)), Of(kept), Of(decay), Of(momentum), Of(rate), Of(dampening), Of(nesterov), Of(maximize), Of(first), None, None]);
     }
@@ -211,13 +212,23 @@ public static class Ops
         const double decay = 0;
         const bool amsgrad = false, maximize = false;
         using var scope = NewDisposeScope();
+        LieAlike(parameters, first, nameof(first));
+        LieAlike(parameters, second, nameof(second));
         var steps = new Tensor[parameters.Length];
         Array.Fill(steps, step);
         Invoke("aten::_fused_adam_"u8, [],
             [Of(parameters), Of(LaidOutAs(parameters, gradients)), Of(first), Of(second), Of(ReadOnlySpan<Tensor>.Empty), Of(steps), Of(rate), Of(beta1), Of(beta2), Of(decay), Of(epsilon), Of(amsgrad), Of(maximize), None, None]);
     }
 
-    // The fused optimisers walk through memory and do not look at strides: those of a gradient may be 0.
+    // The fused optimisers walk through memory and do not look at strides. What they write cannot be a copy.
+    private static void LieAlike(Tensor[] parameters, Tensor[] state, string name)
+    {
+        for (int i = 0; i < state.Length; i++)
+            if (!parameters[i].shape.AsSpan().SequenceEqual(state[i].shape) || !parameters[i].stride().AsSpan().SequenceEqual(state[i].stride()))
+                throw new ArgumentException($"tensor {i} does not lie in memory as its parameter: make it by a copy of that", name);
+    }
+
+    // Strides of a gradient may be 0.
     private static Tensor[] LaidOutAs(Tensor[] parameters, Tensor[] gradients)
     {
         var result = gradients;

@@ -44,9 +44,6 @@ let startCommand (folder: string) (variables: (string * string) list) (command: 
     for name in [ "NO_COLOR" ] do
         info.Environment.Remove name |> ignore
 
-    // Programs that share the processors wait shortly for their threads.
-    info.Environment["GOMP_SPINCOUNT"] <- "1000"
-
     for name, value in variables do
         info.Environment[name] <- value
 
@@ -77,9 +74,16 @@ let wait (child: Process) (already: string) : Ended =
 let runCommand (folder: string) (variables: (string * string) list) (command: string list) : Ended =
     wait (startCommand folder variables command) ""
 
+/// What programs that train at once on the same processors are told: wait shortly for the other threads.
+let sharing: (string * string) list = [ "GOMP_SPINCOUNT", "1000" ]
+
 /// Answers of processes that do not disturb each other, two at a time.
 let twoAtATime (run: 'A -> 'B) (cases: 'A list) : 'B list =
-    cases |> List.chunkBySize 2 |> List.collect (Array.ofList >> Array.Parallel.map run >> List.ofArray)
+    try
+        cases |> List.chunkBySize 2 |> List.collect (Array.ofList >> Array.Parallel.map run >> List.ofArray)
+    with :? AggregateException as errors ->
+        Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(nonNull errors.InnerException)
+        failwith "unreachable"
 
 let private words (arguments: string) : string list =
     arguments.Split(' ', StringSplitOptions.RemoveEmptyEntries) |> List.ofArray
@@ -91,8 +95,8 @@ let ctkdCommand (arguments: string) : string list = [ "dotnet"; program ] @ word
 let ctkdWith (variables: (string * string) list) (folder: string) (arguments: string) : Ended =
     runCommand folder variables (ctkdCommand arguments)
 
-/// Calls the program's entry point in a folder, as a process of its own would with its output in pipes: hundreds of
-/// questions, and one start of .NET.
+/// Calls the program's entry point in a folder: hundreds of questions, and one start of .NET. That a pipe gets no colours
+/// and that no exception ends a process, only the calls that start one can tell.
 let ctkd (folder: string) (arguments: string) : Ended =
     let out, err = new StringWriter(), new StringWriter()
 

@@ -73,7 +73,7 @@ let tests =
 
                 let both = [
                     for out in [ "a"; "b" ] ->
-                        out, startCommand folder [] (ctkdCommand (distil out "--teacher-cache cache"))
+                        out, startCommand folder sharing (ctkdCommand (distil out "--teacher-cache cache"))
                 ]
 
                 for out, child in both do

@@ -103,7 +103,7 @@ let tests =
                         |> String.concat " "
 
                     let command = [ "bash"; "-c"; $"script -qec '{run}' {name}.log > /dev/null" ]
-                    let ended = runCommand folder (("TERM", "xterm") :: variables) command
+                    let ended = runCommand folder (("TERM", "xterm") :: sharing @ variables) command
                     Expect.isTrue (ended.Code = 0) ended.Err
                     File.ReadAllText(Path.Combine(folder, $"{name}.log"))
 

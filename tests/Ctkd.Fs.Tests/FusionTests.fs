@@ -168,12 +168,20 @@ let tests =
                     let _, _, _, y = runFast DType.Float32 layer weights 2
                     y
 
-                for _, w in Tree.toList weights do
-                    let before = result weights
-                    Tensor.copyInto w (Tensor.scale 2.0 w)
-                    let after = result weights
-                    Must.differ before after
-                    Must.equal (result (Tree.map (fun _ w -> Tensor.clone w) weights)) after
+                let doubled (w: Tensor) = Tensor.copyInto w (Tensor.scale 2.0 w)
+
+                let stepped (w: Tensor) =
+                    let rate = Tensor.scalar DType.Float32 Device.Cpu 0.5
+                    let gradients, velocities = [| Tensor.clone w |], [| Tensor.scale 0.0 w |]
+                    Tensor.sgdInto 0.9 0.0 false rate gradients velocities [| w |]
+
+                for change in [ doubled; stepped ] do
+                    for _, w in Tree.toList weights do
+                        let before = result weights
+                        change w
+                        let after = result weights
+                        Must.differ before after
+                        Must.equal (result (Tree.map (fun _ w -> Tensor.clone w) weights)) after
             )
         }
 

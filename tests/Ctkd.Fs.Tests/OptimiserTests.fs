@@ -183,6 +183,30 @@ let tests =
             )
         }
 
+        test "a state that does not lie in memory as its parameter is refused" {
+            Tensor.scoped (fun () ->
+                let plain = Tensor.full DType.Float32 Device.Cpu 1.0 [| 2L; 3L; 2L; 2L |]
+                let weight, rate = Tensor.channelsLast plain, Tensor.scalar DType.Float32 Device.Cpu 1.0
+                let alike () = Tensor.clone weight
+
+                let refused (step: unit -> unit) =
+                    Must.contain
+                        "does not lie in memory as its parameter"
+                        (Must.throw<ArgumentException> step).Message
+
+                refused (fun () -> Tensor.sgdInto 0.9 0.0 false rate [| alike () |] [| plain |] [| weight |])
+
+                for first, second in [ plain, alike (); alike (), plain ] do
+                    refused (fun () ->
+                        Tensor.adamInto 0.9 0.99 1e-8 0.1 rate [| alike () |] [| first |] [| second |] [|
+                            weight
+                        |]
+                    )
+
+                Must.beSame (Array.create 24 1.0) (Tensor.toFloats weight)
+            )
+        }
+
         test "the published settings are the defaults" {
             Must.equal { Momentum = 0.9; WeightDecay = 5e-4; Nesterov = false } Sgd.defaults
         }

@@ -4,7 +4,7 @@ open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.App
 
-/// A run of the quickstart's plan under a seed, from a teacher's weights: the student, its weights, its test accuracy.
+/// Trains as a run of the quickstart's plan under a seed, from a teacher's weights: the student, its weights, its test accuracy.
 let private run (teacher: (Model * Tree) option) (seed: int) (name: string) : (Model * Tree) * float =
     let s = Map(Quickstart.plan { Settings.defaults with Seed = seed } "")[name]
     let data = if s.PerClass = 0 then Digits.load () else Runs.digits s.PerClass

@@ -328,15 +328,13 @@ let tests =
                 let last = Tensor.size 0 weights - 1
                 Tensor.fillInto (Tensor.slice 0 last (last + 1) weights) -1000.0
 
-            let follows (masked: RlkdMasked) (updates: int) =
-                let config = { RlkdConfig.paper with Masked = masked }
+            let follows (masked: RlkdMasked) =
+                let parts = Toy.runFrom shut { RlkdConfig.paper with Masked = masked } Toy.OfInstances 1 250 5
+                (List.last parts).Correlation > 0.5
 
-                (Toy.runFrom shut config Toy.OfInstances 1 updates (updates / 50) |> List.last).Correlation >
-                    0.5
-
-            Must.hold (follows RlkdMasked.Values 250)
-            // A policy that learns from masked states sees zeros alone: no draw can follow what it was not told.
-            Must.notHold (follows RlkdMasked.States 100)
+            Must.hold (follows RlkdMasked.Values)
+            // A policy that learns from masked states has nothing to learn from.
+            Must.notHold (follows RlkdMasked.States)
         }
 
         test "the released agent does not" {
