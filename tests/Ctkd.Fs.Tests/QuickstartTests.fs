@@ -7,7 +7,7 @@ open Ctkd.Fs.App
 /// Trains as a run of the quickstart's plan under a seed, from a teacher's weights: the student, its weights, its test accuracy.
 let private run (teacher: (Model * Tree) option) (seed: int) (name: string) : (Model * Tree) * float =
     let s = Map(Quickstart.plan { Settings.defaults with Seed = seed } "")[name]
-    let data = if s.PerClass = 0 then Digits.load () else Runs.digits s.PerClass
+    let data = Settings.loadData s |> Error.orRaise
     let student = Zoo.find s.Student 10 |> Error.orRaise
     let course = Settings.course s student teacher data Device.Cpu |> Error.orRaise |> Course.prepareTeacher
     let weights, top1 = Runs.train { Teach.simple with Ahead = s.TeacherAhead } course data

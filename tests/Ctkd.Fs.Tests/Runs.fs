@@ -109,11 +109,6 @@ let ownSet (path: string) (count: int) (size: int) : Settings =
     Safetensors.write path { Metadata = []; Tensors = tensors } |> Error.orRaise
     { small with Data = "file"; DataDir = path; PerClass = 0 }
 
-/// The digits with so many images a class to train on.
-let digits (perClass: int) : Splits =
-    let data = Digits.load ()
-    { data with Train = ImageSet.firstPerClass perClass data.Train }
-
 /// Trains a course to its end without a look at the test set on the way, and classifies that: the student's weights, and
 /// per cent right.
 let train (how: TeachingPlan) (course: Course) (data: Splits) : Tree * float =

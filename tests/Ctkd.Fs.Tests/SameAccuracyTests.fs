@@ -38,7 +38,7 @@ let tests =
         test "the fast way trains students of the accuracy of the plain way" {
             inFolder (fun folder ->
                 Tensor.scoped (fun () ->
-                    let data = Runs.digits 20
+                    let data = Settings.loadData { settings with PerClass = 20 } |> Error.orRaise
                     let weights = teacher folder
 
                     let course (fast: bool) (seed: int) =
@@ -70,11 +70,11 @@ let tests =
                         )
 
                     // Measured over 8 seeds: plain 89.7 % with a standard deviation of 1.0 points, fast less plain -0.04 with one
-                    // of 1.0. Of 4 differences the mean stays within three standard errors, 3 x 1.0 / sqrt 4.
-                    let seeds = [ 1..4 ]
+                    // of 1.0. Of 6 differences the mean stays within three standard errors, 3 x 1.0 / sqrt 6.
+                    let seeds = [ 1..6 ]
                     let plain, fast = List.map plain seeds, List.map fast seeds
                     let difference = List.average fast - List.average plain
-                    Expect.isTrue (abs difference <= 1.5) $"plain %A{plain}, fast %A{fast}"
+                    Expect.isTrue (abs difference <= 1.25) $"plain %A{plain}, fast %A{fast}"
 
                     for top1 in plain do
                         Must.lie 85.0 95.0 top1
