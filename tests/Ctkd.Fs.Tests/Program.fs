@@ -169,4 +169,6 @@ let main (arguments: string[]) : int =
     match arguments with
     // A child of the heap's tests: it ends in one of several ways.
     | [| "--ending"; how |] -> HeapTests.ending how
-    | arguments -> OneThread.around (fun () -> runTests arguments)
+    | arguments ->
+        Folders.inMemory ()
+        OneThread.around (fun () -> runTests arguments)

@@ -1,7 +1,6 @@
 /// The way that the library computes fastest, and the plain way, train students of the same accuracy.
 module Ctkd.Fs.Tests.SameAccuracyTests
 
-open System.IO
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
@@ -20,7 +19,7 @@ let private settings: Settings = {
 let private model = Zoo.find "resnet8" 10 |> Error.orRaise
 
 /// The teacher's weights: resnet8 on 60 images a class.
-let private teacher (folder: string) : Tree =
+let private teacher () : Tree =
     let taught = {
         settings with
             Teacher = ""
@@ -30,8 +29,9 @@ let private teacher (folder: string) : Tree =
             Milestones = [ 6 ]
     }
 
-    let summary = Runs.finish (Path.Combine(folder, "teacher")) taught
-    (Trained.load Device.Cpu None summary.Checkpoint |> Error.orRaise).Weights
+    let data = Settings.loadData taught |> Error.orRaise
+    let course = Settings.course taught model None data Device.Cpu |> Error.orRaise
+    Runs.train Teach.simple course data |> fst
 
 let tests =
     testList "SameAccuracy" [
@@ -39,7 +39,7 @@ let tests =
             inFolder (fun folder ->
                 Tensor.scoped (fun () ->
                     let data = Settings.loadData { settings with PerClass = 20 } |> Error.orRaise
-                    let weights = teacher folder
+                    let weights = teacher ()
 
                     let course (fast: bool) (seed: int) =
                         let s = {

@@ -251,21 +251,21 @@ let private ended (how: string) (after: Process -> unit) : int * string =
 
 let private ends =
     testList "Heap at a process's end" [
-        for how in [ "return"; "exit" ] do
-            test $"with live tensors: {how}" { Must.equal (0, "") (ended how ignore) }
+        test "live tensors do not hinder a return, an exit, an exception that nobody catches, or SIGTERM" {
+            let stop (child: Process) = Must.equal 0 (kill (child.Id, Child.terminate))
 
-        test "an exception that nobody catches" {
-            let code, errors = ended "throw" ignore
-            Must.equal (128 + 6) code
-            Must.contain "on purpose" errors
-        }
-
-        test "SIGTERM" {
-            let terminate = 15
-
-            Must.equal
-                (128 + terminate, "")
-                (ended "wait" (fun child -> Must.equal 0 (kill (child.Id, terminate))))
+            [
+                "return", ignore, 0, ""
+                "exit", ignore, 0, ""
+                "throw", ignore, 128 + 6, "on purpose"
+                "wait", stop, 128 + Child.terminate, ""
+            ]
+            |> Child.twoAtATime (fun (how, after, code, says) -> how, ended how after, code, says)
+            |> List.iter (fun (how, (gave, errors), code, says) ->
+                Must.equal (how, code) (how, gave)
+                Must.contain says errors
+                Must.hold ((says = "") = (errors = ""))
+            )
         }
     ]
 

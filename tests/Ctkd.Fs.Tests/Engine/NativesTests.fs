@@ -154,25 +154,35 @@ let tests =
         }
 
         test "TorchSharp's library that is absent, damaged or foreign is one clear error" {
-            for name, bytes, what in
-                ("absent", None, "libLibTorchSharp.so is not there")
-                :: [ for name, bytes, what in bad -> name, Some bytes, what ] do
-                if List.contains name [ "absent"; "cut in its middle"; "random"; "of Windows" ] then
-                    inFolder (fun folder ->
-                        runCommand "/" [] [ "dotnet"; programWith folder bytes; "doctor" ] |> refused what
-                    )
+            ("absent", None, "libLibTorchSharp.so is not there")
+            :: [
+                for name, bytes, what in bad do
+                    if List.contains name [ "cut in its middle"; "random"; "of Windows" ] then
+                        name, Some bytes, what
+            ]
+            |> twoAtATime (fun (_, bytes, what) ->
+                inFolder (fun folder ->
+                    runCommand "/" [] [ "dotnet"; programWith folder bytes; "doctor" ] |> refused what
+                )
+            )
+            |> ignore
         }
 
         test "a libtorch that is absent, damaged or foreign is one clear error" {
             inFolder (fun folder ->
-                doctor [ "LIBTORCH", folder ] |> refused "LIBTORCH names no libtorch"
                 let noC10 = libtorch (Path.Combine(folder, "none")) "libc10.so" None
-                doctor [ "LIBTORCH", noC10 ] |> refused "libc10.so cannot be used: it is not there"
 
-                for name, bytes, what in bad do
-                    if List.contains name [ "cut in its middle"; "a text"; "of another processor" ] then
-                        let torch = libtorch (Path.Combine(folder, name)) "libtorch_cpu.so" (Some bytes)
-                        doctor [ "LIBTORCH", torch ] |> refused $"libtorch_cpu.so cannot be used: {what}"
+                [
+                    folder, "LIBTORCH names no libtorch"
+                    noC10, "libc10.so cannot be used: it is not there"
+
+                    for name, bytes, what in bad do
+                        if List.contains name [ "cut in its middle"; "a text"; "of another processor" ] then
+                            libtorch (Path.Combine(folder, name)) "libtorch_cpu.so" (Some bytes),
+                            $"libtorch_cpu.so cannot be used: {what}"
+                ]
+                |> twoAtATime (fun (torch, what) -> doctor [ "LIBTORCH", torch ] |> refused what)
+                |> ignore
             )
         }
 
