@@ -1,7 +1,7 @@
 // The build of Ctkd.Fs: `dotnet fsi build.fsx` lists the targets.
 // A step takes what it needs as a value that only the step before it gives (a build needs HavePackages): the
 // compiler keeps the order. Messages go to the error stream: the output of `run` is the program's alone.
-#load "src/Ctkd.Fs/Errors.fs"
+#load "src/Ctkd.Fs/Core/Errors.fs"
 
 open System
 open System.Diagnostics

@@ -94,7 +94,7 @@ module Quickstart =
     let command (args: ParseResults<QuickstartArgs>) : int =
         let terminal = Terminal(args.Contains QuickstartArgs.Json)
 
-        Commands.guarded
+        Commands.stoppable
             terminal
             (fun () ->
                 result {

@@ -25,10 +25,8 @@ module Commands =
     let usage (what: string) (next: string) : Result<'T, Error> =
         Result.Error(Error.create ErrorKind.Usage what "" next)
 
-    /// Runs a command's body; errors become messages and exit codes, a signal its own exit code.
+    /// Runs a command's body; errors become messages and exit codes. Ctrl-C ends the process.
     let guarded (terminal: Terminal) (body: unit -> Result<unit, Error>) : int =
-        use _ = Signals.listen ()
-
         let outcome =
             try
                 Engine.guarded body
@@ -37,7 +35,14 @@ module Commands =
 
         match outcome with
         | Result.Error error -> terminal.Fail error
-        | Ok() -> Signals.exitCode ()
+        | Ok() -> ExitCode.ok
+
+    /// Runs the body of a command that trains: as `guarded`, but Ctrl-C and SIGTERM stop it between two steps, and the exit
+    /// code is then theirs.
+    let stoppable (terminal: Terminal) (body: unit -> Result<unit, Error>) : int =
+        use _ = Signals.listen ()
+        let code = guarded terminal body
+        if code = ExitCode.ok then Signals.exitCode () else code
 
     /// What is reported of a run.
     let outcomeOf (summary: Summary) : RunResult =
@@ -139,7 +144,7 @@ module Commands =
     let teach (args: ParseResults<TrainArgs>) : int =
         let terminal = Terminal(args.Contains TrainArgs.Json)
 
-        guarded
+        stoppable
             terminal
             (fun () ->
                 match args.TryGetResult Resume with
@@ -176,7 +181,7 @@ module Commands =
     let distill (args: ParseResults<TrainArgs>) : int =
         let terminal = Terminal(args.Contains TrainArgs.Json)
 
-        guarded
+        stoppable
             terminal
             (fun () ->
                 match args.TryGetResult Resume with

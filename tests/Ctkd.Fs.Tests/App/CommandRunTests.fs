@@ -52,6 +52,16 @@ let tests =
             resumesAfter terminate 143
         }
 
+        test "SIGTERM ends at once what has nothing to keep" {
+            let child = startCommand "/" [] (ctkdCommand "bench overheads")
+            System.Threading.Thread.Sleep 2000
+            let watch = Diagnostics.Stopwatch.StartNew()
+            send terminate child
+            let ended = wait child ""
+            Must.equal 143 ended.Code
+            Must.lie 0.0 5.0 watch.Elapsed.TotalSeconds
+        }
+
         test
             "Ctrl-C in the middle of an agent's epoch of learning, then --resume: to the bit what an undisturbed run leaves" {
             inFolder (fun folder ->
