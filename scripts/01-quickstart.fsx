@@ -7,7 +7,7 @@ open Ctkd.Fs
 let teacher = Tensor.ofFloats DType.Float32 [ 2; 3 ] [| 4.0; 1.0; 0.0; 0.0; 3.0; 1.0 |]
 let student = Tensor.ofFloats DType.Float32 [ 2; 3 ] [| 1.0; 1.0; 0.0; 0.0; 1.0; 2.0 |] |> Autograd.leaf
 
-// The same lesson at three temperatures: the hotter, the softer.
+// The same input at three temperatures: the hotter, the softer.
 for t in [ 1.0; 4.0; 20.0 ] do
     let temperature = Tensor.scalar DType.Float32 Device.Cpu t
     let probabilities = teacher |> Loss.soften temperature |> Tensor.softmax -1 |> Tensor.toFloats
@@ -21,15 +21,15 @@ let curriculum = Schedule.curriculum 10
 printfn "lambda: %s" (curriculum |> Schedule.sample 12 |> List.map (sprintf "%.3f") |> String.concat " ")
 
 // A learned temperature: the student would lower the loss, theta (behind the reversal) raises it.
-let policy = Temperature.ctkdGlobal Temperature.published curriculum
+let policy = Ctkd.globalPolicy Ctkd.publishedRange curriculum
 let theta = Tensor.scalar DType.Float32 Device.Cpu 1.0 |> Autograd.leaf
 
-let dials = {
+let values = {
     Strength = Tensor.scalar DType.Float32 Device.Cpu (Schedule.at 10 curriculum)
     Scheduled = theta
 }
 
-let softened = policy.Soften (Tree.ofSeq [ ("theta", theta) ]) dials teacher student
+let softened = policy.Soften (Tree.ofSeq [ ("theta", theta) ]) values teacher student
 let loss = softened.Weight * Loss.kl softened.Teacher softened.Student |> Tensor.mean
 let slope = (Autograd.gradients loss [| theta |])[0]
 printfn $"T = %.4f{Tensor.toFloat softened.T}, reversed gradient of theta %.6f{Tensor.toFloat slope}"

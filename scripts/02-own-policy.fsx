@@ -5,7 +5,7 @@ open Ctkd.Fs
 
 // The policy: soften confident teachers more. T_i = 2 + 4 max_c p_i(c), one temperature an instance.
 let byConfidence: Policy = {
-    Temperature.fixedAt 4.0 with
+    Scheduled.fixedAt 4.0 with
         Name = "by-confidence"
         Soften =
             fun _ _ teacher student ->
@@ -20,7 +20,7 @@ let byConfidence: Policy = {
                 }
 }
 
-// A small course on the embedded digits: a teacher on 50 images a class, then a student from it.
+// A small plan on the embedded digits: a teacher on 50 images a class, then a student from it.
 let data = Settings.loadData { Settings.defaults with PerClass = 50 } |> Error.orRaise
 
 let settings = { Settings.defaults with Epochs = 10; Milestones = Settings.milestones 10 }
@@ -28,24 +28,24 @@ let settings = { Settings.defaults with Epochs = 10; Milestones = Settings.miles
 let upload = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std
 let train, test = upload data.Train, upload data.Test
 
-let fit (title: string) (course: Course) : TrainState =
+let fit (title: string) (plan: TrainingPlan) : TrainState =
     let rec epochs (state: TrainState) =
-        if state.Epoch > course.Epochs then
+        if state.Epoch > plan.Epochs then
             state
         else
-            match Train.epoch course 10 (fun _ _ -> false) train state with
-            | Train.Complete ended ->
-                let means = Tally.means ended.Tally
-                let t = if course.Teaching.IsSome then $", T %.2f{means.T}" else ""
+            match Train.epoch plan 10 (fun _ _ -> false) train state with
+            | Complete ended ->
+                let means = EpochSums.means ended.Sums
+                let t = if plan.Distillation.IsSome then $", T %.2f{means.T}" else ""
                 printfn $"%-10s{title} epoch {ended.Epoch}: loss %.4f{List.last means.Terms}{t}"
-                epochs (Train.nextEpoch ended.Best ended)
-            | Train.Stopped _ -> failwith "nothing asks this script to stop"
-            | Train.Broke(step, term) -> failwith $"{term} was not finite in step {step}"
+                epochs (TrainState.nextEpoch ended.Best ended)
+            | Stopped _ -> failwith "nothing asks this script to stop"
+            | Broke(step, term) -> failwith $"{term} was not finite in step {step}"
 
-    epochs (Train.start course)
+    epochs (TrainState.start plan)
 
-let accuracy (course: Course) (state: TrainState) : float =
-    let logits images = (Course.forward course course.Student false state.Student images).Logits
+let accuracy (plan: TrainingPlan) (state: TrainState) : float =
+    let logits images = (TrainingPlan.forward plan plan.Student false state.Student images).Logits
     (Evaluate.accuracy 250 logits test).Top1
 
 let model name = Zoo.find name data.Train.Classes |> Error.orRaise
@@ -53,13 +53,13 @@ let teacherCourse = Settings.alone settings (model "resnet14") data Device.Cpu
 let teacher = fit "teacher" teacherCourse
 
 let studentCourse =
-    let course =
-        Settings.course settings (model "resnet8") (Some(model "resnet14", teacher.Student)) data Device.Cpu
+    let plan =
+        Settings.plan settings (model "resnet8") (Some(model "resnet14", teacher.Student)) data Device.Cpu
         |> Error.orRaise
 
     {
-        course with
-            Teaching = course.Teaching |> Option.map (fun t -> { t with Policy = byConfidence })
+        plan with
+            Distillation = plan.Distillation |> Option.map (fun t -> { t with Policy = byConfidence })
     }
 
 let student = fit "student" studentCourse

@@ -18,10 +18,10 @@ let teacher = Model.ofLogits "my-network" 10 network.forward
 let settings = { Settings.defaults with PerClass = 20; Epochs = 2; Milestones = [ 2 ] }
 let data = Settings.loadData settings |> Error.orRaise
 let student = Zoo.find "resnet8" 10 |> Error.orRaise
-let course = Settings.course settings student (Some teacher) data Device.Cpu |> Error.orRaise
+let plan = Settings.plan settings student (Some teacher) data Device.Cpu |> Error.orRaise
 let train = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std data.Train
 
-match Train.epoch course 10 (fun _ _ -> false) train (Train.start course) with
-| Train.Complete ended -> printfn $"loss %.4f{List.last (Tally.means ended.Tally).Terms}"
-| Train.Stopped _
-| Train.Broke _ -> failwith "the epoch did not end well"
+match Train.epoch plan 10 (fun _ _ -> false) train (TrainState.start plan) with
+| Complete ended -> printfn $"loss %.4f{List.last (EpochSums.means ended.Sums).Terms}"
+| Stopped _
+| Broke _ -> failwith "the epoch did not end well"

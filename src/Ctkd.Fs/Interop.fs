@@ -52,19 +52,19 @@ type Schedules =
 /// Temperature policies for C#.
 [<AbstractClass; Sealed>]
 type Policies =
-    static member Fixed(t: float) : Policy = Temperature.fixedAt t
-    static member Scheduled(schedule: Schedule) : Policy = Temperature.scheduled schedule
+    static member Fixed(t: float) : Policy = Scheduled.fixedAt t
+    static member Scheduled(schedule: Schedule) : Policy = Scheduled.by schedule
 
     /// CTKD with one learned temperature in (1, 21) and a curriculum of so many epochs.
     static member CtkdGlobal(curriculumEpochs: int) : Policy =
-        Temperature.ctkdGlobal Temperature.published (Schedule.curriculum curriculumEpochs)
+        Ctkd.globalPolicy Ctkd.publishedRange (Schedule.curriculum curriculumEpochs)
 
     /// CTKD with a learned temperature for each instance.
     static member CtkdInstance(hidden: int, curriculumEpochs: int) : Policy =
-        Temperature.ctkdInstance Temperature.published hidden (Schedule.curriculum curriculumEpochs)
+        Ctkd.instancePolicy Ctkd.publishedRange hidden (Schedule.curriculum curriculumEpochs)
 
     /// DTKD: tau shared out between teacher and student by their largest logits.
-    static member Dtkd(tau: float) : Policy = Temperature.dtkd tau
+    static member Dtkd(tau: float) : Policy = Dtkd.policy tau
 
     /// The agent of RLKD: it chooses T for each instance from epoch `warmUp` on, and learns in the epochs from there on
     /// that are divisible by `every`; before it chooses, T is `t`.
@@ -72,7 +72,7 @@ type Policies =
         Rlkd.policy { RlkdConfig.paper with WarmUp = warmUp; Every = every } t
 
     /// The policy on standardised logits.
-    static member Standardised(policy: Policy) : Policy = Temperature.standardised policy
+    static member Standardised(policy: Policy) : Policy = Standardise.policy policy
 
 /// The settings of a run, for object initialisers; what is not set keeps the recipe's value where one is
 /// named, else the library's default.
@@ -194,7 +194,7 @@ type TrainingOptions() =
         if settings.TeacherWeights <> "" && settings.Teacher = "" then
             {
                 settings with
-                    Teacher = Trained.nameOf settings.TeacherWeights |> Error.orRaise
+                    Teacher = LoadedModel.nameOf settings.TeacherWeights |> Error.orRaise
             }
         else
             settings

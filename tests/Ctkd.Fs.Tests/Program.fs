@@ -45,7 +45,7 @@ let private tests: Test =
             AugmentTests.tests
             SpreadTests.tests
             SaturationTests.tests
-            TallyTests.tests
+            EpochSumsTests.tests
             TrainTests.tests
             TrainStepTests.tests
             TrainFaultTests.tests
@@ -74,14 +74,14 @@ let private tests: Test =
             CheckpointTests.tests
             TrainDistillerTests.tests
             TrainConnectorTests.tests
-            ReplayTests.tests
+            RecordedStepsTests.tests
             TrainAgentTests.tests
             MetricsTests.tests
             TrainTemperatureTests.tests
             RunDirectoryTests.tests
-            TrainedTests.tests
+            LoadedModelTests.tests
             TeacherCacheTests.tests
-            TeachTests.tests
+            TeacherOutputsTests.tests
             SameAccuracyTests.tests
             RunTests.tests
             RunMethodTests.tests
@@ -120,7 +120,7 @@ let private tests: Test =
             CorrectorTests.tests
             UpdaterTests.tests
             ExplorationTests.tests
-            RlkdTallyTests.tests
+            RlkdSumsTests.tests
             RlkdTests.tests
             CSharpTests.tests
         ]
@@ -128,7 +128,7 @@ let private tests: Test =
 
 /// Comparisons with PyTorch itself, which must be installed.
 let private peer: Test =
-    testSequenced (testList "Peer" [ OptimiserTests.peer; TrainedTests.peer; TorchAgreementTests.peer ])
+    testSequenced (testList "Peer" [ OptimiserTests.peer; LoadedModelTests.peer; TorchAgreementTests.peer ])
 
 /// The tests with the text in their full name.
 let private named (text: string) : Test -> Test =

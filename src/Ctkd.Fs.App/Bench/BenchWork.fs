@@ -37,76 +37,85 @@ let operations (part: string) : float option =
     | _ -> None
 
 /// Steps over one epoch again and again, whose features are all remembered after the first time.
-let private rememberer (course: Course) (set: DeviceSet) : unit -> unit =
+let private rememberer (plan: TrainingPlan) (set: DeviceSet) : unit -> unit =
     let folder = Directory.CreateTempSubdirectory "ctkd-bench-"
     AppDomain.CurrentDomain.ProcessExit.Add(fun _ -> folder.Delete true)
-    let width = course.Teaching.Value.Model.Classifier.In
+    let width = plan.Distillation.Value.Model.Classifier.In
     let cache = TeacherCache.openFile folder.FullName "bench" width 1_000_000_000L Exact |> Error.orRaise
-    let plan = Augment.plan (Rng.ofSeed course.Seed) 0 course.Pad course.Flip set
-    let teaching = Teach.epoch { Teach.simple with Cache = Some cache } course plan set
-    let dials = Train.dials course 1
-    let mutable state = Train.start course
+    let order = Augment.shuffle (Rng.ofSeed plan.Seed) 0 plan.Pad plan.Flip set
+    let options = { TeacherOutputs.simple with Cache = Some cache }
+    let teacher = TeacherOutputs.epoch { Plan = plan; Teacher = options; Images = set } order
+    let values = EpochValues.create plan 1
+    let steps = images / plan.Batch
+    let mutable state = TrainState.start plan
     let mutable at = 0
 
-    for start in 0 .. course.Batch .. images - course.Batch do
-        teaching.Prepare start (start + course.Batch)
+    for step in 0 .. steps - 1 do
+        teacher.OutputsAt step |> ignore
 
     fun () ->
-        let stop = at + course.Batch
-        teaching.Prepare at stop
-        state <- Tensor.scoped (fun () -> teaching.Take at stop |> Train.stepOf course dials state)
-        at <- stop % images
+        state <- Tensor.scoped (fun () -> teacher.At at |> Train.step plan values state)
+        at <- (at + 1) % steps
 
 /// The step as it is recorded, over one epoch again and again.
-let private recorder (course: Course) (set: DeviceSet) : unit -> unit =
-    let first = Train.start course
-    let record = if Engine.records course.Device then Replay.onDevice course else Replay.direct
+let private recorder (plan: TrainingPlan) (set: DeviceSet) : unit -> unit =
+    let first = TrainState.start plan
+    let trainer = { Plan = plan; Teacher = TeacherOutputs.simple; Images = set }
 
-    let replay =
-        match Replay.create record Teach.simple course set first with
-        | Ok replay -> replay
+    let recorder =
+        if Engine.records plan.Device then
+            RecordedSteps.onDevice plan.Device
+        else
+            RecordedSteps.direct
+
+    let steps =
+        match RecordedSteps.record recorder trainer first with
+        | Ok steps -> steps
         | Result.Error why ->
             Error.create Engine "the step cannot be recorded" why "ctkd doctor --device" |> Error.raise
 
-    let mutable step, work = 0, replay.Stepping set first
+    let mutable step, epoch = 0, steps.Begin first
 
     fun () ->
-        if step * course.Batch = images then
+        if step * plan.Batch = images then
             step <- 0
-            work <- replay.Stepping set first
+            epoch.Free()
+            epoch <- steps.Begin first
 
-        work { first with Step = step }
+        epoch.Work { first with Step = step }
         step <- step + 1
 
 /// What each part does once; a part is set up when it is first asked for.
 let private works (work: Workload) : Map<string, Lazy<unit -> unit>> =
-    let course = course work
-    let teaching = Option.get course.Teaching
-    let set = upload work course
-    let onNext = onNext course set
-    let one = lazy (firstBatch course set)
+    let plan = plan work
+    let distillation = Option.get plan.Distillation
+    let set = upload work plan
+    let onNext = onNext plan set
+    let one = lazy (firstBatch plan set)
     let inScope (work: unit -> unit) () = Tensor.scoped work
 
     let step () =
-        let step = learner course
+        let step = learner plan
         fun () -> onNext step
 
     let teacher () =
         let images = one.Value.Images
 
         inScope (fun () ->
-            Autograd.noGrad (fun () -> Course.forward course teaching.Model false teaching.Weights images)
+            Autograd.noGrad (fun () ->
+                TrainingPlan.forward plan distillation.Model false distillation.Weights images
+            )
             |> ignore
         )
 
     let student () =
-        let one, learn = one.Value, learner { course with Teaching = None }
+        let one, learn = one.Value, learner { plan with Distillation = None }
         inScope (fun () -> learn one)
 
     Map [
         "step", lazy step ()
-        "recorded", lazy recorder course set
-        "remembered", lazy rememberer course set
+        "recorded", lazy recorder plan set
+        "remembered", lazy rememberer plan set
         "teacher", lazy teacher ()
         "student", lazy student ()
         "data", lazy (fun () -> onNext ignore)
@@ -120,7 +129,7 @@ let private best (device: Device) (work: unit -> unit) : float =
 let private convolutions (work: Workload) : float =
     Tensor.scoped (fun () ->
         let channels, maps, side = 128, 64, 28
-        let course = course work
+        let plan = plan work
 
         let random shape =
             Tensor.ofFloats DType.Float32 shape (Rng.uniforms 1.0 (List.fold (*) 1 shape) (Rng.ofSeed 1))
@@ -142,7 +151,7 @@ let private convolutions (work: Workload) : float =
 
         let forward () =
             Autograd.noGrad (fun () ->
-                Layer.forwardIn (Course.products course) weights false (ResizeArray()) model.Body x
+                Layer.forwardIn (TrainingPlan.products plan) weights false (ResizeArray()) model.Body x
             )
             |> ignore
 

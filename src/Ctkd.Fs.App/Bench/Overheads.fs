@@ -14,10 +14,10 @@ let private variants: Variant list = [
     for name, policy in policies do
         { Name = $"kd, {name}"; Change = fun work -> { work with Policy = policy } }
 
-    for name in List.except [ "kd" ] Distiller.names do
+    for name in List.except [ "kd" ] Distillers.names do
         {
             Name = $"{name}, fixed"
-            Change = fun work -> { work with Distiller = Distiller.find name }
+            Change = fun work -> { work with Distiller = Distillers.find name }
         }
 ]
 
@@ -42,11 +42,11 @@ type Report = {
 /// Per cent that each variant adds, pair by pair, and seconds of a plain step. A pair is A B B A, or B A A B, of so many
 /// steps each: what drifts in a straight line cancels. Learners are made anew, since tensors keep their luck with memory.
 let private pairsOf (work: Workload) (steps: int) (pairs: int list) : Map<string, float[]> * float[] =
-    let plain = course work
+    let plain = plan work
     let batch = firstBatch plain (upload work plain)
 
-    let timed (course: Course) =
-        let learn = learner course
+    let timed (plan: TrainingPlan) =
+        let learn = learner plan
 
         fun () ->
             seconds
@@ -57,7 +57,7 @@ let private pairsOf (work: Workload) (steps: int) (pairs: int list) : Map<string
                 )
 
     let plain = timed plain
-    let others = variants |> List.map (fun variant -> variant.Name, timed (course (variant.Change work)))
+    let others = variants |> List.map (fun variant -> variant.Name, timed (plan (variant.Change work)))
 
     // The just-in-time compiler knows what is hot after some dozen calls.
     for time in plain :: List.map snd others do
@@ -103,7 +103,7 @@ let private print (terminal: Terminal) (report: Report) : unit =
 
 /// Measures and prints what is added to some work at T = 4.
 let run (terminal: Terminal) (work: Workload) (pairs: int) (steps: int) (starts: int) : unit =
-    let work = { work with Policy = Temperature.fixedAt 4.0 }
+    let work = { work with Policy = Scheduled.fixedAt 4.0 }
 
     let found =
         [ 1..pairs ]

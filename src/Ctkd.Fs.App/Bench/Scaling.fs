@@ -47,9 +47,9 @@ let private length = 0.3
 
 /// Seconds of a step on one batch, by so many of them, and the number of them that a measurement needs.
 let private prepared (work: Workload) : (int -> float) * int =
-    let course = course work
-    let batch = firstBatch course (upload work course)
-    let learn = learner course
+    let plan = plan work
+    let batch = firstBatch plan (upload work plan)
+    let learn = learner plan
 
     let time (count: int) =
         let learnAll () =

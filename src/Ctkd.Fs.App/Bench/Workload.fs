@@ -16,7 +16,7 @@ type Workload = {
     Device: Device
     Policy: Policy
     /// The distillation loss, with its weight.
-    Distiller: Pairing -> Result<float * Distiller, Error>
+    Distiller: ModelPair -> Result<float * Distiller, Error>
 }
 
 /// The random images that steps are fed with, and those that the training set counts.
@@ -32,11 +32,11 @@ let private agent (learns: bool) : Policy =
 
 /// The temperature policies that the benchmarks compare, as published.
 let policies: (string * Policy) list = [
-    "fixed T", Temperature.fixedAt 4.0
-    "fixed T standardised", Temperature.standardised (Temperature.fixedAt 4.0)
-    "CTKD global", Temperature.ctkdGlobal Temperature.published curriculum
-    "CTKD instance-wise", Temperature.ctkdInstance Temperature.published Settings.defaults.Hidden curriculum
-    "DTKD", Temperature.dtkd 4.0
+    "fixed T", Scheduled.fixedAt 4.0
+    "fixed T standardised", Standardise.policy (Scheduled.fixedAt 4.0)
+    "CTKD global", Ctkd.globalPolicy Ctkd.publishedRange curriculum
+    "CTKD instance-wise", Ctkd.instancePolicy Ctkd.publishedRange Settings.defaults.Hidden curriculum
+    "DTKD", Dtkd.policy 4.0
     "RLKD chooses", agent false
     "RLKD learns", agent true
 ]
@@ -49,8 +49,8 @@ let published: Workload = {
     Batch = 64
     Precision = F32
     Device = Device.Cpu
-    Policy = Temperature.ctkdGlobal Temperature.published curriculum
-    Distiller = fun _ -> Ok(0.9, Distiller.kd)
+    Policy = Ctkd.globalPolicy Ctkd.publishedRange curriculum
+    Distiller = fun _ -> Ok(0.9, Kd.distiller)
 }
 
 let private model (work: Workload) (name: string) : Model = Zoo.find name work.Classes |> Error.orRaise
@@ -59,12 +59,12 @@ let private model (work: Workload) (name: string) : Model = Zoo.find name work.C
 let macs (work: Workload) (name: string) : float =
     float (Macs.ofLayer [ 3; size; size ] (Model.layers (model work name))).Total
 
-/// The course of the work, with random weights and a prepared teacher.
-let course (work: Workload) : Course =
+/// The plan of the work, with random weights and a prepared teacher.
+let plan (work: Workload) : TrainingPlan =
     let student, teacher = model work work.Student, model work work.Teacher
 
     let weight, distiller =
-        Pairing.create
+        ModelPair.create
             size
             size
             (Array.init trainImages (fun i -> i % work.Classes))
@@ -74,9 +74,9 @@ let course (work: Workload) : Course =
         |> work.Distiller
         |> Error.orRaise
 
-    Course.prepareTeacher {
+    TrainingPlan.prepareTeacher {
         Student = student
-        Teaching =
+        Distillation =
             Some {
                 Model = teacher
                 Weights =
@@ -99,8 +99,8 @@ let course (work: Workload) : Course =
         Device = work.Device
     }
 
-/// The random images as the work's course sees them.
-let upload (work: Workload) (course: Course) : DeviceSet =
+/// The random images as the work's plan sees them.
+let upload (work: Workload) (plan: TrainingPlan) : DeviceSet =
     let random = Random 3
     let pixels = Array.zeroCreate<byte>(images * 3 * size * size)
     random.NextBytes pixels
@@ -114,33 +114,33 @@ let upload (work: Workload) (course: Course) : DeviceSet =
         Images = pixels
         Labels = Array.init images (fun _ -> random.Next work.Classes)
     }
-    |> Augment.upload DType.Float32 course.Device [ 0.5071; 0.4867; 0.4408 ] [ 0.2675; 0.2565; 0.2761 ]
+    |> Augment.upload DType.Float32 plan.Device [ 0.5071; 0.4867; 0.4408 ] [ 0.2675; 0.2565; 0.2761 ]
 
 /// Runs a body on the next batch of one epoch after the other. Only the batch lives in the body's scope.
-let onNext (course: Course) (set: DeviceSet) : (Batch -> unit) -> unit =
-    let fresh epoch = Augment.plan (Rng.ofSeed course.Seed) epoch pad true set
-    let mutable plan = fresh 0
+let onNext (plan: TrainingPlan) (set: DeviceSet) : (Batch -> unit) -> unit =
+    let fresh epoch = Augment.shuffle (Rng.ofSeed plan.Seed) epoch pad true set
+    let mutable order = fresh 0
     let mutable at, epoch = 0, 0
 
     fun body ->
         if at = images then
             at <- 0
             epoch <- epoch + 1
-            Augment.free plan
-            plan <- fresh epoch
+            Augment.tensors order |> List.iter Tensor.free
+            order <- fresh epoch
 
-        at <- at + course.Batch
-        Tensor.scoped (fun () -> Augment.batch pad plan (at - course.Batch) at set |> body)
+        at <- at + plan.Batch
+        Tensor.scoped (fun () -> Augment.batch pad order (at - plan.Batch) at set |> body)
 
 /// The first batch of an epoch.
-let firstBatch (course: Course) (set: DeviceSet) : Batch =
-    Augment.batch pad (Augment.plan (Rng.ofSeed 1) 0 pad true set) 0 course.Batch set
+let firstBatch (plan: TrainingPlan) (set: DeviceSet) : Batch =
+    Augment.batch pad (Augment.shuffle (Rng.ofSeed 1) 0 pad true set) 0 plan.Batch set
 
 /// A function that trains a batch; its state goes from call to call.
-let learner (course: Course) : Batch -> unit =
-    let dials = Train.dials course 1
-    let mutable state = Train.start course
-    fun batch -> state <- Train.step course dials state batch
+let learner (plan: TrainingPlan) : Batch -> unit =
+    let values = EpochValues.create plan 1
+    let mutable state = TrainState.start plan
+    fun batch -> state <- TeacherOutputs.ofBatch plan batch |> Train.step plan values state
 
 /// The engine, and where it works.
 let engine (work: Workload) : string =

@@ -36,7 +36,7 @@ type TestFlags = {
 module Eval =
 
     /// How the weights were trained, and what the flags change of it.
-    let settings (flags: TestFlags) (trained: Trained) : Result<Settings, Error> =
+    let settings (flags: TestFlags) (trained: LoadedModel) : Result<Settings, Error> =
         result {
             let! recorded =
                 match trained.Info, flags.Data with
@@ -68,7 +68,7 @@ module Eval =
         Precision = args.GetResult(EvalArgs.Precision, "f32")
     }
 
-    let private resultOf (trained: Trained) (teacher: Trained option) (e: Evaluation) : EvalResult = {
+    let private resultOf (trained: LoadedModel) (teacher: LoadedModel option) (e: Evaluation) : EvalResult = {
         Model = trained.Model.Name
         Images = e.Accuracy.Images
         Top1 = e.Accuracy.Top1
@@ -105,12 +105,12 @@ module Eval =
         (device: Device)
         (weights: string option)
         (model: string option)
-        : Result<Trained option, Error> =
+        : Result<LoadedModel option, Error> =
         match weights, model with
         | None, Some _ ->
             Commands.usage "--teacher needs the teacher's weights" "give --teacher-weights FILE too"
         | None, None -> Ok None
-        | Some path, model -> Trained.load device model path |> Result.map Some
+        | Some path, model -> LoadedModel.load device model path |> Result.map Some
 
     /// Classifies a test set.
     let command (args: ParseResults<EvalArgs>) : int =
@@ -127,7 +127,7 @@ module Eval =
                 | Some path ->
                     result {
                         let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
-                        let! trained = Trained.load device (args.TryGetResult EvalArgs.Model) path
+                        let! trained = LoadedModel.load device (args.TryGetResult EvalArgs.Model) path
                         let! s = settings (flags args) trained
 
                         let! teacher =
@@ -136,7 +136,7 @@ module Eval =
                                 (args.TryGetResult EvalArgs.Teacher_Weights)
                                 (args.TryGetResult EvalArgs.Teacher)
 
-                        let! evaluation = Trained.evaluate device s teacher trained
+                        let! evaluation = LoadedModel.evaluate device s teacher trained
                         let result = resultOf trained teacher evaluation
                         terminal.Table(table result)
                         terminal.Json result

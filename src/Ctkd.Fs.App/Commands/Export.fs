@@ -27,7 +27,7 @@ module Export =
     /// Mean and standard deviation of the flags, or those that the run recorded.
     let private scale
         (args: ParseResults<ExportArgs>)
-        (trained: Trained)
+        (trained: LoadedModel)
         : Result<(float list * float list) option, Error> =
         match args.TryGetResult ExportArgs.Mean, args.TryGetResult ExportArgs.Std with
         | Some mean, Some std -> Ok(Some(mean, std))
@@ -49,7 +49,7 @@ module Export =
         | OnnxImages.AsTrained -> "normalised by the caller as in training: the file does not say how"
 
     /// The size of the flag, or that of the images that the run saw, or the one that the model was published for.
-    let private size (args: ParseResults<ExportArgs>) (trained: Trained) : Result<int * int, Error> =
+    let private size (args: ParseResults<ExportArgs>) (trained: LoadedModel) : Result<int * int, Error> =
         match args.TryGetResult ExportArgs.Size, trained.Info with
         | Some pixels, _ -> Ok(pixels, pixels)
         | None, Some info -> Ok(info.Images.Height, info.Images.Width)
@@ -73,7 +73,7 @@ module Export =
                         args.TryGetResult ExportArgs.Onnx
                         |> needed "export needs a file to write" "give --onnx FILE"
 
-                    let! trained = Trained.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
+                    let! trained = LoadedModel.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
 
                     let! scale = scale args trained
                     let! images = images (args.Contains Normalise) scale

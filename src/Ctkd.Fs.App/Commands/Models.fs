@@ -125,7 +125,7 @@ module Models =
             MacsTotal = macs.Total
             NormalisedElements = macs.Normalised
             MacsWithBatchNorm = macs.WithBatchNorm
-            MacsTemperature = (policy.Macs model.Classes).Total
+            MacsTemperature = (Policy.macs model.Classes policy).Total
             Logits = [ 2; model.Classes ]
             Features =
                 Shapes.tapped traced @ [ [ model.Classifier.In ] ] |> List.map (fun shape -> 2 :: shape)

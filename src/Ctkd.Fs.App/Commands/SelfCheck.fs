@@ -7,10 +7,10 @@ open Ctkd.Fs
 /// What `doctor` finds: a fact, and where something is wrong the command that mends it.
 type Finding = { Name: string; Value: string; Mend: string option }
 
-/// Whether a device trains as it should, on small courses: `ctkd doctor --device`.
+/// Whether a device trains as it should, on small plans: `ctkd doctor --device`.
 module SelfCheck =
 
-    /// Policies, precisions and how far the teacher runs ahead; each course has 25 steps an epoch.
+    /// Policies, precisions and how far the teacher runs ahead; each plan has 25 steps an epoch.
     let private cases: (string * string * int) list = [
         "fixed", "f32", 1
         "dtkd", "f32", 1
@@ -37,18 +37,18 @@ module SelfCheck =
             Precision = precision
     }
 
-    let private course (device: Device) (s: Settings) (data: Splits) : Course =
+    let private plan (device: Device) (s: Settings) (data: Splits) : TrainingPlan =
         let model name = Zoo.find name data.Train.Classes |> Error.orRaise
         let teacher = model s.Teacher
         let weights = Model.declarations teacher |> Initialise.tree DType.Float32 device (Rng.ofSeed 2)
 
-        Settings.course s (model s.Student) (Some(teacher, weights)) data device
+        Settings.plan s (model s.Student) (Some(teacher, weights)) data device
         |> Error.orRaise
-        |> Course.prepareTeacher
+        |> TrainingPlan.prepareTeacher
 
-    /// What a training left behind.
+    /// What a training leaves.
     [<NoComparison; NoEquality>]
-    type private Trained = {
+    type private Training = {
         State: TrainState
         /// Milliseconds a step in the last epoch.
         Step: float
@@ -56,12 +56,12 @@ module SelfCheck =
         Held: (int64 * int64) list
     }
 
-    let private train (course: Course) (set: DeviceSet) (stepping: Train.Stepping) state : Trained =
+    let private train (trainer: Trainer) (steps: Steps) (state: TrainState) : Training =
+        let device = trainer.Plan.Device
         let held = ResizeArray<int64 * int64>()
 
         let look (state: TrainState) (_: int) =
-            if state.Epoch = epochs then
-                held.Add(Tensor.live (), Engine.cudaMemory course.Device)
+            if state.Epoch = epochs then held.Add(Tensor.live (), Engine.cudaMemory device)
 
             false
 
@@ -69,18 +69,18 @@ module SelfCheck =
             Engine.synchronize ()
             let watch = Stopwatch.StartNew()
 
-            match Train.epochBy stepping course (stepsOn course.Device) look set state with
-            | Train.Complete state when state.Epoch < epochs -> go (Train.nextEpoch state.Best state)
-            | Train.Complete state
-            | Train.Stopped state ->
+            match Train.epoch trainer steps (stepsOn device) look state with
+            | Complete state when state.Epoch < epochs -> go (TrainState.nextEpoch state.Best state)
+            | Complete state
+            | Stopped state ->
                 Engine.synchronize ()
 
                 {
                     State = state
-                    Step = watch.Elapsed.TotalMilliseconds / float (stepsOn course.Device)
+                    Step = watch.Elapsed.TotalMilliseconds / float (stepsOn device)
                     Held = List.ofSeq held
                 }
-            | Train.Broke(step, term) ->
+            | Broke(step, term) ->
                 Error.create Diverged $"the term '{term}' was not finite in step {step}" "" "ctkd doctor"
                 |> Error.raise
 
@@ -88,7 +88,7 @@ module SelfCheck =
 
     /// Names of the tensors of two states that differ in a bit.
     let private differences (a: TrainState) (b: TrainState) : string list =
-        List.zip (Tree.toList (Train.toTree a)) (Tree.toList (Train.toTree b))
+        List.zip (Tree.toList (TrainState.toTree a)) (Tree.toList (TrainState.toTree b))
         |> List.filter (fun ((_, x), (_, y)) -> Tensor.toBytes x <> Tensor.toBytes y)
         |> List.map (fst >> fst)
 
@@ -103,18 +103,22 @@ module SelfCheck =
         Tensor.scoped (fun () ->
             let s = settings (stepsOn device) policy precision
             let data = Settings.loadData s |> Error.orRaise
-            let course = course device s data
-            let set = Augment.upload (Course.dtype course) device data.Mean data.Std data.Train
-            let how = { Teach.simple with Ahead = ahead }
-            let record = if Engine.records device then Replay.onDevice course else Replay.direct
-            let fromHost = train course set (Train.stepping how course) (Train.start course)
-            let start = Train.start course
+            let plan = plan device s data
+            let set = Augment.upload (TrainingPlan.dtype plan) device data.Mean data.Std data.Train
+            let options = { TeacherOutputs.simple with Ahead = ahead }
+            let trainer = { Plan = plan; Teacher = options; Images = set }
 
-            match Replay.create record how course set start with
+            let recorder =
+                if Engine.records device then RecordedSteps.onDevice device else RecordedSteps.direct
+
+            let fromHost = train trainer (Train.fromHost trainer) (TrainState.start plan)
+            let start = TrainState.start plan
+
+            match RecordedSteps.record recorder trainer start with
             | Result.Error why -> wrong $"cannot be recorded: {why}"
-            | Ok replay ->
-                let replayed = train course set replay.Stepping start
-                replay.Free()
+            | Ok steps ->
+                let replayed = train trainer steps start
+                steps.Free()
                 let differing = differences fromHost.State replayed.State
                 let again = if Engine.records device then "replayed" else "by the counter"
                 let times = $"%.2f{fromHost.Step} ms from the host, %.2f{replayed.Step} {again}"

@@ -165,7 +165,7 @@ module Commands =
         result {
             let s = resolved.Settings
             let! file = RunDirectory.checkpointOf s.TeacherWeights
-            let! teacher = if s.Teacher = "" then Trained.nameOf file else Ok s.Teacher
+            let! teacher = if s.Teacher = "" then LoadedModel.nameOf file else Ok s.Teacher
 
             return {
                 Settings = { s with Teacher = teacher; TeacherWeights = file }

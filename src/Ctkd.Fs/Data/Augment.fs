@@ -2,6 +2,17 @@ namespace Ctkd.Fs
 
 open System
 
+/// Images of which some are blends of two, as tensors of one entry per image.
+[<ReferenceEquality>]
+type LabelMix = {
+    /// Label of the second image, int64.
+    Other: Tensor
+    /// Weight of the image's own label; 1 where it is not a blend.
+    Weight: Tensor
+    /// Whether an image is as it was, bool.
+    Clean: Tensor
+}
+
 /// A set of images that lives on the device as bytes.
 [<ReferenceEquality>]
 type DeviceSet = {
@@ -12,11 +23,13 @@ type DeviceSet = {
     /// Of the channels, in units of 0 .. 1: [1, C, 1, 1].
     Mean: Tensor
     Std: Tensor
+    /// Entries [N]; None where no image is a blend.
+    Mix: LabelMix option
 }
 
 /// One epoch's randomness, drawn on the host and uploaded once: which image comes when, and how it is cut.
 [<ReferenceEquality>]
-type EpochPlan = {
+type EpochOrder = {
     /// int64 [N]: a permutation of the images.
     Order: Tensor
     /// int64 [N]: first row of the crop in the padded image.
@@ -38,7 +51,37 @@ type Batch = {
     Labels: Tensor
     /// Positions of the images in their set: int64 [B].
     Index: Tensor
+    /// Entries [B]; None where no image is a blend.
+    Mix: LabelMix option
 }
+
+/// The parts of blends.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module LabelMix =
+
+    /// Applies a change of the first dimension to every tensor.
+    let map (change: Tensor -> Tensor) (mix: LabelMix) : LabelMix = {
+        Other = change mix.Other
+        Weight = change mix.Weight
+        Clean = change mix.Clean
+    }
+
+/// The parts of batches.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module Batch =
+
+    /// Applies a change of the first dimension to every tensor.
+    let map (change: Tensor -> Tensor) (batch: Batch) : Batch = {
+        Images = change batch.Images
+        Labels = change batch.Labels
+        Index = change batch.Index
+        Mix = Option.map (LabelMix.map change) batch.Mix
+    }
+
+    /// All tensors.
+    let tensors (batch: Batch) : Tensor list =
+        let ofMix (mix: LabelMix) = [ mix.Other; mix.Weight; mix.Clean ]
+        [ batch.Images; batch.Labels; batch.Index ] @ (Option.map ofMix batch.Mix |> Option.defaultValue [])
 
 /// Random crop after padding with black, mirroring and normalising, as batched tensor code.
 [<RequireQualifiedAccess>]
@@ -72,6 +115,7 @@ module Augment =
                 )
             Mean = perChannel mean
             Std = perChannel std
+            Mix = None
         }
 
     /// Number of images.
@@ -82,8 +126,8 @@ module Augment =
         let shifts = int64 (2 * pad + 1)
         shifts * shifts * (if flip then 2L else 1L)
 
-    /// The plan of one epoch: the crop moves by up to `pad` pixels each way, and `flip` mirrors every second image.
-    let plan (rng: Rng) (epoch: int) (pad: int) (flip: bool) (set: DeviceSet) : EpochPlan =
+    /// The order of one epoch: the crop moves by up to `pad` pixels each way, and `flip` mirrors every second image.
+    let shuffle (rng: Rng) (epoch: int) (pad: int) (flip: bool) (set: DeviceSet) : EpochOrder =
         let n, width = count set, Tensor.size 3 set.Images
         let draw purpose = rng |> Rng.split purpose |> Rng.at epoch
         let rows, columns, mirrors = draw "rows", draw "columns", draw "mirrors"
@@ -93,7 +137,7 @@ module Augment =
                 Tensor.ofInt64s [ n ] values |> Tensor.toDevice (Tensor.device set.Images)
             )
 
-        let order = Rng.permutation n (draw "order")
+        let images = Rng.permutation n (draw "order")
         let shift rng = Array.init n (fun i -> Rng.below (2 * pad + 1) i rng)
         let row, column = shift rows, shift columns
         let mirrored = Array.init n (fun i -> flip && Rng.below 2 i mirrors = 1)
@@ -101,10 +145,10 @@ module Augment =
         let variant i =
             let cut = int64 row[i] * int64 (2 * pad + 1) + int64 column[i]
             let cuts = variants pad false
-            order[i] * variants pad flip + cut + (if mirrored[i] then cuts else 0L)
+            images[i] * variants pad flip + cut + (if mirrored[i] then cuts else 0L)
 
         {
-            Order = upload order
+            Order = upload images
             Row = upload (Array.map int64 row)
             Column =
                 upload (Array.init n (fun i -> int64 (column[i] + (if mirrored[i] then width - 1 else 0))))
@@ -112,9 +156,8 @@ module Augment =
             Variants = Array.init n variant
         }
 
-    /// Frees a plan.
-    let free (plan: EpochPlan) : unit =
-        List.iter Tensor.free [ plan.Order; plan.Row; plan.Column; plan.Direction ]
+    /// The tensors of an order.
+    let tensors (order: EpochOrder) : Tensor list = [ order.Order; order.Row; order.Column; order.Direction ]
 
     /// Bytes to numbers of mean 0 and standard deviation 1.
     let private normalise (set: DeviceSet) (images: Tensor) : Tensor =
@@ -140,43 +183,45 @@ module Augment =
 
         Tensor.padImage pad images |> Tensor.flatten 2 |> Tensor.gather 2 index |> Tensor.reshape shape
 
-    /// The images that `at` takes of each part of the plan, augmented.
-    let private taken (pad: int) (plan: EpochPlan) (at: Tensor -> Tensor) (set: DeviceSet) : Batch =
+    /// The images that `at` takes of each part of the order, augmented.
+    let private taken (pad: int) (order: EpochOrder) (at: Tensor -> Tensor) (set: DeviceSet) : Batch =
         Tensor.scopeWith
-            (fun (batch: Batch) -> [ batch.Images; batch.Labels; batch.Index ])
+            (Batch.tensors >> Seq.ofList)
             (fun () ->
-                let order = at plan.Order
+                let images = at order.Order
 
                 {
                     Images =
                         set.Images
-                        |> Tensor.indexSelect 0 order
-                        |> crop pad (at plan.Row) (at plan.Column) (at plan.Direction)
+                        |> Tensor.indexSelect 0 images
+                        |> crop pad (at order.Row) (at order.Column) (at order.Direction)
                         |> normalise set
-                    Labels = Tensor.indexSelect 0 order set.Labels
-                    Index = order
+                    Labels = Tensor.indexSelect 0 images set.Labels
+                    Index = images
+                    Mix = set.Mix |> Option.map (LabelMix.map (Tensor.indexSelect 0 images))
                 }
             )
 
     /// The images at positions start .. stop - 1 of the epoch's order, augmented.
-    let batch (pad: int) (plan: EpochPlan) (start: int) (stop: int) (set: DeviceSet) : Batch =
-        taken pad plan (Tensor.slice 0 start stop) set
+    let batch (pad: int) (order: EpochOrder) (start: int) (stop: int) (set: DeviceSet) : Batch =
+        taken pad order (Tensor.slice 0 start stop) set
 
     /// The images at positions of the epoch's order that the device knows, int64 [B], augmented.
-    let at (pad: int) (plan: EpochPlan) (positions: Tensor) (set: DeviceSet) : Batch =
-        taken pad plan (Tensor.indexSelect 0 positions) set
+    let at (pad: int) (order: EpochOrder) (positions: Tensor) (set: DeviceSet) : Batch =
+        taken pad order (Tensor.indexSelect 0 positions) set
 
     /// The images at any positions of the epoch's order, augmented.
-    let pick (pad: int) (plan: EpochPlan) (positions: int[]) (set: DeviceSet) : Batch =
+    let pick (pad: int) (order: EpochOrder) (positions: int[]) (set: DeviceSet) : Batch =
         let positions = Tensor.ofInt64s [ positions.Length ] (Array.map int64 positions)
-        at pad plan (Tensor.toDevice (Tensor.device set.Images) positions) set
+        at pad order (Tensor.toDevice (Tensor.device set.Images) positions) set
 
     /// The images start .. stop - 1 as they are: for evaluation.
     let plain (start: int) (stop: int) (set: DeviceSet) : Batch =
         Tensor.scopeWith
-            (fun (batch: Batch) -> [ batch.Images; batch.Labels; batch.Index ])
+            (Batch.tensors >> Seq.ofList)
             (fun () -> {
                 Images = set.Images |> Tensor.slice 0 start stop |> normalise set
                 Labels = Tensor.slice 0 start stop set.Labels |> Tensor.clone
                 Index = Tensor.arange (Tensor.device set.Labels) (stop - start) |> Tensor.addInt start
+                Mix = None
             })

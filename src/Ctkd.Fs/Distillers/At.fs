@@ -11,10 +11,8 @@ module At =
         Rows.meanSquare (attention teacher) (attention student)
 
     /// On all maps behind the stem; where two differ in size the larger is average-pooled first.
-    let distiller (pairing: Pairing) : Result<Distiller, Error> =
-        Pairing.maps "at" pairing
+    let distiller (pair: ModelPair) : Result<Distiller, Error> =
+        ModelPair.maps "at" pair
         |> Result.map (fun _ ->
-            Distillation.simple
-                "at"
-                (Rows.maps >> List.map (fun (t, s) -> loss t s) >> List.reduce Tensor.add)
+            Distiller.simple "at" (Rows.maps >> List.map (fun (t, s) -> loss t s) >> List.reduce Tensor.add)
         )

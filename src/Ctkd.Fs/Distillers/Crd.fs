@@ -81,15 +81,15 @@ module Crd =
 
     /// Positions of the training images class by class, and where each class begins and how many images it
     /// has.
-    let private tables (device: Device) (pairing: Pairing) : Tree =
-        let size = Array.zeroCreate<int64> pairing.Student.Classes
-        pairing.Labels |> Array.iter (fun label -> size[label] <- size[label] + 1L)
+    let private tables (device: Device) (pair: ModelPair) : Tree =
+        let size = Array.zeroCreate<int64> pair.Student.Classes
+        pair.Labels |> Array.iter (fun label -> size[label] <- size[label] + 1L)
         let first = Array.scan (+) 0L size |> Array.truncate size.Length
 
-        let order, next = Array.zeroCreate<int64> pairing.Labels.Length, Array.copy first
+        let order, next = Array.zeroCreate<int64> pair.Labels.Length, Array.copy first
 
         for i in 0 .. order.Length - 1 do
-            let label = pairing.Labels[i]
+            let label = pair.Labels[i]
             order[int next[label]] <- int64 i
             next[label] <- next[label] + 1L
 
@@ -99,11 +99,11 @@ module Crd =
         Tree.ofSeq [ "order", upload order; "first", upload first; "size", upload size ]
 
     /// Uniform in +-1 / sqrt(width / 3), so that rows have norm 1 on average.
-    let private memory (options: CrdOptions) (pairing: Pairing) dtype (device: Device) (rng: Rng) : Tree =
+    let private memory (options: CrdOptions) (pair: ModelPair) dtype (device: Device) (rng: Rng) : Tree =
         let rows side =
             Tensor.scope (fun () ->
                 let bound = 1.0 / sqrt (float options.Width / 3.0)
-                let shape = [| int64 pairing.Labels.Length; int64 options.Width |]
+                let shape = [| int64 pair.Labels.Length; int64 options.Width |]
 
                 Draws.uniform (Draws.key device 0 (Rng.split side rng)) shape
                 |> Tensor.scale (2.0 * bound)
@@ -116,7 +116,7 @@ module Crd =
         Tree.concat [
             Tree.ofSeq [ "memory_student", rows "student"; "memory_teacher", rows "teacher" ]
             Tree.ofSeq [ "z_student", zero (); "z_teacher", zero () ]
-            tables device pairing
+            tables device pair
         ]
 
     let private embed (name: string) (state: Tree) (pooled: Tensor) : Tensor =
@@ -125,20 +125,20 @@ module Crd =
         |> Rows.normalise
 
     /// Both sides, for given negatives.
-    let loss (options: CrdOptions) (state: Tree) (contrast: Tensor) (lesson: Lesson) : Tensor =
+    let loss (options: CrdOptions) (state: Tree) (contrast: Tensor) (input: DistillerInput) : Tensor =
         let score own other embedding =
             side options (Tree.find $"z_{own}" state) (Tree.find $"memory_{other}" state) contrast embedding
 
-        score "student" "teacher" (embed "embed_s" state lesson.Student.Pooled)
-        + score "teacher" "student" (embed "embed_t" state lesson.Teacher.Pooled)
+        score "student" "teacher" (embed "embed_s" state input.Student.Pooled)
+        + score "teacher" "student" (embed "embed_t" state input.Teacher.Pooled)
 
-    let private settle (options: CrdOptions) (state: Tree) (lesson: Lesson) : unit =
-        let move side embedding = remember options (Tree.find $"memory_{side}" state) lesson.Index embedding
-        move "student" (embed "embed_s" state lesson.Student.Pooled)
-        move "teacher" (embed "embed_t" state lesson.Teacher.Pooled)
+    let private rememberBatch (options: CrdOptions) (state: Tree) (input: DistillerInput) : unit =
+        let move side embedding = remember options (Tree.find $"memory_{side}" state) input.Index embedding
+        move "student" (embed "embed_s" state input.Student.Pooled)
+        move "teacher" (embed "embed_t" state input.Teacher.Pooled)
 
     /// On the pooled features. Memories and Z are part of the training state.
-    let distiller (options: CrdOptions) (pairing: Pairing) : Result<Distiller, Error> =
+    let distiller (options: CrdOptions) (pair: ModelPair) : Result<Distiller, Error> =
         for name, value in
             [ nameof options.Width, options.Width; nameof options.Negatives, options.Negatives ] do
             if value < 1 then
@@ -149,27 +149,27 @@ module Crd =
 
         let connectors =
             Sequence [
-                Linear(Layer.dense "embed_s" pairing.Student.Pooled options.Width)
-                Linear(Layer.dense "embed_t" pairing.Teacher.Pooled options.Width)
+                Linear(Layer.dense "embed_s" pair.Student.Pooled options.Width)
+                Linear(Layer.dense "embed_t" pair.Teacher.Pooled options.Width)
             ]
 
-        if pairing.Labels |> Array.distinct |> Array.length < 2 then
-            Pairing.refuse
+        if pair.Labels |> Array.distinct |> Array.length < 2 then
+            ModelPair.refuse
                 "crd"
-                pairing
+                pair
                 "its negatives are images of other classes, and all training images are of one"
                 "train on images of two classes or more"
         else
-            let contrast state (lesson: Lesson) =
-                let drawn = negatives options.Negatives state lesson.Labels lesson.Key.Value
-                Tensor.cat 1 [ Tensor.unsqueeze 1 lesson.Index; drawn ]
+            let contrast state (input: DistillerInput) =
+                let drawn = negatives options.Negatives state input.Labels input.Key.Value
+                Tensor.cat 1 [ Tensor.unsqueeze 1 input.Index; drawn ]
 
             Ok {
                 Name = "crd"
                 LooksAtMaps = false
                 Fewest = 1
                 Declares = Layer.declarations Starts.pyTorch connectors
-                Memory = memory options pairing
-                Loss = fun state lesson -> loss options state (contrast state lesson) lesson
-                Settle = settle options
+                Memory = memory options pair
+                Loss = fun state input -> loss options state (contrast state input) input
+                Remember = rememberBatch options
             }

@@ -1,7 +1,7 @@
 namespace Ctkd.Fs
 
 /// What a model shows of one image, as shapes.
-type Shown = {
+type ModelShape = {
     Model: string
     /// The tapped maps from the stem on: [C; H; W] each.
     Maps: int list list
@@ -11,9 +11,9 @@ type Shown = {
 }
 
 /// What a distiller is told before training starts.
-type Pairing = {
-    Teacher: Shown
-    Student: Shown
+type ModelPair = {
+    Teacher: ModelShape
+    Student: ModelShape
     /// The label of every training image, in the order of the data set.
     Labels: int[]
     /// Instances in the smallest batch: often the last of an epoch.
@@ -22,7 +22,7 @@ type Pairing = {
 
 /// What a distiller sees of a batch.
 [<ReferenceEquality>]
-type Lesson = {
+type DistillerInput = {
     Teacher: Outputs
     Student: Outputs
     /// The logits as the temperature policy softened them.
@@ -39,11 +39,11 @@ type Lesson = {
 }
 
 /// A distillation loss as a value, made for a pair of models. Methods that look at features are made by
-/// functions `Pairing -> Result<Distiller, Error>`, so that shapes that cannot be matched are refused before
+/// functions `ModelPair -> Result<Distiller, Error>`, so that shapes that cannot be matched are refused before
 /// training starts.
 [<NoComparison; NoEquality>]
 type Distiller = {
-    /// Its connectors and its loss go by this name: one of a name in a course.
+    /// Its connectors and its loss go by this name: one of a name in a plan.
     Name: string
     /// Whether it looks at the teacher's maps, and not only at its pooled features and logits.
     LooksAtMaps: bool
@@ -54,18 +54,18 @@ type Distiller = {
     Declares: Declaration list
     /// State beside them that is not trained, such as memories, fresh.
     Memory: DType -> Device -> Rng -> Tree
-    /// Connectors with memory, and lesson, to a loss, a mean over the batch: shape []. Running statistics are
+    /// Connectors with memory, and input, to a loss, a mean over the batch: shape []. Running statistics are
     /// updated.
-    Loss: Tree -> Lesson -> Tensor
+    Loss: Tree -> DistillerInput -> Tensor
     /// Remembers the batch in place: runs after the backward pass, without gradient, on the weights of the
     /// loss.
-    Settle: Tree -> Lesson -> unit
+    Remember: Tree -> DistillerInput -> unit
 }
 
 /// Telling distillers about a pair of models.
 [<RequireQualifiedAccess>]
-module Pairing =
-    let private shown (height: int) (width: int) (model: Model) : Shown = {
+module ModelPair =
+    let private shape (height: int) (width: int) (model: Model) : ModelShape = {
         Model = model.Name
         Maps = Model.trace height width model |> Shapes.tapped
         Pooled = model.Classifier.In
@@ -74,41 +74,41 @@ module Pairing =
 
     /// A teacher and a student that train on images of the given size with the given labels, in batches of at
     /// most the given size.
-    let create height width (labels: int[]) (batch: int) (teacher: Model) (student: Model) : Pairing = {
-        Teacher = shown height width teacher
-        Student = shown height width student
+    let create height width (labels: int[]) (batch: int) (teacher: Model) (student: Model) : ModelPair = {
+        Teacher = shape height width teacher
+        Student = shape height width student
         Labels = labels
         SmallestBatch = (if labels.Length % batch = 0 then batch else labels.Length % batch)
     }
 
     /// An error: the two do not go together under this distiller.
-    let refuse (distiller: string) (pairing: Pairing) (why: string) (next: string) : Result<'T, Error> =
-        let what = $"{distiller} cannot teach {pairing.Student.Model} from {pairing.Teacher.Model}: {why}"
+    let refuse (distiller: string) (pair: ModelPair) (why: string) (next: string) : Result<'T, Error> =
+        let what = $"{distiller} cannot teach {pair.Student.Model} from {pair.Teacher.Model}: {why}"
         Result.Error(Error.create Mismatch what "" next)
 
-    let private refuseMaps distiller pairing why : Result<'T, Error> =
+    let private refuseMaps distiller pair why : Result<'T, Error> =
         "choose other models, or a distiller that looks at no maps: kd, dkd, pkt, crd, rkd or srrl"
-        |> refuse distiller pairing why
+        |> refuse distiller pair why
 
     let private text (shape: int list) : string = shape |> List.map string |> String.concat " x "
 
     /// The map at an index of both, teacher's first; -1 is the last.
-    let mapAt (distiller: string) (index: int) (pairing: Pairing) : Result<int list * int list, Error> =
-        let at (shown: Shown) =
-            let index = if index < 0 then shown.Maps.Length + index else index
-            List.tryItem index shown.Maps
+    let mapAt (distiller: string) (index: int) (pair: ModelPair) : Result<int list * int list, Error> =
+        let at (shape: ModelShape) =
+            let index = if index < 0 then shape.Maps.Length + index else index
+            List.tryItem index shape.Maps
 
-        match at pairing.Teacher, at pairing.Student with
+        match at pair.Teacher, at pair.Student with
         | Some teacher, Some student -> Ok(teacher, student)
         | teacher, _ ->
-            let without = if teacher.IsNone then pairing.Teacher else pairing.Student
+            let without = if teacher.IsNone then pair.Teacher else pair.Student
             let which = if index < 0 then "no map" else $"no map {index}"
-            refuseMaps distiller pairing $"{without.Model} has {which} (it has {without.Maps.Length})"
+            refuseMaps distiller pair $"{without.Model} has {which} (it has {without.Maps.Length})"
 
     /// All maps behind the stem in pairs, teacher's first; the larger of two must be a multiple of the
     /// smaller.
-    let maps (distiller: string) (pairing: Pairing) : Result<(int list * int list) list, Error> =
-        let teacher, student = pairing.Teacher, pairing.Student
+    let maps (distiller: string) (pair: ModelPair) : Result<(int list * int list) list, Error> =
+        let teacher, student = pair.Teacher, pair.Student
 
         let fits (a: int list, b: int list) =
             let divides small large = large % small = 0
@@ -120,11 +120,11 @@ module Pairing =
 
         if teacher.Maps.Length < 2 || student.Maps.Length < 2 then
             let without = if teacher.Maps.Length < 2 then teacher else student
-            refuseMaps distiller pairing $"{without.Model} has no maps behind its stem"
+            refuseMaps distiller pair $"{without.Model} has no maps behind its stem"
         elif teacher.Maps.Length <> student.Maps.Length then
             refuseMaps
                 distiller
-                pairing
+                pair
                 $"they have {student.Maps.Length - 1} and {teacher.Maps.Length - 1} maps behind the stem"
         else
             let pairs = List.zip teacher.Maps.Tail student.Maps.Tail
@@ -132,11 +132,11 @@ module Pairing =
             match List.tryFind (fits >> not) pairs with
             | None -> Ok pairs
             | Some(t, s) ->
-                refuseMaps distiller pairing $"maps of {text s} and {text t} cannot be pooled to one size"
+                refuseMaps distiller pair $"maps of {text s} and {text t} cannot be pooled to one size"
 
-/// Distillers as the training step runs them: each sees its own part of the connectors.
-[<RequireQualifiedAccess>]
-module Distillation =
+/// Making distillers, combining them, and running them: each sees its own part of the connectors.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module Distiller =
 
     /// A distiller with connectors and no memory, for batches of at least so many instances.
     let connected (name: string) (fewest: int) (declares: Declaration list) loss : Distiller = {
@@ -146,26 +146,26 @@ module Distillation =
         Declares = declares
         Memory = fun _ _ _ -> Tree.empty
         Loss = loss
-        Settle = fun _ _ -> ()
+        Remember = fun _ _ -> ()
     }
 
     /// A distiller without state, for batches of any size.
-    let simple (name: string) (loss: Lesson -> Tensor) : Distiller =
-        connected name 1 [] (fun _ lesson -> loss lesson)
+    let simple (name: string) (loss: DistillerInput -> Tensor) : Distiller =
+        connected name 1 [] (fun _ input -> loss input)
 
     /// The distiller, which looks at the teacher's pooled features and logits only.
     let withoutMaps (distiller: Distiller) : Distiller = { distiller with LooksAtMaps = false }
 
     /// The distiller, unless the smallest batch is too small for it.
-    let enough (pairing: Pairing) (distiller: Distiller) : Result<Distiller, Error> =
-        if pairing.SmallestBatch >= distiller.Fewest then
+    let enough (pair: ModelPair) (distiller: Distiller) : Result<Distiller, Error> =
+        if pair.SmallestBatch >= distiller.Fewest then
             Ok distiller
         else
             Result.Error(
                 Error.create
                     Usage
                     $"{distiller.Name} needs batches of at least {distiller.Fewest} images, the smallest of an \
-                      epoch has {pairing.SmallestBatch}"
+                      epoch has {pair.SmallestBatch}"
                     ""
                     "choose a batch size that leaves no such rest, or train on more images"
             )
@@ -185,16 +185,65 @@ module Distillation =
         ]
 
     /// The loss of one of them.
-    let loss (distiller: Distiller) (all: Tree) (lesson: Lesson) : Tensor =
-        let batch = Tensor.size 0 lesson.Labels
+    let loss (distiller: Distiller) (all: Tree) (input: DistillerInput) : Tensor =
+        let batch = Tensor.size 0 input.Labels
 
         if batch < distiller.Fewest then
             invalidArg
-                (nameof lesson)
+                (nameof input)
                 $"{distiller.Name} needs at least {distiller.Fewest} instances in a batch, got {batch}."
 
-        distiller.Loss (Tree.under (prefix distiller) all) lesson
+        distiller.Loss (Tree.under (prefix distiller) all) input
 
     /// Lets one of them remember the batch.
-    let settle (distiller: Distiller) (all: Tree) (lesson: Lesson) : unit =
-        distiller.Settle (Tree.under (prefix distiller) all) lesson
+    let remember (distiller: Distiller) (all: Tree) (input: DistillerInput) : unit =
+        distiller.Remember (Tree.under (prefix distiller) all) input
+
+    /// The distiller at a fixed temperature of its own, whatever the plan's policy decides: DTKD adds
+    /// KD(tau) so.
+    let at (t: float) (distiller: Distiller) : Distiller =
+        if not (System.Double.IsFinite t && t > 0.0) then
+            invalidArg (nameof t) $"the temperature must be finite and > 0, got {string t}."
+
+        let softened (input: DistillerInput) =
+            let teacher, student = input.Teacher.Logits, input.Student.Logits
+            let t = Tensor.scalar (Tensor.dtype student) (Tensor.device student) t
+            { input with Softened = Policy.shared t teacher student }
+
+        {
+            distiller with
+                Name = distiller.Name + "@" + string t
+                Loss = fun state input -> distiller.Loss state (softened input)
+        }
+
+    /// The distiller with one weight for all instances of a batch, the mean of those that the policy decides: what the released
+    /// RLKD makes of DKD, whose [batch] divergences it multiplies with T^2 as [batch, 1].
+    let meanWeight (distiller: Distiller) : Distiller =
+        let even (input: DistillerInput) = { input with Softened.Weight = Tensor.mean input.Softened.Weight }
+
+        { distiller with Loss = fun state input -> distiller.Loss state (even input) }
+
+    /// The weighted sum of distillers as one: CRD + KD, DKD + AT, DTKD's alpha L + beta KD(tau).
+    let sum (parts: (float * Distiller) list) : Distiller =
+        let distillers = List.map snd parts
+        let names = distillers |> List.map _.Name
+
+        if parts.IsEmpty || List.distinct names <> names then
+            invalidArg (nameof parts) $"a sum needs distillers of different names, got %A{names}."
+
+        {
+            Name = String.concat "+" names
+            LooksAtMaps = distillers |> List.exists _.LooksAtMaps
+            Fewest = distillers |> List.map _.Fewest |> List.max
+            Declares = declarations distillers
+            Memory = memory distillers
+            Loss =
+                fun state input ->
+                    parts
+                    |> List.map (fun (weight, d) -> Tensor.scale weight (loss d state input))
+                    |> List.reduce Tensor.add
+            Remember =
+                fun state input ->
+                    for d in distillers do
+                        remember d state input
+        }

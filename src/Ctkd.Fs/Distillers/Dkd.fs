@@ -41,16 +41,14 @@ module Dkd =
         softened.Weight * (Tensor.scale alpha (part target) + Tensor.scale beta (part others))
 
     /// DKD with its two weights: 1 and, by pair of models, 1 to 8.
-    let distiller (alpha: float) (beta: float) (pairing: Pairing) : Result<Distiller, Error> =
-        if pairing.Student.Classes < 3 then
-            Pairing.refuse
+    let distiller (alpha: float) (beta: float) (pair: ModelPair) : Result<Distiller, Error> =
+        if pair.Student.Classes < 3 then
+            ModelPair.refuse
                 "dkd"
-                pairing
+                pair
                 "beside the target there must be two classes or more"
                 "distill with kd, or data of three classes or more"
         else
-            Distillation.simple
-                "dkd"
-                (fun lesson -> loss alpha beta lesson.Labels lesson.Softened |> Tensor.mean)
-            |> Distillation.withoutMaps
+            Distiller.simple "dkd" (fun input -> loss alpha beta input.Labels input.Softened |> Tensor.mean)
+            |> Distiller.withoutMaps
             |> Ok

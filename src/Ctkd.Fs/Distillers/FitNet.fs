@@ -42,23 +42,23 @@ module FitNet =
         resize |> Option.map (fun layer -> Sequence [ layer; Layer.batchNorm "bn" outputs; Relu ])
 
     /// On the map at an index; 0 is the stem, 2 as published.
-    let distiller (hint: int) (pairing: Pairing) : Result<Distiller, Error> =
-        Pairing.mapAt "fitnet" hint pairing
+    let distiller (hint: int) (pair: ModelPair) : Result<Distiller, Error> =
+        ModelPair.mapAt "fitnet" hint pair
         |> Result.bind (fun (teacher, student) ->
             match regressor teacher student with
             | None ->
-                Pairing.refuse
+                ModelPair.refuse
                     "fitnet"
-                    pairing
+                    pair
                     $"map {hint} is %A{student.Tail} and %A{teacher.Tail} pixels large: equal, double or half fit"
                     "choose another hint, or other models"
             | Some regressor ->
                 let fewest = if teacher.Tail = [ 1; 1 ] then 2 else 1
 
-                let loss connectors (lesson: Lesson) =
-                    let teacher, student = Rows.mapAt hint lesson
+                let loss connectors (input: DistillerInput) =
+                    let teacher, student = Rows.mapAt hint input
                     Rows.meanSquare (Layer.forward connectors true (ResizeArray()) regressor student) teacher
 
-                Distillation.connected "fitnet" fewest (Layer.declarations Starts.pyTorch regressor) loss
-                |> Distillation.enough pairing
+                Distiller.connected "fitnet" fewest (Layer.declarations Starts.pyTorch regressor) loss
+                |> Distiller.enough pair
         )

@@ -8,10 +8,10 @@ module Kd =
 
     /// The loss; it needs nothing of the models but their logits.
     let distiller: Distiller =
-        Distillation.simple
+        Distiller.simple
             "kd"
-            (fun lesson ->
-                let softened = lesson.Softened
+            (fun input ->
+                let softened = input.Softened
                 Tensor.mean (softened.Weight * Loss.kl softened.Teacher softened.Student)
             )
-        |> Distillation.withoutMaps
+        |> Distiller.withoutMaps

@@ -20,5 +20,5 @@ module Pkt =
         Tensor.mean (q * (log q - log p))
 
     let distiller: Distiller =
-        Distillation.simple "pkt" (fun lesson -> loss lesson.Teacher.Pooled lesson.Student.Pooled)
-        |> Distillation.withoutMaps
+        Distiller.simple "pkt" (fun input -> loss input.Teacher.Pooled input.Student.Pooled)
+        |> Distiller.withoutMaps

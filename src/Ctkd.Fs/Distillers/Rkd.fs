@@ -44,8 +44,8 @@ module Rkd =
         + Tensor.scale angle (smoothL1 (angles student) (angles teacher))
 
     /// With the weights of distances and angles: 25 and 50 as published.
-    let distiller (distance: float) (angle: float) (pairing: Pairing) : Result<Distiller, Error> =
-        fun _ (lesson: Lesson) -> loss distance angle lesson.Teacher.Pooled lesson.Student.Pooled
-        |> Distillation.connected "rkd" 2 []
-        |> Distillation.withoutMaps
-        |> Distillation.enough pairing
+    let distiller (distance: float) (angle: float) (pair: ModelPair) : Result<Distiller, Error> =
+        fun _ (input: DistillerInput) -> loss distance angle input.Teacher.Pooled input.Student.Pooled
+        |> Distiller.connected "rkd" 2 []
+        |> Distiller.withoutMaps
+        |> Distiller.enough pair

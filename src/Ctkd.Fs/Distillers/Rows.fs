@@ -23,23 +23,23 @@ module internal Rows =
     let exact (outputs: Outputs) (map: Tensor) : Tensor = Tensor.toType (Tensor.dtype outputs.Pooled) map
 
     /// The map at an index of both, teacher's first; -1 is the last.
-    let mapAt (index: int) (lesson: Lesson) : Tensor * Tensor =
+    let mapAt (index: int) (input: DistillerInput) : Tensor * Tensor =
         let at (outputs: Outputs) =
             let index = if index < 0 then outputs.Features.Length + index else index
             exact outputs outputs.Features[index]
 
-        at lesson.Teacher, at lesson.Student
+        at input.Teacher, at input.Student
 
     /// All maps behind the stem in pairs, teacher's first, the larger average-pooled to the smaller.
-    let maps (lesson: Lesson) : (Tensor * Tensor) list =
+    let maps (input: DistillerInput) : (Tensor * Tensor) list =
         let fit (map: Tensor) (other: Tensor) =
             let ratio = Tensor.size 2 map / Tensor.size 2 other
             if ratio > 1 then Tensor.avgPool2d ratio ratio 0 map else map
 
         List.map2
             (fun teacher student ->
-                let teacher, student = exact lesson.Teacher teacher, exact lesson.Student student
+                let teacher, student = exact input.Teacher teacher, exact input.Student student
                 fit teacher student, fit student teacher
             )
-            lesson.Teacher.Features.Tail
-            lesson.Student.Features.Tail
+            input.Teacher.Features.Tail
+            input.Student.Features.Tail

@@ -11,6 +11,6 @@ module Sp =
         Rows.meanSquare (similarity teacher) (similarity student)
 
     /// On the last map of both.
-    let distiller (pairing: Pairing) : Result<Distiller, Error> =
-        Pairing.mapAt "sp" -1 pairing
-        |> Result.map (fun _ -> Distillation.simple "sp" (Rows.mapAt -1 >> fun (t, s) -> loss t s))
+    let distiller (pair: ModelPair) : Result<Distiller, Error> =
+        ModelPair.mapAt "sp" -1 pair
+        |> Result.map (fun _ -> Distiller.simple "sp" (Rows.mapAt -1 >> fun (t, s) -> loss t s))

@@ -7,34 +7,34 @@ namespace Ctkd.Fs
 module Srrl =
 
     /// phi: 1 x 1 convolution, batch normalisation, ReLU.
-    let private connector (pairing: Pairing) : Layer =
+    let private connector (pair: ModelPair) : Layer =
         Sequence [
-            Layer.conv "conv" 1 1 pairing.Student.Pooled pairing.Teacher.Pooled
-            Layer.batchNorm "bn" pairing.Teacher.Pooled
+            Layer.conv "conv" 1 1 pair.Student.Pooled pair.Teacher.Pooled
+            Layer.batchNorm "bn" pair.Teacher.Pooled
             Relu
         ]
 
-    let distiller (pairing: Pairing) : Result<Distiller, Error> =
-        let phi = connector pairing
+    let distiller (pair: ModelPair) : Result<Distiller, Error> =
+        let phi = connector pair
         let image x = x |> Tensor.unsqueeze 2 |> Tensor.unsqueeze 3
 
-        let loss connectors (lesson: Lesson) =
+        let loss connectors (input: DistillerInput) =
             let features =
-                image lesson.Student.Pooled
+                image input.Student.Pooled
                 |> Layer.forward connectors true (ResizeArray()) phi
                 |> Tensor.flatten 1
 
-            Rows.meanSquare features lesson.Teacher.Pooled
-            + Rows.meanSquare (lesson.Classify features) lesson.Teacher.Logits
+            Rows.meanSquare features input.Teacher.Pooled
+            + Rows.meanSquare (input.Classify features) input.Teacher.Logits
 
-        if pairing.Teacher.Classes <> pairing.Student.Classes then
-            Pairing.refuse
+        if pair.Teacher.Classes <> pair.Student.Classes then
+            ModelPair.refuse
                 "srrl"
-                pairing
-                $"they know {pairing.Student.Classes} and {pairing.Teacher.Classes} classes"
+                pair
+                $"they know {pair.Student.Classes} and {pair.Teacher.Classes} classes"
                 "choose a teacher of the student's classes"
         else
             // One instance alone has no variance to normalise by.
-            Distillation.connected "srrl" 2 (Layer.declarations Starts.pyTorch phi) loss
-            |> Distillation.withoutMaps
-            |> Distillation.enough pairing
+            Distiller.connected "srrl" 2 (Layer.declarations Starts.pyTorch phi) loss
+            |> Distiller.withoutMaps
+            |> Distiller.enough pair

@@ -25,8 +25,8 @@ module Vid =
 
     /// On all maps behind the stem (numbered from 1); where two differ in size the larger is average-pooled
     /// first.
-    let distiller (pairing: Pairing) : Result<Distiller, Error> =
-        Pairing.maps "vid" pairing
+    let distiller (pair: ModelPair) : Result<Distiller, Error> =
+        ModelPair.maps "vid" pair
         |> Result.map (fun maps ->
             let regressors =
                 maps
@@ -50,11 +50,11 @@ module Vid =
                 |> Layer.forward connectors true (ResizeArray()) regressor
                 |> loss (Tree.find $"{map}.log_scale" connectors) teacher
 
-            Distillation.connected
+            Distiller.connected
                 "vid"
                 1
                 (List.collect declares regressors)
-                (fun connectors lesson ->
-                    List.map2 (ofMap connectors) regressors (Rows.maps lesson) |> List.reduce Tensor.add
+                (fun connectors input ->
+                    List.map2 (ofMap connectors) regressors (Rows.maps input) |> List.reduce Tensor.add
                 )
         )

@@ -34,6 +34,15 @@ module Tensor =
         use _ = openScope ()
         body ()
 
+    let unscoped (survivors: 'T -> Tensor seq) (body: unit -> 'T) : 'T =
+        use scope = openScope ()
+        let result = body ()
+
+        for tensor in survivors result do
+            scope.Detach tensor |> ignore
+
+        result
+
     let live () : int64 = Tensor.TotalCount
     let free (x: Tensor) : unit = x.Dispose()
 

@@ -28,6 +28,10 @@ module Tensor =
     /// Frees every tensor made by the body but those that `survivors` lists in its result.
     val scopeWith: survivors: ('T -> Tensor seq) -> body: (unit -> 'T) -> 'T
 
+    /// Frees every tensor made by the body but those that `survivors` lists in its result: these belong to no scope, and live
+    /// until they are freed.
+    val unscoped: survivors: ('T -> Tensor seq) -> body: (unit -> 'T) -> 'T
+
     /// Number of tensors that the process holds.
     val live: unit -> int64
 

@@ -11,6 +11,20 @@ type Outputs = {
     Logits: Tensor
 }
 
+/// The parts of outputs.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module Outputs =
+
+    /// Applies a change of the first dimension to every tensor.
+    let map (change: Tensor -> Tensor) (outputs: Outputs) : Outputs = {
+        Features = List.map change outputs.Features
+        Pooled = change outputs.Pooled
+        Logits = change outputs.Logits
+    }
+
+    /// All tensors.
+    let tensors (outputs: Outputs) : Tensor list = outputs.Logits :: outputs.Pooled :: outputs.Features
+
 /// A network for images as a value: no module objects, no hidden fields. Its weights are a `Tree` beside it.
 [<NoComparison; NoEquality>]
 type Model = {

@@ -65,9 +65,9 @@ module Curves =
     /// epoch in which the agent chose.
     let agentByUncertainty (name: string, epochs: EpochMetrics list) : Chart option =
         let tenths (m: EpochMetrics) = [
-            for tenth in 0 .. RlkdTally.tenths - 1 do
+            for tenth in 0 .. RlkdSums.tenths - 1 do
                 match m.Agent.TryFind $"policyMean.{tenth}", m.Agent.TryFind $"policySpread.{tenth}" with
-                | Some mean, Some spread -> (float tenth + 0.5) / float RlkdTally.tenths, mean, spread
+                | Some mean, Some spread -> (float tenth + 0.5) / float RlkdSums.tenths, mean, spread
                 | _ -> ()
         ]
 

@@ -49,7 +49,8 @@ module Checkpoint =
     let write (path: string) (info: CheckpointInfo) (state: TrainState) : Result<unit, Error> =
         {
             Metadata = [ "format", string format; "kind", kind; "state", Json.write info ]
-            Tensors = Train.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
+            Tensors =
+                TrainState.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
         }
         |> Safetensors.writeSealed path
 
@@ -133,19 +134,19 @@ module Checkpoint =
     /// Reads a checkpoint.
     let read (path: string) : Result<Checkpoint, Error> = Files.read path |> Result.bind (parse path)
 
-    /// The state of a course, or how the checkpoint's tensors differ from what the course needs.
-    let restore (course: Course) (checkpoint: Checkpoint) : Result<TrainState, Error> =
+    /// The state of a plan, or how the checkpoint's tensors differ from what the plan needs.
+    let restore (plan: TrainingPlan) (checkpoint: Checkpoint) : Result<TrainState, Error> =
         Tensor.scopeWith
             (function
-            | Ok state -> Train.toTree state |> Tree.leaves |> Seq.ofArray
+            | Ok state -> TrainState.toTree state |> Tree.leaves |> Seq.ofArray
             | Result.Error _ -> Seq.empty)
             (fun () ->
-                let expected = Train.start course |> Train.toTree |> Weights.expectedOf
+                let expected = TrainState.start plan |> TrainState.toTree |> Weights.expectedOf
                 let info = checkpoint.Info
 
                 checkpoint.Tensors
-                |> Weights.fit $"a run of {course.Student.Name}" checkpoint.Path course.Device expected
-                |> Result.map (Train.ofTree course info.Epoch info.Step info.Best)
+                |> Weights.fit $"a run of {plan.Student.Name}" checkpoint.Path plan.Device expected
+                |> Result.map (TrainState.ofTree plan info.Epoch info.Step info.Best)
             )
 
     /// The student's tensors as they are stored, under the names of its state_dict.

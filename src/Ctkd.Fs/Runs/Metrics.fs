@@ -25,7 +25,7 @@ type EpochMetrics = {
     SlopeT: float option
     /// Strength of the adversary; absent without a teacher.
     Lambda: float option
-    /// What the agent says of its epoch, by name (`RlkdTally.read`); nothing without one.
+    /// What the agent says of its epoch, by name (`Agent.Report`); nothing without one.
     Agent: Map<string, float>
     /// Accuracy on the training images, as seen in training, in percent.
     TrainTop1: float
@@ -47,41 +47,41 @@ module Metrics =
 
     /// The metrics of an epoch that has ended. It began (or was resumed) at `firstStep` and trained for so many seconds.
     let ofEpoch
-        (course: Course)
+        (plan: TrainingPlan)
         (state: TrainState)
         (firstStep: int)
         (test: Accuracy)
         (seconds: float)
         : EpochMetrics =
-        let epoch, means = state.Epoch, Tally.means state.Tally
-        let done' = float (state.Step - firstStep) / float state.Step
-        let terms = List.zip (Course.termNames course) means.Terms
-        let taught value = course.Teaching |> Option.map (fun teaching -> value teaching)
-        let temperatures = Tally.temperatures state.Tally
-        let range = course.Teaching |> Option.bind _.Policy.Range
+        let epoch, means = state.Epoch, EpochSums.means state.Sums
+        let share = float (state.Step - firstStep) / float state.Step
+        let terms = List.zip (TrainingPlan.termNames plan) means.Terms
+        let distilled value = plan.Distillation |> Option.map (fun distillation -> value distillation)
+        let temperatures = EpochSums.temperatures state.Sums
+        let range = plan.Distillation |> Option.bind (_.Policy >> Policy.learned) |> Option.map _.Range
         let finite = Option.filter Double.IsFinite
 
         {
             Epoch = epoch
-            LearningRate = Schedule.at epoch course.LearningRate
+            LearningRate = Schedule.at epoch plan.LearningRate
             Loss = snd (List.last terms)
             Terms = terms |> List.truncate (terms.Length - 1) |> Map.ofList
-            T = taught (fun _ -> means.T)
-            SmallestT = taught (fun _ -> means.SmallestT)
-            LargestT = taught (fun _ -> means.LargestT)
+            T = distilled (fun _ -> means.T)
+            SmallestT = distilled (fun _ -> means.SmallestT)
+            LargestT = distilled (fun _ -> means.LargestT)
             SpreadT = Spread.ofNumbers temperatures
-            GradientT = taught (fun _ -> means.GradientT) |> finite
+            GradientT = distilled (fun _ -> means.GradientT) |> finite
             SlopeT = range |> Option.map (fun range -> Saturation.slope range temperatures) |> finite
-            Lambda = taught (fun teaching -> Schedule.at epoch teaching.Policy.Strength)
+            Lambda = distilled (fun distillation -> Policy.strength distillation.Policy |> Schedule.at epoch)
             Agent =
-                Acting.agent course
+                TrainingPlan.agent plan
                 |> Option.map (fun agent -> agent.Report state.Agent)
                 |> Option.defaultValue Map.empty
             TrainTop1 = 100.0 * means.Accuracy
             Top1 = test.Top1
             Top5 = test.Top5
             TestLoss = test.Loss
-            ImagesPerSecond = done' * float means.Images / max 1e-9 seconds
+            ImagesPerSecond = share * float means.Images / max 1e-9 seconds
             Seconds = seconds
             Warning = range |> Option.bind (fun range -> Saturation.warning range temperatures)
         }

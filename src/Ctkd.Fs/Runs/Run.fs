@@ -56,9 +56,7 @@ module Run =
     [<NoComparison; NoEquality>]
     type private Prepared = {
         Settings: Settings
-        Course: Course
-        Teaching: TeachingPlan
-        Train: DeviceSet
+        Trainer: Trainer
         Test: DeviceSet
         Images: ImagesSeen
         Teacher: Accuracy option
@@ -96,13 +94,17 @@ module Run =
             )
 
     /// The teacher that the settings name, checked against the data.
-    let private loadTeacher (s: Settings) (data: Splits) (device: Device) : Result<Trained option, Error> =
+    let private loadTeacher
+        (s: Settings)
+        (data: Splits)
+        (device: Device)
+        : Result<LoadedModel option, Error> =
         if s.Teacher = "" then
             Ok None
         else
             result {
-                let! trained = Trained.load device (Some s.Teacher) s.TeacherWeights
-                do! Trained.fits data trained
+                let! trained = LoadedModel.load device (Some s.Teacher) s.TeacherWeights
+                do! LoadedModel.fits data trained
                 return Some trained
             }
 
@@ -110,13 +112,16 @@ module Run =
     let private judge
         (hooks: Hooks)
         (s: Settings)
-        (course: Course)
+        (plan: TrainingPlan)
         (test: DeviceSet)
-        (teacher: Trained)
+        (teacher: LoadedModel)
         : Accuracy =
-        let accuracy = Trained.accuracyIn evaluationBatch course teacher.Model teacher.Weights test
+        let accuracy = LoadedModel.accuracyIn evaluationBatch plan teacher.Model teacher.Weights test
         hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
-        Trained.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+
+        LoadedModel.warning s teacher accuracy
+        |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+
         accuracy
 
     /// A temperature that no method reads changes nothing: better said than searched for.
@@ -139,9 +144,9 @@ module Run =
             do! Model.checkBatch smallest data.Train.Height data.Train.Width student
             let! teacher = loadTeacher s data device
             let taught = teacher |> Option.map (fun trained -> trained.Model, trained.Weights)
-            let! course = Settings.course s student taught data device
-            let course = Course.prepareTeacher course
-            let upload = Augment.upload (Course.dtype course) device data.Mean data.Std
+            let! plan = Settings.plan s student taught data device
+            let plan = TrainingPlan.prepareTeacher plan
+            let upload = Augment.upload (TrainingPlan.dtype plan) device data.Mean data.Std
             let test = upload data.Test
 
             if device <> Device.Cpu then
@@ -154,16 +159,14 @@ module Run =
                 $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
 
             let teacherHash =
-                teacher |> Option.map (fun t -> Trained.fingerprint t.Weights) |> Option.defaultValue ""
+                teacher |> Option.map (fun t -> LoadedModel.fingerprint t.Weights) |> Option.defaultValue ""
 
             let dataHash = Settings.fingerprint data
-            let! teaching = TeacherMemory.plan s teacherHash dataHash data course
+            let! options = TeacherMemory.options s teacherHash dataHash data plan
 
             return {
                 Settings = s
-                Course = course
-                Teaching = teaching
-                Train = upload data.Train
+                Trainer = { Plan = plan; Teacher = options; Images = upload data.Train }
                 Test = test
                 Images = {
                     Height = data.Train.Height
@@ -171,7 +174,7 @@ module Run =
                     Mean = data.Mean
                     Std = data.Std
                 }
-                Teacher = teacher |> Option.map (judge hooks s course test)
+                Teacher = teacher |> Option.map (judge hooks s plan test)
                 TeacherHash = teacherHash
                 DataHash = dataHash
             }
@@ -179,7 +182,7 @@ module Run =
 
     let private info (run: Prepared) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo = {
         Settings = run.Settings
-        Classes = run.Course.Student.Classes
+        Classes = run.Trainer.Plan.Student.Classes
         Images = run.Images
         DataHash = run.DataHash
         Epoch = state.Epoch
@@ -222,9 +225,9 @@ module Run =
         (folder: RunDirectory)
         (run: Prepared)
         (state: TrainState)
-        (done': EpochMetrics list)
+        (completed: EpochMetrics list)
         =
-        let course = run.Course
+        let plan = run.Trainer.Plan
 
         let top1 (lines: EpochMetrics list) =
             lines |> List.tryLast |> Option.map _.Top1 |> Option.defaultValue 0.0
@@ -244,7 +247,7 @@ module Run =
 
         let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = Trained.accuracyIn evaluationBatch course course.Student state.Student run.Test
+                let test = LoadedModel.accuracyIn evaluationBatch plan plan.Student state.Student run.Test
 
                 do!
                     if Double.IsFinite test.Loss && isSound state then
@@ -252,10 +255,10 @@ module Run =
                     else
                         Result.Error(diverged folder state.Epoch state.Step "test loss")
 
-                let metrics = Metrics.ofEpoch course state firstStep test seconds |> Metrics.warnOnce lines
+                let metrics = Metrics.ofEpoch plan state firstStep test seconds |> Metrics.warnOnce lines
                 let better = test.Top1 > state.Best.Top1
                 let best = if better then { Epoch = state.Epoch; Top1 = test.Top1 } else state.Best
-                let next = Train.nextEpoch best state
+                let next = TrainState.nextEpoch best state
                 let lines = lines @ [ metrics ]
                 do! Metrics.append folder.Metrics metrics
                 // The latest checkpoint comes last: what it says of the best one is then true whenever the machine stops.
@@ -269,8 +272,8 @@ module Run =
         let stopped (state: TrainState) (lines: EpochMetrics list) =
             save folder.Last state lines |> Result.map (fun () -> summary Interrupted state lines)
 
-        let rec epochs stepping (state: TrainState) (lines: EpochMetrics list) : Result<Summary, Error> =
-            if state.Epoch > course.Epochs then
+        let rec epochs steps (state: TrainState) (lines: EpochMetrics list) : Result<Summary, Error> =
+            if state.Epoch > plan.Epochs then
                 Ok(summary Finished state lines)
             elif hooks.Stop() then
                 stopped state lines
@@ -281,27 +284,27 @@ module Run =
                     hooks.OnBatch state.Epoch state.Step steps
                     hooks.Stop()
 
-                match Train.epochBy stepping course readEvery pause run.Train state with
-                | Train.Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
-                | Train.Stopped state when isSound state -> stopped state lines
-                | Train.Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
-                | Train.Complete ended ->
+                match Train.epoch run.Trainer steps readEvery pause state with
+                | Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
+                | Stopped state when isSound state -> stopped state lines
+                | Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
+                | Complete ended ->
                     complete watch.Elapsed.TotalSeconds state.Step ended lines
-                    |> Result.bind (fun (next, lines) -> epochs stepping next lines)
+                    |> Result.bind (fun (next, lines) -> epochs steps next lines)
 
         try
-            let replay =
+            let steps =
                 if run.Settings.Graph then
-                    Replay.choose hooks.Say run.Teaching course run.Train state
+                    RecordedSteps.choose hooks.Say run.Trainer state
                 else
-                    Replay.fromHost run.Teaching course
+                    Train.fromHost run.Trainer
 
             try
-                epochs replay.Stepping state done'
+                epochs steps state completed
             finally
-                replay.Free()
+                steps.Free()
         finally
-            run.Teaching.Cache |> Option.iter (TeacherMemory.close hooks.Say)
+            run.Trainer.Teacher.Cache |> Option.iter (TeacherMemory.close hooks.Say)
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.
     let private holding
@@ -337,7 +340,9 @@ module Run =
                         folder
                         (fun () ->
                             Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
-                            |> Result.bind (fun () -> go hooks folder run (Train.start run.Course) [])
+                            |> Result.bind (fun () ->
+                                go hooks folder run (TrainState.start run.Trainer.Plan) []
+                            )
                         )
             }
         )
@@ -395,7 +400,7 @@ module Run =
                                 let! run = prepare hooks checkpoint.Info.Settings
                                 do! checkTeacher run checkpoint
                                 do! checkData run checkpoint
-                                let! state = Checkpoint.restore run.Course checkpoint
+                                let! state = Checkpoint.restore run.Trainer.Plan checkpoint
                                 do! takeUp hooks folder checkpoint state
                                 let! lines = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
                                 return! go hooks folder run state lines

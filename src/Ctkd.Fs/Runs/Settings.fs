@@ -77,7 +77,7 @@ type Settings = {
     TeacherCacheHalf: bool
 }
 
-/// Defaults, validation, JSON, and the way from settings to a course.
+/// Defaults, validation, JSON, and the way from settings to a plan.
 [<RequireQualifiedAccess>]
 module Settings =
 
@@ -94,7 +94,7 @@ module Settings =
 
     /// The distillation losses by name: the distillers, and KD at the temperature T whatever the policy
     /// decides.
-    let methods: string list = Distiller.names @ [ "kd-fixed" ]
+    let methods: string list = Distillers.names @ [ "kd-fixed" ]
 
     /// What recipes name and this version does not have yet.
     let private plannedData = [ "imagenet" ]
@@ -131,8 +131,8 @@ module Settings =
         Standardise = false
         T = 4.0
         TStop = 1.0
-        TStart = Temperature.published.Start
-        TScale = Temperature.published.Scale
+        TStart = Ctkd.publishedRange.Start
+        TScale = Ctkd.publishedRange.Scale
         Hidden = 512
         CurriculumStart = 0.0
         CurriculumStop = 1.0
@@ -169,7 +169,7 @@ module Settings =
         let dtkd = s.Policy = "dtkd"
 
         let weight (name: string) =
-            match Distiller.published |> List.tryFind (fun (known, _, _) -> known = name) with
+            match Distillers.published |> List.tryFind (fun (known, _, _) -> known = name) with
             | Some _ when dtkd && name = "kd" -> 3.0
             | Some(_, weight, _) -> weight
             | None -> 1.0
@@ -323,43 +323,43 @@ module Settings =
 
         let chosen =
             match s.Policy with
-            | "fixed" -> Temperature.fixedAt s.T
-            | "linear" -> Temperature.scheduled (Schedule.linear s.T s.TStop s.Epochs)
-            | "cosine" -> Temperature.scheduled (Schedule.cosine s.T s.TStop s.Epochs)
-            | "dtkd" -> Temperature.dtkd s.T
-            | "ctkd-global" -> Temperature.ctkdGlobal range curriculum
-            | "ctkd-instance" -> Temperature.ctkdInstance range s.Hidden curriculum
+            | "fixed" -> Scheduled.fixedAt s.T
+            | "linear" -> Scheduled.by (Schedule.linear s.T s.TStop s.Epochs)
+            | "cosine" -> Scheduled.by (Schedule.cosine s.T s.TStop s.Epochs)
+            | "dtkd" -> Dtkd.policy s.T
+            | "ctkd-global" -> Ctkd.globalPolicy range curriculum
+            | "ctkd-instance" -> Ctkd.instancePolicy range s.Hidden curriculum
             | "rlkd" -> Rlkd.policy (RlkdSettings.config s.Rlkd) s.T
             | other -> Error.unknown "policy" policies other |> Error.raise
 
-        if s.Standardise then Temperature.standardised chosen else chosen
+        if s.Standardise then Standardise.policy chosen else chosen
 
     /// Whether a method reads the softened logits, so that the temperature policy matters to it.
     let reads (method: string) : bool = List.contains method [ "kd"; "dkd" ]
 
-    let private distiller (s: Settings) (pairing: Pairing) (method: string) : Result<Distiller, Error> =
+    let private distiller (s: Settings) (pair: ModelPair) (method: string) : Result<Distiller, Error> =
         match method with
-        | "kd-fixed" -> Ok { Distiller.at s.T Distiller.kd with Name = method }
+        | "kd-fixed" -> Ok { Distiller.at s.T Kd.distiller with Name = method }
         | "dkd" ->
             let released = s.Policy = "rlkd" && s.Rlkd.Mode = "official"
 
-            Dkd.distiller s.DkdAlpha s.DkdBeta pairing
+            Dkd.distiller s.DkdAlpha s.DkdBeta pair
             |> Result.map (if released then Distiller.meanWeight else id)
-        | _ -> Distiller.find method pairing |> Result.map snd
+        | _ -> Distillers.find method pair |> Result.map snd
 
     /// The methods of validated settings for a pair of models, with their weights by epoch.
-    let distillers (s: Settings) (pairing: Pairing) : Result<(Schedule * Distiller) list, Error> =
+    let distillers (s: Settings) (pair: ModelPair) : Result<(Schedule * Distiller) list, Error> =
         let rising weight = if s.WarmUp = 0 then Schedule.constant weight else Schedule.warmUp weight s.WarmUp
 
         Map.toList s.Methods
         |> List.traverseResultM (fun (method, weight) ->
-            distiller s pairing method |> Result.map (fun distiller -> rising weight, distiller)
+            distiller s pair method |> Result.map (fun distiller -> rising weight, distiller)
         )
 
-    /// The course of validated settings without a teacher.
-    let alone (s: Settings) (student: Model) (data: Splits) (device: Device) : Course = {
+    /// The plan of validated settings without a teacher.
+    let alone (s: Settings) (student: Model) (data: Splits) (device: Device) : TrainingPlan = {
         Student = student
-        Teaching = None
+        Distillation = None
         CrossEntropy = Schedule.constant 1.0
         LearningRate = Schedule.multiStep s.LearningRate s.Decay s.Milestones
         Sgd = { Momentum = s.Momentum; WeightDecay = s.WeightDecay; Nesterov = s.Nesterov }
@@ -375,24 +375,24 @@ module Settings =
         Device = device
     }
 
-    /// The course of validated settings, for a student, the data's augmentation and, when it is taught, a
+    /// The plan of validated settings, for a student, the data's augmentation and, when it is taught, a
     /// teacher; an error where a method cannot match the two.
-    let course
+    let plan
         (s: Settings)
         (student: Model)
         (teacher: (Model * Tree) option)
         (data: Splits)
         (device: Device)
-        : Result<Course, Error> =
+        : Result<TrainingPlan, Error> =
         let alone = alone s student data device
 
         let taught (model: Model, weights: Tree) =
-            Pairing.create data.Train.Height data.Train.Width data.Train.Labels s.Batch model student
+            ModelPair.create data.Train.Height data.Train.Width data.Train.Labels s.Batch model student
             |> distillers s
             |> Result.map (fun distillers -> {
                 alone with
                     CrossEntropy = Schedule.constant s.CrossEntropy
-                    Teaching =
+                    Distillation =
                         Some { Model = model; Weights = weights; Policy = policy s; Distillers = distillers }
             })
 

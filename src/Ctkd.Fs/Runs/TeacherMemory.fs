@@ -12,7 +12,7 @@ module TeacherMemory =
         (teacherHash: string)
         (dataHash: string)
         (data: Splits)
-        (course: Course)
+        (plan: TrainingPlan)
         =
         let numbers (values: float list) = values |> List.map string |> String.concat " "
         let engine = Engine.facts ()
@@ -21,28 +21,28 @@ module TeacherMemory =
             $"teacher {teacherHash}"
             $"data {dataHash}, {ImageSet.count data.Train} images of {data.Train.Height} x {data.Train.Width}"
             $"mean {numbers data.Mean}, std {numbers data.Std}"
-            $"pad {course.Pad}, flip {course.Flip}, batch {s.TeacherAhead * s.Batch}"
-            $"precision {course.Precision}, channels last {course.ChannelsLast}, device {s.Device}"
+            $"pad {plan.Pad}, flip {plan.Flip}, batch {s.TeacherAhead * s.Batch}"
+            $"precision {plan.Precision}, channels last {plan.ChannelsLast}, device {s.Device}"
             $"libtorch {engine.Version} in {engine.Folder}, {Engine.threads ()} threads, fused {Engine.fuses ()}, TF32 {s.Tf32}"
             // Another build of the library may compute in another order.
-            $"library {typeof<Course>.Assembly.ManifestModule.ModuleVersionId}"
+            $"library {typeof<TrainingPlan>.Assembly.ManifestModule.ModuleVersionId}"
         ]
 
     /// How the teacher works through the epochs, as the settings say. A cache stays open until `close`; it is refused
     /// where a method looks at the teacher's maps.
-    let plan
+    let options
         (s: Settings)
         (teacherHash: string)
         (dataHash: string)
         (data: Splits)
-        (course: Course)
-        : Result<TeachingPlan, Error> =
-        let simple = { Teach.simple with Ahead = s.TeacherAhead }
+        (plan: TrainingPlan)
+        : Result<TeacherOptions, Error> =
+        let simple = { TeacherOutputs.simple with Ahead = s.TeacherAhead }
 
-        if s.TeacherCache = "" || course.Teaching.IsNone then
+        if s.TeacherCache = "" || plan.Distillation.IsNone then
             Ok simple
-        elif Teach.looksAtMaps course then
-            let names = Course.distillers course |> List.filter _.LooksAtMaps |> List.map _.Name
+        elif TeacherOutputs.readsMaps plan then
+            let names = TrainingPlan.distillers plan |> List.filter _.LooksAtMaps |> List.map _.Name
             let names = String.concat ", " names
 
             let what =
@@ -53,11 +53,11 @@ module TeacherMemory =
             let format = if s.TeacherCacheHalf then Float16 else Exact
             let budget = int64 (s.TeacherCacheGb * 1e9)
 
-            let width = course.Teaching.Value.Model.Classifier.In
+            let width = plan.Distillation.Value.Model.Classifier.In
 
             TeacherCache.openFile
                 s.TeacherCache
-                (cacheKey s teacherHash dataHash data course)
+                (cacheKey s teacherHash dataHash data plan)
                 width
                 budget
                 format
@@ -66,7 +66,7 @@ module TeacherMemory =
     /// Closes the teacher cache, and says how much it knew.
     let close (say: string -> unit) (cache: TeacherCache) : unit =
         let share = 100.0 * float cache.Found / float (max 1L cache.Asked)
-        say $"teacher cache: %.1f{share} %% of {cache.Asked} lessons were remembered"
+        say $"teacher cache: %.1f{share} %% of {cache.Asked} images were in the cache"
 
         cache.Full
         |> Option.iter (fun why ->

@@ -65,3 +65,10 @@ module Loss =
 
     /// Cross entropy with integer labels [batch], mean over the instances.
     let crossEntropy (labels: Tensor) (logits: Tensor) : Tensor = Tensor.crossEntropy labels logits
+
+    /// Cross entropy of images that are blends of two, shape []: mean of w CE(own label) + (1 - w) CE(other label), with the
+    /// weights w [batch] and the labels int64 [batch].
+    let mixedCrossEntropy (weight: Tensor) (other: Tensor) (labels: Tensor) (logits: Tensor) : Tensor =
+        let other = Tensor.crossEntropyEach other logits
+        let own = Tensor.crossEntropyEach labels logits
+        Tensor.mean (other + weight * (own - other))

@@ -1,7 +1,6 @@
 namespace Ctkd.Fs
 
-/// What a temperature policy decides for a batch. Distillers consume only this, so any policy works with any
-/// of them.
+/// Logits as a temperature policy softened them. Distillers read only this, so any policy works with any distiller.
 [<ReferenceEquality>]
 type Softening = {
     /// z_t / T_t, shape [batch, classes].
@@ -14,189 +13,184 @@ type Softening = {
     T: Tensor
 }
 
-/// The numbers that schedules set once an epoch, as 0-d tensors on the device.
-[<ReferenceEquality>]
-type Dials = {
-    /// lambda, the strength of the adversary.
-    Strength: Tensor
-    /// T, where it follows a schedule or an agent: shape [], from an agent [batch].
-    Scheduled: Tensor
-}
-
-/// The range of a learned temperature: T = Start + Scale sigmoid(.), so T lies in (Start, Start + Scale).
+/// The range of a learned temperature: T = Start + Scale sigmoid(x), so T lies in (Start, Start + Scale).
 type TemperatureRange = { Start: float; Scale: float }
 
-/// A temperature policy as a value.
+/// A temperature that is trained against the student: T = Start + Scale sigmoid(reverse(x, lambda)).
+[<NoComparison; NoEquality>]
+type LearnedTemperature = {
+    Range: TemperatureRange
+    /// lambda by epoch, the strength of the gradient reversal.
+    Strength: Schedule
+    /// The parameters for a number of classes; the student's optimiser trains them.
+    Declares: int -> Declaration list
+    /// Multiply-accumulates per image for a number of classes.
+    Macs: int -> Macs
+    /// Computes x, shape [] or [batch], from parameters, teacher logits and student logits.
+    Raw: Tree -> Tensor -> Tensor -> Tensor
+}
+
+/// What an agent sees of a batch before it chooses the batch's temperatures; nothing in it carries gradient.
+[<ReferenceEquality>]
+type Observation = {
+    /// From 1.
+    Epoch: int
+    /// Batches done in the epoch.
+    Step: int
+    /// Images as the student saw them, mixed or not, with their labels.
+    Batch: Batch
+    /// Logits [batch, classes].
+    Teacher: Tensor
+    Student: Tensor
+    /// A random number of the step, int64 []: the key of whatever is drawn (`Draws`).
+    Key: Tensor
+}
+
+/// Chooses temperatures from experience, not by gradient. Its state is a tree of tensors that is updated in place and
+/// stored in checkpoints. Only `Report` waits for the device.
+[<NoComparison; NoEquality>]
+type Agent = {
+    /// A fresh state for a number of training images and a batch size.
+    Start: int -> int -> DType -> Device -> Rng -> Tree
+    /// Learns from the batch before this one, then chooses T [batch], or None to leave the schedule's T. All batches of
+    /// an epoch have the same size except the last, which may be smaller.
+    Choose: Tree -> Observation -> Tensor option
+    /// The training images as an epoch shows them, from the state, the epoch and the step at which it begins or resumes.
+    Images: Tree -> int -> int -> DeviceSet -> DeviceSet
+    /// Multiply-accumulates per image.
+    Macs: Macs
+    /// The numbers that describe the epoch so far, by name. Waits for the device.
+    Report: Tree -> Map<string, float>
+}
+
+/// Where a policy's temperature comes from.
+[<RequireQualifiedAccess; NoComparison; NoEquality>]
+type TemperatureSource =
+    /// T by epoch.
+    | Scheduled of Schedule
+    /// Trained against the student by gradient reversal.
+    | Learned of LearnedTemperature
+    /// Chosen by an agent for each instance; T by epoch until the agent chooses.
+    | Chosen of Agent * before: Schedule
+
+/// A temperature policy as a value: where T comes from, and how T softens the logits.
 [<NoComparison; NoEquality>]
 type Policy = {
     Name: string
-    /// T by epoch, for policies that schedule it; the others ignore it.
-    Scheduled: Schedule
-    /// lambda by epoch, for policies with an adversary; the others ignore it.
-    Strength: Schedule
-    /// Where a learned T lies; None where T is not learned.
-    Range: TemperatureRange option
-    /// The policy's parameters for so many classes; they are trained by the student's optimiser.
-    Declares: int -> Declaration list
-    /// What the policy's own network costs an image, for so many classes.
-    Macs: int -> Macs
-    /// Parameters, dials, teacher logits and student logits to a softening.
-    Soften: Tree -> Dials -> Tensor -> Tensor -> Softening
-    /// Decides T in each step and sets it as the scheduled one; None: no agent takes part.
-    Agent: Agent option
+    Source: TemperatureSource
+    /// Transforms teacher and student logits before anything reads them.
+    Logits: Tensor -> Tensor
+    /// Softens logits: T, teacher logits and student logits to a softening.
+    Soften: Tensor -> Tensor -> Tensor -> Softening
 }
 
-/// The temperature policies: fixed, scheduled, and CTKD's two learned ones.
-[<RequireQualifiedAccess>]
-module Temperature =
+/// The numbers of an epoch that a policy reads, as 0-d tensors on the device.
+[<ReferenceEquality>]
+type PolicyValues = {
+    /// lambda, the strength of the gradient reversal.
+    Strength: Tensor
+    /// T by schedule: shape []; chosen by an agent: shape [batch].
+    T: Tensor
+}
 
-    /// CTKD's published range: T in (1, 21). Its code calls the scale "t_end".
-    let published: TemperatureRange = { Start = 1.0; Scale = 20.0 }
+/// Asking and running temperature policies.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module Policy =
 
-    /// One T (shape [] or [batch]) for both sides: z_t / T, z_s / T, weight T^2.
-    let shared (teacher: Tensor) (student: Tensor) (t: Tensor) : Softening = {
+    /// Softens both sides by one T (shape [] or [batch]): z_t / T, z_s / T, weight T^2.
+    let shared (t: Tensor) (teacher: Tensor) (student: Tensor) : Softening = {
         Teacher = Loss.soften t teacher
         Student = Loss.soften t student
         Weight = t * t
         T = t
     }
 
-    /// T as an explicit schedule, the simplest dynamic baseline.
-    let scheduled (schedule: Schedule) : Policy = {
-        Name = "schedule"
-        Scheduled = schedule
-        Strength = Schedule.constant 0.0
-        Range = None
-        Declares = fun _ -> []
-        Macs = fun _ -> Macs.Zero
-        Soften = fun _ dials teacher student -> shared teacher student dials.Scheduled
-        Agent = None
+    /// A policy that softens both sides by one T.
+    let ofSource (name: string) (source: TemperatureSource) : Policy = {
+        Name = name
+        Source = source
+        Logits = id
+        Soften = shared
     }
 
-    let private checkedT (name: string) (t: float) : float =
-        if not (System.Double.IsFinite t && t > 0.0) then
-            invalidArg name $"the temperature must be finite and > 0, got {string t}."
+    /// The learned temperature; None where T is not learned.
+    let learned (policy: Policy) : LearnedTemperature option =
+        match policy.Source with
+        | TemperatureSource.Learned learned -> Some learned
+        | TemperatureSource.Scheduled _
+        | TemperatureSource.Chosen _ -> None
 
-        t
+    /// The agent; None where no agent takes part.
+    let agent (policy: Policy) : Agent option =
+        match policy.Source with
+        | TemperatureSource.Chosen(agent, _) -> Some agent
+        | TemperatureSource.Scheduled _
+        | TemperatureSource.Learned _ -> None
 
-    /// The same T throughout; 4 is the usual value.
-    let fixedAt (t: float) : Policy = {
-        scheduled (Schedule.constant (checkedT (nameof t) t)) with
-            Name = "fixed"
-    }
+    /// T by epoch, as far as a schedule sets it; 1 where T is learned.
+    let schedule (policy: Policy) : Schedule =
+        match policy.Source with
+        | TemperatureSource.Scheduled schedule
+        | TemperatureSource.Chosen(_, schedule) -> schedule
+        | TemperatureSource.Learned _ -> Schedule.constant 1.0
 
-    /// T = Start + Scale sigmoid(reverse(x, lambda)): what minimises the loss below the reversal maximises it
-    /// in x.
-    let private adversarial (range: TemperatureRange) (strength: Tensor) (x: Tensor) : Tensor =
-        x
-        |> Autograd.reverse strength
-        |> Tensor.sigmoid
-        |> Tensor.scale range.Scale
-        |> Tensor.addNumber range.Start
+    /// lambda by epoch; 0 where T is not learned.
+    let strength (policy: Policy) : Schedule =
+        learned policy |> Option.map _.Strength |> Option.defaultValue (Schedule.constant 0.0)
 
-    let private learned
-        (name: string)
-        (range: TemperatureRange)
-        (curriculum: Schedule)
-        declares
-        macs
-        soften
-        : Policy =
-        if not (System.Double.IsFinite range.Start && range.Start >= 0.0) then
-            invalidArg (nameof range) $"the range must start at a finite number >= 0, got {range.Start}."
+    /// The parameters for a number of classes.
+    let declarations (classes: int) (policy: Policy) : Declaration list =
+        learned policy |> Option.map (fun learned -> learned.Declares classes) |> Option.defaultValue []
 
-        if not (System.Double.IsFinite range.Scale && range.Scale > 0.0) then
-            invalidArg (nameof range) $"the range's scale must be finite and > 0, got {range.Scale}."
+    /// Multiply-accumulates of the policy's own network per image, for a number of classes.
+    let macs (classes: int) (policy: Policy) : Macs =
+        match policy.Source with
+        | TemperatureSource.Scheduled _ -> Macs.Zero
+        | TemperatureSource.Learned learned -> learned.Macs classes
+        | TemperatureSource.Chosen(agent, _) -> agent.Macs
 
-        {
-            Name = name
-            Scheduled = Schedule.constant 1.0
-            Strength = curriculum
-            Range = Some range
-            Declares = declares
-            Macs = macs
-            Soften = soften
-            Agent = None
-        }
+    /// The values with the temperatures that the agent chooses for a batch, if there is an agent and it chooses.
+    let choose
+        (policy: Policy)
+        (state: Tree)
+        (observe: unit -> Observation)
+        (values: PolicyValues)
+        : PolicyValues =
+        match agent policy |> Option.bind (fun agent -> agent.Choose state (observe ())) with
+        | Some t -> { values with T = t }
+        | None -> values
 
-    /// CTKD with one T for all: a scalar theta, trained to make the lesson harder as the curriculum's lambda
-    /// grows. theta starts at 1, so that T starts at 15.6212 in the published range (arXiv:2211.16231).
-    let ctkdGlobal (range: TemperatureRange) (curriculum: Schedule) : Policy =
-        let theta = { Name = "theta"; Shape = []; Initial = Fill 1.0; Trained = true }
+    /// T of a batch, shape [] or [batch]. A learned T passes through gradient reversal: one descent step on the loss lowers
+    /// it in the student and raises it in T's parameters (CTKD, arXiv:2211.16231, equations 4 and 7).
+    let private temperature
+        (policy: Policy)
+        (parameters: Tree)
+        (values: PolicyValues)
+        teacher
+        student
+        : Tensor =
+        match policy.Source with
+        | TemperatureSource.Scheduled _
+        | TemperatureSource.Chosen _ -> values.T
+        | TemperatureSource.Learned learned ->
+            learned.Raw parameters teacher student
+            |> Autograd.reverse values.Strength
+            |> Tensor.sigmoid
+            |> Tensor.scale learned.Range.Scale
+            |> Tensor.addNumber learned.Range.Start
 
-        learned
-            "ctkd-global"
-            range
-            curriculum
-            (fun _ -> [ theta ])
-            (fun _ -> Macs.Zero)
-            (fun parameters dials teacher student ->
-                Tree.find "theta" parameters |> adversarial range dials.Strength |> shared teacher student
-            )
-
-    /// CTKD with one T for each instance: two linear layers (the published 1 x 1 convolutions) over
-    /// [z_t ; z_s]. Their inputs are detached: the reversal reaches the two layers, never the student.
-    let ctkdInstance (range: TemperatureRange) (hidden: int) (curriculum: Schedule) : Policy =
-        if hidden < 1 then
-            invalidArg (nameof hidden) $"the hidden width must be at least 1, got {hidden}."
-
-        let layers (classes: int) = Layer.dense "hidden" (2 * classes) hidden, Layer.dense "output" hidden 1
-
-        let network (classes: int) =
-            let first, second = layers classes
-            Sequence [ Linear first; Relu; Linear second ]
-
-        let declares classes = Layer.declarations Starts.pyTorch (network classes)
-
-        learned
-            "ctkd-instance"
-            range
-            curriculum
-            declares
-            (fun classes -> Macs.ofLayer [ 2 * classes ] (network classes))
-            (fun parameters dials teacher student ->
-                Tensor.cat 1 [ Autograd.stopGradient teacher; Autograd.stopGradient student ]
-                |> Layer.forward parameters true (ResizeArray()) (network (Tensor.size 1 teacher))
-                |> Tensor.squeeze 1
-                |> adversarial range dials.Strength
-                |> shared teacher student
-            )
-
-    /// DTKD's two temperatures of each instance: tau shared out by the largest logits, m_t and m_s,
-    /// T_t = 2 tau m_t / (m_t + m_s) and T_s = 2 tau m_s / (m_t + m_s), so that both sides get equally sharp.
-    /// The published formula is singular where m_t + m_s = 0 and gives a negative T where one maximum is
-    /// negative; here a maximum counts as 0.001 at least, without gradient below: both T are positive and
-    /// finite everywhere, and the published ones where both maxima are larger.
-    let balanced (tau: Tensor) (teacher: Tensor) (student: Tensor) : Tensor * Tensor =
-        let largest logits = Tensor.maxOver 1 logits |> Tensor.clamp 1e-3 infinity
-        let ofTeacher, ofStudent = largest teacher, largest student
-        let share = Tensor.scale 2.0 tau / (ofTeacher + ofStudent)
-        share * ofTeacher, share * ofStudent
-
-    /// DTKD (Wei and Bai 2024, arXiv:2404.12711, section 3): z_t / T_t, z_s / T_s, weight T_t T_s, where
-    /// T_t + T_s = 2 tau. Reports show T_s. Its published recipe adds KD at tau and warms both up:
-    /// `Distiller.sum [ 3.0, kd; 1.0, Distiller.at 4.0 kd ]` under `Schedule.warmUp 1.0 20`.
-    let dtkd (tau: float) : Policy = {
-        scheduled (Schedule.constant (checkedT (nameof tau) tau)) with
-            Name = "dtkd"
-            Soften =
-                fun _ dials teacher student ->
-                    let ofTeacher, ofStudent = balanced dials.Scheduled teacher student
-
-                    {
-                        Teacher = Loss.soften ofTeacher teacher
-                        Student = Loss.soften ofStudent student
-                        Weight = ofTeacher * ofStudent
-                        T = ofStudent
-                    }
-    }
-
-    /// Logit standardisation (Sun et al. 2024, arXiv:2403.01427, algorithm 1) before any policy:
-    /// `fixedAt 2.0` gives the published method, `ctkdGlobal` a learned temperature on standardised logits.
-    let standardised (policy: Policy) : Policy = {
-        policy with
-            Name = policy.Name + "-standardised"
-            Soften =
-                fun parameters dials teacher student ->
-                    policy.Soften parameters dials (Loss.standardise teacher) (Loss.standardise student)
-    }
+    /// <summary>Softens the logits of a batch.</summary>
+    /// <param name="policy">The policy.</param>
+    /// <param name="parameters">Its parameters (`declarations`); empty where T is not learned.</param>
+    /// <param name="values">The epoch's lambda and T.</param>
+    /// <param name="teacher">Teacher logits, shape [batch, classes].</param>
+    /// <param name="student">Student logits, shape [batch, classes].</param>
+    let soften
+        (policy: Policy)
+        (parameters: Tree)
+        (values: PolicyValues)
+        (teacher: Tensor)
+        (student: Tensor)
+        : Softening =
+        let teacher, student = policy.Logits teacher, policy.Logits student
+        policy.Soften (temperature policy parameters values teacher student) teacher student

@@ -3,8 +3,8 @@ namespace Ctkd.Fs
 /// The best evaluation so far.
 type Best = { Epoch: int; Top1: float }
 
-/// Everything that changes while a course runs, and nothing else: what a checkpoint holds.
-/// A state is consumed by its step, which updates tensors in place: using it again raises.
+/// Everything that changes while a plan runs: what a checkpoint holds. A step updates the tensors in place and invalidates
+/// the state that it was given: using that state again raises.
 [<NoComparison; NoEquality>]
 type TrainState = {
     /// The student's state_dict.
@@ -19,15 +19,151 @@ type TrainState = {
     Counters: Tensor[]
     /// Velocities of all trained tensors.
     Velocity: Tree
-    /// State of the policy's agent; nothing without one.
+    /// State of the policy's agent; empty without one.
     Agent: Tree
     /// Metrics of the epoch so far.
-    Tally: Tally
-    /// The epoch that is being run, from 1.
+    Sums: EpochSums
+    /// The current epoch, from 1.
     Epoch: int
     /// Batches done in it.
     Step: int
     Best: Best
-    /// All states of a chain share the counter; only the newest has its number.
+    /// A counter that all states of a run share; only the newest state has its number.
     Lease: int64 ref * int64
 }
+
+/// Making training states, storing them, and passing them on.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module TrainState =
+
+    /// The trained tensors by path, the temperature's last.
+    let private trained (plan: TrainingPlan) (student: Tree) (connectors: Tree) (temperature: Tree) : Tree =
+        let names = Model.trainedNames plan.Student
+
+        let connecting =
+            TrainingPlan.distillers plan
+            |> Distiller.declarations
+            |> List.filter _.Trained
+            |> List.map _.Name
+            |> Set.ofList
+
+        Tree.concat [
+            student |> Tree.filter names.Contains |> Tree.prefixed "student/"
+            connectors |> Tree.filter connecting.Contains |> Tree.prefixed "connectors/"
+            temperature |> Tree.prefixed "temperature/"
+        ]
+
+    /// A state from its parts; trained tensors become leaves.
+    let private assemble
+        (plan: TrainingPlan)
+        (student: Tree, connectors: Tree, temperature: Tree)
+        (velocity: Tree -> Tree)
+        (agent: Tree)
+        (sums: EpochSums)
+        : TrainState =
+        let trained = trained plan student connectors temperature
+
+        for leaf in Tree.leaves trained do
+            leaf.requires_grad <- true
+
+        {
+            Student = student
+            Temperature = temperature
+            Connectors = connectors
+            Trained = trained
+            Counters = Array.append (Model.counters student) (Model.counters connectors)
+            Velocity = velocity trained
+            Agent = agent
+            Sums = sums
+            Epoch = 1
+            Step = 0
+            Best = { Epoch = 0; Top1 = 0.0 }
+            Lease = ref 0L, 0L
+        }
+
+    /// All tensors by path.
+    let toTree (state: TrainState) : Tree =
+        Tree.concat [
+            Tree.prefixed "student/" state.Student
+            Tree.prefixed "connectors/" state.Connectors
+            Tree.prefixed "temperature/" state.Temperature
+            Tree.prefixed "velocity/" state.Velocity
+            Tree.prefixed "agent/" state.Agent
+            Tree.prefixed "tally/" (EpochSums.toTree state.Sums)
+        ]
+
+    /// The state before the first step: each tensor from a key of its own under the plan's seed.
+    let start (plan: TrainingPlan) : TrainState =
+        Tensor.scopeWith
+            (toTree >> Tree.leaves >> Seq.ofArray)
+            (fun () ->
+                let rng = Rng.ofSeed plan.Seed |> Rng.split "initialisation"
+                let dtype, device = TrainingPlan.dtype plan, plan.Device
+                let fresh purpose = Initialise.tree dtype device (Rng.split purpose rng)
+                let distillers = TrainingPlan.distillers plan
+                let student = fresh "student" (Model.declarations plan.Student) |> TrainingPlan.format plan
+
+                let temperature =
+                    match plan.Distillation with
+                    | None -> Tree.empty
+                    | Some { Policy = policy } ->
+                        fresh "temperature" (Policy.declarations plan.Student.Classes policy)
+
+                let memory = Distiller.memory distillers dtype device (Rng.split "memory" rng)
+
+                let connectors =
+                    Tree.concat [ fresh "connectors" (Distiller.declarations distillers); memory ]
+                    |> TrainingPlan.format plan
+
+                let images = if plan.Distillation.IsSome then plan.TrainImages else 0
+                let sums = EpochSums.start device images (TrainingPlan.termNames plan).Length
+
+                let agent =
+                    match TrainingPlan.agent plan with
+                    | None -> Tree.empty
+                    | Some agent ->
+                        agent.Start plan.TrainImages plan.Batch dtype device (Rng.split "agent" rng)
+
+                assemble plan (student, connectors, temperature) Sgd.start agent sums
+            )
+
+    /// The state of `toTree`'s tensors, in the plan's memory format.
+    let ofTree (plan: TrainingPlan) (epoch: int) (step: int) (best: Best) (tree: Tree) : TrainState =
+        let part prefix = Tree.under prefix tree |> TrainingPlan.format plan
+        let velocity = part "velocity/"
+        let sums = EpochSums.ofTree (Tree.under "tally/" tree)
+
+        {
+            assemble
+                plan
+                (part "student/", part "connectors/", part "temperature/")
+                (fun _ -> velocity)
+                (part "agent/")
+                sums with
+                Epoch = epoch
+                Step = step
+                Best = best
+        }
+
+    /// Invalidates `state`; continue with the returned one.
+    let private renew (state: TrainState) : TrainState =
+        let counter, number = state.Lease
+
+        if counter.Value <> number then
+            invalidOp
+                "this training state was consumed by a later step: go on with the state that the step returned"
+
+        counter.Value <- number + 1L
+        { state with Lease = counter, number + 1L }
+
+    /// Runs the work of one step, which updates tensors in place. Invalidates `state`; continue with the returned one.
+    let advance (work: TrainState -> unit) (state: TrainState) : TrainState =
+        let next = renew state
+        work state
+        { next with Step = state.Step + 1 }
+
+    /// The beginning of the next epoch, with empty sums. Invalidates `state`; continue with the returned one.
+    let nextEpoch (best: Best) (state: TrainState) : TrainState =
+        let next = renew state
+        EpochSums.clear state.Sums
+        { next with Epoch = state.Epoch + 1; Step = 0; Best = best }

@@ -9,8 +9,11 @@ let private run (teacher: (Model * Tree) option) (seed: int) (name: string) : (M
     let s = Map(Quickstart.plan { Settings.defaults with Seed = seed } "")[name]
     let data = Settings.loadData s |> Error.orRaise
     let student = Zoo.find s.Student 10 |> Error.orRaise
-    let course = Settings.course s student teacher data Device.Cpu |> Error.orRaise |> Course.prepareTeacher
-    let weights, top1 = Runs.train { Teach.simple with Ahead = s.TeacherAhead } course data
+
+    let plan =
+        Settings.plan s student teacher data Device.Cpu |> Error.orRaise |> TrainingPlan.prepareTeacher
+
+    let weights, top1 = Runs.train { TeacherOutputs.simple with Ahead = s.TeacherAhead } plan data
     (student, weights), top1
 
 let tests =
@@ -32,14 +35,14 @@ let tests =
             )
         }
 
-        test "every run of the plan is valid, and the students differ in nothing but their lesson" {
+        test "every run of the plan is valid, and the students differ in nothing but their input" {
             let plan = Quickstart.plan Settings.defaults "teacher.safetensors"
 
             Must.equal [ "teacher"; "alone"; "kd-t4"; "ctkd-global"; "ctkd-instance" ] (List.map fst plan)
 
             Must.beEmpty (plan |> List.collect (snd >> Settings.mistakes))
-            let lesson s = { s with Teacher = ""; TeacherWeights = ""; Policy = "" }
-            Must.single (plan.Tail |> List.map (snd >> lesson) |> List.distinct) |> ignore
+            let input s = { s with Teacher = ""; TeacherWeights = ""; Policy = "" }
+            Must.single (plan.Tail |> List.map (snd >> input) |> List.distinct) |> ignore
 
             Must.equal [ 4.0 ] [
                 for name, s in plan do

@@ -35,11 +35,11 @@ let private plans: Gen<int * int * int * bool> =
         (Gen.zip (Gen.choose (0, 3)) (Gen.elements [ true; false ]))
     |> Gen.map (fun ((seed, epoch), (pad, flip)) -> seed, epoch, pad, flip)
 
-let private planOf (seed, epoch, pad, flip) (set: DeviceSet) : EpochPlan =
-    Augment.plan (Rng.ofSeed seed) epoch pad flip set
+let private orderOf (seed, epoch, pad, flip) (set: DeviceSet) : EpochOrder =
+    Augment.shuffle (Rng.ofSeed seed) epoch pad flip set
 
-let private numbers (plan: EpochPlan) : int64[] list =
-    List.map Tensor.toInt64s [ plan.Order; plan.Row; plan.Column; plan.Direction ]
+let private numbers (order: EpochOrder) : int64[] list =
+    List.map Tensor.toInt64s [ order.Order; order.Row; order.Column; order.Direction ]
 
 let tests =
     testList "Augment" [
@@ -48,14 +48,14 @@ let tests =
             (Gen.zip anyInt (Gen.choose (1, 300)))
             (fun (seed, epoch) ->
                 withSet (fun set ->
-                    let plan = planOf (seed, epoch, 0, false) set
-                    let order = Tensor.toInt64s plan.Order
-                    let batch = Augment.batch 0 plan 2 9 set
+                    let order = orderOf (seed, epoch, 0, false) set
+                    let images = Tensor.toInt64s order.Order
+                    let batch = Augment.batch 0 order 2 9 set
 
                     let expected =
                         tabulate
                             [ 7; 3; 5; 4 ]
-                            (fun i -> normalised i[1] (at pixels (int order[i[0] + 2] :: i.Tail)))
+                            (fun i -> normalised i[1] (at pixels (int images[i[0] + 2] :: i.Tail)))
 
                     Must.equal [| 7L; 3L; 5L; 4L |] (Tensor.shape batch.Images)
                     Must.beClose 1e-13 1e-14 expected.Values (Tensor.toFloats batch.Images)
@@ -67,14 +67,14 @@ let tests =
             plans
             (fun (seed, epoch, pad, flip) ->
                 withSet (fun set ->
-                    let plan = planOf (seed, epoch, pad, flip) set
+                    let order = orderOf (seed, epoch, pad, flip) set
 
-                    match numbers plan with
-                    | [ order; rows; columns; directions ] ->
+                    match numbers order with
+                    | [ images; rows; columns; directions ] ->
                         let pixel (i: int list) =
                             let row = int rows[i[0]] + i[2] - pad
                             let column = int columns[i[0]] + int directions[i[0]] * i[3] - pad
-                            normalised i[1] (padded pixels [ int order[i[0]]; i[1]; row; column ])
+                            normalised i[1] (padded pixels [ int images[i[0]]; i[1]; row; column ])
 
                         let expected = tabulate pixels.Shape pixel
 
@@ -82,22 +82,22 @@ let tests =
                             1e-13
                             1e-14
                             expected.Values
-                            (Tensor.toFloats (Augment.batch pad plan 0 12 set).Images)
+                            (Tensor.toFloats (Augment.batch pad order 0 12 set).Images)
                     | other -> failtest $"{other.Length} columns"
                 )
             )
 
-        testProperty "a plan stays inside the padded image"
+        testProperty "an order stays inside the padded image"
         <| forAll
             plans
             (fun (seed, epoch, pad, flip) ->
                 withSet (fun set ->
-                    let plan = planOf (seed, epoch, pad, flip) set
+                    let order = orderOf (seed, epoch, pad, flip) set
 
                     let rows, columns, directions =
-                        Tensor.toInt64s plan.Row,
-                        Tensor.toInt64s plan.Column,
-                        Tensor.toInt64s plan.Direction
+                        Tensor.toInt64s order.Row,
+                        Tensor.toInt64s order.Column,
+                        Tensor.toInt64s order.Direction
 
                     let inside limit = fun (v: int64) -> Must.lie 0L limit v
                     Seq.iter (inside (2L * int64 pad)) rows
@@ -115,18 +115,18 @@ let tests =
         test "every shift comes equally often and every second image is mirrored" {
             Tensor.scoped (fun () ->
                 let many = Augment.upload DType.Float32 Device.Cpu mean std (images 2 9_000 4 2)
-                let plan = Augment.plan (Rng.ofSeed 1) 1 1 true many
-                let mirrored = Tensor.toInt64s plan.Direction |> Array.filter ((=) -1L)
+                let order = Augment.shuffle (Rng.ofSeed 1) 1 1 true many
+                let mirrored = Tensor.toInt64s order.Direction |> Array.filter ((=) -1L)
                 // Four standard deviations of a binomial distribution.
                 Must.lie (4_500 - 190) (4_500 + 190) mirrored.Length
 
                 let left =
                     Array.map2
                         (fun c d -> if d = 1L then c else c - 1L)
-                        (Tensor.toInt64s plan.Column)
-                        (Tensor.toInt64s plan.Direction)
+                        (Tensor.toInt64s order.Column)
+                        (Tensor.toInt64s order.Direction)
 
-                let shifts = Array.zip (Tensor.toInt64s plan.Row) left |> Array.countBy id
+                let shifts = Array.zip (Tensor.toInt64s order.Row) left |> Array.countBy id
                 Must.equal 9 shifts.Length
 
                 for (_, count) in shifts do
@@ -137,32 +137,32 @@ let tests =
         testProperty "labels follow their images, and an epoch sees every image once"
         <| forAll
             (Gen.zip plans (Gen.choose (1, 12)))
-            (fun (plan, size) ->
+            (fun (order, size) ->
                 withSet (fun set ->
-                    let made = planOf plan set
-                    let _, _, pad, _ = plan
+                    let made = orderOf order set
+                    let _, _, pad, _ = order
 
                     let batches = [
                         for start in 0..size..11 -> Augment.batch pad made start (min 12 (start + size)) set
                     ]
 
-                    let order = Tensor.toInt64s made.Order
-                    Must.equal (Array.init 12 int64) (Array.sort order)
+                    let images = Tensor.toInt64s made.Order
+                    Must.equal (Array.init 12 int64) (Array.sort images)
                     let labels = batches |> List.map (_.Labels >> Tensor.toInt64s) |> Array.concat
-                    Must.equal (order |> Array.map (fun i -> i % 4L)) labels
+                    Must.equal (images |> Array.map (fun i -> i % 4L)) labels
                     let index = batches |> List.map (_.Index >> Tensor.toInt64s) |> Array.concat
-                    Must.equal order index
+                    Must.equal images index
                     let whole = (Augment.batch pad made 0 12 set).Images |> Tensor.toFloats
                     Must.beSame whole (batches |> List.map (_.Images >> Tensor.toFloats) |> Array.concat)
                 )
             )
 
-        testProperty "one seed and epoch give one plan, another epoch or seed another"
+        testProperty "one seed and epoch give one order, another epoch or seed another"
         <| forAll
             plans
             (fun (seed, epoch, pad, flip) ->
                 withSet (fun set ->
-                    let numbers seed epoch = numbers (planOf (seed, epoch, pad, flip) set)
+                    let numbers seed epoch = numbers (orderOf (seed, epoch, pad, flip) set)
                     Must.equal (numbers seed epoch) (numbers seed epoch)
                     Must.differ ((numbers seed epoch).Head) ((numbers seed (epoch + 1)).Head)
                     Must.differ ((numbers seed epoch).Head) ((numbers (seed ^^^ 1) epoch).Head)
@@ -172,10 +172,10 @@ let tests =
         testProperty "the numbers of a batch lie between those of black and white"
         <| forAll
             plans
-            (fun plan ->
+            (fun order ->
                 withSet (fun set ->
-                    let _, _, pad, _ = plan
-                    let batch = Augment.batch pad (planOf plan set) 0 12 set
+                    let _, _, pad, _ = order
+                    let batch = Augment.batch pad (orderOf order set) 0 12 set
 
                     for channel in 0..2 do
                         let values = batch.Images |> Tensor.select 1 channel |> Tensor.toFloats
@@ -204,9 +204,9 @@ let tests =
                 Tensor.scoped (fun () ->
                     let set = Augment.upload dtype Device.Cpu mean std set
                     Must.equal DType.Byte (Tensor.dtype set.Images)
-                    let plan = Augment.plan (Rng.ofSeed 1) 1 1 true set
+                    let order = Augment.shuffle (Rng.ofSeed 1) 1 1 true set
 
-                    for batch in [ Augment.batch 1 plan 0 4 set; Augment.plain 0 4 set ] do
+                    for batch in [ Augment.batch 1 order 0 4 set; Augment.plain 0 4 set ] do
                         Must.equal
                             (dtype, DType.Int64)
                             (Tensor.dtype batch.Images, Tensor.dtype batch.Labels)
@@ -217,11 +217,11 @@ let tests =
             Must.leaveNothing (fun () ->
                 let held = Tensor.live ()
                 let set = Augment.upload DType.Float32 Device.Cpu mean std set
-                let plan = Augment.plan (Rng.ofSeed 1) 1 2 true set
+                let order = Augment.shuffle (Rng.ofSeed 1) 1 2 true set
                 Must.equal (held + 8L) (Tensor.live ())
-                let batches = [ Augment.batch 2 plan 0 4 set; Augment.plain 0 4 set ]
+                let batches = [ Augment.batch 2 order 0 4 set; Augment.plain 0 4 set ]
                 Must.equal (held + 14L) (Tensor.live ())
-                Augment.free plan
+                List.iter Tensor.free (Augment.tensors order)
                 batches |> List.collect (fun b -> [ b.Images; b.Labels; b.Index ]) |> List.iter Tensor.free
                 List.iter Tensor.free [ set.Images; set.Labels; set.Mean; set.Std ]
             )

@@ -3,7 +3,7 @@ module Ctkd.Fs.Tests.AtTests
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
-open Ctkd.Fs.Tests.Lessons
+open Ctkd.Fs.Tests.Inputs
 
 let private finite (values: float[]) = Seq.iter (fun v -> Must.hold (System.Double.IsFinite v)) values
 
@@ -59,11 +59,7 @@ let tests =
                 let student = [ map 4 [ 2; 5; 4; 4 ]; map 5 [ 2; 5; 2; 2 ] ]
 
                 let distiller =
-                    pairing [ [ 2; 3; 3 ]; [ 3; 2; 2 ]; [ 3; 4; 4 ] ] [
-                        [ 2; 9; 9 ]
-                        [ 5; 4; 4 ]
-                        [ 5; 2; 2 ]
-                    ]
+                    pair [ [ 2; 3; 3 ]; [ 3; 2; 2 ]; [ 3; 4; 4 ] ] [ [ 2; 9; 9 ]; [ 5; 4; 4 ]; [ 5; 2; 2 ] ]
                     |> At.distiller
                     |> Error.orRaise
 
@@ -73,7 +69,7 @@ let tests =
                 let actual =
                     distiller.Loss
                         Tree.empty
-                        (lesson (mapped (stem :: teacher)) (mapped (stem :: student)) [| 0; 1 |])
+                        (input (mapped (stem :: teacher)) (mapped (stem :: student)) [| 0; 1 |])
 
                 Must.beNear 1e-13 0.0 (Tensor.toFloat expected) (Tensor.toFloat actual)
             )
@@ -92,7 +88,7 @@ let tests =
                     "maps of 3 x 4 x 4 and 3 x 7 x 7 cannot be pooled"
                     [ stem; [ 3; 8; 4 ] ], [ stem; [ 3; 4; 4 ] ], "cannot be pooled"
                 ] do
-                let error = errorOf (At.distiller (pairing teacher student))
+                let error = errorOf (At.distiller (pair teacher student))
                 Must.equal Mismatch error.Kind
                 Must.contain why error.What
         }

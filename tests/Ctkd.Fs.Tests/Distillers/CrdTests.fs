@@ -3,7 +3,7 @@ module Ctkd.Fs.Tests.CrdTests
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
-open Ctkd.Fs.Tests.Lessons
+open Ctkd.Fs.Tests.Inputs
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
 
@@ -13,18 +13,18 @@ let private options = { Crd.published with Width = 4; Negatives = 6 }
 let private classes (count: int) : int[] = Array.init count (fun i -> if i % 5 = 0 then 2 else i % 2)
 
 let private made (count: int) : Distiller =
-    let pairing = pairing [ [ 4; 2; 2 ] ] [ [ 3; 2; 2 ] ]
-    Crd.distiller options { pairing with Labels = classes count } |> Error.orRaise
+    let pair = pair [ [ 4; 2; 2 ] ] [ [ 3; 2; 2 ] ]
+    Crd.distiller options { pair with Labels = classes count } |> Error.orRaise
 
 /// A batch of the images at the positions.
-let private batch (seed: int) (count: int) (index: int[]) : Lesson =
+let private batch (seed: int) (count: int) (index: int[]) : DistillerInput =
     let features width offset =
-        normal (seed + offset) [ index.Length; width ] |> Plain.ofDense |> Lessons.pooled
+        normal (seed + offset) [ index.Length; width ] |> Plain.ofDense |> Inputs.pooled
 
     let labels = index |> Array.map (fun i -> (classes count)[i])
 
     {
-        lesson (features 4 0) (features 3 1) labels with
+        input (features 4 0) (features 3 1) labels with
             Index = ofLabels index
             Key = lazy (Draws.key Device.Cpu seed (Rng.ofSeed 3))
     }
@@ -67,7 +67,7 @@ let tests =
                         let distiller = made 20
                         let state = state seed distiller
                         let before = Tree.copy state
-                        distiller.Settle state (batch seed 20 index)
+                        distiller.Remember state (batch seed 20 index)
 
                         for name in [ "memory_student"; "memory_teacher" ] do
                             let rows tree =
@@ -232,9 +232,9 @@ let tests =
 
         test "CRD refuses images of one class, and settings that make no sense" {
             let maps = [ [ 4; 2; 2 ] ]
-            let one = { pairing maps maps with Labels = [| 2; 2; 2 |] }
+            let one = { pair maps maps with Labels = [| 2; 2; 2 |] }
             Must.contain "of one" ((errorOf (Crd.distiller options one)).What)
-            let both = pairing maps maps
+            let both = pair maps maps
 
             for bad in
                 [

@@ -10,9 +10,9 @@ open FsCheck.FSharp
 let private cases scales =
     gen {
         let! x = logitsOf scales |> Gen.where (fun x -> x.Classes >= 3)
-        let! seed = Lessons.seeds
+        let! seed = Inputs.seeds
         let! t = many x.Rows temperature
-        return x, Lessons.labels seed x.Rows x.Classes, t
+        return x, Inputs.labels seed x.Rows x.Classes, t
     }
 
 let private dense (x: Logits, _: int[], t: float[]) : Dense list = [
@@ -21,7 +21,7 @@ let private dense (x: Logits, _: int[], t: float[]) : Dense list = [
     { Shape = [ x.Rows ]; Values = t }
 ]
 
-let private softened (xs: Tensor list) : Softening = Temperature.shared xs[0] xs[1] xs[2]
+let private softened (xs: Tensor list) : Softening = Policy.shared xs[2] xs[0] xs[1]
 
 /// The published decomposition of one row.
 let private dkd (alpha: float) (beta: float) (t: float) label (teacher: float[]) (student: float[]) : float =
@@ -43,7 +43,7 @@ let tests =
                         dense case
                         |> List.map Plain.ofDense
                         |> softened
-                        |> Dkd.loss 1.0 beta (Lessons.ofLabels labels)
+                        |> Dkd.loss 1.0 beta (Inputs.ofLabels labels)
                     )
 
                 let rows = Array.chunkBySize x.Classes
@@ -67,7 +67,7 @@ let tests =
                     Tensor.ofFloats DType.Float64 [ x.Rows ] (Array.init x.Rows (fun i -> 1.0 + float i))
 
                 let decoupled (xs: Tensor list) =
-                    let s, y = softened xs, Lessons.ofLabels labels
+                    let s, y = softened xs, Inputs.ofLabels labels
 
                     let p =
                         Tensor.softmax 1 s.Teacher
@@ -95,11 +95,11 @@ let tests =
             (fun (x, labels, _) ->
                 Tensor.scoped (fun () ->
                     let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
-                    let teacher, student, y = tensor x.Teacher, tensor x.Student, Lessons.ofLabels labels
+                    let teacher, student, y = tensor x.Teacher, tensor x.Student, Inputs.ofLabels labels
                     let tau = Plain.number 4.0
-                    let dials: Dials = { Strength = tau; Scheduled = tau }
-                    let softening = (Temperature.dtkd 4.0).Soften Tree.empty dials teacher student
-                    let ofTeacher, ofStudent = Temperature.balanced tau teacher student
+                    let values: PolicyValues = { Strength = tau; T = tau }
+                    let softening = Policy.soften (Dtkd.policy 4.0) Tree.empty values teacher student
+                    let ofTeacher, ofStudent = Dtkd.balanced tau teacher student
                     let teacher, student = Loss.soften ofTeacher teacher, Loss.soften ofStudent student
 
                     let expected =
@@ -116,7 +116,7 @@ let tests =
         <| forAll
             (cases [ 1e-3; 1.0; 5.0 ])
             (fun (_, labels, _ as case) ->
-                let f xs = Dkd.loss 1.0 8.0 (Lessons.ofLabels labels) (softened xs) |> Tensor.mean
+                let f xs = Dkd.loss 1.0 8.0 (Inputs.ofLabels labels) (softened xs) |> Tensor.mean
                 Must.matchDerivatives f (dense case)
             )
 
@@ -126,8 +126,7 @@ let tests =
             (fun (x, labels, t) ->
                 let xs = dense ({ x with Student = x.Teacher }, labels, t)
 
-                let f () =
-                    List.map Plain.ofDense xs |> softened |> Dkd.loss 1.0 2.0 (Lessons.ofLabels labels)
+                let f () = List.map Plain.ofDense xs |> softened |> Dkd.loss 1.0 2.0 (Inputs.ofLabels labels)
 
                 Must.beSame (Array.zeroCreate x.Rows) (Plain.numbers f |> Array.map abs)
             )
@@ -149,8 +148,8 @@ let tests =
                             single [ x.Rows; x.Classes ] x.Teacher, single [ x.Rows; x.Classes ] x.Student
 
                         let loss =
-                            Temperature.shared teacher student t
-                            |> Dkd.loss 1.0 8.0 (Lessons.ofLabels labels)
+                            Policy.shared t teacher student
+                            |> Dkd.loss 1.0 8.0 (Inputs.ofLabels labels)
                             |> Tensor.mean
 
                         for gradient in Autograd.gradients loss [| t; teacher; student |] do
@@ -167,17 +166,13 @@ let tests =
                 Must.refuse
                     "softened"
                     (fun () ->
-                        Dkd.loss
-                            1.0
-                            2.0
-                            (Lessons.ofLabels [| 0 |])
-                            (Temperature.shared z z (Plain.number 4.0))
+                        Dkd.loss 1.0 2.0 (Inputs.ofLabels [| 0 |]) (Policy.shared (Plain.number 4.0) z z)
                     )
             )
 
             let maps = [ [ 4; 8; 8 ] ]
-            let two = Lessons.pairing maps maps
+            let two = Inputs.pair maps maps
             let two = { two with Student = { two.Student with Classes = 2 } }
-            Must.contain "two classes" ((Lessons.errorOf (Dkd.distiller 1.0 2.0 two)).What)
+            Must.contain "two classes" ((Inputs.errorOf (Dkd.distiller 1.0 2.0 two)).What)
         }
     ]

@@ -3,7 +3,7 @@ module Ctkd.Fs.Tests.PktTests
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
-open Ctkd.Fs.Tests.Lessons
+open Ctkd.Fs.Tests.Inputs
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
 

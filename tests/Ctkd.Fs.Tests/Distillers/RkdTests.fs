@@ -3,7 +3,7 @@ module Ctkd.Fs.Tests.RkdTests
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
-open Ctkd.Fs.Tests.Lessons
+open Ctkd.Fs.Tests.Inputs
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
 
@@ -108,7 +108,7 @@ let tests =
             )
 
         test "RKD refuses an epoch whose last batch is one image" {
-            let one = { pairing [] [] with SmallestBatch = 1 }
+            let one = { pair [] [] with SmallestBatch = 1 }
             let error = errorOf (Rkd.distiller 25.0 50.0 one)
             Must.equal Usage error.Kind
             Must.contain "at least 2 images" error.What

@@ -3,7 +3,7 @@ module Ctkd.Fs.Tests.SpTests
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
-open Ctkd.Fs.Tests.Lessons
+open Ctkd.Fs.Tests.Inputs
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
 
@@ -73,10 +73,10 @@ let tests =
             )
 
         test "SP takes maps of any two shapes and refuses a model without maps" {
-            Must.hold (Result.isOk (Sp.distiller (pairing [ [ 4; 7; 7 ] ] [ [ 3; 5; 5 ]; [ 3; 2; 2 ] ])))
+            Must.hold (Result.isOk (Sp.distiller (pair [ [ 4; 7; 7 ] ] [ [ 3; 5; 5 ]; [ 3; 2; 2 ] ])))
 
             for teacher, student, name in [ [], [ [ 3; 4; 4 ] ], "teacher"; [ [ 3; 4; 4 ] ], [], "student" ] do
-                let error = errorOf (Sp.distiller (pairing teacher student))
+                let error = errorOf (Sp.distiller (pair teacher student))
                 Must.equal Mismatch error.Kind
                 Must.contain $"{name} has no map" error.What
         }

@@ -3,18 +3,18 @@ module Ctkd.Fs.Tests.VidTests
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
-open Ctkd.Fs.Tests.Lessons
+open Ctkd.Fs.Tests.Inputs
 open Ctkd.Fs.Tests.Oracle
 
 let private stem = [ 2; 8; 8 ]
 let private tensor seed shape = normal seed shape |> Plain.ofDense
 
-let private vidPairing = pairing [ stem; [ 3; 2; 2 ]; [ 2; 2; 2 ] ] [ stem; [ 2; 4; 4 ]; [ 4; 1; 1 ] ]
+let private vidPairing = pair [ stem; [ 3; 2; 2 ]; [ 2; 2; 2 ] ] [ stem; [ 2; 4; 4 ]; [ 4; 1; 1 ] ]
 
-let private vidLesson (student: Tensor) : Lesson =
+let private vidLesson (student: Tensor) : DistillerInput =
     let stem = tensor 1 [ 2; 2; 8; 8 ]
     let teacher = [ stem; tensor 2 [ 2; 3; 2; 2 ]; tensor 3 [ 2; 2; 2; 2 ] ]
-    lesson (mapped teacher) (mapped [ stem; student; tensor 4 [ 2; 4; 1; 1 ] ]) [| 0; 1 |]
+    input (mapped teacher) (mapped [ stem; student; tensor 4 [ 2; 4; 1; 1 ] ]) [| 0; 1 |]
 
 let tests =
     testList "Vid" [

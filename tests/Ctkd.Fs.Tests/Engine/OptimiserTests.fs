@@ -9,9 +9,9 @@ open FsCheck
 open FsCheck.FSharp
 
 /// The settings, a learning rate, a start and 20 gradients for three parameters of 4 numbers.
-type private Course = { Sgd: Sgd; Rate: float; Start: float[][]; Gradients: float[][][] }
+type private TrainingPlan = { Sgd: Sgd; Rate: float; Start: float[][]; Gradients: float[][][] }
 
-let private course: Gen<Course> =
+let private plan: Gen<TrainingPlan> =
     gen {
         let! momentum = Gen.elements [ 0.0; 0.5; 0.9 ]
         let! decay = Gen.elements [ 0.0; 5e-4; 0.1 ]
@@ -34,14 +34,14 @@ let private tree (values: float[][]) : Tree =
     tensors values |> Array.mapi (fun i x -> $"p{i}", x) |> Tree.ofSeq
 
 /// Parameters after all steps of the function in place.
-let private inPlace (course: Course) : float[] =
+let private inPlace (plan: TrainingPlan) : float[] =
     Tensor.scoped (fun () ->
-        let parameters = tree course.Start
+        let parameters = tree plan.Start
         let velocities = Sgd.start parameters |> Tree.leaves
-        let rate = Plain.number course.Rate
+        let rate = Plain.number plan.Rate
 
-        for gradients in course.Gradients do
-            Sgd.step course.Sgd rate (tensors gradients) velocities (Tree.leaves parameters)
+        for gradients in plan.Gradients do
+            Sgd.step plan.Sgd rate (tensors gradients) velocities (Tree.leaves parameters)
 
         Tree.leaves parameters |> Array.collect Tensor.toFloats
     )
@@ -96,47 +96,46 @@ let tests =
     testList "Optimiser" [
         testProperty "twenty steps in place equal twenty pure steps"
         <| forAll
-            course
-            (fun course ->
+            plan
+            (fun plan ->
                 let pure' =
                     Tensor.scoped (fun () ->
-                        let rate = Plain.number course.Rate
+                        let rate = Plain.number plan.Rate
 
                         let next (states: (Tensor * Tensor)[]) gradients =
                             Array.map2
                                 (fun (p, velocity) gradient ->
-                                    let struct (p, velocity) = Sgd.next course.Sgd rate gradient velocity p
+                                    let struct (p, velocity) = Sgd.next plan.Sgd rate gradient velocity p
                                     p, velocity
                                 )
                                 states
                                 (tensors gradients)
 
-                        let start = tensors course.Start |> Array.map (fun p -> p, Tensor.scale 0.0 p)
-                        course.Gradients |> Array.fold next start |> Array.collect (fst >> Tensor.toFloats)
+                        let start = tensors plan.Start |> Array.map (fun p -> p, Tensor.scale 0.0 p)
+                        plan.Gradients |> Array.fold next start |> Array.collect (fst >> Tensor.toFloats)
                     )
 
-                Must.beClose 1e-12 1e-13 pure' (inPlace course)
+                Must.beClose 1e-12 1e-13 pure' (inPlace plan)
             )
 
         testProperty "twenty steps equal the textbook on plain numbers"
         <| forAll
-            course
-            (fun course ->
-                let sgd =
-                    Oracle.sgd course.Sgd.Momentum course.Sgd.WeightDecay course.Sgd.Nesterov course.Rate
+            plan
+            (fun plan ->
+                let sgd = Oracle.sgd plan.Sgd.Momentum plan.Sgd.WeightDecay plan.Sgd.Nesterov plan.Rate
 
                 let number i j =
-                    course.Gradients
+                    plan.Gradients
                     |> Array.fold
                         (fun (p, buffer) (gradients: float[][]) ->
                             let p, buffer = sgd (gradients[i][j]) buffer p
                             p, Some buffer
                         )
-                        (course.Start[i][j], None)
+                        (plan.Start[i][j], None)
                     |> fst
 
                 let expected = Array.init 12 (fun k -> number (k / 4) (k % 4))
-                Must.beClose 1e-12 1e-13 expected (inPlace course)
+                Must.beClose 1e-12 1e-13 expected (inPlace plan)
             )
 
         test "a pure step leaves its arguments" {

@@ -8,14 +8,14 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 open Ctkd.Fs.Tests.SafetensorsTests
 
-let private model = Courses.tiny 4 3
+let private model = Plans.tiny 4 3
 let private expected = Weights.expected DType.Float32 (Model.declarations model)
 
 /// The model's tensors, its normalisations' counters at 5.
 let private stored: Lazy<StoredTensor list> =
     lazy
         (Tensor.scoped (fun () ->
-            Courses.teacherWeights DType.Float32 model
+            Plans.teacherWeights DType.Float32 model
             |> Tree.toList
             |> List.map (fun (name, x) ->
                 if Layer.isCounter name then

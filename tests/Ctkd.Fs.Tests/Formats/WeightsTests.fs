@@ -20,11 +20,11 @@ let private dtypes = [
 
 // ---- against a model ----
 
-let private model = Courses.tiny 4 3
+let private model = Plans.tiny 4 3
 
 let private stored (model: Model) : StoredTensor list =
     Tensor.scoped (fun () ->
-        Courses.teacherWeights DType.Float32 model
+        Plans.teacherWeights DType.Float32 model
         |> Tree.toList
         |> List.map (fun (name, x) -> Weights.store name x)
     )
@@ -106,7 +106,7 @@ let tests =
         }
 
         test "another shape and another type are named with what was expected" {
-            let more = stored (Courses.tiny 4 5)
+            let more = stored (Plans.tiny 4 5)
 
             Must.equal
                 [ "'fc.weight' is F32 [5, 4], expected F32 [3, 4]"; "'fc.bias' is F32 [5], expected F32 [3]" ]

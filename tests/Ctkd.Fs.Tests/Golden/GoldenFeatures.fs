@@ -10,7 +10,7 @@ let private cpu = Device.Cpu
 
 /// The pooled features and the map of one side.
 let private features (inputs: GoldenInputs) (side: string) : Tensor * Tensor =
-    let shown = if side = "teacher" then inputs.Pairing.Teacher else inputs.Pairing.Student
+    let shown = if side = "teacher" then inputs.ModelPair.Teacher else inputs.ModelPair.Student
     let make name shape = probe inputs.DType $"{inputs.Tag}/{side}_{name}" (inputs.Batch :: shape) 1.0 0.0
     make "pooled" [ shown.Pooled ], make "map" (List.last shown.Maps)
 
@@ -40,20 +40,20 @@ let private connect (inputs: GoldenInputs) (key: string -> string option) (disti
     )
     |> Tree.ofSeq
 
-/// The student's side as a leaf, on pooled features or on the map, and the lesson with it.
-let private feature (onMap: bool) (inputs: GoldenInputs) classify index : Tensor * Lesson =
+/// The student's side as a leaf, on pooled features or on the map, and the input with it.
+let private feature (onMap: bool) (inputs: GoldenInputs) classify index : Tensor * DistillerInput =
     let pooled, map = features inputs "student"
     let leaf = Autograd.leaf (if onMap then map else pooled)
     let student = if onMap then pooled, leaf else leaf, map
-    leaf, lesson inputs (unsoftened inputs) (features inputs "teacher") student classify index
+    leaf, input inputs (unsoftened inputs) (features inputs "teacher") student classify index
 
 let private ofFeature onMap key leaves create (inputs: GoldenInputs) (_: JsonElement) : GoldenRoute list =
-    let distiller = create inputs.Pairing |> Error.orRaise
+    let distiller = create inputs.ModelPair |> Error.orRaise
     let leafOf name x = if List.contains name (List.map snd leaves) then Autograd.leaf x else x
     let tree = connect inputs key distiller |> Tree.map leafOf
-    let feature, lesson = feature onMap inputs id inputs.Labels
+    let feature, input = feature onMap inputs id inputs.Labels
     let further = [ for name, ours in leaves -> name, Tree.find ours tree ]
-    [ distiller.Loss tree lesson |> route (("student_feature", feature) :: further) [] ]
+    [ distiller.Loss tree input |> route (("student_feature", feature) :: further) [] ]
 
 let private nothing (_: string) : string option = None
 
@@ -69,7 +69,7 @@ let private fitNet =
         (FitNet.distiller 1)
 
 let private srrl (inputs: GoldenInputs) (_: JsonElement) : GoldenRoute list =
-    let distiller = Srrl.distiller inputs.Pairing |> Error.orRaise
+    let distiller = Srrl.distiller inputs.ModelPair |> Error.orRaise
 
     let key =
         function
@@ -78,12 +78,12 @@ let private srrl (inputs: GoldenInputs) (_: JsonElement) : GoldenRoute list =
         | "bn.bias" as name -> Some $"srrl.{name}"
         | _ -> None
 
-    let teacher = inputs.Pairing.Teacher
+    let teacher = inputs.ModelPair.Teacher
     let shape = [ teacher.Classes; teacher.Pooled ]
     let weight = probe inputs.DType "srrl.cls.weight" shape (sqrt (6.0 / float teacher.Pooled)) 0.0
     let bias = probe inputs.DType "srrl.cls.bias" [ teacher.Classes ] 0.1 0.0
-    let feature, lesson = feature false inputs (Tensor.linear weight (Some bias)) inputs.Labels
-    [ distiller.Loss (connect inputs key distiller) lesson |> route [ "student_feature", feature ] [] ]
+    let feature, input = feature false inputs (Tensor.linear weight (Some bias)) inputs.Labels
+    [ distiller.Loss (connect inputs key distiller) input |> route [ "student_feature", feature ] [] ]
 
 /// Three calls in a row, each followed by the memories' update; the gradient is that of the first.
 let private crd (inputs: GoldenInputs) (parameters: JsonElement) (case: JsonElement) : GoldenRoute list =
@@ -105,12 +105,12 @@ let private crd (inputs: GoldenInputs) (parameters: JsonElement) (case: JsonElem
 
     let contrast = Tensor.cat 1 [ Tensor.unsqueeze 1 index; Tensor.slice 1 1 columns contrast ]
 
-    let pairing = {
-        inputs.Pairing with
-            Labels = Array.init count (fun i -> i % inputs.Pairing.Student.Classes)
+    let pair = {
+        inputs.ModelPair with
+            Labels = Array.init count (fun i -> i % inputs.ModelPair.Student.Classes)
     }
 
-    let distiller = Crd.distiller options pairing |> Error.orRaise
+    let distiller = Crd.distiller options pair |> Error.orRaise
 
     let start () =
         let memory side =
@@ -125,15 +125,15 @@ let private crd (inputs: GoldenInputs) (parameters: JsonElement) (case: JsonElem
             ]
         ]
 
-    let feature, lesson = feature false inputs id index
-    let first = Crd.loss options (start ()) contrast lesson
+    let feature, input = feature false inputs id index
+    let first = Crd.loss options (start ()) contrast input
     let state = start ()
 
     let values =
         Autograd.noGrad (fun () -> [|
             for _ in 1..3 do
-                Crd.loss options state contrast lesson |> Tensor.toFloat
-                distiller.Settle state lesson
+                Crd.loss options state contrast input |> Tensor.toFloat
+                distiller.Remember state input
         |])
 
     let state name = Tree.find name state

@@ -25,7 +25,7 @@ let private compare
         Teacher = logits "teacher_logits"
         Student = logits "student_logits"
         Labels = labels $"{tag}/labels" batch classes
-        Pairing = pairing file
+        ModelPair = pair file
     }
 
     let gradients (route: GoldenRoute) =

@@ -18,7 +18,7 @@ type GoldenInputs = {
     Student: Tensor
     Labels: Tensor
     /// The models' features as the file's cases describe them.
-    Pairing: Pairing
+    ModelPair: ModelPair
 }
 
 /// One way to compute a case: the loss, the leaves besides the logits, and further values to compare.
@@ -32,7 +32,7 @@ let route leaves values loss : GoldenRoute = { Loss = loss; Leaves = leaves; Val
 
 /// The features of a losses file: lengths and map shapes stand with some of its cases. The stem is not looked
 /// at.
-let pairing (file: JsonElement) : Pairing =
+let pair (file: JsonElement) : ModelPair =
     let parameters = field "cases" file |> items |> List.map (field "params")
     let stem = [ 1; 1; 1 ]
 
@@ -44,7 +44,7 @@ let pairing (file: JsonElement) : Pairing =
         | Some found -> floats name found |> Array.map int |> List.ofArray |> List.tail
         | None -> stem
 
-    let shown side : Shown = {
+    let shown side : ModelShape = {
         Model = side
         Maps = [ stem; map $"{side}_map" ]
         Pooled = length (if side = "teacher" then "d_t" else "d_s")
@@ -74,7 +74,7 @@ let private temperature (inputs: GoldenInputs) (parameters: JsonElement) : Tenso
         probe inputs.DType $"{inputs.Tag}/{part 1}" [ inputs.Batch ] (float 2) (float 3) |> Autograd.leaf
 
 /// What a distiller sees of the case: the logits as they were softened, and features.
-let lesson (inputs: GoldenInputs) softened teacher student classify index : Lesson =
+let input (inputs: GoldenInputs) softened teacher student classify index : DistillerInput =
     let outputs logits (pooled, map) : Outputs = { Features = [ map; map ]; Pooled = pooled; Logits = logits }
 
     {
@@ -87,42 +87,45 @@ let lesson (inputs: GoldenInputs) softened teacher student classify index : Less
         Key = lazy (Tensor.scalar DType.Int64 cpu 0.0)
     }
 
-let private dials (inputs: GoldenInputs) (strength: float) (scheduled: Tensor) : Dials = {
+let private values (inputs: GoldenInputs) (strength: float) (scheduled: Tensor) : PolicyValues = {
     Strength = Tensor.scalar inputs.DType cpu strength
-    Scheduled = scheduled
+    T = scheduled
 }
 
 let unsoftened (inputs: GoldenInputs) : Softening =
-    Temperature.shared inputs.Teacher inputs.Student (Tensor.scalar inputs.DType cpu 1.0)
+    Policy.shared (Tensor.scalar inputs.DType cpu 1.0) inputs.Teacher inputs.Student
 
 /// A distiller's loss on softened logits; it sees no features.
 let private distilled (distiller: Distiller) (inputs: GoldenInputs) (softened: Softening) : Tensor =
     let none = inputs.Student, inputs.Student
-    distiller.Loss Tree.empty (lesson inputs softened none none id inputs.Labels)
+    distiller.Loss Tree.empty (input inputs softened none none id inputs.Labels)
 
 /// Through the formula, and through a policy whose dial is T.
 let kd (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
     let t = temperature inputs parameters
-    let policy = Temperature.scheduled (Schedule.constant 1.0)
+    let policy = Scheduled.by (Schedule.constant 1.0)
 
     [
         Loss.kd t inputs.Teacher inputs.Student |> Tensor.mean
-        policy.Soften Tree.empty (dials inputs 0.0 t) inputs.Teacher inputs.Student
-        |> distilled Distiller.kd inputs
+        Policy.soften policy Tree.empty (values inputs 0.0 t) inputs.Teacher inputs.Student
+        |> distilled Kd.distiller inputs
     ]
     |> List.map (route [ "T", t ] [])
 
 let ctkdGlobal (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
     let range = { Start = number "t_start" parameters; Scale = number "t_scale" parameters }
     let strength = -(number "lambda_signed" parameters)
-    let policy = Temperature.ctkdGlobal range (Schedule.constant strength)
+    let policy = Ctkd.globalPolicy range (Schedule.constant strength)
     let theta = leaf inputs.DType (number "theta" parameters)
-    let strength = Schedule.at 1 policy.Strength
-    let dials = dials inputs strength (Tensor.scalar inputs.DType cpu (Schedule.at 1 policy.Scheduled))
-    let softened = policy.Soften (Tree.ofSeq [ "theta", theta ]) dials inputs.Teacher inputs.Student
+    let strength = Schedule.at 1 (Policy.strength policy)
+
+    let values =
+        values inputs strength (Tensor.scalar inputs.DType cpu (Schedule.at 1 (Policy.schedule policy)))
+
+    let softened = Policy.soften policy (Tree.ofSeq [ "theta", theta ]) values inputs.Teacher inputs.Student
 
     [
-        distilled Distiller.kd inputs softened
+        distilled Kd.distiller inputs softened
         |> route [ "theta", theta ] [ scalar "T" (number "T" parameters) (Tensor.toFloat softened.T) ]
     ]
 
@@ -130,32 +133,31 @@ let dkd (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
     let t = temperature inputs parameters
 
     let distiller =
-        Dkd.distiller (number "alpha" parameters) (number "beta" parameters) inputs.Pairing |> Error.orRaise
+        Dkd.distiller (number "alpha" parameters) (number "beta" parameters) inputs.ModelPair
+        |> Error.orRaise
 
     [
-        Temperature.shared inputs.Teacher inputs.Student t
-        |> distilled distiller inputs
-        |> route [ "T", t ] []
+        Policy.shared t inputs.Teacher inputs.Student |> distilled distiller inputs |> route [ "T", t ] []
     ]
 
-/// w(e) (alpha L_DTKD + beta KD(tau)) + gamma CE, as a course under the policy has it.
+/// w(e) (alpha L_DTKD + beta KD(tau)) + gamma CE, as a plan under the policy has it.
 let dtkdTotal (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
     let number name = number name parameters
     let tau = Tensor.scalar inputs.DType cpu (number "tau")
-    let policy = Temperature.dtkd (number "tau")
-    let softened = policy.Soften Tree.empty (dials inputs 0.0 tau) inputs.Teacher inputs.Student
+    let policy = Dtkd.policy (number "tau")
+    let softened = Policy.soften policy Tree.empty (values inputs 0.0 tau) inputs.Teacher inputs.Student
 
     let both =
         Distiller.sum [
-            number "alpha", Distiller.kd
-            number "beta", Distiller.at (number "tau") Distiller.kd
+            number "alpha", Kd.distiller
+            number "beta", Distiller.at (number "tau") Kd.distiller
         ]
 
     let warmUp =
         Schedule.warmUp 1.0 (integer "warmup" parameters) |> Schedule.at (integer "epoch" parameters)
 
     let ce = Loss.crossEntropy inputs.Labels inputs.Student |> Tensor.scale (number "ce_weight")
-    let ofTeacher, ofStudent = Temperature.balanced tau inputs.Teacher inputs.Student
+    let ofTeacher, ofStudent = Dtkd.balanced tau inputs.Teacher inputs.Student
     let temperatures name = vector name (floats name parameters)
 
     [
@@ -169,11 +171,11 @@ let dtkdTotal (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute lis
 
 let standardised (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
     let tau = number "tau" parameters
-    let policy = Temperature.standardised (Temperature.fixedAt tau)
-    let dials = dials inputs 0.0 (Tensor.scalar inputs.DType cpu tau)
+    let policy = Standardise.policy (Scheduled.fixedAt tau)
+    let values = values inputs 0.0 (Tensor.scalar inputs.DType cpu tau)
 
     [
-        policy.Soften Tree.empty dials inputs.Teacher inputs.Student
-        |> distilled Distiller.kd inputs
+        Policy.soften policy Tree.empty values inputs.Teacher inputs.Student
+        |> distilled Kd.distiller inputs
         |> route [] []
     ]

@@ -9,30 +9,27 @@ let private curriculum (run: JsonElement) : Schedule = Schedule.curriculum (inte
 
 /// The distillers that this version implements, by the file's `method`.
 let private distillers: Map<string, JsonElement -> (Schedule * Distiller) list> =
-    let kd run = Schedule.constant (number "alpha_kl" run), Distiller.kd
+    let kd run = Schedule.constant (number "alpha_kl" run), Kd.distiller
 
     let dkd run =
-        let softened (lesson: Lesson) =
-            Dkd.loss (number "dkd_alpha" run) (number "dkd_beta" run) lesson.Labels lesson.Softened
+        let softened (input: DistillerInput) =
+            Dkd.loss (number "dkd_alpha" run) (number "dkd_beta" run) input.Labels input.Softened
 
-        Schedule.constant (number "beta_other" run), Distillation.simple "dkd" (softened >> Tensor.mean)
+        Schedule.constant (number "beta_other" run), Distiller.simple "dkd" (softened >> Tensor.mean)
 
     Map [ "kd", (fun run -> [ kd run ]); "dkd", (fun run -> [ kd run; dkd run ]) ]
 
 /// The policies that this version implements, by the file's `temperature`.
 let private policies: Map<string, JsonElement -> Policy> =
     Map [
-        "fixed",
-        fun run ->
-            // The file records lambda for a fixed temperature too.
-            { Temperature.fixedAt (number "T_fixed" run) with Strength = curriculum run }
+        "fixed", fun run -> Scheduled.fixedAt (number "T_fixed" run)
         "ctkd_global",
         fun run ->
             let range = { Start = number "t_start" run; Scale = number "t_scale" run }
-            Temperature.ctkdGlobal range (curriculum run)
+            Ctkd.globalPolicy range (curriculum run)
     ]
 
-let private course (run: JsonElement) (student: Model) (teacher: Model) policy distillers : Course =
+let private plan (run: JsonElement) (student: Model) (teacher: Model) policy distillers : TrainingPlan =
     let weights =
         weights DType.Float64 "teacher/" teacher
         |> Tree.map (fun name w ->
@@ -46,7 +43,7 @@ let private course (run: JsonElement) (student: Model) (teacher: Model) policy d
 
     {
         Student = student
-        Teaching = Some teaching
+        Distillation = Some teaching
         CrossEntropy = Schedule.constant (number "gamma_ce" run)
         LearningRate = Schedule.constant (number "lr" run)
         Sgd = {
@@ -66,20 +63,20 @@ let private course (run: JsonElement) (student: Model) (teacher: Model) policy d
         Device = Device.Cpu
     }
 
-/// Makes the course of a trajectory, if this version has all that it names.
-let private implemented (run: JsonElement) : (unit -> Course) option =
+/// Makes the plan of a trajectory, if this version has all that it names.
+let private implemented (run: JsonElement) : (unit -> TrainingPlan) option =
     let model name = Zoo.find (text name run) (integer "classes" run) |> Result.toOption
     let known = Map.tryFind (text "method" run) distillers, Map.tryFind (text "temperature" run) policies
 
     match known, model "student", model "teacher" with
     | (Some distillers, Some policy), Some student, Some teacher ->
-        Some(fun () -> course run student teacher (policy run) (distillers run))
+        Some(fun () -> plan run student teacher (policy run) (distillers run))
     | _ -> None
 
 /// The state before the first step.
-let private start (course: Course) (run: JsonElement) : TrainState =
-    let state = Train.start course
-    let given = weights DType.Float64 "student/" course.Student
+let private start (plan: TrainingPlan) (run: JsonElement) : TrainState =
+    let state = TrainState.start plan
+    let given = weights DType.Float64 "student/" plan.Student
 
     Autograd.noGrad (fun () ->
         for name, w in Tree.toList state.Student do
@@ -92,23 +89,24 @@ let private start (course: Course) (run: JsonElement) : TrainState =
     state
 
 /// Every step against its record, and the evaluation logits at the end.
-let private compare (course: Course) (run: JsonElement) : Comparison list =
+let private compare (plan: TrainingPlan) (run: JsonElement) : Comparison list =
     let tag, perEpoch = text "tag" run, integer "steps_per_epoch" run
 
     let step (state: TrainState) (i: int, record: JsonElement) =
         let epoch = i / perEpoch + 1
-        let dials = Train.dials course epoch
+        let values = EpochValues.create plan epoch
 
         let batch: Batch = {
-            Images = probe DType.Float64 $"{tag}/batch{i}" [ course.Batch; 3; 32; 32 ] 1.5 0.0
-            Labels = labels $"{tag}/labels{i}" course.Batch course.Student.Classes
-            Index = Tensor.arange course.Device course.Batch
+            Images = probe DType.Float64 $"{tag}/batch{i}" [ plan.Batch; 3; 32; 32 ] 1.5 0.0
+            Labels = labels $"{tag}/labels{i}" plan.Batch plan.Student.Classes
+            Index = Tensor.arange plan.Device plan.Batch
+            Mix = None
         }
 
-        Tally.clear state.Tally
-        let next = Train.step course dials { state with Epoch = epoch; Step = i % perEpoch } batch
-        let means = Tally.means next.Tally
-        let ours = Map(List.zip (Course.termNames course) means.Terms)
+        EpochSums.clear state.Sums
+        let next = Plans.step plan values { state with Epoch = epoch; Step = i % perEpoch } batch
+        let means = EpochSums.means next.Sums
+        let ours = Map(List.zip (TrainingPlan.termNames plan) means.Terms)
         let same name ours = scalar $"step {i}, {name}" (number name record) ours
 
         let theta =
@@ -116,9 +114,15 @@ let private compare (course: Course) (run: JsonElement) : Comparison list =
             |> Option.map Tensor.toFloat
             |> Option.defaultValue (number "theta0" run)
 
+        // The file records lambda for a fixed temperature too.
+        let strength =
+            match plan.Distillation |> Option.bind (_.Policy >> Policy.learned) with
+            | Some _ -> Tensor.toFloat values.Policy.Strength
+            | None -> Schedule.at epoch (curriculum run)
+
         let comparisons = [
             same "epoch" (float epoch)
-            same "lambda_signed" -(Tensor.toFloat dials.Policy.Strength)
+            same "lambda_signed" -strength
             same "T" means.T
             same "ce" ours["ce"]
             same "kl" ours["kd"]
@@ -130,12 +134,12 @@ let private compare (course: Course) (run: JsonElement) : Comparison list =
         comparisons, next
 
     let records = field "trace" run |> items
-    let steps, final = List.mapFold step (start course run) (List.indexed records)
+    let steps, final = List.mapFold step (start plan run) (List.indexed records)
 
     let evaluation =
         Autograd.noGrad (fun () ->
             probe DType.Float64 $"{tag}/eval" [ 4; 3; 32; 32 ] 1.5 0.0
-            |> Course.forward course course.Student false final.Student
+            |> TrainingPlan.forward plan plan.Student false final.Student
         )
 
     List.concat steps
@@ -154,7 +158,7 @@ let tests =
             "a training run agrees in float64"
             trajectories
             (fun item _ ->
-                let course = (Option.get (implemented item.Value)) ()
-                compare course item.Value |> verify double
+                let plan = (Option.get (implemented item.Value)) ()
+                compare plan item.Value |> verify double
             )
     ]

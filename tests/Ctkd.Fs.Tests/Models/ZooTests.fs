@@ -189,7 +189,7 @@ let tests =
             let policy = { Settings.defaults with Policy = "ctkd-instance" } |> Settings.policy
             let millions (macs: Macs) = Math.Round(float macs.WithBatchNorm / 1e6, 1)
             Must.equal 41.6 (millions network)
-            Must.equal 41.7 (millions (network + policy.Macs 100))
-            Must.equal 102_912L ((policy.Macs 100).Total)
+            Must.equal 41.7 (millions (network + Policy.macs 100 policy))
+            Must.equal 102_912L ((Policy.macs 100 policy).Total)
         }
     ]

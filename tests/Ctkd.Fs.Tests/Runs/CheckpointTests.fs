@@ -20,23 +20,23 @@ let private info: CheckpointInfo = {
     TeacherHash = "abc"
 }
 
-/// A course with every sort of state: a temperature of two layers, images with their channels innermost.
-let private course () : Course =
-    { Courses.alone with ChannelsLast = true }
-    |> Courses.taught Courses.policies[2]
-    |> Course.prepareTeacher
+/// A plan with every sort of state: a temperature of two layers, images with their channels innermost.
+let private plan () : TrainingPlan =
+    { Plans.alone with ChannelsLast = true }
+    |> Plans.taught Plans.policies[2]
+    |> TrainingPlan.prepareTeacher
 
-/// The course's state after two steps: no tensor has its first value any more.
-let private trained (course: Course) : TrainState =
+/// The plan's state after two steps: no tensor has its first value any more.
+let private trained (plan: TrainingPlan) : TrainState =
     let stop (state: TrainState) (_: int) = state.Step = 2
 
-    match Train.epoch course 100 stop (Courses.upload 24 course) (Train.start course) with
-    | Train.Stopped state -> state
+    match Plans.epoch plan 100 stop (Plans.upload 24 plan) (TrainState.start plan) with
+    | Stopped state -> state
     | _ -> failwith "the epoch was not stopped"
 
 /// Names, types, shapes and bytes of a state's tensors, and which have their channels innermost.
 let private bits (state: TrainState) =
-    Train.toTree state
+    TrainState.toTree state
     |> Tree.toList
     |> List.map (fun (name, x) ->
         let innermost = Tensor.rank x = 4 && Tensor.isChannelsLast x
@@ -58,28 +58,31 @@ let private everyOf (count: int) (path: string) (check: string -> int -> unit) :
     with :? AggregateException as errors ->
         failtest (nonNull errors.InnerException).Message
 
-/// Runs a test with a checkpoint file of a course.
-let private withCheckpoint (course: unit -> Course) (body: string -> Course -> TrainState -> 'T) : 'T =
+/// Runs a test with a checkpoint file of a plan.
+let private withCheckpoint
+    (plan: unit -> TrainingPlan)
+    (body: string -> TrainingPlan -> TrainState -> 'T)
+    : 'T =
     inFolder (fun folder ->
         Tensor.scoped (fun () ->
             let path = Path.Combine(folder, "c.safetensors")
-            let course = course ()
-            let state = trained course
+            let plan = plan ()
+            let state = trained plan
             Checkpoint.write path info state |> Error.orRaise
-            body path course state
+            body path plan state
         )
     )
 
 // ---- damage ----
 
 /// The smallest state there is: some 4,000 bytes.
-let private smallest () : Course =
-    { Courses.alone with Student = Courses.tiny 1 4 } |> Courses.taught Courses.policies[1]
+let private smallest () : TrainingPlan =
+    { Plans.alone with Student = Plans.tiny 1 4 } |> Plans.taught Plans.policies[1]
 
 // ---- other checkpoints than the run needs ----
 
-/// The error of restoring the checkpoint of one course into another.
-let private mismatch (written: unit -> Course) (wanted: unit -> Course) : string =
+/// The error of restoring the checkpoint of one plan into another.
+let private mismatch (written: unit -> TrainingPlan) (wanted: unit -> TrainingPlan) : string =
     withCheckpoint
         written
         (fun path _ _ ->
@@ -109,11 +112,11 @@ let tests =
 
         test "a checkpoint gives back every tensor to the bit, in the run's memory format" {
             withCheckpoint
-                course
-                (fun path course state ->
+                plan
+                (fun path plan state ->
                     let checkpoint = Checkpoint.read path |> Error.orRaise
                     Must.equal info checkpoint.Info
-                    let restored = Checkpoint.restore course checkpoint |> Error.orRaise
+                    let restored = Checkpoint.restore plan checkpoint |> Error.orRaise
                     Must.equal (bits state) (bits restored)
                     bits restored |> Must.haveOne (fun (_, _, _, innermost, _) -> innermost)
                     Must.equal (3, 2, info.Best) (restored.Epoch, restored.Step, restored.Best)
@@ -122,31 +125,31 @@ let tests =
         }
 
         test "a restored state goes on as the one that was written" {
-            for policy in Courses.policies do
+            for policy in Plans.policies do
                 withCheckpoint
-                    (fun () -> Courses.taught policy Courses.alone)
-                    (fun path course state ->
+                    (fun () -> Plans.taught policy Plans.alone)
+                    (fun path plan state ->
                         let checkpoint = Checkpoint.read path |> Error.orRaise
                         let same = { checkpoint with Info = { info with Epoch = 1 } }
-                        let restored = Checkpoint.restore course same |> Error.orRaise
-                        let set = Courses.upload 24 course
+                        let restored = Checkpoint.restore plan same |> Error.orRaise
+                        let set = Plans.upload 24 plan
 
                         Must.equal
-                            (bits (Courses.finish course set state))
-                            (bits (Courses.finish course set restored))
+                            (bits (Plans.finish plan set state))
+                            (bits (Plans.finish plan set restored))
                     )
         }
 
         test "the student of a checkpoint is the model's state_dict" {
             withCheckpoint
-                course
-                (fun path course state ->
+                plan
+                (fun path plan state ->
                     let weights =
                         Checkpoint.read path
-                        |> Result.bind (Checkpoint.student course.Student DType.Float32 Device.Cpu)
+                        |> Result.bind (Checkpoint.student plan.Student DType.Float32 Device.Cpu)
                         |> Error.orRaise
 
-                    Must.equal (Model.declarations course.Student |> List.map _.Name) (Tree.names weights)
+                    Must.equal (Model.declarations plan.Student |> List.map _.Name) (Tree.names weights)
 
                     for name, x in Tree.toList weights do
                         Must.equal (Tree.find name state.Student |> Tensor.toBytes) (Tensor.toBytes x)
@@ -155,14 +158,14 @@ let tests =
 
         test "a restored state holds its own tensors and no more" {
             withCheckpoint
-                course
-                (fun path course state ->
+                plan
+                (fun path plan state ->
                     let checkpoint = Checkpoint.read path |> Error.orRaise
                     let before = Tensor.live ()
-                    Checkpoint.restore course checkpoint |> Error.orRaise |> ignore
-                    Must.equal (before + int64 (Train.toTree state |> Tree.count)) (Tensor.live ())
-                    Checkpoint.restore Courses.alone checkpoint |> errorOf |> ignore
-                    Must.equal (before + int64 (Train.toTree state |> Tree.count)) (Tensor.live ())
+                    Checkpoint.restore plan checkpoint |> Error.orRaise |> ignore
+                    Must.equal (before + int64 (TrainState.toTree state |> Tree.count)) (Tensor.live ())
+                    Checkpoint.restore Plans.alone checkpoint |> errorOf |> ignore
+                    Must.equal (before + int64 (TrainState.toTree state |> Tree.count)) (Tensor.live ())
                 )
         }
 
@@ -210,18 +213,18 @@ let tests =
         }
 
         test "a checkpoint of another model, of more classes or another policy lists what differs" {
-            let alone () = Courses.alone
-            let classes = mismatch alone (fun () -> { Courses.alone with Student = Courses.tiny 4 5 })
+            let alone () = Plans.alone
+            let classes = mismatch alone (fun () -> { Plans.alone with Student = Plans.tiny 4 5 })
             Must.contain "do not fit a run of tiny4; 4 difference(s)" classes
             Must.contain "\n  - 'student/fc.weight' is F32 [4, 4], expected F32 [5, 4]" classes
             Must.contain "\n  - 'velocity/student/fc.bias' is F32 [4], expected F32 [5]" classes
 
             let deeper = Zoo.find "resnet8" 4 |> Error.orRaise
-            let model = mismatch alone (fun () -> { Courses.alone with Student = deeper })
+            let model = mismatch alone (fun () -> { Plans.alone with Student = deeper })
             Must.contain "'student/conv1.weight' is missing (nearest: student/conv.weight)" model
             Must.matchRegex @"\n  - and \d+ more" model
 
-            let learned () = Courses.taught Courses.policies[1] Courses.alone
+            let learned () = Plans.taught Plans.policies[1] Plans.alone
             Must.contain "'temperature/theta' is missing" (mismatch alone learned)
             Must.contain "'temperature/theta' is not expected" (mismatch learned alone)
         }

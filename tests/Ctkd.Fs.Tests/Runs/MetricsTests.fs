@@ -120,16 +120,15 @@ let tests =
             Tensor.scoped (fun () ->
                 let curriculum = Schedule.linear 0.0 1.0 4
 
-                let course =
-                    Courses.alone |> Courses.taught (Temperature.ctkdGlobal Temperature.published curriculum)
+                let plan = Plans.alone |> Plans.taught (Ctkd.globalPolicy Ctkd.publishedRange curriculum)
 
-                let course = { course with LearningRate = Schedule.linear 1.0 0.0 4 }
-                let state = Courses.complete course (Courses.upload 24 course) (Train.start course)
+                let plan = { plan with LearningRate = Schedule.linear 1.0 0.0 4 }
+                let state = Plans.complete plan (Plans.upload 24 plan) (TrainState.start plan)
                 let test = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
-                let means = Tally.means state.Tally
+                let means = EpochSums.means state.Sums
 
                 // One of the three steps was done before the run was resumed: two thirds of 24 images in 2 s.
-                let m = Metrics.ofEpoch course state 1 test 2.0
+                let m = Metrics.ofEpoch plan state 1 test 2.0
                 Must.equal (1, 0.75, 0.25) (m.Epoch, m.LearningRate, m.Lambda.Value)
                 Must.equal [ "ce"; "kd" ] (m.Terms |> Map.toList |> List.map fst)
                 Must.equal means.Terms[0] m.Terms["ce"]
@@ -146,10 +145,10 @@ let tests =
 
         test "without a teacher there is neither T nor lambda" {
             Tensor.scoped (fun () ->
-                let course = Courses.alone
-                let state = Courses.complete course (Courses.upload 24 course) (Train.start course)
+                let plan = Plans.alone
+                let state = Plans.complete plan (Plans.upload 24 plan) (TrainState.start plan)
                 let test = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
-                let m = Metrics.ofEpoch course state 0 test 2.0
+                let m = Metrics.ofEpoch plan state 0 test 2.0
                 Must.equal (None, None, None, None) (m.T, m.SmallestT, m.LargestT, m.Lambda)
                 Must.equal [ "ce" ] (m.Terms |> Map.toList |> List.map fst)
                 Must.beNear 0.0 (1e-9) m.Terms["ce"] m.Loss

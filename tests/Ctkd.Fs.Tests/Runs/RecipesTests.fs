@@ -57,7 +57,7 @@ let tests =
         }
 
         test "the methods of every recipe can be made for its models and the batches of its data" {
-            let pairing =
+            let pair =
                 let memory = Collections.Generic.Dictionary<_, _>()
 
                 fun (s: Settings) ->
@@ -69,13 +69,13 @@ let tests =
                         let labels = Array.init 50000 (fun i -> i % 100)
 
                         memory[key] <-
-                            Pairing.create size size labels s.Batch (model s.Teacher) (model s.Student)
+                            ModelPair.create size size labels s.Batch (model s.Teacher) (model s.Student)
 
                     memory[key]
 
             let refused = [
                 for recipe in Recipes.all do
-                    match Settings.distillers recipe.Settings (pairing recipe.Settings) with
+                    match Settings.distillers recipe.Settings (pair recipe.Settings) with
                     | Ok _ -> ()
                     | Result.Error error -> $"{recipe.Name}: {error.What}"
             ]

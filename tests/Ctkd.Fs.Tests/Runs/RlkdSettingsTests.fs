@@ -84,14 +84,14 @@ let tests =
         test
             "DKD in mode official has one weight for a batch, as released, and elsewhere one for each instance" {
             Tensor.scoped (fun () ->
-                let logits seed = Lessons.normal seed [ 4; 4 ] |> Plain.ofDense
-                let outputs seed = Lessons.pooled (logits seed)
+                let logits seed = Inputs.normal seed [ 4; 4 ] |> Plain.ofDense
+                let outputs seed = Inputs.pooled (logits seed)
 
-                let lesson = {
-                    Lessons.lesson (outputs 1) (outputs 2) [| 0; 1; 2; 3 |] with
+                let input = {
+                    Inputs.input (outputs 1) (outputs 2) [| 0; 1; 2; 3 |] with
                         Softened =
                             Plain.tensor [ 4 ] [| 1.0; 2.0; 4.0; 8.0 |]
-                            |> Temperature.shared (logits 1) (logits 2)
+                            |> Policy.shared (logits 1) (logits 2)
                 }
 
                 let loss policy mode =
@@ -102,13 +102,13 @@ let tests =
                             Rlkd.Mode = mode
                     }
 
-                    Settings.distillers settings (Lessons.pairing [] [])
+                    Settings.distillers settings (Inputs.pair [] [])
                     |> Error.orRaise
-                    |> List.map (fun (_, distiller) -> distiller.Loss Tree.empty lesson |> Tensor.toFloat)
+                    |> List.map (fun (_, distiller) -> distiller.Loss Tree.empty input |> Tensor.toFloat)
                     |> List.exactlyOne
 
-                let each = Dkd.loss 1.0 2.0 lesson.Labels lesson.Softened |> Tensor.toFloats
-                let t = Tensor.toFloats lesson.Softened.T
+                let each = Dkd.loss 1.0 2.0 input.Labels input.Softened |> Tensor.toFloats
+                let t = Tensor.toFloats input.Softened.T
                 let unweighted = Array.map2 (fun loss t -> loss / (t * t)) each t
                 Must.beNear 1e-12 0.0 (Array.average each) (loss "rlkd" "paper")
                 Must.beNear 1e-12 0.0 (Array.average each) (loss "ctkd-instance" "official")

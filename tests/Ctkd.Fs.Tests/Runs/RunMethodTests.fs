@@ -23,7 +23,7 @@ let private settings (methods: string list) (policy: string) (standardise: bool)
 
 let tests =
     testList "RunMethod" [
-        test "every method under every policy, standardised or not, builds a course that trains two steps" {
+        test "every method under every policy, standardised or not, builds a plan that trains two steps" {
             Tensor.scoped (fun () ->
                 let data = { digits.Value with Train = ImageSet.firstPerClass 5 digits.Value.Train }
                 let teacher, student = model "resnet8x4", model "resnet8"
@@ -40,18 +40,18 @@ let tests =
                                 let s = settings methods policy standardise
                                 Must.beEmpty (Settings.mistakes s)
 
-                                let course =
-                                    Settings.course s student (Some(teacher, weights)) data Device.Cpu
+                                let plan =
+                                    Settings.plan s student (Some(teacher, weights)) data Device.Cpu
                                     |> Error.orRaise
 
-                                let names = course.Teaching.Value.Distillers |> List.map (snd >> _.Name)
+                                let names = plan.Distillation.Value.Distillers |> List.map (snd >> _.Name)
                                 Must.equal (List.sort methods) names
-                                let dials = Train.dials course 1
+                                let values = EpochValues.create plan 1
 
                                 let step state i =
-                                    Train.step course dials state (Augment.plain (8 * i) (8 * i + 8) set)
+                                    Plans.step plan values state (Augment.plain (8 * i) (8 * i + 8) set)
 
-                                let state = List.fold step (Train.start course) [ 0; 1 ]
+                                let state = List.fold step (TrainState.start plan) [ 0; 1 ]
                                 let what = String.concat "+" methods + " under " + policy
 
                                 for name, x in Tree.toList state.Trained do
@@ -59,7 +59,7 @@ let tests =
                                         (Array.forall Double.IsFinite (Tensor.toFloats x))
                                         $"{what}: {name}"
 
-                                Expect.isTrue ((Tally.broken state.Tally).IsNone) what
+                                Expect.isTrue ((EpochSums.broken state.Sums).IsNone) what
                             )
             )
         }
@@ -69,8 +69,8 @@ let tests =
                 Settings.withMethods (Settings.methodsOf "dtkd") { Runs.small with Policy = "dtkd"; T = 3.0 }
 
             let student = model "resnet8"
-            let pairing = Pairing.create 8 8 [| 0..99 |] 10 student student
-            let distillers = Settings.distillers s pairing |> Error.orRaise
+            let pair = ModelPair.create 8 8 [| 0..99 |] 10 student student
+            let distillers = Settings.distillers s pair |> Error.orRaise
             Must.equal [ "kd"; "kd-fixed" ] (distillers |> List.map (snd >> _.Name))
             let weights epoch = distillers |> List.map (fst >> Schedule.at epoch)
             Must.equal [ 1.5; 0.5 ] (weights 10)

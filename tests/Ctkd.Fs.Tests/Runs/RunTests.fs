@@ -287,13 +287,13 @@ let tests =
 
         test "trained weights have the accuracy that their checkpoint recorded, in batches of any size" {
             Tensor.scoped (fun () ->
-                let trained = Trained.load Device.Cpu None Runs.teacher.Value |> Error.orRaise
+                let trained = LoadedModel.load Device.Cpu None Runs.teacher.Value |> Error.orRaise
                 let info = Option.get trained.Info
                 Must.equal "resnet8" trained.Model.Name
 
                 for batch in [ 100; 250; 1797; 5000 ] do
                     let accuracy =
-                        Trained.accuracy Device.Cpu { info.Settings with Batch = batch } trained
+                        LoadedModel.accuracy Device.Cpu { info.Settings with Batch = batch } trained
                         |> Error.orRaise
 
                     Must.equal (1797, info.Top1) (accuracy.Images, accuracy.Top1)

@@ -109,17 +109,17 @@ let ownSet (path: string) (count: int) (size: int) : Settings =
     Safetensors.write path { Metadata = []; Tensors = tensors } |> Error.orRaise
     { small with Data = "file"; DataDir = path; PerClass = 0 }
 
-/// Trains a course to its end without a look at the test set on the way, and classifies that: the student's weights, and
+/// Trains a plan to its end without a look at the test set on the way, and classifies that: the student's weights, and
 /// per cent right.
-let train (how: TeachingPlan) (course: Course) (data: Splits) : Tree * float =
+let train (how: TeacherOptions) (plan: TrainingPlan) (data: Splits) : Tree * float =
     let upload = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std
     let train, test = upload data.Train, upload data.Test
 
     let rec go (state: TrainState) =
-        match Train.epochOf how course 1000 Courses.never train state with
-        | Train.Complete state when state.Epoch = course.Epochs -> state
-        | Train.Complete state -> go (Train.nextEpoch state.Best state)
+        match Plans.epochOf how plan 1000 Plans.never train state with
+        | Complete state when state.Epoch = plan.Epochs -> state
+        | Complete state -> go (TrainState.nextEpoch state.Best state)
         | ended -> failwith $"{ended}"
 
-    let state = go (Train.start course)
-    state.Student, (Trained.accuracyIn 250 course course.Student state.Student test).Top1
+    let state = go (TrainState.start plan)
+    state.Student, (LoadedModel.accuracyIn 250 plan plan.Student state.Student test).Top1

@@ -259,7 +259,7 @@ let tests =
         test "every policy's name builds that policy" {
             for name in Settings.policies do
                 let policy = Settings.policy { valid with Policy = name; T = 5.0; TStop = 2.0; Epochs = 10 }
-                let at epoch = Schedule.at epoch policy.Scheduled
+                let at epoch = Schedule.at epoch (Policy.schedule policy)
 
                 match name with
                 | "fixed" -> Must.equal ("fixed", 5.0, 5.0) (policy.Name, at 0, at 10)
@@ -272,26 +272,26 @@ let tests =
                 Must.equal (policy.Name + "-standardised") standardised.Name
 
             let strength =
-                (Settings.policy {
+                Settings.policy {
                     valid with
                         CurriculumStart = 0.2
                         CurriculumStop = 0.7
                         CurriculumEpochs = 4
-                })
-                    .Strength
+                }
+                |> Policy.strength
 
             Must.equal
                 (0.2, 0.7, 0.7)
                 (Schedule.at 0 strength, Schedule.at 4 strength, Schedule.at 9 strength)
 
             let instance = Settings.policy { valid with Policy = "ctkd-instance"; Hidden = 7 }
-            Must.have [ 7; 20 ] (instance.Declares 10 |> List.map _.Shape)
+            Must.have [ 7; 20 ] (Policy.declarations 10 instance |> List.map _.Shape)
 
             Must.throw<CtkdException>(fun () -> Settings.policy { valid with Policy = "x" } |> ignore)
             |> ignore
         }
 
-        test "a course reflects its settings and its data" {
+        test "a plan reflects its settings and its data" {
             let data = { Digits.load () with Pad = 3; Flip = true }
             let student = Zoo.find "resnet8" 10 |> Error.orRaise
 
@@ -316,7 +316,7 @@ let tests =
 
             let alone = Settings.alone s student data Device.Cpu
             Must.equal "resnet8" alone.Student.Name
-            Must.hold alone.Teaching.IsNone
+            Must.hold alone.Distillation.IsNone
             Must.equal 1.0 (Schedule.at 1 alone.CrossEntropy)
             let rates = [ 1; 2; 3; 4; 5; 8 ] |> List.map (fun epoch -> Schedule.at epoch alone.LearningRate)
             Must.equal [ 0.2; 0.2; 0.1; 0.1; 0.05; 0.05 ] rates
@@ -330,12 +330,11 @@ let tests =
 
             Must.equal (Bf16, Device.Cpu) (alone.Precision, alone.Device)
 
-            Must.hold ((Settings.course s student None data Device.Cpu |> Error.orRaise).Teaching.IsNone)
+            Must.hold ((Settings.plan s student None data Device.Cpu |> Error.orRaise).Distillation.IsNone)
 
-            let taught =
-                Settings.course s student (Some(student, Tree.empty)) data Device.Cpu |> Error.orRaise
+            let taught = Settings.plan s student (Some(student, Tree.empty)) data Device.Cpu |> Error.orRaise
 
-            let teaching = taught.Teaching.Value
+            let teaching = taught.Distillation.Value
             Must.equal (0.3, "ctkd-global") (Schedule.at 1 taught.CrossEntropy, teaching.Policy.Name)
 
             let distillers =

@@ -6,15 +6,15 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Oracle
 
-let range = Temperature.published
+let range = Ctkd.publishedRange
 let lambda = Schedule.curriculum 10
 
 let fresh (policy: Policy) (classes: int) : Tree =
-    policy.Declares classes |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
+    Policy.declarations classes policy |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
 
-let dials (strength: float) (t: float) : Dials = {
+let values (strength: float) (t: float) : PolicyValues = {
     Strength = Plain.number strength
-    Scheduled = Plain.number t
+    T = Plain.number t
 }
 
 /// The mean loss of a softening: what the kd distiller makes of it.
@@ -35,7 +35,10 @@ let inputs (parameters: Tree) (x: Logits) : Dense list = [
 /// The loss under a policy as a function of `inputs`.
 let lossUnder (policy: Policy) (strength: float) (names: string list) (xs: Tensor list) : Tensor =
     let parameters = List.zip names (List.take names.Length xs) |> Tree.ofSeq
-    let softening = policy.Soften parameters (dials strength 4.0) xs[names.Length] xs[names.Length + 1]
+
+    let softening =
+        Policy.soften policy parameters (values strength 4.0) xs[names.Length] xs[names.Length + 1]
+
     loss softening
 
 /// T for every instance of a policy's softening.
@@ -43,7 +46,7 @@ let temperatures (policy: Policy) (parameters: Tree) (x: Logits) : float[] =
     let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
 
     Plain.numbers (fun () ->
-        (policy.Soften parameters (dials 1.0 4.0) (tensor x.Teacher) (tensor x.Student)).T
+        (Policy.soften policy parameters (values 1.0 4.0) (tensor x.Teacher) (tensor x.Student)).T
     )
 
-let learned: Policy list = [ Temperature.ctkdGlobal range lambda; Temperature.ctkdInstance range 16 lambda ]
+let learned: Policy list = [ Ctkd.globalPolicy range lambda; Ctkd.instancePolicy range 16 lambda ]

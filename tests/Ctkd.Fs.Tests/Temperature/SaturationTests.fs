@@ -5,7 +5,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open FsCheck.FSharp
 
-let private range = Temperature.published
+let private range = Ctkd.publishedRange
 let private at (s: float) : float = range.Start + range.Scale * s
 
 let tests =

@@ -10,14 +10,13 @@ open FsCheck.FSharp
 
 let private softened (policy: Policy) (tau: float) (x: Logits) : Softening =
     let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
-    policy.Soften (fresh policy x.Classes) (dials 0.5 tau) (tensor x.Teacher) (tensor x.Student)
+    Policy.soften policy (fresh policy x.Classes) (values 0.5 tau) (tensor x.Teacher) (tensor x.Student)
 
 let private balanced (tau: float) (x: Logits) : float[] * float[] =
     Tensor.scoped (fun () ->
         let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
 
-        let ofTeacher, ofStudent =
-            Temperature.balanced (Plain.number tau) (tensor x.Teacher) (tensor x.Student)
+        let ofTeacher, ofStudent = Dtkd.balanced (Plain.number tau) (tensor x.Teacher) (tensor x.Student)
 
         Tensor.toFloats ofTeacher, Tensor.toFloats ofStudent
     )
@@ -66,7 +65,7 @@ let tests =
             (fun (tau, x) ->
                 Tensor.scoped (fun () ->
                     let ofTeacher, ofStudent = balanced tau x
-                    let softening = softened (Temperature.dtkd tau) tau x
+                    let softening = softened (Dtkd.policy tau) tau x
                     let by (t: float[]) = Array.mapi (fun i z -> z / t[i / x.Classes])
                     Must.beClose 1e-14 0.0 (by ofTeacher x.Teacher) (Tensor.toFloats softening.Teacher)
                     Must.beClose 1e-14 0.0 (by ofStudent x.Student) (Tensor.toFloats softening.Student)
@@ -96,7 +95,7 @@ let tests =
                     Array.forall (fun m -> m > 0.5) (Array.append teacher student)
                     && Array.forall apart (Array.chunkBySize x.Classes (Array.append x.Teacher x.Student))
                 then
-                    Must.matchDerivatives (lossUnder (Temperature.dtkd 4.0) 0.0 []) (inputs Tree.empty x)
+                    Must.matchDerivatives (lossUnder (Dtkd.policy 4.0) 0.0 []) (inputs Tree.empty x)
             )
 
         testProperty "where no logit exceeds 0.001 DTKD is KD at tau, gradients included"
@@ -110,7 +109,7 @@ let tests =
 
                 let under policy = lossUnder policy 0.0 []
                 let value f = Plain.value (fun () -> f (List.map Plain.ofDense inputs))
-                let dtkd, kd = under (Temperature.dtkd 4.0), under (Temperature.fixedAt 4.0)
+                let dtkd, kd = under (Dtkd.policy 4.0), under (Scheduled.fixedAt 4.0)
                 Must.beNear 1e-12 1e-15 (value kd) (value dtkd)
 
                 for expected, actual in List.zip (Plain.gradients kd inputs) (Plain.gradients dtkd inputs) do
@@ -132,9 +131,10 @@ let tests =
                             let tau = Tensor.scalar DType.Float32 Device.Cpu 4.0
 
                             let softening =
-                                (Temperature.dtkd 4.0).Soften
+                                Policy.soften
+                                    (Dtkd.policy 4.0)
                                     Tree.empty
-                                    { Strength = tau; Scheduled = tau }
+                                    { Strength = tau; T = tau }
                                     teacher
                                     student
 
@@ -153,7 +153,7 @@ let tests =
 
         test "a tau that is not above 0 and finite is refused" {
             for bad in [ 0.0; -4.0; nan; infinity ] do
-                Must.refuse "tau" (fun () -> Temperature.dtkd bad)
+                Must.refuse "tau" (fun () -> Dtkd.policy bad)
         }
 
         // ---- standardised logits ------------------------------------------------------------------------
@@ -197,8 +197,7 @@ let tests =
         <| forAll
             (logitsOf [ 1.0; 5.0 ])
             (fun x ->
-                let f (xs: Tensor list) =
-                    lossUnder (Temperature.standardised (Temperature.fixedAt 2.0)) 0.0 [] xs
+                let f (xs: Tensor list) = lossUnder (Standardise.policy (Scheduled.fixedAt 2.0)) 0.0 [] xs
 
                 if
                     x.Classes > 2
@@ -216,9 +215,7 @@ let tests =
 
         testProperty "any policy works on standardised logits"
         <| forAll
-            (Gen.zip
-                (Gen.elements (Temperature.fixedAt 4.0 :: Temperature.dtkd 4.0 :: learned))
-                moderateLogits)
+            (Gen.zip (Gen.elements (Scheduled.fixedAt 4.0 :: Dtkd.policy 4.0 :: learned)) moderateLogits)
             (fun (policy, x) ->
                 Tensor.scoped (fun () ->
                     let standardise values =
@@ -233,14 +230,14 @@ let tests =
                                 Student = standardise x.Student
                         }
 
-                    let actual = softened (Temperature.standardised policy) 4.0 x
+                    let actual = softened (Standardise.policy policy) 4.0 x
                     Must.beSame (Tensor.toFloats expected.Teacher) (Tensor.toFloats actual.Teacher)
                     Must.beSame (Tensor.toFloats expected.Student) (Tensor.toFloats actual.Student)
                     Must.beSame (Tensor.toFloats expected.Weight) (Tensor.toFloats actual.Weight)
-                    let wrapped = Temperature.standardised policy
+                    let wrapped = Standardise.policy policy
                     Must.equal (policy.Name + "-standardised") wrapped.Name
-                    Must.equal (policy.Declares 7) (wrapped.Declares 7)
-                    Must.equal policy.Strength wrapped.Strength
+                    Must.equal (Policy.declarations 7 policy) (Policy.declarations 7 wrapped)
+                    Must.equal (Policy.strength policy) (Policy.strength wrapped)
                 )
             )
     ]

@@ -10,7 +10,7 @@ open FsCheck.FSharp
 let tests =
     testList "Temperature" [
         test "every policy softens by its T and weighs by its square" {
-            let policies = Temperature.fixedAt 4.0 :: Temperature.scheduled (Schedule.constant 4.0) :: learned
+            let policies = Scheduled.fixedAt 4.0 :: Scheduled.by (Schedule.constant 4.0) :: learned
 
             check
                 (Gen.zip (Gen.elements policies) moderateLogits)
@@ -19,9 +19,10 @@ let tests =
                         let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
 
                         let softening =
-                            policy.Soften
+                            Policy.soften
+                                policy
                                 (fresh policy x.Classes)
-                                (dials 0.5 4.0)
+                                (values 0.5 4.0)
                                 (tensor x.Teacher)
                                 (tensor x.Student)
 
@@ -66,24 +67,26 @@ let tests =
             let schedule = Schedule.linear 8.0 1.0 20
 
             for policy, name, at10 in
-                [ Temperature.fixedAt 4.0, "fixed", 4.0; Temperature.scheduled schedule, "schedule", 4.5 ] do
-                Must.beEmpty (policy.Declares 100)
+                [ Scheduled.fixedAt 4.0, "fixed", 4.0; Scheduled.by schedule, "schedule", 4.5 ] do
+                Must.beEmpty (Policy.declarations 100 policy)
 
                 Must.equal
                     (name, at10, 0.0)
-                    (policy.Name, Schedule.at 10 policy.Scheduled, Schedule.at 10 policy.Strength)
+                    (policy.Name,
+                     Schedule.at 10 (Policy.schedule policy),
+                     Schedule.at 10 (Policy.strength policy))
         }
 
         test "a fixed temperature that is not above 0 and finite is refused" {
             for bad in [ 0.0; -0.0; -4.0; nan; infinity; -infinity ] do
-                Must.refuse "t" (fun () -> Temperature.fixedAt bad)
+                Must.refuse "t" (fun () -> Scheduled.fixedAt bad)
         }
 
         // ---- CTKD, one T --------------------------------------------------------------------------------
 
         test "CTKD global starts at 15.6212" {
             Tensor.scoped (fun () ->
-                let policy = Temperature.ctkdGlobal range lambda
+                let policy = Ctkd.globalPolicy range lambda
                 let parameters = fresh policy 5
                 Must.equal [ "theta" ] (Tree.names parameters)
 
@@ -95,7 +98,7 @@ let tests =
                 }
 
                 Must.beClose 0.0 5e-5 [| 15.6212 |] (temperatures policy parameters x)
-                Must.beNear 0.0 (5e-6) 0.02447 (Schedule.at 1 policy.Strength)
+                Must.beNear 0.0 (5e-6) 0.02447 (Schedule.at 1 (Policy.strength policy))
             )
         }
 
@@ -113,9 +116,10 @@ let tests =
                             let z = Plain.tensor [ 1; 2 ] [| 1.0; 2.0 |]
 
                             let softening =
-                                (Temperature.ctkdGlobal range lambda).Soften
+                                Policy.soften
+                                    (Ctkd.globalPolicy range lambda)
                                     parameters
-                                    (dials strength 4.0)
+                                    (values strength 4.0)
                                     z
                                     z
 
@@ -183,7 +187,7 @@ let tests =
 
         test "CTKD instance-wise has two linear layers of the hidden width" {
             let shapes =
-                (Temperature.ctkdInstance range 512 lambda).Declares 100
+                Policy.declarations 100 (Ctkd.instancePolicy range 512 lambda)
                 |> List.map (fun d -> d.Name, d.Shape)
 
             Must.equal
@@ -201,14 +205,14 @@ let tests =
 
             for start, scale in [ -1.0, 20.0; nan, 20.0; 1.0, 0.0; 1.0, infinity ] do
                 let range = { Start = start; Scale = scale }
-                let shared () = Temperature.ctkdGlobal range curriculum |> ignore
-                let instance () = Temperature.ctkdInstance range 8 curriculum |> ignore
+                let shared () = Ctkd.globalPolicy range curriculum |> ignore
+                let instance () = Ctkd.instancePolicy range 8 curriculum |> ignore
                 Must.refuse "range" shared
                 Must.refuse "range" instance
         }
 
         test "the instance-wise policy refuses a hidden width below 1" {
-            let make () = Temperature.ctkdInstance Temperature.published 0 (Schedule.curriculum 10) |> ignore
+            let make () = Ctkd.instancePolicy Ctkd.publishedRange 0 (Schedule.curriculum 10) |> ignore
             Must.refuse "hidden" make
         }
     ]

@@ -30,8 +30,8 @@ let private teacher () : Tree =
     }
 
     let data = Settings.loadData taught |> Error.orRaise
-    let course = Settings.course taught model None data Device.Cpu |> Error.orRaise
-    Runs.train Teach.simple course data |> fst
+    let plan = Settings.plan taught model None data Device.Cpu |> Error.orRaise
+    Runs.train TeacherOutputs.simple plan data |> fst
 
 let tests =
     testList "SameAccuracy" [
@@ -41,7 +41,7 @@ let tests =
                     let data = Settings.loadData { settings with PerClass = 20 } |> Error.orRaise
                     let weights = teacher ()
 
-                    let course (fast: bool) (seed: int) =
+                    let plan (fast: bool) (seed: int) =
                         let s = {
                             settings with
                                 Seed = seed
@@ -49,11 +49,13 @@ let tests =
                                 Precision = if fast then "bf16" else "f32"
                         }
 
-                        Settings.course s model (Some(model, weights)) data Device.Cpu |> Error.orRaise
+                        Settings.plan s model (Some(model, weights)) data Device.Cpu |> Error.orRaise
 
                     /// Channels outermost, float32, the teacher's layers as they are, one batch at a time.
                     let plain seed =
-                        Tensor.scoped (fun () -> Runs.train Teach.simple (course false seed) data |> snd)
+                        Tensor.scoped (fun () ->
+                            Runs.train TeacherOutputs.simple (plan false seed) data |> snd
+                        )
 
                     /// Channels innermost, bfloat16, the teacher folded, two batches ahead and remembered.
                     let fast seed =
@@ -64,7 +66,7 @@ let tests =
 
                             Runs.train
                                 { Ahead = 2; Cache = Some cache }
-                                (Course.prepareTeacher (course true seed))
+                                (TrainingPlan.prepareTeacher (plan true seed))
                                 data
                             |> snd
                         )

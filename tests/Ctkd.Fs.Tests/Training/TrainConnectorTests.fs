@@ -1,22 +1,22 @@
-/// What a course keeps of its distillers: connectors, their statistics, memories.
+/// What a plan keeps of its distillers: connectors, their statistics, memories.
 module Ctkd.Fs.Tests.TrainConnectorTests
 
 open Expecto
 open Ctkd.Fs
-open Ctkd.Fs.Tests.Courses
-open Ctkd.Fs.Tests.DistillerCourses
+open Ctkd.Fs.Tests.Plans
+open Ctkd.Fs.Tests.DistillerPlans
 
 let tests =
     testList "TrainConnector" [
         test "connectors are trained with the student, and no part of it" {
             for name in [ "vid"; "crd"; "srrl"; "fitnet" ] do
                 Tensor.scoped (fun () ->
-                    let course = course everyPolicy.Head (made name)
-                    let start = Train.start course
+                    let plan = plan everyPolicy.Head (made name)
+                    let start = TrainState.start plan
                     let before = Tree.copy start.Connectors
 
                     let after =
-                        Train.step course (Train.dials course 1) start (Augment.plain 0 8 (upload 8 course))
+                        Plans.step plan (EpochValues.create plan 1) start (Augment.plain 0 8 (upload 8 plan))
 
                     let trained =
                         (made name).Declares
@@ -40,14 +40,14 @@ let tests =
 
         test "the running statistics and counters of connectors advance" {
             Tensor.scoped (fun () ->
-                let course = course everyPolicy.Head (made "srrl")
+                let plan = plan everyPolicy.Head (made "srrl")
 
                 let after =
-                    Train.step
-                        course
-                        (Train.dials course 1)
-                        (Train.start course)
-                        (Augment.plain 0 8 (upload 8 course))
+                    Plans.step
+                        plan
+                        (EpochValues.create plan 1)
+                        (TrainState.start plan)
+                        (Augment.plain 0 8 (upload 8 plan))
 
                 let value name = Tree.find $"srrl/bn.{name}" after.Connectors |> Tensor.toFloats
                 Must.equal [| 1.0 |] (value "num_batches_tracked")
@@ -57,22 +57,27 @@ let tests =
 
         test "a run with CRD's memories that is resumed in its epoch goes on to the bit" {
             Tensor.scoped (fun () ->
-                let distiller = Distiller.sum [ 0.8, made "crd"; 1.0, made "srrl"; 0.9, Distiller.kd ]
-                let course = course (Temperature.ctkdInstance Temperature.published 8 curriculum) distiller
-                let set = upload 40 course
-                let whole = Train.start course |> complete course set
+                let distiller = Distiller.sum [ 0.8, made "crd"; 1.0, made "srrl"; 0.9, Kd.distiller ]
+                let plan = plan (Ctkd.instancePolicy Ctkd.publishedRange 8 curriculum) distiller
+                let set = upload 40 plan
+                let whole = TrainState.start plan |> complete plan set
 
                 let stopped =
                     match
-                        Train.epoch course 100 (fun state _ -> state.Step = 2) set (Train.start course)
+                        Plans.epoch plan 100 (fun state _ -> state.Step = 2) set (TrainState.start plan)
                     with
-                    | Train.Stopped state -> state
+                    | Stopped state -> state
                     | other -> failwith $"{other}"
 
                 let resumed =
-                    Train.ofTree course 1 stopped.Step stopped.Best (Tree.copy (Train.toTree stopped))
+                    TrainState.ofTree
+                        plan
+                        1
+                        stopped.Step
+                        stopped.Best
+                        (Tree.copy (TrainState.toTree stopped))
 
-                Must.beSameTree (Train.toTree whole) (resumed |> complete course set |> Train.toTree)
+                Must.beSameTree (TrainState.toTree whole) (resumed |> complete plan set |> TrainState.toTree)
             )
         }
 
@@ -80,9 +85,9 @@ let tests =
             Folders.inFolder (fun folder ->
                 Tensor.scoped (fun () ->
                     let distiller = Distiller.sum [ 0.8, made "crd"; 1.0, made "fitnet"; 1.0, made "vid" ]
-                    let course = course everyPolicy.Head distiller
-                    let batch = Augment.plain 0 8 (upload 8 course)
-                    let state = Train.step course (Train.dials course 1) (Train.start course) batch
+                    let plan = plan everyPolicy.Head distiller
+                    let batch = Augment.plain 0 8 (upload 8 plan)
+                    let state = Plans.step plan (EpochValues.create plan 1) (TrainState.start plan) batch
                     let path = System.IO.Path.Combine(folder, "c.safetensors")
 
                     let info: CheckpointInfo = {
@@ -100,8 +105,8 @@ let tests =
 
                     Checkpoint.write path info state |> Error.orRaise
                     let checkpoint = Checkpoint.read path |> Error.orRaise
-                    let restored = Checkpoint.restore course checkpoint |> Error.orRaise
-                    Must.beSameTree (Train.toTree state) (Train.toTree restored)
+                    let restored = Checkpoint.restore plan checkpoint |> Error.orRaise
+                    Must.beSameTree (TrainState.toTree state) (TrainState.toTree restored)
                     Must.have "crd+fitnet+vid/crd/memory_student" (Tree.names restored.Connectors)
 
                     let deployed =
@@ -114,19 +119,19 @@ let tests =
 
         test "CRD draws other negatives in every step and the same in every run" {
             Tensor.scoped (fun () ->
-                let course = course everyPolicy.Head (made "crd")
-                let set = upload 16 course
+                let plan = plan everyPolicy.Head (made "crd")
+                let set = upload 16 plan
                 let batch = Augment.plain 0 8 set
 
                 let key epoch step =
                     let losses =
-                        Train.losses
-                            course
-                            (Train.dials course epoch)
-                            { Train.start course with Step = step }
+                        Plans.losses
+                            plan
+                            (EpochValues.create plan epoch)
+                            { TrainState.start plan with Step = step }
                             batch
 
-                    Tensor.toFloat losses.Lesson.Value.Key.Value
+                    Tensor.toFloat losses.Input.Value.Key.Value
 
                 let keys = [
                     for epoch in 1..3 do

@@ -1,10 +1,10 @@
-/// Every distiller under every policy, as a course trains them.
+/// Every distiller under every policy, as a plan trains them.
 module Ctkd.Fs.Tests.TrainDistillerTests
 
 open Expecto
 open Ctkd.Fs
-open Ctkd.Fs.Tests.Courses
-open Ctkd.Fs.Tests.DistillerCourses
+open Ctkd.Fs.Tests.Plans
+open Ctkd.Fs.Tests.DistillerPlans
 
 let private finite (what: string) (tree: Tree) : unit =
     for name, x in Tree.toList tree do
@@ -25,15 +25,15 @@ let tests =
                             | Ok distiller ->
                                 Tensor.scoped (fun () ->
                                     let what = $"{distiller.Name} under {policy.Name}, {batch} images"
-                                    let course = { course policy distiller with Batch = batch }
-                                    let dials = Train.dials course 1
+                                    let plan = { plan policy distiller with Batch = batch }
+                                    let values = EpochValues.create plan 1
                                     let images i = Augment.plain (i * batch) ((i + 1) * batch) set
-                                    let first = Train.step course dials (Train.start course) (images 0)
-                                    let second = Train.step course dials first (images 1)
+                                    let first = Plans.step plan values (TrainState.start plan) (images 0)
+                                    let second = Plans.step plan values first (images 1)
                                     // A velocity is a sum of gradients: one that is not finite stays.
                                     finite what second.Velocity
                                     finite what second.Trained
-                                    Must.equal None (Tally.broken second.Tally)
+                                    Must.equal None (EpochSums.broken second.Sums)
                                 )
                 )
         }
@@ -53,11 +53,15 @@ let tests =
                 Must.contain "at least 2 images" what
 
             Tensor.scoped (fun () ->
-                let course = course everyPolicy.Head (made "rkd")
-                let set = upload images course
+                let plan = plan everyPolicy.Head (made "rkd")
+                let set = upload images plan
 
                 let step () =
-                    Train.step course (Train.dials course 1) (Train.start course) (Augment.plain 0 1 set)
+                    Plans.step
+                        plan
+                        (EpochValues.create plan 1)
+                        (TrainState.start plan)
+                        (Augment.plain 0 1 set)
 
                 Must.throw<System.ArgumentException>(fun () -> step () |> ignore) |> ignore
             )
@@ -66,14 +70,14 @@ let tests =
         test "losses are float32 under bfloat16, whatever they look at" {
             for distiller in everyDistiller 8 |> List.map Error.orRaise do
                 Tensor.scoped (fun () ->
-                    let course = { course everyPolicy.Head distiller with Precision = Bf16 }
-                    let set = upload 8 course
+                    let plan = { plan everyPolicy.Head distiller with Precision = Bf16 }
+                    let set = upload 8 plan
 
                     let losses =
-                        Train.losses
-                            course
-                            (Train.dials course 1)
-                            (Train.start course)
+                        Plans.losses
+                            plan
+                            (EpochValues.create plan 1)
+                            (TrainState.start plan)
                             (Augment.plain 0 8 set)
 
                     for name, loss in losses.Terms do
@@ -86,13 +90,13 @@ let tests =
             for distiller in everyDistiller 8 |> List.map Error.orRaise do
                 Tensor.scoped (fun () ->
                     let loss channelsLast =
-                        let course = { course everyPolicy.Head distiller with ChannelsLast = channelsLast }
-                        let set = upload 8 course
+                        let plan = { plan everyPolicy.Head distiller with ChannelsLast = channelsLast }
+                        let set = upload 8 plan
 
-                        (Train.losses
-                            course
-                            (Train.dials course 1)
-                            (Train.start course)
+                        (Plans.losses
+                            plan
+                            (EpochValues.create plan 1)
+                            (TrainState.start plan)
                             (Augment.plain 0 8 set))
                             .Total
                         |> Tensor.toFloat
@@ -101,7 +105,7 @@ let tests =
                 )
         }
 
-        test "a course with every distiller leaves no tensors behind a step" {
+        test "a plan with every distiller leaves no tensors behind a step" {
             Tensor.scoped (fun () ->
                 let distiller =
                     everyDistiller 8
@@ -110,12 +114,12 @@ let tests =
                     |> List.map (fun d -> 1.0, d)
                     |> Distiller.sum
 
-                let course = course everyPolicy.Head distiller
-                let set = upload 16 course
-                let dials, batch = Train.dials course 1, Augment.plain 0 8 set
-                let first = Train.step course dials (Train.start course) batch
+                let plan = plan everyPolicy.Head distiller
+                let set = upload 16 plan
+                let values, batch = EpochValues.create plan 1, Augment.plain 0 8 set
+                let first = Plans.step plan values (TrainState.start plan) batch
                 let held = Tensor.live ()
-                Train.step course dials first batch |> ignore
+                Plans.step plan values first batch |> ignore
                 Must.equal held (Tensor.live ())
             )
         }

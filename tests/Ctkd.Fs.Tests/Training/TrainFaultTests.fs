@@ -5,28 +5,28 @@ open System
 open System.IO
 open Expecto
 open Ctkd.Fs
-open Ctkd.Fs.Tests.Courses
+open Ctkd.Fs.Tests.Plans
 
 /// A distiller whose loss is not finite from the given step (from 1) on.
 let private breaking (atStep: int) (value: float) : Distiller =
     let mutable step = 0
 
     {
-        Distiller.kd with
+        Kd.distiller with
             Name = "mine"
             Loss =
-                fun connectors lesson ->
+                fun connectors input ->
                     step <- step + 1
-                    let loss = Distiller.kd.Loss connectors lesson
+                    let loss = Kd.distiller.Loss connectors input
                     if step < atStep then loss else Tensor.scale value loss
     }
 
-let private withDistillers (distillers: Distiller list) (course: Course) : Course =
-    let teaching = course.Teaching.Value
+let private withDistillers (distillers: Distiller list) (plan: TrainingPlan) : TrainingPlan =
+    let teaching = plan.Distillation.Value
 
     {
-        course with
-            Teaching =
+        plan with
+            Distillation =
                 Some {
                     teaching with
                         Distillers = [ for d in distillers -> Schedule.constant 0.9, d ]
@@ -36,22 +36,18 @@ let private withDistillers (distillers: Distiller list) (course: Course) : Cours
 // ---- leaks --------------------------------------------------------------------------------------
 
 /// Runs so many steps on whole batches of the set.
-let private steps (course: Course) (set: DeviceSet) (count: int) (state: TrainState) : TrainState =
-    let batches = Augment.count set / course.Batch
+let private steps (plan: TrainingPlan) (set: DeviceSet) (count: int) (state: TrainState) : TrainState =
+    let batches = Augment.count set / plan.Batch
 
     Tensor.scoped (fun () ->
-        let dials = Train.dials course 1
-        let plan = Augment.plan (Rng.ofSeed 1) 1 course.Pad course.Flip set
+        let values = EpochValues.create plan 1
+        let order = Augment.shuffle (Rng.ofSeed 1) 1 plan.Pad plan.Flip set
 
         let next (state: TrainState) i =
             Tensor.scoped (fun () ->
-                let start = i % batches * course.Batch
+                let start = i % batches * plan.Batch
 
-                Train.step
-                    course
-                    dials
-                    state
-                    (Augment.batch course.Pad plan start (start + course.Batch) set)
+                Plans.step plan values state (Augment.batch plan.Pad order start (start + plan.Batch) set)
             )
 
         Seq.fold next state (seq { 1..count })
@@ -80,47 +76,47 @@ let tests =
                 for value in [ nan; infinity; -infinity ] do
                     for step in 1..5 do
                         Tensor.scoped (fun () ->
-                            let course =
+                            let plan =
                                 taught policies[1] alone
-                                |> withDistillers [ Distiller.kd; breaking step value ]
+                                |> withDistillers [ Kd.distiller; breaking step value ]
 
                             match
-                                Train.epoch course readEvery never (upload 40 course) (Train.start course)
+                                Plans.epoch plan readEvery never (upload 40 plan) (TrainState.start plan)
                             with
-                            | Train.Broke(broken, term) -> Must.equal (step, "mine") (broken, term)
+                            | Broke(broken, term) -> Must.equal (step, "mine") (broken, term)
                             | other -> failtest $"{other}"
                         )
         }
 
         test "weights that are not finite break the cross entropy of the first step" {
             Tensor.scoped (fun () ->
-                let state = Train.start alone
+                let state = TrainState.start alone
                 Autograd.noGrad (fun () -> Tensor.fillInto (Tree.find "fc.bias" state.Student) nan)
 
-                match Train.epoch alone 1 never (upload 20 alone) state with
-                | Train.Broke(step, term) -> Must.equal (1, "ce") (step, term)
+                match Plans.epoch alone 1 never (upload 20 alone) state with
+                | Broke(step, term) -> Must.equal (1, "ce") (step, term)
                 | other -> failtest $"{other}"
             )
         }
 
         test "a teacher that is not finite breaks the distillation, not the cross entropy" {
             Tensor.scoped (fun () ->
-                let course = taught policies[0] alone
-                Tensor.fillInto (Tree.find "fc.bias" course.Teaching.Value.Weights) nan
+                let plan = taught policies[0] alone
+                Tensor.fillInto (Tree.find "fc.bias" plan.Distillation.Value.Weights) nan
 
-                match Train.epoch course 1 never (upload 20 course) (Train.start course) with
-                | Train.Broke(step, term) -> Must.equal (1, "kd") (step, term)
+                match Plans.epoch plan 1 never (upload 20 plan) (TrainState.start plan) with
+                | Broke(step, term) -> Must.equal (1, "kd") (step, term)
                 | other -> failtest $"{other}"
             )
         }
 
         test "who stops a broken run hears of the break" {
             Tensor.scoped (fun () ->
-                let course = taught policies[1] alone |> withDistillers [ breaking 2 nan ]
+                let plan = taught policies[1] alone |> withDistillers [ breaking 2 nan ]
                 let pause (state: TrainState) _ = state.Step = 3
 
-                match Train.epoch course 100 pause (upload 40 course) (Train.start course) with
-                | Train.Broke(step, term) -> Must.equal (2, "mine") (step, term)
+                match Plans.epoch plan 100 pause (upload 40 plan) (TrainState.start plan) with
+                | Broke(step, term) -> Must.equal (2, "mine") (step, term)
                 | other -> failtest $"{other}"
             )
         }
@@ -128,22 +124,22 @@ let tests =
         test "the number of tensors after 200 steps is that after 3" {
             for policy in policies do
                 onOneThread (fun () ->
-                    let course = taught policy alone
-                    let set = upload 32 course
-                    let early = Train.start course |> steps course set 3
+                    let plan = taught policy alone
+                    let set = upload 32 plan
+                    let early = TrainState.start plan |> steps plan set 3
                     let held = Tensor.live ()
-                    steps course set 197 early |> ignore
+                    steps plan set 197 early |> ignore
                     Must.equal held (Tensor.live ())
                 )
         }
 
         test "the number of tensors is the same after every epoch" {
             Tensor.scoped (fun () ->
-                let course = taught policies[2] { alone with ChannelsLast = true }
-                let set = upload 20 course
-                let state = Train.start course |> complete course set
+                let plan = taught policies[2] { alone with ChannelsLast = true }
+                let set = upload 20 plan
+                let state = TrainState.start plan |> complete plan set
                 let held = Tensor.live ()
-                let state = Train.nextEpoch state.Best state |> complete course set
+                let state = TrainState.nextEpoch state.Best state |> complete plan set
                 Must.equal (2, held) (state.Epoch, Tensor.live ())
             )
         }
@@ -151,16 +147,19 @@ let tests =
         test "a step that throws leaves no tensors" {
             Tensor.scoped (fun () ->
                 let failing = {
-                    Distiller.kd with
-                        Loss = fun _ lesson -> Tensor.matmul lesson.Student.Logits lesson.Student.Pooled
+                    Kd.distiller with
+                        Loss = fun _ input -> Tensor.matmul input.Student.Logits input.Student.Pooled
                 }
 
-                let course = taught policies[1] alone |> withDistillers [ failing ]
-                let set = upload 8 course
-                let state, dials, batch = Train.start course, Train.dials course 1, Augment.plain 0 8 set
+                let plan = taught policies[1] alone |> withDistillers [ failing ]
+                let set = upload 8 plan
+
+                let state, values, batch =
+                    TrainState.start plan, EpochValues.create plan 1, Augment.plain 0 8 set
+
                 let held = Tensor.live ()
 
-                Must.throw<ArgumentException>(fun () -> Train.step course dials state batch |> ignore)
+                Must.throw<ArgumentException>(fun () -> Plans.step plan values state batch |> ignore)
                 |> ignore
 
                 Must.equal held (Tensor.live ())
@@ -169,11 +168,11 @@ let tests =
 
         test "resident memory over 2,000 steps grows by less than 5 per cent" {
             onOneThread (fun () ->
-                let course = taught policies[2] { alone with Batch = 32 }
-                let set = upload 64 course
-                let warm = Train.start course |> steps course set 200
+                let plan = taught policies[2] { alone with Batch = 32 }
+                let set = upload 64 plan
+                let warm = TrainState.start plan |> steps plan set 200
                 let before = resident ()
-                let state = steps course set 2_000 warm
+                let state = steps plan set 2_000 warm
                 let growth = resident () / before - 1.0
                 Must.equal 2_200 state.Step
 

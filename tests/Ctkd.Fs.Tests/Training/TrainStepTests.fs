@@ -4,7 +4,7 @@ module Ctkd.Fs.Tests.TrainStepTests
 open System
 open Expecto
 open Ctkd.Fs
-open Ctkd.Fs.Tests.Courses
+open Ctkd.Fs.Tests.Plans
 
 let tests =
     testList "TrainStep" [
@@ -12,7 +12,7 @@ let tests =
             for policy in policies do
                 for decay in [ true; false ] do
                     Tensor.scoped (fun () ->
-                        let course =
+                        let plan =
                             taught policy {
                                 alone with
                                     Precision = F64
@@ -20,11 +20,11 @@ let tests =
                                     Sgd = { Sgd.defaults with WeightDecay = 0.1 }
                             }
 
-                        let batch = Augment.plain 0 8 (upload 8 course)
-                        let dials = Train.dials course 2
-                        let reference = Train.start course
-                        let state = Train.start course
-                        let names = Model.trainedNames course.Student
+                        let batch = Augment.plain 0 8 (upload 8 plan)
+                        let values = EpochValues.create plan 2
+                        let reference = TrainState.start plan
+                        let state = TrainState.start plan
+                        let names = Model.trainedNames plan.Student
 
                         let trained (state: TrainState) =
                             Tree.concat [
@@ -33,7 +33,7 @@ let tests =
                             ]
 
                         let leaves = trained reference
-                        let losses = Train.losses course dials reference batch
+                        let losses = Plans.losses plan values reference batch
                         let gradients = Autograd.gradients losses.Total (Tree.leaves leaves)
 
                         let expected =
@@ -43,32 +43,32 @@ let tests =
 
                                     let sgd =
                                         if isTemperature && not decay then
-                                            { course.Sgd with WeightDecay = 0.0 }
+                                            { plan.Sgd with WeightDecay = 0.0 }
                                         else
-                                            course.Sgd
+                                            plan.Sgd
 
                                     let struct (next, _) =
-                                        Sgd.next sgd dials.Rate gradient (Tensor.scale 0.0 p) p
+                                        Sgd.next sgd values.LearningRate gradient (Tensor.scale 0.0 p) p
 
                                     name, Tensor.toFloats next
                                 )
                                 (Array.ofList (Tree.toList leaves))
                                 gradients
 
-                        let after = trained (Train.step course dials state batch)
+                        let after = trained (Plans.step plan values state batch)
 
                         for name, values in expected do
                             Must.beClose 1e-12 1e-14 values (Tensor.toFloats (Tree.find name after))
                     )
         }
 
-        test "the losses are those of teacher and student, weighted by their dials" {
+        test "the losses are those of teacher and student, weighted by their values" {
             Tensor.scoped (fun () ->
-                let course = taught policies[0] { alone with Precision = F64 }
-                let teaching = course.Teaching.Value
-                let batch = Augment.plain 0 8 (upload 8 course)
-                let state = Train.start course
-                let losses = Train.losses course (Train.dials course 1) state batch
+                let plan = taught policies[0] { alone with Precision = F64 }
+                let teaching = plan.Distillation.Value
+                let batch = Augment.plain 0 8 (upload 8 plan)
+                let state = TrainState.start plan
+                let losses = Plans.losses plan (EpochValues.create plan 1) state batch
                 let teacher = (Model.forward teaching.Model false teaching.Weights batch.Images).Logits
                 let rows = Tensor.toFloats >> Array.chunkBySize 4
 
@@ -90,12 +90,12 @@ let tests =
 
         test "bf16 keeps weights, velocities and losses in float32" {
             Tensor.scoped (fun () ->
-                let course = taught policies[2] { alone with Precision = Bf16 }
-                let state = Train.start course |> finish course (upload 20 course)
-                let types = Train.toTree state |> Tree.leaves |> Array.map Tensor.dtype |> Set.ofArray
+                let plan = taught policies[2] { alone with Precision = Bf16 }
+                let state = TrainState.start plan |> finish plan (upload 20 plan)
+                let types = TrainState.toTree state |> Tree.leaves |> Array.map Tensor.dtype |> Set.ofArray
                 Must.equal (Set [ DType.Float32; DType.Float64; DType.Int64 ]) types
 
-                for term in (Tally.means state.Tally).Terms do
+                for term in (EpochSums.means state.Sums).Terms do
                     Must.hold (Double.IsFinite term)
             )
         }
@@ -103,11 +103,10 @@ let tests =
         test "channels last gives the same step as channels first" {
             Tensor.scoped (fun () ->
                 let weights channelsLast =
-                    let course =
-                        taught policies[1] { alone with Precision = F64; ChannelsLast = channelsLast }
+                    let plan = taught policies[1] { alone with Precision = F64; ChannelsLast = channelsLast }
 
-                    Train.start course
-                    |> finish course (upload 20 course)
+                    TrainState.start plan
+                    |> finish plan (upload 20 plan)
                     |> _.Student
                     |> Tree.leaves
                     |> Array.collect Tensor.toFloats
@@ -119,19 +118,19 @@ let tests =
         test "a prepared teacher teaches the same with fewer operations, in float64 the very same" {
             Tensor.scoped (fun () ->
                 for precision, tolerance in [ F64, 0.0; F32, 1e-5 ] do
-                    let course = taught policies[0] { alone with ChannelsLast = true; Precision = precision }
-                    let prepared = Course.prepareTeacher course
-                    let teaching = prepared.Teaching.Value
+                    let plan = taught policies[0] { alone with ChannelsLast = true; Precision = precision }
+                    let prepared = TrainingPlan.prepareTeacher plan
+                    let teaching = prepared.Distillation.Value
                     Must.hold (Tensor.isChannelsLast (Tree.find "conv.weight" teaching.Weights))
                     let normalised = Macs.ofLayer [ 3; 8; 8 ] (Model.layers teaching.Model)
                     Must.equal (precision = F64) (normalised.Normalised > 0L)
-                    let batch = Augment.plain 0 8 (upload 8 course)
+                    let batch = Augment.plain 0 8 (upload 8 plan)
 
-                    let total course =
-                        (Train.losses course (Train.dials course 1) (Train.start course) batch).Total
+                    let total plan =
+                        (Plans.losses plan (EpochValues.create plan 1) (TrainState.start plan) batch).Total
                         |> Tensor.toFloat
 
-                    let expected = total course
+                    let expected = total plan
                     Must.lie 0.0 (tolerance * abs expected) (abs (total prepared - expected))
             )
         }
@@ -153,8 +152,8 @@ let tests =
                         Body = Sequence [ Layer.conv "conv" 3 1 3 4; own; Relu; GlobalPool ]
                 }
 
-                let course = { alone with Student = student }
-                let state = Train.start course |> finish course (upload 20 course)
+                let plan = { alone with Student = student }
+                let state = TrainState.start plan |> finish plan (upload 20 plan)
                 Must.equal (3L * 4L * 9L + 4L + 20L) (Model.parameterCount student)
                 Must.equal [ 4 ] (Shapes.behind student.Body [ 3; 8; 8 ])
                 Must.haveNo 1.0 (Tree.find "gain" state.Student |> Tensor.toFloats)
@@ -163,21 +162,21 @@ let tests =
 
         test "a model with dropout drops in training only, and the same at every repetition" {
             Tensor.scoped (fun () ->
-                let course = { alone with Student = { tiny 4 4 with Dropout = 0.5 } }
-                let set = upload 20 course
+                let plan = { alone with Student = { tiny 4 4 with Dropout = 0.5 } }
+                let set = upload 20 plan
                 let weights (state: TrainState) = Tree.find "fc.weight" state.Student |> Tensor.toFloats
-                let trained () = Train.start course |> finish course set |> weights
+                let trained () = TrainState.start plan |> finish plan set |> weights
                 let first = trained ()
                 Engine.seed Device.Cpu 99UL
                 Must.equal first (trained ())
-                let without = { course with Student = tiny 4 4 }
-                Must.differ first (Train.start without |> finish without set |> weights)
-                let state = Train.start course
+                let without = { plan with Student = tiny 4 4 }
+                Must.differ first (TrainState.start without |> finish without set |> weights)
+                let state = TrainState.start plan
                 let images = Tensor.ofFloats DType.Float32 [ 2; 3; 8; 8 ] (Rng.normals 384 (Rng.ofSeed 1))
 
                 let logits model = (Model.forward model false state.Student images).Logits |> Tensor.toFloats
 
-                Must.equal (logits without.Student) (logits course.Student)
+                Must.equal (logits without.Student) (logits plan.Student)
             )
         }
 
@@ -187,10 +186,13 @@ let tests =
                 let random = Generators.images 3 64 4 8
                 let shade i = byte (64 * random.Labels[i / 192] + int random.Images[i] / 8)
                 let images = { random with Images = Array.init random.Images.Length shade }
-                let course = { alone with Epochs = 15; Batch = 16; LearningRate = Schedule.constant 0.1 }
+                let plan = { alone with Epochs = 15; Batch = 16; LearningRate = Schedule.constant 0.1 }
                 let set = Augment.upload DType.Float32 Device.Cpu [ 0.5; 0.5; 0.5 ] [ 0.3; 0.3; 0.3 ] images
-                let state = Train.start course |> finish course set
-                let forward images = (Course.forward course course.Student false state.Student images).Logits
+                let state = TrainState.start plan |> finish plan set
+
+                let forward images =
+                    (TrainingPlan.forward plan plan.Student false state.Student images).Logits
+
                 Must.lie 90.0 100.0 ((Evaluate.accuracy 64 forward set).Top1)
             )
         }

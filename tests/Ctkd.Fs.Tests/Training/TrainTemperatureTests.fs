@@ -5,13 +5,13 @@ open System
 open Expecto
 open Ctkd.Fs
 
-let private range = Temperature.published
+let private range = Ctkd.publishedRange
 let private lambda = Schedule.curriculum 2
 
 let private learned: Policy list = [
-    Temperature.ctkdGlobal range lambda
-    Temperature.ctkdInstance range 8 lambda
-    Temperature.dtkd 4.0
+    Ctkd.globalPolicy range lambda
+    Ctkd.instancePolicy range 8 lambda
+    Dtkd.policy 4.0
 ]
 
 let private measured = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
@@ -20,13 +20,13 @@ let private measured = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
 let private shifted (by: float) (policy: Policy) : Policy = {
     policy with
         Soften =
-            fun parameters dials teacher student ->
-                let t = (policy.Soften parameters dials teacher student).T
-                Temperature.shared teacher student (Tensor.addNumber by t)
+            fun t teacher student ->
+                let t = (policy.Soften t teacher student).T
+                Policy.shared (Tensor.addNumber by t) teacher student
 }
 
-let private course (policy: Policy) : Course = {
-    (Courses.taught policy { Courses.alone with Precision = F64 }) with
+let private plan (policy: Policy) : TrainingPlan = {
+    (Plans.taught policy { Plans.alone with Precision = F64 }) with
         LearningRate = Schedule.constant 1e-9
         Pad = 0
         Flip = false
@@ -35,9 +35,9 @@ let private course (policy: Policy) : Course = {
 /// The mean loss of an epoch of one batch, and its dL/dT.
 let private observed (policy: Policy) : float * float =
     Tensor.scoped (fun () ->
-        let course = course policy
-        let state = Courses.complete course (Courses.upload 8 course) (Train.start course)
-        let means = Tally.means state.Tally
+        let plan = plan policy
+        let state = Plans.complete plan (Plans.upload 8 plan) (TrainState.start plan)
+        let means = EpochSums.means state.Sums
         List.last means.Terms, means.GradientT
     )
 
@@ -56,19 +56,19 @@ let tests =
                 let constant (policy: Policy) : Policy = {
                     policy with
                         Soften =
-                            fun parameters dials teacher student ->
-                                let softening = policy.Soften parameters dials teacher student
+                            fun t teacher student ->
+                                let softening = policy.Soften t teacher student
                                 { softening with T = Autograd.stopGradient softening.T }
                 }
 
                 for policy in learned do
                     let finish policy =
-                        let course = Courses.taught policy Courses.alone
-                        Courses.finish course (Courses.upload 24 course) (Train.start course)
+                        let plan = Plans.taught policy Plans.alone
+                        Plans.finish plan (Plans.upload 24 plan) (TrainState.start plan)
 
                     let recorded, silent = finish policy, finish (constant policy)
-                    Must.hold (Double.IsFinite (Tally.means recorded.Tally).GradientT)
-                    Must.hold (Double.IsNaN (Tally.means silent.Tally).GradientT)
+                    Must.hold (Double.IsFinite (EpochSums.means recorded.Sums).GradientT)
+                    Must.hold (Double.IsNaN (EpochSums.means silent.Sums).GradientT)
                     Must.beSameTree silent.Trained recorded.Trained
             )
         }
@@ -76,53 +76,53 @@ let tests =
         test "an epoch's quantiles are those of the temperatures of all its images" {
             Tensor.scoped (fun () ->
                 for policy in learned do
-                    let course = course policy
-                    let state = Courses.complete course (Courses.upload 22 course) (Train.start course)
-                    let m = Metrics.ofEpoch course state 0 measured 1.0
-                    let temperatures = Tally.temperatures state.Tally
+                    let plan = plan policy
+                    let state = Plans.complete plan (Plans.upload 22 plan) (TrainState.start plan)
+                    let m = Metrics.ofEpoch plan state 0 measured 1.0
+                    let temperatures = EpochSums.temperatures state.Sums
                     Must.equal 22 temperatures.Length
                     Must.equal (Spread.ofNumbers temperatures) m.SpreadT
                     Must.beNear 1e-6 0.0 (Array.average temperatures) m.T.Value
                     Must.beNear 1e-6 0.0 (Array.min temperatures) m.SmallestT.Value
                     Must.beNear 1e-6 0.0 (Array.max temperatures) m.LargestT.Value
-                    Must.equal policy.Range.IsSome m.SlopeT.IsSome
+                    Must.equal (Policy.learned policy).IsSome m.SlopeT.IsSome
             )
         }
 
         test "a constant T has quantiles but neither dL/dT nor a slope" {
             Tensor.scoped (fun () ->
-                let course = course (Temperature.fixedAt 4.0)
-                let state = Courses.complete course (Courses.upload 8 course) (Train.start course)
-                let m = Metrics.ofEpoch course state 0 measured 1.0
+                let plan = plan (Scheduled.fixedAt 4.0)
+                let state = Plans.complete plan (Plans.upload 8 plan) (TrainState.start plan)
+                let m = Metrics.ofEpoch plan state 0 measured 1.0
                 Must.equal (Some 4.0, None, None) (m.SpreadT |> Option.map _.Median, m.GradientT, m.SlopeT)
                 Must.equal None m.Warning
             )
         }
 
-        test "a set with more images than the course was made for is refused" {
+        test "a set with more images than the plan was made for is refused" {
             Tensor.scoped (fun () ->
-                let course = { course learned.Head with TrainImages = 7 }
-                let state = Train.start course
-                let set = Courses.upload 8 course
-                Must.refuse "course" (fun () -> Train.epoch course 100 Courses.never set state)
+                let plan = { plan learned.Head with TrainImages = 7 }
+                let state = TrainState.start plan
+                let set = Plans.upload 8 plan
+                Must.refuse "plan" (fun () -> Plans.epoch plan 100 Plans.never set state)
             )
         }
 
         test "a saturated policy is warned of in the first such epoch, and only there" {
             Tensor.scoped (fun () ->
                 let lines (theta: float) =
-                    let course = course learned.Head
-                    let set = Courses.upload 8 course
-                    let state = Train.start course
+                    let plan = plan learned.Head
+                    let set = Plans.upload 8 plan
+                    let state = TrainState.start plan
                     Autograd.noGrad (fun () -> Tensor.fillInto (Tree.find "theta" state.Temperature) theta)
 
                     let rec go (state: TrainState) (lines: EpochMetrics list) =
                         if state.Epoch > 3 then
                             lines
                         else
-                            let ended = Courses.complete course set state
-                            let line = Metrics.ofEpoch course ended 0 measured 1.0 |> Metrics.warnOnce lines
-                            go (Train.nextEpoch ended.Best ended) (lines @ [ line ])
+                            let ended = Plans.complete plan set state
+                            let line = Metrics.ofEpoch plan ended 0 measured 1.0 |> Metrics.warnOnce lines
+                            go (TrainState.nextEpoch ended.Best ended) (lines @ [ line ])
 
                     go state []
 

@@ -3,10 +3,10 @@ module Ctkd.Fs.Tests.TrainTests
 open System
 open Expecto
 open Ctkd.Fs
-open Ctkd.Fs.Tests.Courses
+open Ctkd.Fs.Tests.Plans
 
-/// Every policy in each memory format, in float32, and one course in each other precision.
-let private variants: (unit -> Course) list = [
+/// Every policy in each memory format, in float32, and one plan in each other precision.
+let private variants: (unit -> TrainingPlan) list = [
     fun () -> alone
     for policy in policies do
         fun () -> taught policy alone
@@ -16,18 +16,18 @@ let private variants: (unit -> Course) list = [
 ]
 
 /// A property of every variant with a set of 20 images: two batches and a half.
-let private forEach (property: Course -> DeviceSet -> unit) : unit =
+let private forEach (property: TrainingPlan -> DeviceSet -> unit) : unit =
     for variant in variants do
         Tensor.scoped (fun () ->
-            let course = variant ()
-            property course (upload 20 course)
+            let plan = variant ()
+            property plan (upload 20 plan)
         )
 
 let tests =
     testList "Train" [
         test "two runs of one seed are identical to the bit" {
-            forEach (fun course set ->
-                let run () = Train.start course |> finish course set |> Train.toTree
+            forEach (fun plan set ->
+                let run () = TrainState.start plan |> finish plan set |> TrainState.toTree
                 Must.beSameTree (run ()) (run ())
             )
         }
@@ -35,8 +35,8 @@ let tests =
         test "another seed gives another run" {
             Tensor.scoped (fun () ->
                 let weights seed =
-                    let course = { alone with Seed = seed }
-                    let state = Train.start course |> finish course (upload 20 course)
+                    let plan = { alone with Seed = seed }
+                    let state = TrainState.start plan |> finish plan (upload 20 plan)
                     Tree.find "fc.weight" state.Student |> Tensor.toFloats
 
                 Must.differ (weights 1) (weights 2)
@@ -45,61 +45,61 @@ let tests =
 
         test
             "a run that stops after any batch and goes on from copies is identical to the bit with one that does not" {
-            forEach (fun course set ->
-                let whole = Train.start course |> finish course set |> Train.toTree
+            forEach (fun plan set ->
+                let whole = TrainState.start plan |> finish plan set |> TrainState.toTree
 
                 for stop in 1..5 do
                     let pause (state: TrainState) steps = (state.Epoch - 1) * steps + state.Step = stop
 
                     let rec until (state: TrainState) : TrainState =
-                        match Train.epoch course 100 pause set state with
-                        | Train.Stopped state -> state
-                        | Train.Complete state when state.Epoch < course.Epochs && stop <> 3 ->
-                            until (Train.nextEpoch state.Best state)
-                        | Train.Complete state -> state
-                        | Train.Broke(step, term) -> failwith $"{term} broke in step {step}"
+                        match Plans.epoch plan 100 pause set state with
+                        | Stopped state -> state
+                        | Complete state when state.Epoch < plan.Epochs && stop <> 3 ->
+                            until (TrainState.nextEpoch state.Best state)
+                        | Complete state -> state
+                        | Broke(step, term) -> failwith $"{term} broke in step {step}"
 
-                    let stopped = until (Train.start course)
+                    let stopped = until (TrainState.start plan)
                     Must.equal stop ((stopped.Epoch - 1) * 3 + stopped.Step)
-                    let copies = Train.toTree stopped |> Tree.map (fun _ x -> Tensor.clone x)
-                    let resumed = Train.ofTree course stopped.Epoch stopped.Step stopped.Best copies
-                    Must.beSameTree whole (resumed |> finish course set |> Train.toTree)
+                    let copies = TrainState.toTree stopped |> Tree.map (fun _ x -> Tensor.clone x)
+                    let resumed = TrainState.ofTree plan stopped.Epoch stopped.Step stopped.Best copies
+                    Must.beSameTree whole (resumed |> finish plan set |> TrainState.toTree)
             )
         }
 
         test "a state that a step has consumed raises and nothing changes" {
             Tensor.scoped (fun () ->
-                let course = taught policies[1] alone
-                let set = upload 20 course
-                let dials = Train.dials course 1
-                let first = Train.start course
-                let second = Train.step course dials first (Augment.plain 0 8 set)
-                let after = Train.toTree second |> Tree.copy
-                let stale () = Train.step course dials first (Augment.plain 0 8 set)
+                let plan = taught policies[1] alone
+                let set = upload 20 plan
+                let values = EpochValues.create plan 1
+                let first = TrainState.start plan
+                let second = Plans.step plan values first (Augment.plain 0 8 set)
+                let after = TrainState.toTree second |> Tree.copy
+                let stale () = Plans.step plan values first (Augment.plain 0 8 set)
                 let error = Must.throw<InvalidOperationException>(stale >> ignore)
                 Must.contain "consumed" error.Message
-                Must.beSameTree after (Train.toTree second)
-                let third = Train.step course dials second (Augment.plain 8 16 set)
+                Must.beSameTree after (TrainState.toTree second)
+                let third = Plans.step plan values second (Augment.plain 8 16 set)
                 Must.equal 2 third.Step
 
                 Must.throw<InvalidOperationException>(fun () ->
-                    Train.step course dials second (Augment.plain 0 8 set) |> ignore
+                    Plans.step plan values second (Augment.plain 0 8 set) |> ignore
                 )
                 |> ignore
             )
         }
 
         test "an epoch sees every image, also those of its short last batch" {
-            forEach (fun course set ->
+            forEach (fun plan set ->
                 let asked = ResizeArray()
 
                 let note (state: TrainState) steps =
                     asked.Add((state.Step, steps))
                     false
 
-                match Train.epoch course 1 note set (Train.start course) with
-                | Train.Complete state ->
-                    Must.equal 20 ((Tally.means state.Tally).Images)
+                match Plans.epoch plan 1 note set (TrainState.start plan) with
+                | Complete state ->
+                    Must.equal 20 ((EpochSums.means state.Sums).Images)
                     Must.equal (1, 3) (state.Epoch, state.Step)
                     Must.equal [ 1, 3; 2, 3; 3, 3 ] (List.ofSeq asked)
 
@@ -113,20 +113,20 @@ let tests =
             Tensor.scoped (fun () ->
                 let set = upload 20 alone
                 let best = { Epoch = 1; Top1 = 25.0 }
-                let next = Train.start alone |> complete alone set |> Train.nextEpoch best
+                let next = TrainState.start alone |> complete alone set |> TrainState.nextEpoch best
 
                 Must.equal
                     (2, 0, best, 0)
-                    (next.Epoch, next.Step, next.Best, (Tally.means next.Tally).Images)
+                    (next.Epoch, next.Step, next.Best, (EpochSums.means next.Sums).Images)
             )
         }
 
         test "the teacher stays as it is, running statistics included" {
-            forEach (fun course set ->
-                course.Teaching
+            forEach (fun plan set ->
+                plan.Distillation
                 |> Option.iter (fun teaching ->
                     let before = Tree.copy teaching.Weights
-                    Train.start course |> finish course set |> ignore
+                    TrainState.start plan |> finish plan set |> ignore
                     Must.beSameTree before teaching.Weights
 
                     for w in Tree.leaves teaching.Weights do
@@ -136,9 +136,9 @@ let tests =
         }
 
         test "every trained tensor moves and every state has its names" {
-            forEach (fun course set ->
-                let before = Train.start course |> Train.toTree |> Tree.copy
-                let after = Train.start course |> finish course set |> Train.toTree
+            forEach (fun plan set ->
+                let before = TrainState.start plan |> TrainState.toTree |> Tree.copy
+                let after = TrainState.start plan |> finish plan set |> TrainState.toTree
                 Must.equal (Tree.names before) (Tree.names after)
 
                 // Without a teacher there is no T to record.
@@ -148,14 +148,14 @@ let tests =
                     let moved = Tensor.toBytes x <> Tensor.toBytes (Tree.find name after)
 
                     Expect.isTrue
-                        (moved || name = "tally/broken" || isOfT name && course.Teaching.IsNone)
+                        (moved || name = "tally/broken" || isOfT name && plan.Distillation.IsNone)
                         $"{name} did not move"
             )
         }
 
         test "an epoch's report has the policy's T, the accuracy and all terms" {
             Tensor.scoped (fun () ->
-                let course =
+                let plan =
                     taught policies[1] {
                         alone with
                             LearningRate = Schedule.constant 1e-9
@@ -164,10 +164,10 @@ let tests =
                             Flip = false
                     }
 
-                let set = upload 20 course
-                let means = (Train.start course |> complete course set).Tally |> Tally.means
+                let set = upload 20 plan
+                let means = (TrainState.start plan |> complete plan set).Sums |> EpochSums.means
                 Must.beNear 0.0 1e-4 15.6212 means.T
-                Must.equal [ "ce"; "kd"; "loss" ] (Course.termNames course)
+                Must.equal [ "ce"; "kd"; "loss" ] (TrainingPlan.termNames plan)
 
                 match means.Terms with
                 | [ ce; kd; loss ] -> Must.beNear 1e-6 0.0 (0.1 * ce + 0.9 * kd) loss

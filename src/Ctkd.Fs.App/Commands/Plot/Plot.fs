@@ -120,7 +120,7 @@ module Plot =
                             CurriculumEpochs = args.GetResult(PlotArgs.Curriculum_Epochs, s.CurriculumEpochs)
                     }
 
-                let series = (Settings.policy s).Strength |> Curves.planned "lambda" s.Epochs
+                let series = (Policy.strength (Settings.policy s)) |> Curves.planned "lambda" s.Epochs
 
                 return!
                     Some {

@@ -45,12 +45,15 @@ module PlotModels =
             Commands.usage $"{name} must be at least {least}, got {value}" $"give --{name} {least} or more"
 
     /// The student that --weights names, and how its test images are made.
-    let private student (args: ParseResults<PlotArgs>) (device: Device) : Result<Trained * Settings, Error> =
+    let private student
+        (args: ParseResults<PlotArgs>)
+        (device: Device)
+        : Result<LoadedModel * Settings, Error> =
         result {
             match args.TryGetResult PlotArgs.Weights with
             | None -> return! Commands.usage "this figure needs a student's weights" "give --weights FILE"
             | Some path ->
-                let! trained = Trained.load device (args.TryGetResult PlotArgs.Model) path
+                let! trained = LoadedModel.load device (args.TryGetResult PlotArgs.Model) path
                 let! settings = Eval.settings (flags args) trained
                 return trained, settings
         }
@@ -73,7 +76,7 @@ module PlotModels =
             | None ->
                 return! Commands.usage "correlation needs a teacher's weights" "give --teacher-weights FILE"
             | Some teacher ->
-                match! Trained.outputs device s images [ trained; teacher ] with
+                match! LoadedModel.outputs device s images [ trained; teacher ] with
                 | [ struct (ofStudent, _); struct (ofTeacher, _) ], _ ->
                     let difference = Correlation.difference ofTeacher ofStudent
                     let distance = Correlation.distance difference
@@ -112,7 +115,7 @@ module PlotModels =
                         $"give --classes {Scatter.mostClasses} or less"
 
             let! trained, s = student args device
-            let! shown, labels = Trained.outputs device s System.Int32.MaxValue [ trained ]
+            let! shown, labels = LoadedModel.outputs device s System.Int32.MaxValue [ trained ]
             let struct (_, features) = List.head shown
 
             let chosen =

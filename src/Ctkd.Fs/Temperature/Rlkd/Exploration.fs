@@ -39,21 +39,20 @@ module Exploration =
         // 28.2 may come as 28.199999 and 15 as 14.999999: a thousandth of a grey level is no cut.
         Tensor.addNumber (if cut then 1e-3 else 0.5) pixels |> Tensor.toType DType.Byte
 
-    /// <summary>The set of a mixed epoch; nothing of the given one is changed.</summary>
+    /// <summary>Mixes the training images of an epoch; the given set stays as it is.</summary>
     /// <param name="mixing">How images are mixed.</param>
     /// <param name="dtype">Type of the weights.</param>
     /// <param name="dominant">Positions of the dominant images, int64 [M].</param>
     /// <param name="partner">Positions of their partners, int64 [M].</param>
-    /// <param name="images">All images, uint8 [N, C, H, W].</param>
-    /// <param name="labels">Their labels, int64 [N].</param>
-    let blend
+    /// <param name="set">All images, N.</param>
+    let mix
         (mixing: RlkdMixing)
         (dtype: DType)
         (dominant: Tensor)
         (partner: Tensor)
-        (images: Tensor)
-        (labels: Tensor)
-        : Blend =
+        (set: DeviceSet)
+        : DeviceSet =
+        let images, labels = set.Images, set.Labels
         let device, count = Tensor.device images, Tensor.size 0 images
 
         let weights =
@@ -72,39 +71,31 @@ module Exploration =
         let ones = Tensor.full dtype device 1.0 [| int64 count |]
 
         {
-            Images = written images pixels
-            Other = if mixing.AtPartner then labels else written labels (Tensor.indexSelect 0 partner labels)
-            Weight = if mixing.AtPartner then ones else written ones weights
-            Clean = written ones (Tensor.scale 0.0 weights) |> Tensor.eqNumber 1.0
+            set with
+                Images = written images pixels
+                Mix =
+                    Some {
+                        Other =
+                            if mixing.AtPartner then
+                                labels
+                            else
+                                written labels (Tensor.indexSelect 0 partner labels)
+                        Weight = if mixing.AtPartner then ones else written ones weights
+                        Clean = written ones (Tensor.scale 0.0 weights) |> Tensor.eqNumber 1.0
+                    }
         }
 
-    /// Cross entropy of a mixed epoch's batch, shape []: each label by its weight, mean over the instances.
-    let crossEntropy (blend: Blend) (index: Tensor) (labels: Tensor) (logits: Tensor) : Tensor =
-        let weight = Tensor.indexSelect 0 index blend.Weight
-        let other = Tensor.crossEntropyEach (Tensor.indexSelect 0 index blend.Other) logits
-        let own = Tensor.crossEntropyEach labels logits
-        Tensor.mean (other + weight * (own - other))
-
-    /// Writes a batch's entropies into the table [N], in place: the latest of images that are as they were, or
-    /// the sum over the epochs from the second on (`epoch` counts from 1).
-    let record
-        (history: RlkdHistory)
-        (epoch: int)
-        (blend: Blend option)
-        (index: Tensor)
-        (entropies: Tensor)
-        (table: Tensor)
-        : unit =
+    /// Writes a batch's entropies into the table [N], in place: the latest of images that are not blends, or the sum over
+    /// the epochs from the second on (`epoch` counts from 1).
+    let record (history: RlkdHistory) (epoch: int) (batch: Batch) (entropies: Tensor) (table: Tensor) : unit =
         let entropies = Tensor.toType (Tensor.dtype table) entropies
-        let old () = Tensor.indexSelect 0 index table
+        let old () = Tensor.indexSelect 0 batch.Index table
 
         match history with
         | RlkdHistory.Latest ->
-            blend
-            |> Option.map (fun blend ->
-                Tensor.where (Tensor.indexSelect 0 index blend.Clean) entropies (old ())
-            )
+            batch.Mix
+            |> Option.map (fun mix -> Tensor.where mix.Clean entropies (old ()))
             |> Option.defaultValue entropies
-            |> Tensor.rowsInto table index
-        | RlkdHistory.Mean when epoch > 1 -> Tensor.rowsInto table index (old () + entropies)
+            |> Tensor.rowsInto table batch.Index
+        | RlkdHistory.Mean when epoch > 1 -> Tensor.rowsInto table batch.Index (old () + entropies)
         | RlkdHistory.Mean -> ()

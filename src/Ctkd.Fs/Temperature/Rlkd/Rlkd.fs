@@ -22,9 +22,9 @@ module Rlkd =
         struct (z, Actor.squash config.CoolestT z)
 
     /// Learns from the batch before, when there is one, then chooses for this one.
-    let private decide (config: RlkdConfig) (tree: Tree) (o: Observation) : Tensor option =
+    let private choose (config: RlkdConfig) (tree: Tree) (o: Observation) : Tensor option =
         let seen = Confidence.seen config.State o.Teacher o.Student
-        let accuracy = Reward.accuracy config.Accuracy o.Labels o.Student
+        let accuracy = Reward.accuracy config.Accuracy o.Batch.Labels o.Student
         let find name = Tree.find name tree
         let own, before, sums = find "accuracy/own", find "accuracy/before", find "sums"
         let states, draws = find "pending/states", find "pending/draws"
@@ -32,7 +32,7 @@ module Rlkd =
 
         config.Mixing
         |> Option.iter (fun mixing ->
-            Exploration.record mixing.History o.Epoch o.Blend o.Index seen.Entropy (find "entropy")
+            Exploration.record mixing.History o.Epoch o.Batch seen.Entropy (find "entropy")
         )
 
         // The batch that waits is one of the same epoch: what is left at an epoch's end is dropped.
@@ -58,41 +58,40 @@ module Rlkd =
                 Tensor.copyInto states seen.State
                 Tensor.copyInto draws z
 
-            RlkdTally.addChoice { Uncertainty = seen.Uncertainty; T = t; Policy = policy } sums
+            RlkdSums.addChoice { Uncertainty = seen.Uncertainty; T = t; Policy = policy } sums
             Some t
 
     // ---- exploration ----
 
-    /// The set of a mixed epoch. What is mixed is chosen at its beginning and kept in the state: an epoch that goes on
-    /// in its middle sees the same images.
-    let private blend
+    /// The images of an epoch. What is mixed is chosen at its beginning and kept in the state, so an epoch that resumes in
+    /// its middle sees the same images.
+    let private images
         (config: RlkdConfig)
         (tree: Tree)
         (epoch: int)
         (step: int)
-        (images: Tensor)
-        (labels: Tensor)
-        =
-        RlkdConfig.mixes config epoch
-        |> Option.bind (fun mixing ->
-            let entropy = Tree.find "entropy" tree
-            let total = Tensor.size 0 images
+        (set: DeviceSet)
+        : DeviceSet =
+        match RlkdConfig.mixes config epoch with
+        | None -> set
+        | Some mixing ->
+            let total = Tensor.size 0 set.Images
             let struct (count, _, _) = Exploration.ranks mixing total
 
             if count = 0 then
-                None
+                set
             else
                 let kept name = Tree.find name tree |> Tensor.slice 0 0 count
                 let dominant, partner = kept "dominant", kept "partner"
 
                 if step = 0 then
+                    let entropy = Tree.find "entropy" tree
                     let struct (first, second) = Tensor.slice 0 0 total entropy |> Exploration.select mixing
                     Tensor.copyInto dominant first
                     Tensor.copyInto partner second
 
                 let dtype = Tensor.dtype (Tree.find "pending/draws" tree)
-                Some(Exploration.blend mixing dtype dominant partner images labels)
-        )
+                Exploration.mix mixing dtype dominant partner set
 
     // ---- the policy ----
 
@@ -134,33 +133,29 @@ module Rlkd =
                 refuse $"the weight of a dominant image must be in [0, 1], got {m.Least}."
         )
 
+    /// The actor as layers, for its multiply-accumulates.
+    let private actor (config: RlkdConfig) : Layer =
+        Sequence [
+            Linear(Layer.dense "l1" (Confidence.width config.State) 256)
+            Relu
+            Linear(Layer.dense "l2" 256 256)
+            Relu
+            Linear(Layer.dense "output" 256 (if config.Spread = RlkdSpread.Head then 2 else 1))
+        ]
+
     /// The agent of a configuration.
     let agent (config: RlkdConfig) : Agent =
         check config
 
         {
             Start = RlkdNetworks.start config
-            Decide = decide config
-            Blend = blend config
-            Report = Tree.find "sums" >> RlkdTally.read
+            Choose = choose config
+            Images = images config
+            Macs = Macs.ofLayer [ Confidence.width config.State ] (actor config)
+            Report = Tree.find "sums" >> RlkdSums.read
         }
 
-    /// The temperature policy: `t` before the agent chooses.
+    /// The temperature policy: T is `t` until the agent chooses.
     let policy (config: RlkdConfig) (t: float) : Policy =
-        let features = Confidence.width config.State
-
-        let actor =
-            Sequence [
-                Linear(Layer.dense "l1" features 256)
-                Relu
-                Linear(Layer.dense "l2" 256 256)
-                Relu
-                Linear(Layer.dense "output" 256 (if config.Spread = RlkdSpread.Head then 2 else 1))
-            ]
-
-        {
-            Temperature.fixedAt t with
-                Name = "rlkd"
-                Macs = fun _ -> Macs.ofLayer [ features ] actor
-                Agent = Some(agent config)
-        }
+        TemperatureSource.Chosen(agent config, Schedule.constant (Scheduled.checkedT (nameof t) t))
+        |> Policy.ofSource "rlkd"

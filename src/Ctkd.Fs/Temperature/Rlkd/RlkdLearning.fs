@@ -184,7 +184,7 @@ module RlkdLearning =
         Tensor.copyInto updates (Tensor.addNumber 1.0 updates)
 
         Tree.find "sums" tree
-        |> RlkdTally.addUpdate {
+        |> RlkdSums.addUpdate {
             Reward = reward
             Advantages = advantages
             Mask = mask

@@ -64,7 +64,7 @@ module RlkdNetworks =
                 "usual", zeros DType.Float64 []
                 "scale", zeros DType.Float64 []
                 "updates", zeros DType.Float64 []
-                "sums", zeros DType.Float64 [ RlkdTally.length ]
+                "sums", zeros DType.Float64 [ RlkdSums.length ]
             ]
             exploration
         ]

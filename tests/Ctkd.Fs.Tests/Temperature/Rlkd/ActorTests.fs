@@ -28,7 +28,7 @@ let tests =
 
         testProperty "the draws of a batch equal those of each instance alone for the same noise"
         <| forAll
-            Lessons.seeds
+            Inputs.seeds
             (fun seed ->
                 Tensor.scoped (fun () ->
                     let pack = Actor.pack RlkdSpread.Head 3
@@ -49,7 +49,7 @@ let tests =
 
         testProperty "the noise of a draw gives the draw again"
         <| forAll
-            Lessons.seeds
+            Inputs.seeds
             (fun seed ->
                 Tensor.scoped (fun () ->
                     let policy = { Mean = normals seed [ 5 ]; LogDeviation = normals (seed + 1) [ 5 ] }

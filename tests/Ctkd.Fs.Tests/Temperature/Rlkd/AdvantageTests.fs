@@ -12,7 +12,7 @@ let tests =
     testList "Advantage" [
         testProperty "advantages and returns equal the recursions"
         <| forAll
-            (Gen.zip Lessons.seeds (Gen.choose (1, 70)))
+            (Gen.zip Inputs.seeds (Gen.choose (1, 70)))
             (fun (seed, n) ->
                 let numbers offset = Rng.ofSeed (seed + offset) |> Rng.normals n
                 let rewards, values, beyond = numbers 0, numbers 1, 0.37

@@ -12,7 +12,7 @@ let tests =
     testList "Corrector" [
         testProperty "rewards that the LSTM or the set network shares out sum to the batch's"
         <| forAll
-            (Gen.zip Lessons.seeds (Gen.choose (1, 20)))
+            (Gen.zip Inputs.seeds (Gen.choose (1, 20)))
             (fun (seed, n) ->
                 Tensor.scoped (fun () ->
                     for kind in [ RlkdCorrector.Lstm; RlkdCorrector.Set ] do

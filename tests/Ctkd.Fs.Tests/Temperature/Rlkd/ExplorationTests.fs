@@ -12,6 +12,14 @@ let private mixing (config: RlkdConfig) : RlkdMixing = Option.get config.Mixing
 let private chosen (struct (dominant, partner): struct (Tensor * Tensor)) =
     Array.map float (Tensor.toInt64s dominant), Array.map float (Tensor.toInt64s partner)
 
+/// A batch of the images at these positions; nobody looks at their pixels.
+let private batchOf (index: int64[]) : Batch = {
+    Images = Tensor.zeros DType.Float64 Device.Cpu [| int64 index.Length; 3L; 2L; 2L |]
+    Labels = Tensor.zeros DType.Int64 Device.Cpu [| int64 index.Length |]
+    Index = Tensor.ofInt64s [ index.Length ] index
+    Mix = None
+}
+
 let tests =
     testList "Exploration" [
         test "exactly a tenth of the images is mixed, at the dominant ones' places with both labels by weight" {
@@ -19,19 +27,19 @@ let tests =
                 let mixing = Option.get RlkdConfig.paper.Mixing
                 let set = images 3 40 4 8
 
-                let pixels = Tensor.ofBytes DType.Byte [| 40L; 3L; 8L; 8L |] (System.ReadOnlySpan set.Images)
-
-                let labels = Lessons.ofLabels set.Labels
-                let before = Tensor.toBytes pixels
                 let struct (dominant, partner) = Exploration.select mixing (normals 2 [ 40 ])
-                let blend = Exploration.blend mixing DType.Float64 dominant partner pixels labels
+                let third = [ 0.5; 0.5; 0.5 ]
+                let given = Augment.upload DType.Float64 Device.Cpu third third set
+                let pixels = given.Images
+                let shown = Exploration.mix mixing DType.Float64 dominant partner given
+                let mix = Option.get shown.Mix
                 let places, partners = Tensor.toInt64s dominant, Tensor.toInt64s partner
                 Must.equal 4 places.Length
-                Must.equal before (Tensor.toBytes pixels)
-                Must.equal (Tensor.shape pixels) (Tensor.shape blend.Images)
+                Must.equal set.Images (Tensor.toBytes pixels)
+                Must.equal (Tensor.shape pixels) (Tensor.shape shown.Images)
 
                 let rowsOf (x: Tensor) = Tensor.toBytes x |> Array.chunkBySize (3 * 8 * 8)
-                let changed = Array.map2 (<>) (rowsOf pixels) (rowsOf blend.Images)
+                let changed = Array.map2 (<>) (rowsOf pixels) (rowsOf shown.Images)
 
                 let changedAt = [
                     for i in 0..39 do
@@ -40,8 +48,8 @@ let tests =
                 // The first pair has the weight 1: its image stays.
                 Must.equal (List.sort (List.tail (List.ofArray places))) changedAt
 
-                let weight, other = Tensor.toFloats blend.Weight, Tensor.toInt64s blend.Other
-                let clean = Tensor.toBytes blend.Clean
+                let weight, other = Tensor.toFloats mix.Weight, Tensor.toInt64s mix.Other
+                let clean = Tensor.toBytes mix.Clean
 
                 for i in 0..39 do
                     match Array.tryFindIndex ((=) (int64 i)) places with
@@ -54,50 +62,45 @@ let tests =
 
         test "the mixed cross entropy weighs both labels, and is the usual one for unmixed images" {
             Tensor.scoped (fun () ->
-                let logits, labels = normals 1 [ 3; 4 ], Lessons.ofLabels [| 0; 1; 2 |]
+                let logits, labels = normals 1 [ 3; 4 ], Inputs.ofLabels [| 0; 1; 2 |]
 
-                let blend = {
-                    Images = Tensor.zeros DType.Byte Device.Cpu [| 5L; 3L; 2L; 2L |]
-                    Other = Lessons.ofLabels [| 3; 3; 3; 3; 3 |]
-                    Weight = row [| 0.7; 1.0; 1.0; 1.0; 0.85 |]
-                    Clean = Tensor.zeros DType.Float64 Device.Cpu [| 5L |] |> Tensor.eqNumber 1.0
-                }
-
-                let index = Tensor.ofInt64s [ 3 ] [| 4L; 0L; 2L |]
                 let own = Tensor.crossEntropyEach labels logits |> Tensor.toFloats
 
-                let other =
-                    Tensor.crossEntropyEach (Lessons.ofLabels [| 3; 3; 3 |]) logits |> Tensor.toFloats
+                let other = Tensor.crossEntropyEach (Inputs.ofLabels [| 3; 3; 3 |]) logits |> Tensor.toFloats
 
                 let weights = [| 0.85; 0.7; 1.0 |]
+
+                let mixed =
+                    Loss.mixedCrossEntropy (row weights) (Inputs.ofLabels [| 3; 3; 3 |]) labels logits
 
                 let expected =
                     Array.init 3 (fun i -> weights[i] * own[i] + (1.0 - weights[i]) * other[i])
                     |> Array.average
 
-                Must.beNear
-                    1e-12
-                    0.0
-                    expected
-                    (Tensor.toFloat (Exploration.crossEntropy blend index labels logits))
+                Must.beNear 1e-12 0.0 expected (Tensor.toFloat mixed)
             )
         }
 
         test "entropies of mixed images are not recorded" {
             Tensor.scoped (fun () ->
                 let table = row [| -1.0; -1.0; -1.0 |]
-                let index = Tensor.ofInt64s [ 2 ] [| 2L; 0L |]
+                let batch = batchOf [| 2L; 0L |]
 
-                let blend = {
-                    Images = Tensor.zeros DType.Byte Device.Cpu [| 3L; 3L; 2L; 2L |]
-                    Other = Lessons.ofLabels [| 0; 0; 0 |]
-                    Weight = row [| 1.0; 1.0; 0.8 |]
-                    Clean = row [| 1.0; 1.0; 0.0 |] |> Tensor.eqNumber 1.0
+                let mix = {
+                    Other = Inputs.ofLabels [| 0; 0 |]
+                    Weight = row [| 0.8; 1.0 |]
+                    Clean = row [| 0.0; 1.0 |] |> Tensor.eqNumber 1.0
                 }
 
-                Exploration.record RlkdHistory.Latest 3 (Some blend) index (row [| 5.0; 6.0 |]) table
+                Exploration.record
+                    RlkdHistory.Latest
+                    3
+                    { batch with Mix = Some mix }
+                    (row [| 5.0; 6.0 |])
+                    table
+
                 Must.beSame [| 6.0; -1.0; -1.0 |] (Tensor.toFloats table)
-                Exploration.record RlkdHistory.Latest 4 None index (row [| 5.0; 7.0 |]) table
+                Exploration.record RlkdHistory.Latest 4 batch (row [| 5.0; 7.0 |]) table
                 Must.beSame [| 7.0; -1.0; 5.0 |] (Tensor.toFloats table)
             )
         }
@@ -105,13 +108,13 @@ let tests =
         test "images by rank of their entropies" {
             reading (fun expected ->
                 let entropies epoch = vector 20 (fun i -> 2.0 + sin (1.1 * i + 0.3 * float epoch) + 0.01 * i)
-                let index = Tensor.arange Device.Cpu 20
+                let batch = batchOf [| 0L .. 19L |]
 
                 let table history =
                     let table = Plain.tensor [ 20 ] (Array.create 20 -1.0)
 
                     for epoch in 0..3 do
-                        Exploration.record history (epoch + 1) None index (entropies epoch) table
+                        Exploration.record history (epoch + 1) batch (entropies epoch) table
 
                     table
 

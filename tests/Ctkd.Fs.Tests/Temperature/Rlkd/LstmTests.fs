@@ -29,7 +29,7 @@ let private byEngine (w: float[]) (x: float[]) (slopes: float[]) : float[] * flo
 let tests =
     testList "Lstm" [
         test "values and gradients by hand equal those of autograd" {
-            let cases = Gen.zip Lessons.seeds (Gen.elements [ 1; 2; 3; 16; 64 ])
+            let cases = Gen.zip Inputs.seeds (Gen.elements [ 1; 2; 3; 16; 64 ])
 
             checkMany
                 25

@@ -4,7 +4,7 @@ module Ctkd.Fs.Tests.Parts
 open Expecto
 open Ctkd.Fs
 
-let normals (seed: int) (shape: int list) : Tensor = Lessons.normal seed shape |> Plain.ofDense
+let normals (seed: int) (shape: int list) : Tensor = Inputs.normal seed shape |> Plain.ofDense
 
 let row (values: float[]) : Tensor = Plain.tensor [ values.Length ] values
 

@@ -11,7 +11,7 @@ let tests =
     testList "Perceptron" [
         testProperty "values and gradients by hand, also by a row's factor, equal those of autograd"
         <| forAll
-            (Gen.zip Lessons.seeds (Gen.choose (1, 5)))
+            (Gen.zip Inputs.seeds (Gen.choose (1, 5)))
             (fun (seed, inputs) ->
                 Tensor.scoped (fun () ->
                     let pack = Perceptron.pack inputs

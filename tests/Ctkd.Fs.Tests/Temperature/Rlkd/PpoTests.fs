@@ -43,7 +43,7 @@ let tests =
         testProperty
             "the surrogate is minus the mean advantage at the ratio 1, with the policy gradient as its slope"
         <| forAll
-            Lessons.seeds
+            Inputs.seeds
             (fun seed ->
                 Tensor.scoped (fun () ->
                     let before, advantages = normals seed [ 5 ], normals (seed + 1) [ 5 ]

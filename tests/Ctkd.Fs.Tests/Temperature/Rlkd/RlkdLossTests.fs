@@ -12,8 +12,8 @@ let private lost (distiller: Distiller) (t: Tensor) : Tensor =
     let labels = Tensor.toInt64s (labels ()) |> Array.map int
 
     distiller.Loss Tree.empty {
-        Lessons.lesson (Lessons.pooled teacher) (Lessons.pooled student) labels with
-            Softened = Temperature.shared teacher student t
+        Inputs.input (Inputs.pooled teacher) (Inputs.pooled student) labels with
+            Softened = Policy.shared t teacher student
     }
 
 let tests =
@@ -38,7 +38,7 @@ let tests =
         test "the published broadcast of T squared over the batch is another loss" {
             reading (fun expected ->
                 let t = temperatures ()
-                exactly (expected "itkd_loss_broadcast") (lost (Distiller.meanWeight Distiller.kd) t)
+                exactly (expected "itkd_loss_broadcast") (lost (Distiller.meanWeight Kd.distiller) t)
                 let ours = Loss.kd t (teacher ()) (student ()) |> Tensor.mean |> Tensor.toFloat
                 Must.hold (abs (ours - (expected "itkd_loss_broadcast")[0]) > 1.0)
             )
@@ -46,7 +46,7 @@ let tests =
 
         test "DKD of a uniform temperature, of each instance's, and as released" {
             reading (fun expected ->
-                let dkd a b = Dkd.distiller a b (Lessons.pairing [] []) |> Error.orRaise
+                let dkd a b = Dkd.distiller a b (Inputs.pair [] []) |> Error.orRaise
 
                 for a, b in [ 1.0, 2.0; 1.0, 8.0; 1.0, 0.0; 0.0, 1.0 ] do
                     let key = $"a%.0f{a}_b%.0f{b}"

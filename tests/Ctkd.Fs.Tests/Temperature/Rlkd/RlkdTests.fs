@@ -16,7 +16,7 @@ let private fresh (config: RlkdConfig) (batch: int) : Tree =
 /// A batch of the epoch whose first instances, as many as `right`, the student classifies correctly.
 let private observation (epoch: int) (step: int) (batch: int) (right: int) : Observation =
     let tensor seed =
-        Lessons.normal (100 * epoch + 10 * step + seed) [ batch; classes ]
+        Inputs.normal (100 * epoch + 10 * step + seed) [ batch; classes ]
         |> Plain.ofDense
         |> Tensor.toType DType.Float32
 
@@ -29,9 +29,12 @@ let private observation (epoch: int) (step: int) (batch: int) (right: int) : Obs
         Step = step
         Teacher = tensor 2
         Student = student
-        Labels = Tensor.ofInt64s [ batch ] labels
-        Index = Tensor.arange Device.Cpu batch
-        Blend = None
+        Batch = {
+            Images = Tensor.zeros DType.Float32 Device.Cpu [| int64 batch; 3L; 2L; 2L |]
+            Labels = Tensor.ofInt64s [ batch ] labels
+            Index = Tensor.arange Device.Cpu batch
+            Mix = None
+        }
         Key = Rng.ofSeed 3 |> Rng.at epoch |> Draws.key Device.Cpu step
     }
 
@@ -65,7 +68,7 @@ let tests =
                 Tensor.scoped (fun () ->
                     let config = early config
                     let agent, tree = Rlkd.agent config, fresh config 8
-                    let decide step right = agent.Decide tree (observation 1 step 8 right) |> ignore
+                    let decide step right = agent.Choose tree (observation 1 step 8 right) |> ignore
                     decide 0 2
                     decide 1 6
                     let first = rewardOf agent tree
@@ -88,10 +91,10 @@ let tests =
                 Tensor.scoped (fun () ->
                     let config = early mode
                     let agent, tree = Rlkd.agent config, fresh config 8
-                    agent.Decide tree (observation 1 0 8 2) |> ignore
+                    agent.Choose tree (observation 1 0 8 2) |> ignore
                     let before = Tensor.toFloats (Tree.find "actor/weights" tree)
                     let o = observation 1 1 8 5
-                    let t = agent.Decide tree o |> Option.get
+                    let t = agent.Choose tree o |> Option.get
                     Must.differ before (Tensor.toFloats (Tree.find "actor/weights" tree))
                     // What the updated policy draws for these states with this key.
                     let states = (Confidence.seen config.State o.Teacher o.Student).State
@@ -108,7 +111,7 @@ let tests =
                 let agent, tree = Rlkd.agent config, fresh config 8
 
                 let run epoch step =
-                    let t = agent.Decide tree (observation epoch step 8 (2 + step))
+                    let t = agent.Choose tree (observation epoch step 8 (2 + step))
                     t.IsSome, Tensor.toFloat (Tree.find "updates" tree)
 
                 let expected = [
@@ -255,14 +258,14 @@ let tests =
         test "logits of 30 at T = 0.1 give finite losses and gradients" {
             Tensor.scoped (fun () ->
                 let logits seed =
-                    (Lessons.normal seed [ 4; 5 ]).Values
+                    (Inputs.normal seed [ 4; 5 ]).Values
                     |> Array.map (fun v -> 30.0 * float (sign v))
                     |> Tensor.ofFloats DType.Float32 [ 4; 5 ]
 
                 let t = Tensor.full DType.Float32 Device.Cpu 0.1 [| 4L |]
                 let student = Autograd.leaf (logits 1)
-                let softened = Temperature.shared (logits 2) student t
-                let labels = Lessons.ofLabels [| 0; 1; 2; 3 |]
+                let softened = Policy.shared t (logits 2) student
+                let labels = Inputs.ofLabels [| 0; 1; 2; 3 |]
 
                 for loss in [ Loss.kd t (logits 2) student; Dkd.loss 1.0 2.0 labels softened ] do
                     let gradient = Autograd.gradients (Tensor.mean loss) [| student |] |> Array.head

@@ -63,7 +63,7 @@ let tests =
             Tensor.scoped (fun () ->
                 let pack = Updater.pack 3
                 let masker, estimator = learner 5 pack, learner 6 pack
-                let states = Lessons.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
+                let states = Inputs.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
                 let returns = Tensor.sumOver 1 states
                 let adam = Adam.ofRate 1e-2
 
@@ -87,7 +87,7 @@ let tests =
             Tensor.scoped (fun () ->
                 let pack = Updater.pack 3
                 let masker, estimator = learner 5 pack, learner 6 pack
-                let states = Lessons.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
+                let states = Inputs.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
                 let adam = Adam.ofRate 1e-2
 
                 for update in 0..149 do
@@ -108,7 +108,7 @@ let tests =
                 let pack = Updater.pack 3
                 let masker, estimator = learner 5 pack, learner 6 pack
                 let untouched = Tensor.toFloats estimator.Weights
-                let states = Lessons.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
+                let states = Inputs.normal 7 [ 64; 3 ] |> Plain.ofDense |> Tensor.abs
                 let adam = Adam.ofRate 1e-3
 
                 for update in 0..59 do

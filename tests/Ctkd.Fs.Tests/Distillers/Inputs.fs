@@ -1,5 +1,5 @@
-/// Lessons from plain arrays, and models whose maps every distiller can use.
-module Ctkd.Fs.Tests.Lessons
+/// Inputs from plain arrays, and models whose maps every distiller can use.
+module Ctkd.Fs.Tests.Inputs
 
 open Expecto
 open Ctkd.Fs
@@ -22,11 +22,11 @@ let labels (seed: int) (count: int) (classes: int) : int[] =
 
 let ofLabels (labels: int[]) : Tensor = Tensor.ofInt64s [ labels.Length ] (Array.map int64 labels)
 
-/// A lesson at T = 1 of pooled features; logits and maps are what the test gives.
-let lesson (teacher: Outputs) (student: Outputs) (labels: int[]) : Lesson = {
+/// A input at T = 1 of pooled features; logits and maps are what the test gives.
+let input (teacher: Outputs) (student: Outputs) (labels: int[]) : DistillerInput = {
     Teacher = teacher
     Student = student
-    Softened = Temperature.shared teacher.Logits student.Logits (Plain.number 1.0)
+    Softened = Policy.shared (Plain.number 1.0) teacher.Logits student.Logits
     Labels = ofLabels labels
     Index = Tensor.arange Device.Cpu labels.Length
     Classify = id
@@ -75,9 +75,9 @@ let threeMaps (widths: int * int * int) (classes: int) : Model =
         Starts = Starts.kaiming
     }
 
-/// A pairing of two shapes by hand.
-let pairing (teacher: int list list) (student: int list list) : Pairing =
-    let shown name (maps: int list list) : Shown = {
+/// A pair of two shapes by hand.
+let pair (teacher: int list list) (student: int list list) : ModelPair =
+    let shown name (maps: int list list) : ModelShape = {
         Model = name
         Maps = maps
         Pooled = (if maps.IsEmpty then 4 else (List.last maps).Head)
@@ -110,7 +110,7 @@ let state (seed: int) (distiller: Distiller) : Tree =
 let lossOf
     (distiller: Distiller)
     (feature: Dense)
-    (lesson: Tensor -> Lesson)
+    (input: Tensor -> DistillerInput)
     : Dense list * (Tensor list -> Tensor) =
     let state = state 1 distiller
     let trained = distiller.Declares |> List.filter _.Trained |> List.map _.Name
@@ -126,6 +126,6 @@ let lossOf
     let f (xs: Tensor list) =
         let given = List.zip trained (List.tail xs) |> Map.ofList
         let tree = state |> Tree.map (fun name x -> Map.tryFind name given |> Option.defaultValue x)
-        distiller.Loss tree (lesson (List.head xs))
+        distiller.Loss tree (input (List.head xs))
 
     feature :: List.map dense trained, f

@@ -1,4 +1,4 @@
-module Ctkd.Fs.Tests.TallyTests
+module Ctkd.Fs.Tests.EpochSumsTests
 
 open System
 open Expecto
@@ -32,11 +32,11 @@ let private seen: Gen<Seen> =
         return { Logits = logits; Labels = labels; T = t; Gradient = gradient; Terms = terms }
     }
 
-let private add (step: int) (t: BatchTemperature option) (seen: Seen) (tally: Tally) : unit =
+let private add (step: int) (t: BatchTemperature option) (seen: Seen) (sums: EpochSums) : unit =
     let logits = Plain.tensor [ seen.Labels.Length; 3 ] (Array.concat seen.Logits)
     let labels = Tensor.ofInt64s [ seen.Labels.Length ] (Array.map int64 seen.Labels)
     let step = Tensor.ofInt64s [] [| int64 step |]
-    Tally.add step logits labels t (seen.Terms |> List.ofArray |> List.map Plain.number) tally
+    EpochSums.add step logits labels t (seen.Terms |> List.ofArray |> List.map Plain.number) sums
 
 let private constant (t: float) (first: int) (count: int) : BatchTemperature = {
     T = Plain.number t
@@ -45,7 +45,7 @@ let private constant (t: float) (first: int) (count: int) : BatchTemperature = {
 }
 
 /// Batches one after the other, the images from the last place of the set to the first.
-let private addAll (batches: Seen list) (tally: Tally) : unit =
+let private addAll (batches: Seen list) (sums: EpochSums) : unit =
     let before = batches |> List.scan (fun sum b -> sum + b.Labels.Length) 0
 
     List.zip batches (List.take batches.Length before)
@@ -58,11 +58,11 @@ let private addAll (batches: Seen list) (tally: Tally) : unit =
             Index = Tensor.ofInt64s [ count ] (Array.init count (fun i -> int64 (images - 1 - before - i)))
         }
 
-        add step (Some temperature) seen tally
+        add step (Some temperature) seen sums
     )
 
 /// Terms with the given ones broken, in one step.
-let private broken (step: int) (terms: float list) (tally: Tally) : unit =
+let private broken (step: int) (terms: float list) (sums: EpochSums) : unit =
     let seen = {
         Logits = [| [| 1.0; 0.0; 0.0 |] |]
         Labels = [| 0 |]
@@ -71,7 +71,7 @@ let private broken (step: int) (terms: float list) (tally: Tally) : unit =
         Terms = Array.ofList terms
     }
 
-    add step None seen tally
+    add step None seen sums
 
 /// Two images of one logit, the first right.
 let private alike: Seen = {
@@ -83,15 +83,15 @@ let private alike: Seen = {
 }
 
 let tests =
-    testList "Tally" [
+    testList "EpochSums" [
         testProperty "the means of an epoch are those over its images"
         <| forAll
             (Gen.nonEmptyListOf seen)
             (fun batches ->
                 Tensor.scoped (fun () ->
-                    let tally = Tally.start Device.Cpu images 2
-                    addAll batches tally
-                    let means = Tally.means tally
+                    let sums = EpochSums.start Device.Cpu images 2
+                    addAll batches sums
+                    let means = EpochSums.means sums
                     let count = batches |> List.sumBy _.Labels.Length
 
                     let over f =
@@ -115,28 +115,28 @@ let tests =
 
                     Must.beSame
                         (batches |> Seq.collect _.T |> Seq.map (float32 >> float) |> Seq.rev |> Array.ofSeq)
-                        (Tally.temperatures tally)
+                        (EpochSums.temperatures sums)
 
                     let terms = [| for i in 0..1 -> over (fun b -> b.Terms[i]) |]
                     Must.beClose 1e-13 1e-14 terms (Array.ofList means.Terms)
-                    Must.equal None (Tally.broken tally)
+                    Must.equal None (EpochSums.broken sums)
                 )
             )
 
         test "one T counts for every image of its batch, and without a teacher there is none" {
             Tensor.scoped (fun () ->
-                let tally = Tally.start Device.Cpu images 2
-                add 0 (Some(constant 4.0 0 2)) alike tally
-                add 1 (Some(constant 6.0 7 2)) alike tally
-                let means = Tally.means tally
+                let sums = EpochSums.start Device.Cpu images 2
+                add 0 (Some(constant 4.0 0 2)) alike sums
+                add 1 (Some(constant 6.0 7 2)) alike sums
+                let means = EpochSums.means sums
                 Must.equal (5.0, 4.0, 6.0, 0.5) (means.T, means.SmallestT, means.LargestT, means.Accuracy)
-                Must.equal [| 4.0; 4.0; 6.0; 6.0 |] (Tally.temperatures tally)
+                Must.equal [| 4.0; 4.0; 6.0; 6.0 |] (EpochSums.temperatures sums)
                 Must.hold (Double.IsNaN means.GradientT)
-                let alone = Tally.start Device.Cpu images 2
+                let alone = EpochSums.start Device.Cpu images 2
                 add 0 None alike alone
-                Must.hold (Double.IsNaN (Tally.means alone).T)
-                Must.beEmpty (Tally.temperatures alone)
-                Must.equal None (Tally.broken alone)
+                Must.hold (Double.IsNaN (EpochSums.means alone).T)
+                Must.beEmpty (EpochSums.temperatures alone)
+                Must.equal None (EpochSums.broken alone)
             )
         }
 
@@ -148,8 +148,8 @@ let tests =
                 (Gen.listOf (many 3 term))
                 (fun steps ->
                     Tensor.scoped (fun () ->
-                        let tally = Tally.start Device.Cpu images 3
-                        steps |> List.iteri (fun step terms -> broken step (List.ofArray terms) tally)
+                        let sums = EpochSums.start Device.Cpu images 3
+                        steps |> List.iteri (fun step terms -> broken step (List.ofArray terms) sums)
 
                         let expected =
                             steps
@@ -160,51 +160,53 @@ let tests =
                                 |> Option.map (fun term -> step, term)
                             )
 
-                        Must.equal expected (Tally.broken tally)
+                        Must.equal expected (EpochSums.broken sums)
                     )
                 )
         }
 
-        test "a cleared tally has seen nothing" {
+        test "a cleared sums has seen nothing" {
             Tensor.scoped (fun () ->
-                let tally, fresh = Tally.start Device.Cpu images 2, Tally.start Device.Cpu images 2
-                addAll [ alike ] tally
-                broken 7 [ nan; 1.0 ] tally
-                Must.equal (Some(7, 0)) (Tally.broken tally)
-                Tally.clear tally
-                Must.beSameTree (Tally.toTree fresh) (Tally.toTree tally)
-                Must.equal 0 ((Tally.means tally).Images)
+                let sums, fresh = EpochSums.start Device.Cpu images 2, EpochSums.start Device.Cpu images 2
+                addAll [ alike ] sums
+                broken 7 [ nan; 1.0 ] sums
+                Must.equal (Some(7, 0)) (EpochSums.broken sums)
+                EpochSums.clear sums
+                Must.beSameTree (EpochSums.toTree fresh) (EpochSums.toTree sums)
+                Must.equal 0 ((EpochSums.means sums).Images)
             )
         }
 
-        testProperty "a tally goes on from its tensors"
+        testProperty "a sums goes on from its tensors"
         <| forAll
             (Gen.zip (Gen.listOf seen) (Gen.listOf seen))
             (fun (first, second) ->
                 Tensor.scoped (fun () ->
-                    let whole, half = Tally.start Device.Cpu images 2, Tally.start Device.Cpu images 2
+                    let whole, half =
+                        EpochSums.start Device.Cpu images 2, EpochSums.start Device.Cpu images 2
+
                     addAll first whole
                     addAll second whole
                     addAll first half
-                    let resumed = Tally.toTree half |> Tree.copy |> Tally.ofTree
+                    let resumed = EpochSums.toTree half |> Tree.copy |> EpochSums.ofTree
                     addAll second resumed
-                    Must.beSameTree (Tally.toTree whole) (Tally.toTree resumed)
+                    Must.beSameTree (EpochSums.toTree whole) (EpochSums.toTree resumed)
                 )
             )
 
         test "counting leaves no tensors and no graph" {
             Tensor.scoped (fun () ->
-                let tally = Tally.start Device.Cpu images 1
+                let sums = EpochSums.start Device.Cpu images 1
                 let logits = Autograd.leaf (Plain.tensor [ 1; 2 ] [| 1.0; 0.0 |])
                 let labels = Tensor.ofInt64s [ 1 ] [| 0L |]
                 let loss = Loss.crossEntropy labels logits
                 let t = Some { constant 1.0 0 1 with T = Tensor.sum logits }
                 let step = Tensor.ofInt64s [] [| 0L |]
                 let before = Tensor.live ()
-                Tally.add step logits labels t [ loss ] tally
+                EpochSums.add step logits labels t [ loss ] sums
                 Must.equal before (Tensor.live ())
 
-                for x in Tree.leaves (Tally.toTree tally) do
+                for x in Tree.leaves (EpochSums.toTree sums) do
                     Must.notHold x.requires_grad
             )
         }

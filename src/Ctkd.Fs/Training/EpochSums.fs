@@ -7,7 +7,7 @@ namespace Ctkd.Fs
 /// `Temperatures` (float32) the T of each training image, at its place in the set, NaN where it was not seen
 /// yet: empty without T.
 [<ReferenceEquality>]
-type Tally = { Sums: Tensor; Range: Tensor; Broken: Tensor; Temperatures: Tensor }
+type EpochSums = { Sums: Tensor; Range: Tensor; Broken: Tensor; Temperatures: Tensor }
 
 /// The temperatures of a batch.
 [<ReferenceEquality>]
@@ -32,17 +32,17 @@ type EpochMeans = {
     /// Mean over the images of the derivative of the batch's loss by a common shift of T: for T of each
     /// instance the mean derivative of an instance's loss by its own T. NaN where T is a constant.
     GradientT: float
-    /// Each loss term, unweighted, in the order of the course; the weighted total comes last.
+    /// Each loss term, unweighted, in the order of the plan; the weighted total comes last.
     Terms: float list
 }
 
 /// Accumulating metrics on the device.
 [<RequireQualifiedAccess>]
-module Tally =
+module EpochSums =
     let private fixedSums = 4
 
     /// Nothing seen, for so many training images with a T (0: none has one) and so many loss terms.
-    let start (device: Device) (images: int) (terms: int) : Tally = {
+    let start (device: Device) (images: int) (terms: int) : EpochSums = {
         Sums = Tensor.zeros DType.Float64 device [| int64 (fixedSums + terms) |]
         Range =
             Tensor.scope (fun () ->
@@ -53,26 +53,26 @@ module Tally =
     }
 
     /// Back to nothing seen, in place.
-    let clear (tally: Tally) : unit =
+    let clear (sums: EpochSums) : unit =
         Tensor.scoped (fun () ->
-            let fresh = start (Tensor.device tally.Sums) 0 (Tensor.size 0 tally.Sums - fixedSums)
-            Tensor.copyInto tally.Sums fresh.Sums
-            Tensor.copyInto tally.Range fresh.Range
-            Tensor.copyInto tally.Broken fresh.Broken
-            Tensor.fillInto tally.Temperatures nan
+            let fresh = start (Tensor.device sums.Sums) 0 (Tensor.size 0 sums.Sums - fixedSums)
+            Tensor.copyInto sums.Sums fresh.Sums
+            Tensor.copyInto sums.Range fresh.Range
+            Tensor.copyInto sums.Broken fresh.Broken
+            Tensor.fillInto sums.Temperatures nan
         )
 
     /// The tensors, for checkpoints.
-    let toTree (tally: Tally) : Tree =
+    let toTree (sums: EpochSums) : Tree =
         Tree.ofSeq [
-            "sums", tally.Sums
-            "range", tally.Range
-            "broken", tally.Broken
-            "temperatures", tally.Temperatures
+            "sums", sums.Sums
+            "range", sums.Range
+            "broken", sums.Broken
+            "temperatures", sums.Temperatures
         ]
 
     /// The reverse of `toTree`.
-    let ofTree (tree: Tree) : Tally = {
+    let ofTree (tree: Tree) : EpochSums = {
         Sums = Tree.find "sums" tree
         Range = Tree.find "range" tree
         Broken = Tree.find "broken" tree
@@ -87,7 +87,7 @@ module Tally =
         (labels: Tensor)
         (temperature: BatchTemperature option)
         (terms: Tensor list)
-        (tally: Tally)
+        (sums: EpochSums)
         : unit =
         Autograd.noGrad (fun () ->
             Tensor.scoped (fun () ->
@@ -107,52 +107,52 @@ module Tally =
                 let seen = Tensor.scalar DType.Float64 device (float count)
 
                 let perImage = Tensor.stack 0 means |> Tensor.scale (float count)
-                Tensor.addInto tally.Sums (Tensor.cat 0 [ Tensor.stack 0 [ seen; correct ]; perImage ])
+                Tensor.addInto sums.Sums (Tensor.cat 0 [ Tensor.stack 0 [ seen; correct ]; perImage ])
 
-                let smallest = Tensor.minimum (Tensor.select 0 0 tally.Range) (Tensor.min t)
-                let largest = Tensor.maximum (Tensor.select 0 1 tally.Range) (Tensor.max t)
-                Tensor.copyInto tally.Range (Tensor.stack 0 [ smallest; largest ])
+                let smallest = Tensor.minimum (Tensor.select 0 0 sums.Range) (Tensor.min t)
+                let largest = Tensor.maximum (Tensor.select 0 1 sums.Range) (Tensor.max t)
+                Tensor.copyInto sums.Range (Tensor.stack 0 [ smallest; largest ])
 
                 temperature
                 |> Option.iter (fun seen ->
                     Tensor.toType DType.Float32 seen.T
                     |> Tensor.expand [| int64 count |]
-                    |> Tensor.rowsInto tally.Temperatures seen.Index
+                    |> Tensor.rowsInto sums.Temperatures seen.Index
                 )
 
                 // The first term that is not finite, as one number: step * terms + term.
                 let bad = Tensor.stack 0 (List.map wide terms) |> Tensor.isFinite |> Tensor.logicalNot
                 let first = Tensor.argMax 0 (Tensor.toType DType.Int64 bad)
                 let code = wide (first + Tensor.mulInt terms.Length step)
-                let fresh = Tensor.lessThanNumber 0.0 tally.Broken |> Tensor.logicalAnd (Tensor.any bad)
-                Tensor.copyInto tally.Broken (Tensor.where fresh code tally.Broken)
+                let fresh = Tensor.lessThanNumber 0.0 sums.Broken |> Tensor.logicalAnd (Tensor.any bad)
+                Tensor.copyInto sums.Broken (Tensor.where fresh code sums.Broken)
             )
         )
 
     /// The first step of the epoch (0-based) and the index of the term that was not finite. Waits for the device.
-    let broken (tally: Tally) : (int * int) option =
-        let terms = Tensor.size 0 tally.Sums - fixedSums
+    let broken (sums: EpochSums) : (int * int) option =
+        let terms = Tensor.size 0 sums.Sums - fixedSums
 
-        match int (Tensor.toFloat tally.Broken) with
+        match int (Tensor.toFloat sums.Broken) with
         | -1 -> None
         | code -> Some(code / terms, code % terms)
 
     /// The means so far. Waits for the device.
-    let means (tally: Tally) : EpochMeans =
-        let sums = Tensor.toFloats tally.Sums
-        let range = Tensor.toFloats tally.Range
-        let mean i = sums[i] / sums[0]
+    let means (sums: EpochSums) : EpochMeans =
+        let totals = Tensor.toFloats sums.Sums
+        let range = Tensor.toFloats sums.Range
+        let mean i = totals[i] / totals[0]
 
         {
-            Images = int sums[0]
+            Images = int totals[0]
             Accuracy = mean 1
             T = mean 2
             SmallestT = range[0]
             LargestT = range[1]
             GradientT = mean 3
-            Terms = List.init (sums.Length - fixedSums) (fun i -> mean (fixedSums + i))
+            Terms = List.init (totals.Length - fixedSums) (fun i -> mean (fixedSums + i))
         }
 
     /// T of each image that was seen, in the order of the training set. Waits for the device.
-    let temperatures (tally: Tally) : float[] =
-        Tensor.toFloats tally.Temperatures |> Array.filter (System.Double.IsNaN >> not)
+    let temperatures (sums: EpochSums) : float[] =
+        Tensor.toFloats sums.Temperatures |> Array.filter (System.Double.IsNaN >> not)

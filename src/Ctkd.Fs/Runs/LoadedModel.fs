@@ -5,16 +5,16 @@ open FsToolkit.ErrorHandling
 
 /// A trained model from a file.
 [<NoComparison; NoEquality>]
-type Trained = {
+type LoadedModel = {
     Model: Model
     Weights: Tree
     /// What the run recorded that trained it; nothing of weights from elsewhere.
     Info: CheckpointInfo option
 }
 
-/// Trained models: loading, judging and naming them.
+/// LoadedModel models: loading, judging and naming them.
 [<RequireQualifiedAccess>]
-module Trained =
+module LoadedModel =
 
     /// A file of weights, or the checkpoint that it is.
     let private readFile (path: string) : Result<Choice<Checkpoint, WeightsFile>, Error> =
@@ -34,7 +34,7 @@ module Trained =
         device
         (expected: string option)
         (checkpoint: Checkpoint)
-        : Result<Trained, Error> =
+        : Result<LoadedModel, Error> =
         result {
             let name = checkpoint.Info.Settings.Student
 
@@ -65,7 +65,7 @@ module Trained =
             let names = String.Join(" or ", others)
             { error with Next = $"these weights fit {names}: name that model" }
 
-    let private ofWeights device (expected: string option) (file: WeightsFile) : Result<Trained, Error> =
+    let private ofWeights device (expected: string option) (file: WeightsFile) : Result<LoadedModel, Error> =
         result {
             let! model = Identify.model expected file
 
@@ -82,7 +82,7 @@ module Trained =
 
     /// The trained model of a run's folder, of a checkpoint (its student), or of any file of weights: safetensors or
     /// PyTorch's. `expected` is the model that the user named, if any; without it the file tells, or its tensors do.
-    let load (device: Device) (expected: string option) (path: string) : Result<Trained, Error> =
+    let load (device: Device) (expected: string option) (path: string) : Result<LoadedModel, Error> =
         readFile path
         |> Result.bind (
             function
@@ -110,13 +110,21 @@ module Trained =
 
         Convert.ToHexStringLower(hash.GetHashAndReset())
 
-    /// Accuracy of a model as the course would run it, in batches of the given size.
-    let accuracyIn (batch: int) (course: Course) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
+    /// Accuracy of a model as the plan would run it, in batches of the given size.
+    let accuracyIn
+        (batch: int)
+        (plan: TrainingPlan)
+        (model: Model)
+        (weights: Tree)
+        (set: DeviceSet)
+        : Accuracy =
         set
-        |> Evaluate.accuracy batch (fun images -> (Course.forward course model false weights images).Logits)
+        |> Evaluate.accuracy
+            batch
+            (fun images -> (TrainingPlan.forward plan model false weights images).Logits)
 
     /// Whether the model can see the data set's images and knows as many classes.
-    let fits (data: Splits) (trained: Trained) : Result<unit, Error> =
+    let fits (data: Splits) (trained: LoadedModel) : Result<unit, Error> =
         let model = trained.Model
 
         if model.Classes = data.Test.Classes then
@@ -132,17 +140,17 @@ module Trained =
 
     /// Runs a body on the test images that the settings name: it gets them and, for each of the models, a
     /// forward pass in the settings' precision. What the body answers holds no tensor.
-    let private onTest device (s: Settings) (models: Trained list) body : Result<'T, Error> =
+    let private onTest device (s: Settings) (models: LoadedModel list) body : Result<'T, Error> =
         Tensor.scoped (fun () ->
             result {
                 let! data = Settings.loadData s
                 do! models |> List.traverseResultM (fits data) |> Result.map ignore
-                let course = Settings.alone s models.Head.Model data device
+                let plan = Settings.alone s models.Head.Model data device
                 let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
 
-                let forward (trained: Trained) =
-                    let weights = Course.format course trained.Weights
-                    Course.forward course trained.Model false weights
+                let forward (trained: LoadedModel) =
+                    let weights = TrainingPlan.format plan trained.Weights
+                    TrainingPlan.forward plan trained.Model false weights
 
                 return body set (List.map forward models)
             }
@@ -153,8 +161,8 @@ module Trained =
     let evaluate
         (device: Device)
         (s: Settings)
-        (teacher: Trained option)
-        (trained: Trained)
+        (teacher: LoadedModel option)
+        (trained: LoadedModel)
         : Result<Evaluation, Error> =
         onTest
             device
@@ -174,7 +182,7 @@ module Trained =
         (device: Device)
         (s: Settings)
         (images: int)
-        (models: Trained list)
+        (models: LoadedModel list)
         : Result<struct (float[][] * float[][]) list * int[], Error> =
         let rows (x: Tensor) = Tensor.toFloats x |> Array.chunkBySize (Tensor.size 1 x)
 
@@ -195,11 +203,11 @@ module Trained =
             )
 
     /// Accuracy alone.
-    let accuracy (device: Device) (s: Settings) (trained: Trained) : Result<Accuracy, Error> =
+    let accuracy (device: Device) (s: Settings) (trained: LoadedModel) : Result<Accuracy, Error> =
         evaluate device s None trained |> Result.map _.Accuracy
 
     /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
-    let warning (settings: Settings) (trained: Trained) (accuracy: Accuracy) : string option =
+    let warning (settings: Settings) (trained: LoadedModel) (accuracy: Accuracy) : string option =
         let chance = 100.0 / float trained.Model.Classes
 
         let recorded =

@@ -21,7 +21,7 @@ type RlkdUpdate = {
 
 /// Sums of an epoch on the device, float64 [`length`]: adding to them waits for nothing.
 [<RequireQualifiedAccess>]
-module RlkdTally =
+module RlkdSums =
     let private choices = 8
     let private updates = 11
 

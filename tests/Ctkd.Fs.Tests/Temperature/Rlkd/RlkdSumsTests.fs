@@ -1,11 +1,11 @@
 /// What an epoch says of the agent, against a plain computation.
-module Ctkd.Fs.Tests.RlkdTallyTests
+module Ctkd.Fs.Tests.RlkdSumsTests
 
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Parts
 
-let private sums () : Tensor = Tensor.zeros DType.Float64 Device.Cpu [| int64 RlkdTally.length |]
+let private sums () : Tensor = Tensor.zeros DType.Float64 Device.Cpu [| int64 RlkdSums.length |]
 
 /// A batch's uncertainties, temperatures, policy means and logarithms of the deviation.
 type private Rows = { U: float[]; T: float[]; Mean: float[]; Log: float[] }
@@ -21,7 +21,7 @@ let private rows (seed: int) (count: int) : Rows =
     }
 
 let private addRows (sums: Tensor) (rows: Rows) : unit =
-    RlkdTally.addChoice
+    RlkdSums.addChoice
         {
             Uncertainty = row rows.U
             T = row rows.T
@@ -30,7 +30,7 @@ let private addRows (sums: Tensor) (rows: Rows) : unit =
         sums
 
 let tests =
-    testList "RlkdTally" [
+    testList "RlkdSums" [
         test "means, correlation and the policy by tenths of the uncertainty equal those of all images" {
             Tensor.scoped (fun () ->
                 let sums, batches = sums (), [ rows 1 37; rows 2 20; { rows 3 2 with U = [| 0.0; 1.0 |] } ]
@@ -38,7 +38,7 @@ let tests =
                 let all pick = batches |> Seq.collect pick |> Array.ofSeq
                 let u, t, mean = all _.U, all _.T, all _.Mean
                 let deviation = Array.map exp (all _.Log)
-                let report = RlkdTally.read sums
+                let report = RlkdSums.read sums
 
                 let correlation =
                     let du, dt =
@@ -80,7 +80,7 @@ let tests =
             Tensor.scoped (fun () ->
                 let sums, rows = sums (), rows 4 30
 
-                RlkdTally.addChoice
+                RlkdSums.addChoice
                     {
                         Uncertainty = row rows.U
                         T = row rows.T
@@ -88,7 +88,7 @@ let tests =
                     }
                     sums
 
-                let report = RlkdTally.read sums
+                let report = RlkdSums.read sums
 
                 for name, value in Map.toList report do
                     if name.StartsWith("policySpread", System.StringComparison.Ordinal) then
@@ -112,7 +112,7 @@ let tests =
                 }
 
                 for reward in [ 3.0; -4.0 ] do
-                    RlkdTally.addUpdate (update reward) sums
+                    RlkdSums.addUpdate (update reward) sums
 
                 let expected =
                     Map [
@@ -129,7 +129,7 @@ let tests =
                         "actorLoss", 6.0
                     ]
 
-                let report = RlkdTally.read sums
+                let report = RlkdSums.read sums
                 Must.equal (List.ofSeq expected.Keys) (List.ofSeq report.Keys)
 
                 for name, value in Map.toList expected do

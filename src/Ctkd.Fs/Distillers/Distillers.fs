@@ -1,0 +1,29 @@
+namespace Ctkd.Fs
+
+/// The distillers by name. Any of them works under any temperature policy.
+[<RequireQualifiedAccess>]
+module Distillers =
+
+    /// Every distiller with the weight and the settings that its authors published for CIFAR-100 (for DKD
+    /// those of resnet56 to resnet20), made for a pair of models.
+    let published: (string * float * (ModelPair -> Result<Distiller, Error>)) list = [
+        "kd", 0.9, (fun _ -> Ok Kd.distiller)
+        "dkd", 1.0, Dkd.distiller 1.0 2.0
+        "pkt", 30000.0, (fun _ -> Ok Pkt.distiller)
+        "sp", 3000.0, Sp.distiller
+        "vid", 1.0, Vid.distiller
+        "crd", 0.8, Crd.distiller Crd.published
+        "srrl", 1.0, Srrl.distiller
+        "rkd", 1.0, Rkd.distiller 25.0 50.0
+        "fitnet", 100.0, FitNet.distiller 2
+        "at", 1000.0, At.distiller
+    ]
+
+    /// Their names.
+    let names: string list = published |> List.map (fun (name, _, _) -> name)
+
+    /// The published distiller of that name with its weight, for a pair of models.
+    let find (name: string) (pair: ModelPair) : Result<float * Distiller, Error> =
+        match published |> List.tryFind (fun (known, _, _) -> known = name) with
+        | Some(_, weight, create) -> create pair |> Result.map (fun distiller -> weight, distiller)
+        | None -> Result.Error(Error.unknown "distiller" names name)

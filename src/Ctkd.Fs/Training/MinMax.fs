@@ -1,0 +1,128 @@
+namespace Ctkd.Fs
+
+/// The losses of a batch.
+[<NoComparison; NoEquality>]
+type BatchLosses = {
+    /// By name and unweighted: "ce", then the distillers.
+    Terms: (string * Tensor) list
+    /// The weighted sum, which is descended.
+    Total: Tensor
+    Student: Outputs
+    /// What the distillers read; None without a teacher.
+    Input: DistillerInput option
+}
+
+/// The min-max step. The student's weights descend L = gamma CE + sum_i alpha_i distiller_i. A learned temperature passes
+/// through gradient reversal of strength lambda, so the same step raises L in the temperature's parameters:
+/// min over the student, max over T (CTKD, arXiv:2211.16231, equations 2 to 5).
+[<RequireQualifiedAccess>]
+module MinMax =
+
+    let private crossEntropy (batch: Batch) (logits: Tensor) : Tensor =
+        match batch.Mix with
+        | None -> Loss.crossEntropy batch.Labels logits
+        | Some mix -> Loss.mixedCrossEntropy mix.Weight mix.Other batch.Labels logits
+
+    /// <summary>The losses of a batch. An agent learns and chooses here: call once per batch.</summary>
+    /// <param name="plan">The plan.</param>
+    /// <param name="values">The epoch's numbers.</param>
+    /// <param name="clock">Batches of the epoch before this one, int64 [].</param>
+    /// <param name="state">The state; only its running statistics and its agent change.</param>
+    /// <param name="input">The batch with the teacher's outputs.</param>
+    let losses plan values (clock: Tensor) (state: TrainState) (input: StepInput) : BatchLosses =
+        let batch, epochKey = input.Batch, values.Key
+        let student = TrainingPlan.forward plan plan.Student true state.Student batch.Images
+        let ce = "ce", crossEntropy batch student.Logits
+
+        let softened (distillation: Distillation) (teacher: Outputs) : DistillerInput =
+            let { Policy = policy; Model = { Classifier = classifier } } = distillation
+
+            let observe () : Observation = {
+                Epoch = state.Epoch
+                Step = state.Step
+                Batch = batch
+                Teacher = Tensor.detach teacher.Logits
+                Student = Tensor.detach student.Logits
+                Key = TrainingPlan.random "agent" state.Epoch plan |> Draws.key plan.Device state.Step
+            }
+
+            let values = Policy.choose policy state.Agent observe values.Policy
+
+            {
+                Teacher = teacher
+                Student = student
+                Softened = Policy.soften policy state.Temperature values teacher.Logits student.Logits
+                Labels = batch.Labels
+                Index = batch.Index
+                Classify = Layer.forward distillation.Weights false (ResizeArray()) (Linear classifier)
+                Key = lazy (Draws.keyAt epochKey clock)
+            }
+
+        let distilled = Option.map2 softened plan.Distillation input.Teacher
+
+        let terms =
+            ce
+            :: [
+                for input in Option.toList distilled do
+                    for d in TrainingPlan.distillers plan -> d.Name, Distiller.loss d state.Connectors input
+            ]
+
+        let weighted =
+            (values.CrossEntropy :: values.Distillers, terms)
+            ||> List.map2 (fun weight (_, loss) -> weight * loss)
+
+        {
+            Terms = terms
+            Total = List.reduce Tensor.add weighted
+            Student = student
+            Input = distilled
+        }
+
+    /// The update of one step, in place: one forward pass, one backward pass, one step of the optimiser. This is the
+    /// device's part of a step. It waits for nothing, and reads nothing from the host that changes between steps, so it can
+    /// be recorded once and replayed. Parameters as in `losses`.
+    let update plan (values: EpochValues) (clock: Tensor) (state: TrainState) (input: StepInput) : unit =
+        Tensor.scoped (fun () ->
+            let losses = losses plan values clock state input
+            let leaves, velocities = Tree.leaves state.Trained, Tree.leaves state.Velocity
+            let ordinary = leaves.Length - Tree.count state.Temperature
+            let t = losses.Input |> Option.map _.Softened.T
+            // dL/dT comes out of the same backward pass; T itself is not updated, its parameters are.
+            let learnedT = t |> Option.filter _.requires_grad |> Option.toArray
+
+            let gradients, gradientT =
+                Array.append leaves learnedT
+                |> Autograd.gradientsOrZeros ordinary losses.Total
+                |> Array.splitAt leaves.Length
+
+            losses.Input
+            |> Option.iter (fun input ->
+                Autograd.noGrad (fun () ->
+                    for d in TrainingPlan.distillers plan do
+                        Distiller.remember d state.Connectors input
+                )
+            )
+
+            let descend sgd (part: Tensor[] -> Tensor[]) =
+                Sgd.step sgd values.LearningRate (part gradients) (part velocities) (part leaves)
+
+            if plan.DecayTemperature || ordinary = leaves.Length then
+                descend plan.Sgd id
+            else
+                descend plan.Sgd (Array.take ordinary)
+                descend { plan.Sgd with WeightDecay = 0.0 } (Array.skip ordinary)
+
+            if state.Counters.Length > 0 then Tensor.addIntInto 1 state.Counters
+
+            let temperature t = { T = t; Gradient = Array.tryHead gradientT; Index = input.Batch.Index }
+
+            let terms = List.map snd losses.Terms @ [ losses.Total ]
+
+            EpochSums.add
+                clock
+                losses.Student.Logits
+                input.Batch.Labels
+                (Option.map temperature t)
+                terms
+                state.Sums
+        )
