@@ -122,6 +122,7 @@ let private tests: Test =
             ExplorationTests.tests
             RlkdSumsTests.tests
             RlkdTests.tests
+            DistilTests.tests
             CSharpTests.tests
         ]
     )

@@ -122,6 +122,16 @@ module Model =
     let forward (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
         forwardIn None model training weights images
 
+    /// A model of layers: `body` takes images [N, 3, H, W] to pooled features [N, D], `classifier` those to logits.
+    let ofLayers (name: string) (starts: Starts) (body: Layer) (classifier: Dense) : Model = {
+        Name = name
+        Classes = classifier.Out
+        Body = body
+        Classifier = classifier
+        Dropout = 0.0
+        Starts = starts
+    }
+
     /// A network of any kind as a model that can teach, and its weights: a TorchSharp module that the user trained, for
     /// instance, by its `forward`. It is known by its logits alone: methods that look at features do not go with it.
     /// Its last layer is the identity, which leaves float32 as it is and rounds where the run multiplies in a smaller type.

@@ -126,7 +126,7 @@ module Checkpoint =
             |> Result.bind (Json.read<CheckpointInfo> path)
             |> Result.bind (plausible path)
             |> Result.bind (fun info ->
-                Settings.validate info.Settings
+                Settings.validate (Settings.withKnownNames info.Settings)
                 |> Result.map (fun _ -> { Path = path; Info = info; Tensors = file.Tensors })
             )
         )

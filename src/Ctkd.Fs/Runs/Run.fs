@@ -5,18 +5,6 @@ open System.Diagnostics
 open System.IO
 open FsToolkit.ErrorHandling
 
-/// What a run tells the outside while it runs. Nothing in it changes the run, but `Stop`.
-[<NoComparison; NoEquality>]
-type Hooks = {
-    /// A sentence for the user: what was loaded, a warning.
-    Say: string -> unit
-    /// Epoch, batches done, batches of the epoch.
-    OnBatch: int -> int -> int -> unit
-    OnEpoch: EpochMetrics -> unit
-    /// Asked between batches: whether to write a checkpoint and stop.
-    Stop: unit -> bool
-}
-
 /// How a run ended.
 type Ending =
     | Finished
@@ -34,153 +22,14 @@ type Summary = {
     Checkpoint: string
 }
 
-/// Hooks that do nothing.
-[<RequireQualifiedAccess>]
-module Hooks =
-    /// Silent and never stopping.
-    let none: Hooks = {
-        Say = ignore
-        OnBatch = fun _ _ _ -> ()
-        OnEpoch = ignore
-        Stop = fun () -> false
-    }
-
 /// Runs in folders: from settings to checkpoints, metrics and a report.
 [<RequireQualifiedAccess>]
 module Run =
 
-    /// Batches between two looks at the loss, and images of an evaluation batch.
-    let private readEvery, private evaluationBatch = 50, 250
+    /// Batches between two looks at the loss.
+    let private readEvery = 50
 
-    /// Everything that a run needs, loaded and checked.
-    [<NoComparison; NoEquality>]
-    type private Prepared = {
-        Settings: Settings
-        Trainer: Trainer
-        Test: DeviceSet
-        Images: ImagesSeen
-        Teacher: Accuracy option
-        TeacherHash: string
-        DataHash: string
-    }
-
-    let private checkBatch (s: Settings) (data: Splits) : Result<unit, Error> =
-        let images = ImageSet.count data.Train
-
-        if s.Batch <= images then
-            Ok()
-        else
-            Result.Error(
-                Error.create
-                    Usage
-                    $"batch is {s.Batch}, but there are only {images} training images"
-                    ""
-                    $"use --batch {images} or less"
-            )
-
-    /// An agent learns from each batch when it sees the next: an epoch of one batch would teach it nothing.
-    let private checkAgent (s: Settings) (data: Splits) : Result<unit, Error> =
-        let images = ImageSet.count data.Train
-
-        if s.Teacher = "" || s.Policy <> "rlkd" || s.Batch < images then
-            Ok()
-        else
-            Result.Error(
-                Error.create
-                    Usage
-                    $"policy rlkd learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"
-                    ""
-                    $"use --batch {max 1 (images / 2)} or less"
-            )
-
-    /// The teacher that the settings name, checked against the data.
-    let private loadTeacher
-        (s: Settings)
-        (data: Splits)
-        (device: Device)
-        : Result<LoadedModel option, Error> =
-        if s.Teacher = "" then
-            Ok None
-        else
-            result {
-                let! trained = LoadedModel.load device (Some s.Teacher) s.TeacherWeights
-                do! LoadedModel.fits data trained
-                return Some trained
-            }
-
-    /// The teacher's accuracy, said aloud with a warning where it looks wrong.
-    let private judge
-        (hooks: Hooks)
-        (s: Settings)
-        (plan: TrainingPlan)
-        (test: DeviceSet)
-        (teacher: LoadedModel)
-        : Accuracy =
-        let accuracy = LoadedModel.accuracyIn evaluationBatch plan teacher.Model teacher.Weights test
-        hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
-
-        LoadedModel.warning s teacher accuracy
-        |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
-
-        accuracy
-
-    /// A temperature that no method reads changes nothing: better said than searched for.
-    let private warnOfTemperature (hooks: Hooks) (s: Settings) : unit =
-        if s.Teacher <> "" && not (s.Methods.Keys |> Seq.exists Settings.reads) then
-            let names = String.concat ", " s.Methods.Keys
-            hooks.Say $"warning: {names} read no softened logits: the policy {s.Policy} has no effect"
-
-    let private prepare (hooks: Hooks) (settings: Settings) : Result<Prepared, Error> =
-        result {
-            let! s = Settings.validate settings
-            let! device = Engine.device s.Device
-            let! data = Settings.loadData s
-            do! checkBatch s data
-            do! checkAgent s data
-            let! student = Zoo.find s.Student data.Train.Classes
-            do! Model.checkInput data.Train.Height data.Train.Width student
-            let rest = ImageSet.count data.Train % s.Batch
-            let smallest = if rest = 0 then s.Batch else rest
-            do! Model.checkBatch smallest data.Train.Height data.Train.Width student
-            let! teacher = loadTeacher s data device
-            let taught = teacher |> Option.map (fun trained -> trained.Model, trained.Weights)
-            let! plan = Settings.plan s student taught data device
-            let plan = TrainingPlan.prepareTeacher plan
-            let upload = Augment.upload (TrainingPlan.dtype plan) device data.Mean data.Std
-            let test = upload data.Test
-
-            if device <> Device.Cpu then
-                Engine.setDeterministic true
-                Engine.setTf32 s.Tf32
-
-            warnOfTemperature hooks s
-
-            hooks.Say
-                $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
-
-            let teacherHash =
-                teacher |> Option.map (fun t -> LoadedModel.fingerprint t.Weights) |> Option.defaultValue ""
-
-            let dataHash = Settings.fingerprint data
-            let! options = TeacherMemory.options s teacherHash dataHash data plan
-
-            return {
-                Settings = s
-                Trainer = { Plan = plan; Teacher = options; Images = upload data.Train }
-                Test = test
-                Images = {
-                    Height = data.Train.Height
-                    Width = data.Train.Width
-                    Mean = data.Mean
-                    Std = data.Std
-                }
-                Teacher = teacher |> Option.map (judge hooks s plan test)
-                TeacherHash = teacherHash
-                DataHash = dataHash
-            }
-        }
-
-    let private info (run: Prepared) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo = {
+    let private info (run: PreparedRun) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo = {
         Settings = run.Settings
         Classes = run.Trainer.Plan.Student.Classes
         Images = run.Images
@@ -223,7 +72,7 @@ module Run =
     let private go
         (hooks: Hooks)
         (folder: RunDirectory)
-        (run: Prepared)
+        (run: PreparedRun)
         (state: TrainState)
         (completed: EpochMetrics list)
         =
@@ -247,7 +96,7 @@ module Run =
 
         let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = LoadedModel.accuracyIn evaluationBatch plan plan.Student state.Student run.Test
+                let test = LoadedModel.accuracyIn Prepare.evaluationBatch plan plan.Student state.Student run.Test
 
                 do!
                     if Double.IsFinite test.Loss && isSound state then
@@ -327,11 +176,11 @@ module Run =
                     "free some space; the checkpoints written so far are whole"
             )
 
-    /// Starts a run in a new folder.
-    let start (hooks: Hooks) (out: string) (settings: Settings) : Result<Summary, Error> =
+    /// Starts an experiment in a new folder.
+    let startExperiment (out: string) (experiment: Experiment) : Result<Summary, Error> =
         Tensor.scoped (fun () ->
             result {
-                let! run = prepare hooks settings
+                let! run = Prepare.load experiment
                 let! folder = RunDirectory.create out
                 let text = Json.writeIndented run.Settings + "\n" |> Text.Encoding.UTF8.GetBytes
 
@@ -341,13 +190,17 @@ module Run =
                         (fun () ->
                             Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
                             |> Result.bind (fun () ->
-                                go hooks folder run (TrainState.start run.Trainer.Plan) []
+                                go experiment.Hooks folder run (TrainState.start run.Trainer.Plan) []
                             )
                         )
             }
         )
 
-    let private checkTeacher (run: Prepared) (checkpoint: Checkpoint) : Result<unit, Error> =
+    /// Starts a run in a new folder.
+    let start (hooks: Hooks) (out: string) (settings: Settings) : Result<Summary, Error> =
+        Prepare.ofSettings hooks settings |> startExperiment out
+
+    let private checkTeacher (run: PreparedRun) (checkpoint: Checkpoint) : Result<unit, Error> =
         if run.TeacherHash = checkpoint.Info.TeacherHash then
             Ok()
         else
@@ -359,7 +212,7 @@ module Run =
                     "put the original file back, or start a new run"
             )
 
-    let private checkData (run: Prepared) (checkpoint: Checkpoint) : Result<unit, Error> =
+    let private checkData (run: PreparedRun) (checkpoint: Checkpoint) : Result<unit, Error> =
         if run.DataHash = checkpoint.Info.DataHash then
             Ok()
         else
@@ -384,8 +237,25 @@ module Run =
 
             Checkpoint.write folder.Last checkpoint.Info state
 
-    /// Goes on from a checkpoint, in the folder where it lies: bit for bit what the uninterrupted run would have done.
-    let resume (hooks: Hooks) (path: string) : Result<Summary, Error> =
+    /// Refuses to resume without the values of the program that began the run.
+    let private checkParts (path: string) (recorded: Settings) (experiment: Experiment) : Result<unit, Error> =
+        match Prepare.missing recorded experiment with
+        | [] -> Ok()
+        | parts ->
+            let names = String.concat ", " parts
+
+            Error.create
+                Mismatch
+                $"the run was begun by a program with values of its own: {names}"
+                path
+                "resume it from that program, by Distil.resume with the same values"
+            |> Result.Error
+
+    /// <summary>Resumes from a checkpoint in the folder where it lies: bit for bit what the uninterrupted run would have
+    /// done.</summary>
+    /// <param name="path">A run's folder or one of its checkpoints.</param>
+    /// <param name="experiment">The values that the run began with; its settings come from the checkpoint.</param>
+    let resumeExperiment (path: string) (experiment: Experiment) : Result<Summary, Error> =
         Tensor.scoped (fun () ->
             result {
                 let! file = RunDirectory.checkpointOf path
@@ -397,14 +267,20 @@ module Run =
                         (fun () ->
                             result {
                                 let! checkpoint = Checkpoint.read (Path.GetFullPath file)
-                                let! run = prepare hooks checkpoint.Info.Settings
+                                let recorded = checkpoint.Info.Settings
+                                do! checkParts file recorded experiment
+                                let! run = Prepare.load { experiment with Settings = recorded }
                                 do! checkTeacher run checkpoint
                                 do! checkData run checkpoint
                                 let! state = Checkpoint.restore run.Trainer.Plan checkpoint
-                                do! takeUp hooks folder checkpoint state
+                                do! takeUp experiment.Hooks folder checkpoint state
                                 let! lines = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
-                                return! go hooks folder run state lines
+                                return! go experiment.Hooks folder run state lines
                             }
                         )
             }
         )
+
+    /// Resumes a run from its folder or one of its checkpoints, with the settings that it began with.
+    let resume (hooks: Hooks) (path: string) : Result<Summary, Error> =
+        Prepare.ofSettings hooks Settings.defaults |> resumeExperiment path

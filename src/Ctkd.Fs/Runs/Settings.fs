@@ -280,32 +280,51 @@ module Settings =
                 Error.create Usage $"{several.Length} settings are wrong:{text}" "" "see --help for the flags"
             )
 
-    /// The data set of the settings, with their normalisation and number of images a class.
-    let loadData (s: Settings) : Result<Splits, Error> =
-        Datasets.load s.Data (if s.DataDir = "" then None else Some s.DataDir)
-        |> Result.bind (fun data ->
-            let channels = data.Train.Channels
+    /// The settings with known names in place of those that no list has: a program may have trained with values of its own.
+    let withKnownNames (s: Settings) : Settings =
+        let known names fallback name = if List.contains name names then name else fallback
 
-            if not s.Mean.IsEmpty && s.Mean.Length <> channels then
-                Result.Error(
-                    Error.create
-                        Usage
-                        $"mean and std have {s.Mean.Length} numbers, the images {channels} channels"
-                        ""
-                        "give one number a channel, such as --mean 0.5071 0.4867 0.4408"
-                )
-            else
-                Ok {
-                    data with
-                        Train =
-                            (if s.PerClass = 0 then
-                                 data.Train
-                             else
-                                 ImageSet.firstPerClass s.PerClass data.Train)
-                        Mean = (if s.Mean.IsEmpty then data.Mean else s.Mean)
-                        Std = (if s.Std.IsEmpty then data.Std else s.Std)
-                }
-        )
+        {
+            s with
+                Student = known Zoo.names defaults.Student s.Student
+                Teacher = if s.Teacher = "" then "" else known Zoo.names defaults.Student s.Teacher
+                TeacherWeights = if s.Teacher <> "" && s.TeacherWeights = "" then "a value" else s.TeacherWeights
+                Data = known (Datasets.names @ plannedData) defaults.Data s.Data
+                Policy = known policies defaults.Policy s.Policy
+                Methods =
+                    if s.Methods.Keys |> Seq.forall (fun name -> List.contains name methods) then
+                        s.Methods
+                    else
+                        defaults.Methods
+        }
+
+    /// A data set with the settings' normalisation and number of images per class.
+    let adjust (s: Settings) (data: Splits) : Result<Splits, Error> =
+        let channels = data.Train.Channels
+
+        if not s.Mean.IsEmpty && s.Mean.Length <> channels then
+            Result.Error(
+                Error.create
+                    Usage
+                    $"mean and std have {s.Mean.Length} numbers, the images {channels} channels"
+                    ""
+                    "give one number a channel, such as --mean 0.5071 0.4867 0.4408"
+            )
+        else
+            Ok {
+                data with
+                    Train =
+                        (if s.PerClass = 0 then
+                             data.Train
+                         else
+                             ImageSet.firstPerClass s.PerClass data.Train)
+                    Mean = (if s.Mean.IsEmpty then data.Mean else s.Mean)
+                    Std = (if s.Std.IsEmpty then data.Std else s.Std)
+            }
+
+    /// The data set of the settings, with their normalisation and number of images per class.
+    let loadData (s: Settings) : Result<Splits, Error> =
+        Datasets.load s.Data (if s.DataDir = "" then None else Some s.DataDir) |> Result.bind (adjust s)
 
     /// SHA-256 of a data set's training images and labels: a run goes on only with the data that it began with.
     let fingerprint (data: Splits) : string =

@@ -328,7 +328,7 @@ let all: Operation list = elementWise @ reductions @ layers @ shapes
 /// The functions of the seam that no gradient flows through.
 let others: string list =
     [
-        "scope scoped scopeWith live free ofFloats ofSingles ofInt64s ofBytes scalar zeros full arange"
+        "scope scoped scopeWith unscoped live free ofFloats ofSingles ofInt64s ofBytes scalar zeros full arange"
         "toFloats toSingles toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
         "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite mix argMax all any"
         "copyInto addInto reluInto fillInto rowsInto"

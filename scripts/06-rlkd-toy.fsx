@@ -1,10 +1,10 @@
-// Whether RLKD's agent learns where learning is possible. Run with: dotnet fsi scripts/03-rlkd-toy.fsx [SEEDS [UPDATES]]
+// Whether RLKD's agent learns where learning is possible. Run with: dotnet fsi scripts/06-rlkd-toy.fsx [SEEDS [UPDATES]]
 //
 // An instance's best temperature is 2 + 6 u, u its uncertainty; the reward is the mean of -(T - 2 - 6 u)^2, which is -3 for
 // the best constant T. The agent of the paper is told the batch's reward, or each instance's own; that of the
 // released code is told the batch's. The last tenth of the updates is judged, by the temperatures as drawn.
 #load "_load.fsx"
-#load "../tests/Ctkd.Fs.Tests/Agent/Toy.fs"
+#load "../tests/Ctkd.Fs.Tests/Temperature/Rlkd/Toy.fs"
 
 open Ctkd.Fs
 open Ctkd.Fs.Tests

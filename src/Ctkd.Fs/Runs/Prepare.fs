@@ -1,0 +1,298 @@
+namespace Ctkd.Fs
+
+open FsToolkit.ErrorHandling
+
+/// What a run tells its caller while it runs. Only `Stop` changes the run.
+[<NoComparison; NoEquality>]
+type Hooks = {
+    /// A sentence for the user: what was loaded, a warning.
+    Say: string -> unit
+    /// Epoch, batches done, batches of the epoch.
+    OnBatch: int -> int -> int -> unit
+    OnEpoch: EpochMetrics -> unit
+    /// Is asked between batches whether to write a checkpoint and stop.
+    Stop: unit -> bool
+}
+
+/// Hooks that do nothing.
+[<RequireQualifiedAccess>]
+module Hooks =
+    /// Silent and never stopping.
+    let none: Hooks = {
+        Say = ignore
+        OnBatch = fun _ _ _ -> ()
+        OnEpoch = ignore
+        Stop = fun () -> false
+    }
+
+/// An experiment: settings, and values of the caller's own, each in place of what the settings name.
+[<NoComparison; NoEquality>]
+type Experiment = {
+    Settings: Settings
+    Student: Model option
+    Teacher: LoadedModel option
+    Data: Splits option
+    Policy: Policy option
+    /// Weighted distillers; None for the settings' methods.
+    Distillers: (float * Distiller) list option
+    Hooks: Hooks
+}
+
+/// Everything that a run needs, loaded and checked.
+[<NoComparison; NoEquality>]
+type PreparedRun = {
+    Settings: Settings
+    Trainer: Trainer
+    Test: DeviceSet
+    Images: ImagesSeen
+    /// The teacher's accuracy on the test images.
+    Teacher: Accuracy option
+    TeacherHash: string
+    DataHash: string
+}
+
+/// From settings, and values in place of them, to a run that can start.
+[<RequireQualifiedAccess>]
+module Prepare =
+
+    /// Images of an evaluation batch.
+    let evaluationBatch: int = 250
+
+    /// An experiment of which the settings name every part.
+    let ofSettings (hooks: Hooks) (settings: Settings) : Experiment = {
+        Settings = settings
+        Student = None
+        Teacher = None
+        Data = None
+        Policy = None
+        Distillers = None
+        Hooks = hooks
+    }
+
+    /// The settings with the experiment's values by their names, as checkpoints record them.
+    let private named (e: Experiment) : Settings =
+        let orElse current (name: 'T -> string) part = part |> Option.map name |> Option.defaultValue current
+        let s = e.Settings
+
+        {
+            s with
+                Student = e.Student |> orElse s.Student _.Name
+                Teacher = e.Teacher |> orElse s.Teacher _.Model.Name
+                TeacherWeights = if e.Teacher.IsSome then "" else s.TeacherWeights
+                Data = e.Data |> orElse s.Data _.Train.Name
+                DataDir = if e.Data.IsSome then "" else s.DataDir
+                Policy = e.Policy |> orElse s.Policy _.Name
+                Standardise = s.Standardise && e.Policy.IsNone
+                Methods =
+                    match e.Distillers with
+                    | None -> s.Methods
+                    | Some distillers -> Map [ for weight, d in distillers -> d.Name, weight ]
+        }
+
+    /// The settings with known names in place of those of the experiment's values, which no list has.
+    let private known (e: Experiment) : Settings =
+        let s, d = e.Settings, Settings.defaults
+
+        {
+            s with
+                Student = if e.Student.IsSome then d.Student else s.Student
+                Teacher = if e.Teacher.IsSome then d.Student else s.Teacher
+                TeacherWeights = if e.Teacher.IsSome then "a value" else s.TeacherWeights
+                Data = if e.Data.IsSome then d.Data else s.Data
+                Policy = if e.Policy.IsSome then d.Policy else s.Policy
+                Standardise = s.Standardise && e.Policy.IsNone
+                Methods = if e.Distillers.IsSome then d.Methods else s.Methods
+        }
+
+    /// The parts of a recorded run that its settings cannot name and the experiment does not give.
+    let missing (recorded: Settings) (e: Experiment) : string list =
+        let lacks kind isGiven known name =
+            if isGiven || name = "" || List.contains name known then [] else [ $"the {kind} '{name}'" ]
+
+        [
+            lacks "student" e.Student.IsSome Zoo.names recorded.Student
+            lacks "teacher" e.Teacher.IsSome Zoo.names recorded.Teacher
+            lacks "data set" e.Data.IsSome Datasets.names recorded.Data
+            lacks "policy" e.Policy.IsSome Settings.policies recorded.Policy
+            for method in recorded.Methods.Keys do
+                lacks "method" e.Distillers.IsSome Settings.methods method
+        ]
+        |> List.concat
+
+    let private checkBatch (s: Settings) (data: Splits) : Result<unit, Error> =
+        let images = ImageSet.count data.Train
+
+        if s.Batch <= images then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Usage
+                    $"batch is {s.Batch}, but there are only {images} training images"
+                    ""
+                    $"use --batch {images} or less"
+            )
+
+    /// An agent learns from each batch when it sees the next: an epoch of one batch would teach it nothing.
+    let private checkAgent (s: Settings) (plan: TrainingPlan) (data: Splits) : Result<unit, Error> =
+        let images = ImageSet.count data.Train
+
+        if (TrainingPlan.agent plan).IsNone || s.Batch < images then
+            Ok()
+        else
+            Result.Error(
+                Error.create
+                    Usage
+                    $"policy {s.Policy} learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"
+                    ""
+                    $"use --batch {max 1 (images / 2)} or less"
+            )
+
+    let private studentOf (e: Experiment) (data: Splits) : Result<Model, Error> =
+        let classes = data.Train.Classes
+
+        match e.Student with
+        | None -> Zoo.find e.Settings.Student classes
+        | Some student when student.Classes = classes -> Ok student
+        | Some student ->
+            Error.create
+                Mismatch
+                $"{student.Name} knows {student.Classes} classes, the data set has {classes}"
+                ""
+                $"make it for {classes} classes"
+            |> Result.Error
+
+    /// The teacher, checked against the data; None where the student learns from labels alone.
+    let private teacherOf (e: Experiment) (data: Splits) (device: Device) : Result<LoadedModel option, Error> =
+        result {
+            let! teacher =
+                match e.Teacher with
+                | Some teacher ->
+                    let weights = teacher.Weights |> Tree.map (fun _ x -> Tensor.toDevice device x)
+                    Ok(Some { teacher with Weights = weights })
+                | None when e.Settings.Teacher = "" -> Ok None
+                | None ->
+                    LoadedModel.load device (Some e.Settings.Teacher) e.Settings.TeacherWeights
+                    |> Result.map Some
+
+            do! teacher |> Option.map (LoadedModel.fits data) |> Option.defaultValue (Ok())
+            return teacher
+        }
+
+    /// The plan with the experiment's policy and distillers in place of those that the settings name.
+    let private withValues (e: Experiment) (data: Splits) (plan: TrainingPlan) : Result<TrainingPlan, Error> =
+        let weight value =
+            if e.Settings.WarmUp = 0 then
+                Schedule.constant value
+            else
+                Schedule.warmUp value e.Settings.WarmUp
+
+        let change (d: Distillation) =
+            let pair =
+                ModelPair.create
+                    data.Train.Height
+                    data.Train.Width
+                    data.Train.Labels
+                    plan.Batch
+                    d.Model
+                    plan.Student
+
+            let distillers =
+                match e.Distillers with
+                | None -> Ok d.Distillers
+                | Some own ->
+                    own
+                    |> List.traverseResultM (fun (value, distiller) ->
+                        Distiller.enough pair distiller |> Result.map (fun d -> weight value, d)
+                    )
+
+            distillers
+            |> Result.map (fun distillers -> {
+                d with
+                    Policy = e.Policy |> Option.defaultValue d.Policy
+                    Distillers = distillers
+            })
+
+        match plan.Distillation with
+        | None -> Ok plan
+        | Some d -> change d |> Result.map (fun d -> { plan with Distillation = Some d })
+
+    /// The teacher's accuracy, said aloud with a warning where it looks wrong.
+    let private judge
+        (hooks: Hooks)
+        (s: Settings)
+        (plan: TrainingPlan)
+        (test: DeviceSet)
+        (teacher: LoadedModel)
+        : Accuracy =
+        let accuracy = LoadedModel.accuracyIn evaluationBatch plan teacher.Model teacher.Weights test
+        hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
+
+        LoadedModel.warning s teacher accuracy
+        |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+
+        accuracy
+
+    /// A temperature that no method reads changes nothing: better said than searched for.
+    let private warnOfTemperature (hooks: Hooks) (s: Settings) : unit =
+        if s.Teacher <> "" && not (s.Methods.Keys |> Seq.exists Settings.reads) then
+            let names = String.concat ", " s.Methods.Keys
+            hooks.Say $"warning: {names} read no softened logits: the policy {s.Policy} has no effect"
+
+    /// Loads and checks everything that an experiment needs.
+    let load (e: Experiment) : Result<PreparedRun, Error> =
+        result {
+            let hooks, s = e.Hooks, named e
+            let! known = Settings.validate (known e)
+            let! device = Engine.device s.Device
+
+            let! data =
+                match e.Data with
+                | None -> Settings.loadData s
+                | Some data -> Settings.adjust s data
+
+            do! checkBatch s data
+            let! student = studentOf e data
+            do! Model.checkInput data.Train.Height data.Train.Width student
+            let rest = ImageSet.count data.Train % s.Batch
+            let smallest = if rest = 0 then s.Batch else rest
+            do! Model.checkBatch smallest data.Train.Height data.Train.Width student
+            let! teacher = teacherOf e data device
+            let pair = teacher |> Option.map (fun teacher -> teacher.Model, teacher.Weights)
+            let! plan = Settings.plan known student pair data device |> Result.bind (withValues e data)
+            do! checkAgent s plan data
+            let plan = TrainingPlan.prepareTeacher plan
+            let upload = Augment.upload (TrainingPlan.dtype plan) device data.Mean data.Std
+            let test = upload data.Test
+
+            if device <> Device.Cpu then
+                Engine.setDeterministic true
+                Engine.setTf32 s.Tf32
+
+            if e.Distillers.IsNone then warnOfTemperature hooks s
+
+            hooks.Say
+                $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
+
+            let teacherHash =
+                teacher |> Option.map (fun t -> LoadedModel.fingerprint t.Weights) |> Option.defaultValue ""
+
+            let dataHash = Settings.fingerprint data
+            let! options = TeacherMemory.options s teacherHash dataHash data plan
+
+            return {
+                Settings = s
+                Trainer = { Plan = plan; Teacher = options; Images = upload data.Train }
+                Test = test
+                Images = {
+                    Height = data.Train.Height
+                    Width = data.Train.Width
+                    Mean = data.Mean
+                    Std = data.Std
+                }
+                Teacher = teacher |> Option.map (judge hooks s plan test)
+                TeacherHash = teacherHash
+                DataHash = dataHash
+            }
+        }
+
