@@ -6,17 +6,17 @@ open System.Threading
 /// Tensor scopes for C#.
 [<AbstractClass; Sealed>]
 type Scopes =
-    /// Frees every tensor that the body made but its result.
+    /// Runs the body, then frees every tensor that it made except its result.
     static member Run(body: Func<Tensor>) : Tensor =
         ArgumentNullException.ThrowIfNull body
         Tensor.scope body.Invoke
 
-    /// Frees every tensor that the body made.
+    /// Runs the body, then frees every tensor that it made.
     static member Run(body: Action) : unit =
         ArgumentNullException.ThrowIfNull body
         Tensor.scoped body.Invoke
 
-/// Losses for C#; formulas and shapes stand at `Loss`.
+/// Losses for C#; `Loss` has their formulas and shapes.
 [<AbstractClass; Sealed>]
 type Losses =
     /// T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
@@ -55,7 +55,7 @@ type Policies =
     static member Fixed(t: float) : Policy = Scheduled.fixedAt t
     static member Scheduled(schedule: Schedule) : Policy = Scheduled.by schedule
 
-    /// CTKD with one learned temperature in (1, 21) and a curriculum of so many epochs.
+    /// CTKD with one learned temperature in (1, 21) and a curriculum of `curriculumEpochs` epochs.
     static member CtkdGlobal(curriculumEpochs: int) : Policy =
         Ctkd.globalPolicy Ctkd.publishedRange (Schedule.curriculum curriculumEpochs)
 
@@ -63,7 +63,7 @@ type Policies =
     static member CtkdInstance(hidden: int, curriculumEpochs: int) : Policy =
         Ctkd.instancePolicy Ctkd.publishedRange hidden (Schedule.curriculum curriculumEpochs)
 
-    /// DTKD: tau shared out between teacher and student by their largest logits.
+    /// DTKD: tau split between teacher and student by their largest logits.
     static member Dtkd(tau: float) : Policy = Dtkd.policy tau
 
     /// The agent of RLKD: it chooses T for each instance from epoch `warmUp` on, and learns in the epochs from there on
@@ -232,7 +232,7 @@ type Training =
     static member Start(options: TrainingOptions, folder: string) : Summary =
         Training.Start(options, folder, null, CancellationToken.None)
 
-    /// Goes on with an interrupted run: a folder or a checkpoint file.
+    /// Resumes an interrupted run from its folder or a checkpoint file.
     static member Resume
         (path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken)
         : Summary =

@@ -2,23 +2,23 @@ namespace Ctkd.Fs
 
 open System
 
-/// The images that a student was trained on, as it saw them.
+/// Size and normalisation of the images that a student was trained on.
 type ImagesSeen = {
     Height: int
     Width: int
-    /// Of each channel, pixels from 0 to 1.
+    /// Per channel, for pixels from 0 to 1.
     Mean: float list
     Std: float list
 }
 
-/// What a checkpoint says about itself, beside the tensors.
+/// The description of a checkpoint, stored beside the tensors.
 type CheckpointInfo = {
     Settings: Settings
     Classes: int
     Images: ImagesSeen
     /// SHA-256 of the training images and labels.
     DataHash: string
-    /// The epoch that goes on when the checkpoint is resumed, and the batches done in it.
+    /// The epoch in which the run resumes, from 1, and the batches done in it.
     Epoch: int
     Step: int
     Best: Best
@@ -37,12 +37,12 @@ type Checkpoint = { Path: string; Info: CheckpointInfo; Tensors: StoredTensor li
 /// The whole training state as one sealed safetensors file.
 [<RequireQualifiedAccess>]
 module Checkpoint =
-    /// Number of the format; a file with another one was written by another version.
+    /// The number of the format. Files of another format were written by another version.
     let format = 5
 
     let private kind = "ctkd-checkpoint"
 
-    /// Whether a file's metadata are those of a checkpoint.
+    /// Whether metadata are those of a checkpoint.
     let isCheckpoint (metadata: (string * string) list) : bool = List.contains ("kind", kind) metadata
 
     /// Writes a state: to a temporary name, flushed to disk, then renamed over the old file.
@@ -116,7 +116,7 @@ module Checkpoint =
                     "write it again"
             )
 
-    /// The checkpoint in the bytes of a file; its seal is verified before anything is used.
+    /// Reads a checkpoint from a file's bytes. Verifies the seal before it uses anything.
     let parse (path: string) (bytes: byte[]) : Result<Checkpoint, Error> =
         Safetensors.parseSealed path bytes
         |> Result.bind (fun file ->
@@ -134,7 +134,7 @@ module Checkpoint =
     /// Reads a checkpoint.
     let read (path: string) : Result<Checkpoint, Error> = Files.read path |> Result.bind (parse path)
 
-    /// The state of a plan, or how the checkpoint's tensors differ from what the plan needs.
+    /// Returns the plan's training state, or how the checkpoint's tensors differ from those that the plan needs.
     let restore (plan: TrainingPlan) (checkpoint: Checkpoint) : Result<TrainState, Error> =
         Tensor.scopeWith
             (function
@@ -149,7 +149,7 @@ module Checkpoint =
                 |> Result.map (TrainState.ofTree plan info.Epoch info.Step info.Best)
             )
 
-    /// The student's tensors as they are stored, under the names of its state_dict.
+    /// Returns the student's tensors as stored, under the names of its state_dict.
     let studentTensors (checkpoint: Checkpoint) : StoredTensor list =
         let prefix = "student/"
 
@@ -157,7 +157,7 @@ module Checkpoint =
         |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
         |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
 
-    /// The student's state_dict of a checkpoint for a model.
+    /// Returns the student's state_dict for a model, or how the two differ.
     let student
         (model: Model)
         (dtype: DType)

@@ -3,20 +3,20 @@ namespace Ctkd.Fs
 open System
 open FsToolkit.ErrorHandling
 
-/// A trained model from a file.
+/// A trained model, from a file or from the program.
 [<NoComparison; NoEquality>]
 type LoadedModel = {
     Model: Model
     Weights: Tree
-    /// What the run recorded that trained it; nothing of weights from elsewhere.
+    /// The record of the run that trained it; None for weights from elsewhere.
     Info: CheckpointInfo option
 }
 
-/// LoadedModel models: loading, judging and naming them.
+/// Loading, judging and naming trained models.
 [<RequireQualifiedAccess>]
 module LoadedModel =
 
-    /// A file of weights, or the checkpoint that it is.
+    /// Reads a file of weights as a checkpoint, if it is one, or as plain weights.
     let private readFile (path: string) : Result<Choice<Checkpoint, WeightsFile>, Error> =
         result {
             let! file = RunDirectory.checkpointOf path
@@ -55,7 +55,7 @@ module LoadedModel =
             return { Model = model; Weights = weights; Info = Some checkpoint.Info }
         }
 
-    /// Says which other models the weights do fit.
+    /// Adds the other models that the weights fit.
     let private advise (model: Model) (file: WeightsFile) (error: Error) : Error =
         let others = Identify.fitting file |> List.map _.Name |> List.except [ model.Name ]
 
@@ -80,8 +80,8 @@ module LoadedModel =
             return { Model = model; Weights = weights; Info = None }
         }
 
-    /// The trained model of a run's folder, of a checkpoint (its student), or of any file of weights: safetensors or
-    /// PyTorch's. `expected` is the model that the user named, if any; without it the file tells, or its tensors do.
+    /// Loads a trained model from a run's folder, a checkpoint (its student), or a file of weights, safetensors or PyTorch's.
+    /// `expected` is the model that the user named, if any; without it the file's metadata or its tensors tell.
     let load (device: Device) (expected: string option) (path: string) : Result<LoadedModel, Error> =
         readFile path
         |> Result.bind (
@@ -90,7 +90,7 @@ module LoadedModel =
             | Choice2Of2 file -> ofWeights device expected file
         )
 
-    /// The model's name alone.
+    /// Returns the model's name alone.
     let nameOf (path: string) : Result<string, Error> =
         readFile path
         |> Result.bind (
@@ -99,7 +99,7 @@ module LoadedModel =
             | Choice2Of2 file -> Identify.model None file |> Result.map _.Name
         )
 
-    /// SHA-256 over the names and bytes of a model's weights.
+    /// Computes the SHA-256 over the names and bytes of a model's weights.
     let fingerprint (weights: Tree) : string =
         use hash =
             Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
@@ -110,7 +110,7 @@ module LoadedModel =
 
         Convert.ToHexStringLower(hash.GetHashAndReset())
 
-    /// Accuracy of a model as the plan would run it, in batches of the given size.
+    /// Computes a model's accuracy in the plan's precision and memory format, in batches of the given size.
     let accuracyIn
         (batch: int)
         (plan: TrainingPlan)
@@ -123,7 +123,7 @@ module LoadedModel =
             batch
             (fun images -> (TrainingPlan.forward plan model false weights images).Logits)
 
-    /// Whether the model can see the data set's images and knows as many classes.
+    /// Checks that the model takes the data set's images and has its number of classes.
     let fits (data: Splits) (trained: LoadedModel) : Result<unit, Error> =
         let model = trained.Model
 
@@ -138,8 +138,8 @@ module LoadedModel =
                     "name the data set that the weights were trained on with --data"
             )
 
-    /// Runs a body on the test images that the settings name: it gets them and, for each of the models, a
-    /// forward pass in the settings' precision. What the body answers holds no tensor.
+    /// Runs a body on the test images that the settings name, with a forward pass of each model in the settings' precision.
+    /// Its result must hold no tensor.
     let private onTest device (s: Settings) (models: LoadedModel list) body : Result<'T, Error> =
         Tensor.scoped (fun () ->
             result {
@@ -156,8 +156,8 @@ module LoadedModel =
             }
         )
 
-    /// Accuracy, calibration and likeness of a trained model on the test images that the settings name, in
-    /// their precision. A teacher sees the same images, as it does when it teaches.
+    /// Computes accuracy, calibration and, beside a teacher, likeness of a model on the test images that the settings name,
+    /// in their precision.
     let evaluate
         (device: Device)
         (s: Settings)
@@ -176,8 +176,8 @@ module LoadedModel =
                 | forward :: teachers -> Evaluate.fully s.Batch (List.tryHead teachers) forward set
             )
 
-    /// What trained models show of the first so many test images that the settings name: for each model the
-    /// rows of its logits and of its pooled features, and the images' labels.
+    /// Returns each model's logits and pooled features by image for the first test images that the settings name, and the
+    /// images' labels.
     let outputs
         (device: Device)
         (s: Settings)
@@ -202,11 +202,11 @@ module LoadedModel =
                 shown, Array.truncate images labels
             )
 
-    /// Accuracy alone.
+    /// Computes the accuracy alone.
     let accuracy (device: Device) (s: Settings) (trained: LoadedModel) : Result<Accuracy, Error> =
         evaluate device s None trained |> Result.map _.Accuracy
 
-    /// What makes a teacher suspicious: wrong normalisation is the commonest silent fault.
+    /// Returns a warning where a teacher's accuracy looks wrong: a wrong normalisation is the commonest silent fault.
     let warning (settings: Settings) (trained: LoadedModel) (accuracy: Accuracy) : string option =
         let chance = 100.0 / float trained.Model.Classes
 

@@ -3,7 +3,7 @@ namespace Ctkd.Fs
 open System
 open System.IO
 
-/// One line of a run's `metrics.jsonl`: what an epoch did and where it led.
+/// One line of a run's `metrics.jsonl`: the results of an epoch.
 type EpochMetrics = {
     Epoch: int
     LearningRate: float
@@ -17,15 +17,14 @@ type EpochMetrics = {
     LargestT: float option
     /// Quantiles of T over the epoch's images.
     SpreadT: Spread option
-    /// dL/dT: mean over the images of the derivative of the loss by T, before the reversal; absent where T is
-    /// constant.
+    /// dL/dT, before the reversal: mean over the images; absent where T is constant.
     GradientT: float option
-    /// Mean of sigmoid' over the images, through which a learned T learns: 0.25 in the middle of its range,
-    /// 0 at both ends; absent where T is not learned.
+    /// Mean of sigmoid' over the images, through which a learned T learns: 0.25 in the middle of its range, 0 at both
+    /// ends; absent where T is not learned.
     SlopeT: float option
-    /// Strength of the adversary; absent without a teacher.
+    /// Strength of the gradient reversal; absent without a teacher.
     Lambda: float option
-    /// What the agent says of its epoch, by name (`Agent.Report`); nothing without one.
+    /// The numbers of the policy's agent by name (`Agent.Report`); empty without one.
     Agent: Map<string, float>
     /// Accuracy on the training images, as seen in training, in percent.
     TrainTop1: float
@@ -36,8 +35,7 @@ type EpochMetrics = {
     /// Training only: evaluation is not counted.
     ImagesPerSecond: float
     Seconds: float
-    /// What the user should know, said in the first epoch in which it is so: a learned temperature is
-    /// saturated.
+    /// A warning, in the first epoch that deserves it: a learned temperature is saturated.
     Warning: string option
 }
 
@@ -45,7 +43,7 @@ type EpochMetrics = {
 [<RequireQualifiedAccess>]
 module Metrics =
 
-    /// The metrics of an epoch that has ended. It began (or was resumed) at `firstStep` and trained for so many seconds.
+    /// Returns the metrics of an epoch that has ended. It began or resumed at `firstStep` and trained for `seconds`.
     let ofEpoch
         (plan: TrainingPlan)
         (state: TrainState)
@@ -86,12 +84,11 @@ module Metrics =
             Warning = range |> Option.bind (fun range -> Saturation.warning range temperatures)
         }
 
-    /// The line without its warning, where an earlier one of the run has it.
+    /// Removes the warning where an earlier line of the run has one.
     let warnOnce (earlier: EpochMetrics list) (line: EpochMetrics) : EpochMetrics =
         if earlier |> List.exists _.Warning.IsSome then { line with Warning = None } else line
 
-    /// Lines that end with a line feed were written whole: one that does not say what it should is of another
-    /// version.
+    /// Lines that end with a line feed were written whole: one that cannot be read is of another version.
     let private parse (path: string) (text: string) : Result<EpochMetrics list, Error> =
         let lines = text.Split '\n' |> List.ofArray
         let whole, rest = List.splitAt (lines.Length - 1) lines
@@ -115,7 +112,7 @@ module Metrics =
         go 1 [] whole
         |> Result.map (fun read -> read @ (rest |> List.map (Json.read path) |> List.choose Result.toOption))
 
-    /// The lines of a metrics file; a last line cut short by a crash is left out.
+    /// Reads the lines of a metrics file, without a last line that a crash cut short.
     let read (path: string) : Result<EpochMetrics list, Error> =
         if not (File.Exists path) || FileInfo(path).Length = 0L then
             Ok []
@@ -128,7 +125,7 @@ module Metrics =
         |> String.concat ""
         |> Text.Encoding.UTF8.GetBytes
 
-    /// Keeps the first lines of a file: those after a checkpoint do not belong to the run that goes on from it.
+    /// Keeps the first lines of a file: those after a checkpoint do not belong to the run that resumes from it.
     let keep (count: int) (path: string) : Result<EpochMetrics list, Error> =
         read path
         |> Result.bind (fun lines ->

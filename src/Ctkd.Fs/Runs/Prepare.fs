@@ -51,7 +51,7 @@ type PreparedRun = {
     DataHash: string
 }
 
-/// From settings, and values in place of them, to a run that can start.
+/// From an experiment to a run that can start.
 [<RequireQualifiedAccess>]
 module Prepare =
 
@@ -217,7 +217,7 @@ module Prepare =
         | None -> Ok plan
         | Some d -> change d |> Result.map (fun d -> { plan with Distillation = Some d })
 
-    /// The teacher's accuracy, said aloud with a warning where it looks wrong.
+    /// Computes the teacher's accuracy and says it, with a warning where it looks wrong.
     let private judge
         (hooks: Hooks)
         (s: Settings)
@@ -233,7 +233,7 @@ module Prepare =
 
         accuracy
 
-    /// A temperature that no method reads changes nothing: better said than searched for.
+    /// Warns where no method reads the softened logits: the policy has no effect then.
     let private warnOfTemperature (hooks: Hooks) (s: Settings) : unit =
         if s.Teacher <> "" && not (s.Methods.Keys |> Seq.exists Settings.reads) then
             let names = String.concat ", " s.Methods.Keys

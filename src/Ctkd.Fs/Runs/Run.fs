@@ -10,7 +10,7 @@ type Ending =
     | Finished
     | Interrupted
 
-/// What a run leaves behind.
+/// The results of a run.
 type Summary = {
     Ending: Ending
     Settings: Settings
@@ -22,7 +22,7 @@ type Summary = {
     Checkpoint: string
 }
 
-/// Runs in folders: from settings to checkpoints, metrics and a report.
+/// Runs in folders: from an experiment to checkpoints and metrics.
 [<RequireQualifiedAccess>]
 module Run =
 
@@ -55,7 +55,7 @@ module Run =
             folder.Path
             (good + "try a smaller --lr, or --precision f32")
 
-    /// Whether every number of the state is one: the last step's loss was, before it changed them.
+    /// Whether every number of the state is finite: the last step's loss was read before the step changed them.
     let private isSound (state: TrainState) : bool =
         Tensor.scoped (fun () ->
             Tree.concat [
@@ -68,7 +68,7 @@ module Run =
             |> Array.forall Weights.isFinite
         )
 
-    /// Epochs from a state to the end, a stop or a failure. Every epoch leaves a line of metrics and a checkpoint.
+    /// Runs epochs from a state to the end, a stop or a failure. Every epoch writes a line of metrics and a checkpoint.
     let private go
         (hooks: Hooks)
         (folder: RunDirectory)
@@ -110,7 +110,7 @@ module Run =
                 let next = TrainState.nextEpoch best state
                 let lines = lines @ [ metrics ]
                 do! Metrics.append folder.Metrics metrics
-                // The latest checkpoint comes last: what it says of the best one is then true whenever the machine stops.
+                // The latest checkpoint is written last: what it records of the best one is then true whenever the machine stops.
                 do! if better then save folder.Best next lines else Ok()
                 do! save folder.Last next lines
                 hooks.OnEpoch metrics
@@ -224,7 +224,7 @@ module Run =
                     "put the original data set back, or start a new run"
             )
 
-    /// An older checkpoint becomes the latest one; what was there after it is kept beside, with the ending .old.
+    /// Makes an older checkpoint the latest one; keeps what came after it beside, with the ending .old.
     let private takeUp (hooks: Hooks) (folder: RunDirectory) (checkpoint: Checkpoint) (state: TrainState) =
         if checkpoint.Path = folder.Last then
             Ok()

@@ -16,7 +16,7 @@ type RunDirectory = {
     /// The checkpoint of the best test accuracy.
     member run.Best: string = Path.Combine(run.Path, "best.safetensors")
 
-    /// One JSON object an epoch.
+    /// One JSON object per epoch.
     member run.Metrics: string = Path.Combine(run.Path, "metrics.jsonl")
 
     /// The settings, for people and tools; the checkpoints carry their own.
@@ -46,7 +46,7 @@ module RunDirectory =
             let path = Path.GetFullPath path
             Directory.CreateDirectory path |> ignore
             let stream = new FileStream(file, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None)
-            // Nobody else writes here now.
+            // The lock is held: no other process writes here.
             Files.removeLeftovers path
             Ok { Path = path; Lock = stream }
         with
@@ -65,11 +65,11 @@ module RunDirectory =
             else
                 Result.Error(unwritable path problem.Message)
 
-    /// A folder for a new run: made when absent, refused when it holds a run already.
+    /// Opens a folder for a new run: makes it when absent, refuses it when it holds a run.
     let create (path: string) : Result<RunDirectory, Error> =
         lock path
         |> Result.bind (fun run ->
-            // Without a checkpoint there is nothing to go on from: lines of an epoch that was never saved are dropped.
+            // Without a checkpoint there is nothing to resume: lines of an epoch that was never saved are dropped.
             if not (File.Exists run.Last || File.Exists run.Best) then
                 File.Delete run.Metrics
                 Ok run
@@ -85,10 +85,10 @@ module RunDirectory =
                 )
         )
 
-    /// The folder of an existing run.
+    /// Opens the folder of an existing run.
     let reopen (path: string) : Result<RunDirectory, Error> = lock path
 
-    /// The checkpoint that `--resume` means: a file, or the latest one of a folder.
+    /// Returns the checkpoint that a path names: the file, or the latest one of a folder.
     let checkpointOf (path: string) : Result<string, Error> =
         if File.Exists path then
             Ok path

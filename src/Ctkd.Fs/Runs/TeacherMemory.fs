@@ -2,11 +2,11 @@ namespace Ctkd.Fs
 
 open System
 
-/// What a run remembers of its teacher, by its settings.
+/// A run's teacher cache, by its settings.
 [<RequireQualifiedAccess>]
 module TeacherMemory =
 
-    /// Everything that decides the bits of the teacher's features.
+    /// The key of a cache: everything that decides the bits of the teacher's features.
     let private cacheKey
         (s: Settings)
         (teacherHash: string)
@@ -28,8 +28,8 @@ module TeacherMemory =
             $"library {typeof<TrainingPlan>.Assembly.ManifestModule.ModuleVersionId}"
         ]
 
-    /// How the teacher works through the epochs, as the settings say. A cache stays open until `close`; it is refused
-    /// where a method looks at the teacher's maps.
+    /// Returns how the teacher works through an epoch by the settings. A cache stays open until `close`; methods that read the
+    /// teacher's maps refuse it.
     let options
         (s: Settings)
         (teacherHash: string)
@@ -63,7 +63,7 @@ module TeacherMemory =
                 format
             |> Result.map (fun cache -> { simple with Cache = Some cache })
 
-    /// Closes the teacher cache, and says how much it knew.
+    /// Closes a cache, and says which share of the images it held.
     let close (say: string -> unit) (cache: TeacherCache) : unit =
         let share = 100.0 * float cache.Found / float (max 1L cache.Asked)
         say $"teacher cache: %.1f{share} %% of {cache.Asked} images were in the cache"

@@ -3,7 +3,7 @@ namespace Ctkd.Fs
 open System.Globalization
 
 /// Whether a learned T can still move. T = Start + Scale s with s = sigmoid(x), so x acts on T through
-/// sigmoid'(x) = s (1 - s): where that is nearly 0, T stands at a bound of its range and learns no more.
+/// sigmoid'(x) = s (1 - s): where that is nearly 0, T is at a bound of its range and no longer learns.
 [<RequireQualifiedAccess>]
 module Saturation =
 
@@ -14,7 +14,7 @@ module Saturation =
     let private share (range: TemperatureRange) (t: float) : float =
         (t - range.Start) / range.Scale |> max 0.0 |> min 1.0
 
-    /// Mean of sigmoid' over temperatures, 0 .. 0.25; NaN of none.
+    /// Mean of sigmoid' over temperatures, 0 to 0.25; NaN where there are none.
     let slope (range: TemperatureRange) (temperatures: float[]) : float =
         if temperatures.Length = 0 then
             nan
@@ -25,7 +25,7 @@ module Saturation =
                 s * (1.0 - s)
             )
 
-    /// What to tell the user of an epoch's temperatures, if they are saturated.
+    /// Returns a warning where an epoch's temperatures are saturated.
     let warning (range: TemperatureRange) (temperatures: float[]) : string option =
         let slope = slope range temperatures
 

@@ -18,21 +18,12 @@ type BatchLosses = {
 [<RequireQualifiedAccess>]
 module MinMax =
 
-    let private crossEntropy (batch: Batch) (logits: Tensor) : Tensor =
-        match batch.Mix with
-        | None -> Loss.crossEntropy batch.Labels logits
-        | Some mix -> Loss.mixedCrossEntropy mix.Weight mix.Other batch.Labels logits
-
-    /// <summary>The losses of a batch. An agent learns and chooses here: call once per batch.</summary>
-    /// <param name="plan">The plan.</param>
-    /// <param name="values">The epoch's numbers.</param>
-    /// <param name="clock">Batches of the epoch before this one, int64 [].</param>
-    /// <param name="state">The state; only its running statistics and its agent change.</param>
-    /// <param name="input">The batch with the teacher's outputs.</param>
+    /// Computes the losses of a batch under the epoch's values; `clock` counts the batches of the epoch before it, int64 [].
+    /// In `state` only running statistics and the agent change: an agent learns and chooses here, so call once per batch.
     let losses plan values (clock: Tensor) (state: TrainState) (input: StepInput) : BatchLosses =
         let batch, epochKey = input.Batch, values.Key
         let student = TrainingPlan.forward plan plan.Student true state.Student batch.Images
-        let ce = "ce", crossEntropy batch student.Logits
+        let ce = "ce", TrainingPlan.crossEntropy batch student.Logits
 
         let softened (distillation: Distillation) (teacher: Outputs) : DistillerInput =
             let { Policy = policy; Model = { Classifier = classifier } } = distillation
@@ -60,12 +51,11 @@ module MinMax =
 
         let distilled = Option.map2 softened plan.Distillation input.Teacher
 
-        let terms =
+        let terms = [
             ce
-            :: [
-                for input in Option.toList distilled do
-                    for d in TrainingPlan.distillers plan -> d.Name, Distiller.loss d state.Connectors input
-            ]
+            for input in Option.toList distilled do
+                for d in TrainingPlan.distillers plan -> d.Name, Distiller.loss d state.Connectors input
+        ]
 
         let weighted =
             (values.CrossEntropy :: values.Distillers, terms)

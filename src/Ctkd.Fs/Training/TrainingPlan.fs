@@ -2,9 +2,9 @@ namespace Ctkd.Fs
 
 open System
 
-/// How numbers are kept and computed during a run; the formulas do not know.
+/// How numbers are stored and computed during a run; the formulas do not depend on it.
 type Precision =
-    /// float64 throughout: for reference numbers.
+    /// float64 throughout, for reference numbers.
     | F64
     /// float32 throughout.
     | F32
@@ -18,11 +18,11 @@ type Distillation = {
     /// Frozen; runs in evaluation mode, without gradient.
     Weights: Tree
     Policy: Policy
-    /// Weighted distillation losses, each of a name of its own.
+    /// Distillation losses with their weights by epoch; names must differ.
     Distillers: (Schedule * Distiller) list
 }
 
-/// Everything about a training run that does not change while it runs.
+/// Everything about a run that stays the same while it runs.
 [<NoComparison; NoEquality>]
 type TrainingPlan = {
     Student: Model
@@ -32,14 +32,14 @@ type TrainingPlan = {
     CrossEntropy: Schedule
     LearningRate: Schedule
     Sgd: Sgd
-    /// Whether weight decay pulls the temperature's parameters too, as published.
+    /// Whether weight decay applies to the temperature's parameters too, as published.
     DecayTemperature: bool
     Epochs: int
     Batch: int
-    /// Images of the training set, or more: T of each is kept until the epoch's end.
+    /// Number of training images, or more: T of each is kept until the epoch's end.
     TrainImages: int
     Seed: int
-    /// Random crop after padding by so many pixels.
+    /// Pixels of padding on each side before the random crop.
     Pad: int
     /// Random mirroring.
     Flip: bool
@@ -49,7 +49,7 @@ type TrainingPlan = {
     Device: Device
 }
 
-/// How a plan computes: precision, memory format, forward passes.
+/// How a plan computes: precision, memory format, forward passes, losses.
 [<RequireQualifiedAccess>]
 module TrainingPlan =
 
@@ -79,12 +79,12 @@ module TrainingPlan =
     let termNames (plan: TrainingPlan) : string list =
         [ "ce" ] @ (distillers plan |> List.map _.Name) @ [ "loss" ]
 
-    /// Weights in the run's memory format.
+    /// Converts weights to the plan's memory format.
     let format (plan: TrainingPlan) (weights: Tree) : Tree =
         weights
         |> Tree.map (fun _ w -> if plan.ChannelsLast && Tensor.rank w = 4 then Tensor.channelsLast w else w)
 
-    /// The convolutions' weights rounded once to the type in which they are multiplied.
+    /// Rounds the convolutions' weights once to the type in which they are multiplied.
     let private rounded (model: Model) (weights: Tree) : Tree =
         let convolutions =
             Layer.leaves model.Body
@@ -98,9 +98,8 @@ module TrainingPlan =
         weights
         |> Tree.map (fun name w -> if convolutions.Contains name then Tensor.toType DType.BFloat16 w else w)
 
-    /// The plan with its teacher made ready to run: it is frozen, so its batch normalisations are merged into its
-    /// convolutions, and its weights get the run's precision and memory format. In float64, where reference numbers are
-    /// wanted, its layers stay as they are.
+    /// Prepares the plan's teacher: it is frozen, so its batch normalisations are merged into its convolutions, and its weights
+    /// get the plan's precision and memory format. In float64 its layers stay as they are.
     let prepareTeacher (plan: TrainingPlan) : TrainingPlan =
         let prepared (teacher: Distillation) =
             let model, weights =
@@ -115,19 +114,19 @@ module TrainingPlan =
 
         { plan with Distillation = Option.map prepared plan.Distillation }
 
-    /// The type in which a plan's convolutions and linear layers multiply, where it is not that of the weights.
+    /// The type in which convolutions and linear layers multiply; None for that of the weights.
     let products (plan: TrainingPlan) : DType option =
         match plan.Precision with
         | F64
         | F32 -> None
         | Bf16 -> Some DType.BFloat16
 
-    /// A model's classifier alone, in the plan's precision: pooled features to logits.
+    /// Runs a model's classifier alone, in the plan's precision: pooled features to logits.
     let classify (plan: TrainingPlan) (model: Model) (weights: Tree) (pooled: Tensor) : Tensor =
         Layer.forwardIn (products plan) weights false (ResizeArray()) (Linear model.Classifier) pooled
         |> Tensor.toType (dtype plan)
 
-    /// A forward pass in the plan's precision and memory format; logits come back in the weights' type.
+    /// Runs a model in the plan's precision and memory format; logits and pooled features get the weights' type.
     let forward
         (plan: TrainingPlan)
         (model: Model)
@@ -140,3 +139,9 @@ module TrainingPlan =
         let exact = Tensor.toType (dtype plan)
 
         { outputs with Logits = exact outputs.Logits; Pooled = exact outputs.Pooled }
+
+    /// Cross entropy with a batch's labels, mean over the instances: shape []. Blends count both labels by weight.
+    let crossEntropy (batch: Batch) (logits: Tensor) : Tensor =
+        match batch.Mix with
+        | None -> Loss.crossEntropy batch.Labels logits
+        | Some mix -> Loss.mixedCrossEntropy mix.Weight mix.Other batch.Labels logits

@@ -41,7 +41,7 @@ for value in F.linear(x.mean((2, 3)), w["fc.weight"], w["fc.bias"]).reshape(-1):
 """
 
 let tests =
-    testList "Trained" [
+    testList "LoadedModel" [
         test "a run's folder, its checkpoint, a safetensors and a PyTorch file of it are the same model" {
             inFolder (fun folder ->
                 Tensor.scoped (fun () ->
@@ -122,7 +122,7 @@ let tests =
 
 /// Comparisons with PyTorch itself.
 let peer =
-    testList "Trained" [
+    testList "LoadedModel" [
         test "a file written here gives the same logits in PyTorch" {
             inFolder (fun folder ->
                 Tensor.scoped (fun () ->

@@ -90,8 +90,10 @@ let tests =
                 let input = {
                     Inputs.input (outputs 1) (outputs 2) [| 0; 1; 2; 3 |] with
                         Softened =
-                            Plain.tensor [ 4 ] [| 1.0; 2.0; 4.0; 8.0 |]
-                            |> Policy.shared (logits 1) (logits 2)
+                            Policy.shared
+                                (Plain.tensor [ 4 ] [| 1.0; 2.0; 4.0; 8.0 |])
+                                (logits 1)
+                                (logits 2)
                 }
 
                 let loss policy mode =

@@ -92,7 +92,7 @@ let losses (plan: TrainingPlan) (values: EpochValues) (state: TrainState) (batch
 
 /// One step on a batch.
 let step (plan: TrainingPlan) (values: EpochValues) (state: TrainState) (batch: Batch) : TrainState =
-    TeacherOutputs.ofBatch plan batch |> Train.step plan values state
+    Tensor.scoped (fun () -> TeacherOutputs.ofBatch plan batch |> Train.step plan values state)
 
 /// The rest of a state's epoch, from the host, with these options of the teacher.
 let epochOf

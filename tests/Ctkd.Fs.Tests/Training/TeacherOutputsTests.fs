@@ -32,7 +32,7 @@ let private train (how: TeacherOptions) (plan: TrainingPlan) (stops: int list) :
     go (TrainState.start plan)
 
 let tests =
-    testList "Teach" [
+    testList "TeacherOutputs" [
         test "a TorchSharp module teaches by its logits, and its student learns" {
             Tensor.scoped (fun () ->
                 let layers: (string * torch.nn.Module<torch.Tensor, torch.Tensor>)[] = [|
@@ -133,15 +133,15 @@ let tests =
                     let looking = { Kd.distiller with LooksAtMaps = true }
                     let plan = plan ()
 
-                    let teaching = {
+                    let distillation = {
                         plan.Distillation.Value with
                             Distillers = [ Schedule.constant 1.0, looking ]
                     }
 
-                    let plan = { plan with Distillation = Some teaching }
+                    let plan = { plan with Distillation = Some distillation }
 
                     Must.refuse
-                        "how"
+                        "trainer"
                         (fun () ->
                             train { TeacherOutputs.simple with Cache = Some cache } plan [] |> ignore
                         )
@@ -153,7 +153,7 @@ let tests =
         testEach
             "a run with a teacher cache is the same run, and says how much was remembered"
             [ "ctkd-global", 100; "rlkd", 50 ]
-            (fun (policy: string, inputs: int) ->
+            (fun (policy: string, images: int) ->
                 inFolder (fun folder ->
                     let settings = Runs.small |> Runs.taught policy
                     let path name = Path.Combine(folder, name)
@@ -175,7 +175,7 @@ let tests =
                         said |> Seq.filter (fun line -> line.StartsWith "teacher cache") |> List.ofSeq
 
                     Must.equal 2 cache.Length
-                    Must.startWith $"teacher cache: 100.0 %% of {inputs} inputs" cache[1]
+                    Must.startWith $"teacher cache: 100.0 %% of {images} images" cache[1]
                 )
             )
     ]

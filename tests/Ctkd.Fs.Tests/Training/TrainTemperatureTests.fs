@@ -104,7 +104,7 @@ let tests =
                 let plan = { plan learned.Head with TrainImages = 7 }
                 let state = TrainState.start plan
                 let set = Plans.upload 8 plan
-                Must.refuse "plan" (fun () -> Plans.epoch plan 100 Plans.never set state)
+                Must.refuse "trainer" (fun () -> Plans.epoch plan 100 Plans.never set state)
             )
         }
 
