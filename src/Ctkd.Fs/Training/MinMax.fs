@@ -54,7 +54,8 @@ module MinMax =
         let terms = [
             ce
             for input in Option.toList distilled do
-                for d in TrainingPlan.distillers plan -> d.Name, Distiller.loss d state.Connectors input
+                for d in TrainingPlan.distillers plan do
+                    d.Name, Distiller.loss d state.Connectors input
         ]
 
         let weighted =
