@@ -10,7 +10,7 @@ module At =
         let attention (map: Tensor) = Tensor.meanOver 1 (map * map) |> Tensor.flatten 1 |> Rows.normalise
         Rows.meanSquare (attention teacher) (attention student)
 
-    /// Uses all maps after the stem; of two sizes the larger is average-pooled first.
+    /// Creates the distiller on all maps after the stem; of two sizes the larger is average-pooled first.
     let distiller (pair: ModelPair) : Result<Distiller, Error> =
         ModelPair.maps "at" pair
         |> Result.map (fun _ ->

@@ -135,7 +135,7 @@ module Crd =
         move "student" (embed "embed_s" state input.Student.Pooled)
         move "teacher" (embed "embed_t" state input.Teacher.Pooled)
 
-    /// Uses the pooled features. Memories and Z are part of the training state.
+    /// Creates the distiller on the pooled features. Memories and Z are part of the training state.
     let distiller (options: CrdOptions) (pair: ModelPair) : Result<Distiller, Error> =
         for name, value in
             [ nameof options.Width, options.Width; nameof options.Negatives, options.Negatives ] do

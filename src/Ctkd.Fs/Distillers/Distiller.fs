@@ -195,7 +195,7 @@ module Distiller =
     let remember (distiller: Distiller) (all: Tree) (input: DistillerInput) : unit =
         distiller.Remember (Tree.under (prefix distiller) all) input
 
-    /// Runs a distiller at a fixed temperature, whatever the plan's policy: DTKD adds KD(tau) this way.
+    /// Fixes a distiller's temperature, whatever the plan's policy: DTKD adds KD(tau) this way.
     let at (t: float) (distiller: Distiller) : Distiller =
         if not (System.Double.IsFinite t && t > 0.0) then
             invalidArg (nameof t) $"the temperature must be finite and > 0, got {string t}."

@@ -40,7 +40,7 @@ module FitNet =
 
         resize |> Option.map (fun layer -> Sequence [ layer; Layer.batchNorm "bn" outputs; Relu ])
 
-    /// Uses the map at an index; 0 is the stem, 2 as published.
+    /// Creates the distiller on the map at an index; 0 is the stem, 2 as published.
     let distiller (hint: int) (pair: ModelPair) : Result<Distiller, Error> =
         ModelPair.mapAt "fitnet" hint pair
         |> Result.bind (fun (teacher, student) ->

@@ -6,7 +6,7 @@ namespace Ctkd.Fs
 [<RequireQualifiedAccess>]
 module Kd =
 
-    /// Uses only the logits of both models.
+    /// The distiller, which uses only the logits of both models.
     let distiller: Distiller =
         Distiller.simple
             "kd"

@@ -42,7 +42,7 @@ module Rkd =
         Tensor.scale distance (smoothL1 (distances student) (distances teacher))
         + Tensor.scale angle (smoothL1 (angles student) (angles teacher))
 
-    /// Takes the weights of distances and angles: 25 and 50 as published.
+    /// Creates the distiller with the weights of distances and angles: 25 and 50 as published.
     let distiller (distance: float) (angle: float) (pair: ModelPair) : Result<Distiller, Error> =
         fun _ (input: DistillerInput) -> loss distance angle input.Teacher.Pooled input.Student.Pooled
         |> Distiller.connected "rkd" 2 []

@@ -10,7 +10,7 @@ module Sp =
         let similarity = Tensor.flatten 1 >> Rows.gram >> Rows.normalise
         Rows.meanSquare (similarity teacher) (similarity student)
 
-    /// Uses the last map of both.
+    /// Creates the distiller on the last map of both.
     let distiller (pair: ModelPair) : Result<Distiller, Error> =
         ModelPair.mapAt "sp" -1 pair
         |> Result.map (fun _ -> Distiller.simple "sp" (Rows.mapAt -1 >> fun (t, s) -> loss t s))

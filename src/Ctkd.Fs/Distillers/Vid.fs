@@ -22,7 +22,8 @@ module Vid =
         let difference = predicted - teacher
         Tensor.scale 0.5 (Tensor.mean (difference * difference / variance + Tensor.log variance))
 
-    /// Uses all maps after the stem (numbered from 1); of two sizes the larger is average-pooled first.
+    /// Creates the distiller on all maps after the stem (numbered from 1); of two sizes the larger is average-pooled
+    /// first.
     let distiller (pair: ModelPair) : Result<Distiller, Error> =
         ModelPair.maps "vid" pair
         |> Result.map (fun maps ->

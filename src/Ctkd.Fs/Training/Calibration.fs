@@ -1,8 +1,8 @@
 namespace Ctkd.Fs
 
 /// Expected calibration error (Guo, Pleiss, Sun and Weinberger 2017, arXiv:1706.04599, section 2): the difference
-/// between a model's confidence and its accuracy. An image's confidence is its largest softmax probability. Bin m of M
-/// = 15 contains the B_m images with confidence in ((m - 1) / M, m / M]; over N images
+/// between a model's confidence and its accuracy. An image's confidence is its largest softmax probability. Bin m of
+/// M = 15 contains the B_m images with confidence in ((m - 1) / M, m / M]; over N images
 ///
 ///     ECE = sum_m |B_m| / N * |accuracy(B_m) - mean confidence(B_m)|.
 ///
