@@ -2,7 +2,7 @@ using System.Runtime.InteropServices;
 
 namespace Ctkd.Engine;
 
-/// <summary>Switches of libtorch's <c>at::Context</c> that TorchSharp lacks, by their mangled names: on Linux and macOS.</summary>
+/// <summary>Sets switches of libtorch's <c>at::Context</c> that TorchSharp lacks, by mangled name: on Linux and macOS.</summary>
 internal static unsafe class Context
 {
     internal const string Global = "_ZN2at13globalContextEv";
@@ -11,7 +11,7 @@ internal static unsafe class Context
     internal const string DeterministicCuDnn = "_ZN2at7Context21setDeterministicCuDNNEb";
     internal const string BenchmarkCuDnn = "_ZN2at7Context17setBenchmarkCuDNNEb";
 
-    /// <summary>Sets a switch; false where this libtorch does not export it.</summary>
+    /// <summary>Sets a switch; returns false if this libtorch does not export it.</summary>
     internal static bool TrySet(string name, bool value)
     {
         string file = OperatingSystem.IsMacOS() ? "libtorch_cpu.dylib" : "libtorch_cpu.so";

@@ -5,13 +5,13 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Calls operators of libtorch by name, through its stable C ABI. Arguments are 64-bit words made by <c>Of</c>, in the
-/// order of the operator's schema and without gaps: defaults are not filled in. Each word belongs to the call that it is
-/// made for. An argument of the schema's type <c>Scalar</c> cannot be passed.
+/// Calls libtorch's operators by name, through its stable C ABI. Arguments are 64-bit words made by <c>Of</c>, in the
+/// order of the operator's schema and complete: defaults are not filled in. A word may be used in one call only.
+/// Arguments of the schema's type <c>Scalar</c> are not supported.
 /// </summary>
 public static unsafe class Dispatcher
 {
-    /// <summary>The word of an optional argument that is not given.</summary>
+    /// <summary>The word of a missing optional argument.</summary>
     public const ulong None = 0;
 
     // Fixed by libtorch's C ABI: c10::MemoryFormat::ChannelsLast.
@@ -19,7 +19,7 @@ public static unsafe class Dispatcher
 
     private static readonly ulong abi = aoti_torch_abi_version();
 
-    /// <summary>A reference of its own to a tensor.</summary>
+    /// <summary>Creates a new reference to a tensor.</summary>
     /// <exception cref="InvalidOperationException">The tensor was freed.</exception>
     public static ulong Of(Tensor tensor)
     {
@@ -28,7 +28,7 @@ public static unsafe class Dispatcher
         return (ulong)handle;
     }
 
-    /// <summary>A second reference to the tensor of a result that was kept.</summary>
+    /// <summary>Creates another reference to the tensor of a kept result.</summary>
     internal static ulong Again(ulong result)
     {
         Check(aoti_torch_new_tensor_handle((IntPtr)result, out var handle), "a tensor");
@@ -38,10 +38,10 @@ public static unsafe class Dispatcher
     /// <summary>An integer.</summary>
     public static ulong Of(long value) => (ulong)value;
 
-    /// <summary>A number.</summary>
+    /// <summary>A floating-point number.</summary>
     public static ulong Of(double value) => BitConverter.DoubleToUInt64Bits(value);
 
-    /// <summary>A truth value.</summary>
+    /// <summary>A boolean.</summary>
     public static ulong Of(bool value) => value ? 1ul : 0;
 
     /// <summary>A list of integers.</summary>
@@ -53,7 +53,7 @@ public static unsafe class Dispatcher
         return list;
     }
 
-    /// <summary>A list of numbers.</summary>
+    /// <summary>A list of floating-point numbers.</summary>
     public static ulong Of(ReadOnlySpan<double> values)
     {
         ulong list = List(values.Length);
@@ -71,7 +71,7 @@ public static unsafe class Dispatcher
         return list;
     }
 
-    /// <summary>A text in UTF-8.</summary>
+    /// <summary>UTF-8 text.</summary>
     public static ulong Of(ReadOnlySpan<byte> text)
     {
         fixed (byte* data = text)
@@ -81,7 +81,7 @@ public static unsafe class Dispatcher
         }
     }
 
-    /// <summary>An optional argument that is given. libtorch frees the place of its word.</summary>
+    /// <summary>A present optional argument; libtorch frees its memory.</summary>
     public static ulong Some(ulong word)
     {
         var place = (ulong*)NativeMemory.Alloc(sizeof(ulong));
@@ -92,12 +92,12 @@ public static unsafe class Dispatcher
     /// <summary>An optional tensor.</summary>
     public static ulong Maybe(Tensor? tensor) => tensor is null ? None : Some(Of(tensor));
 
-    /// <summary>Calls an operator; its results replace the arguments from the first word on.</summary>
-    /// <param name="name">With its namespace, such as <c>aten::lstm</c>; a u8 literal, whose end libtorch finds by the 0 behind it.</param>
-    /// <param name="overload">Empty for the operator that has none.</param>
-    /// <param name="stack">The arguments, as many words at least as there are results.</param>
+    /// <summary>Calls an operator; its results replace the arguments, starting at the first word.</summary>
+    /// <param name="name">Its name with namespace, such as <c>aten::lstm</c>: a u8 literal, which a 0 byte terminates.</param>
+    /// <param name="overload">The overload's name, or empty.</param>
+    /// <param name="stack">The arguments; at least as many words as there are results.</param>
     /// <exception cref="ExternalException">
-    /// The operator is unknown to this libtorch, or refused its arguments: libtorch wrote why to the error stream.
+    /// This libtorch lacks the operator, or it rejected its arguments: libtorch wrote the reason to the error stream.
     /// </exception>
     public static void Invoke(ReadOnlySpan<byte> name, ReadOnlySpan<byte> overload, Span<ulong> stack)
     {
@@ -111,7 +111,7 @@ public static unsafe class Dispatcher
             }
     }
 
-    /// <summary>Calls an operator that gives one tensor.</summary>
+    /// <summary>Calls an operator that returns one tensor.</summary>
     /// <inheritdoc cref="Invoke"/>
     public static Tensor Call(ReadOnlySpan<byte> name, ReadOnlySpan<byte> overload, Span<ulong> stack)
     {
@@ -119,7 +119,7 @@ public static unsafe class Dispatcher
         return Take(stack[0]);
     }
 
-    /// <summary>Calls an operator that gives a list of tensors.</summary>
+    /// <summary>Calls an operator that returns a list of tensors.</summary>
     /// <inheritdoc cref="Invoke"/>
     public static Tensor[] CallMany(ReadOnlySpan<byte> name, ReadOnlySpan<byte> overload, Span<ulong> stack)
     {
@@ -137,16 +137,16 @@ public static unsafe class Dispatcher
         return tensors;
     }
 
-    /// <summary>The tensor of a result, in the present dispose scope.</summary>
+    /// <summary>Returns the tensor of a result, in the current dispose scope.</summary>
     public static Tensor Take(ulong result) => Tensor.UnsafeCreateTensor((IntPtr)result);
 
-    /// <summary>Frees the tensor of a result, such as what an operator in place gives.</summary>
+    /// <summary>Frees the tensor of a result, such as that of an in-place operator.</summary>
     public static void Drop(ulong result) => Check(aoti_torch_delete_tensor_object((IntPtr)result), "a result");
 
-    /// <summary>Dense memory with the channels of an image [N, C, H, W] innermost.</summary>
+    /// <summary>Makes an image tensor [N, C, H, W] dense with the channels innermost in memory.</summary>
     public static Tensor ChannelsLast(Tensor x) => Call("aten::contiguous"u8, [], [Of(x), Of(channelsLast)]);
 
-    /// <summary>Counts the changes of a tensor in place.</summary>
+    /// <summary>Returns the version counter of a tensor, which counts in-place changes.</summary>
     public static long Version(Tensor x)
     {
         Span<ulong> stack = [Of(x)];
@@ -154,7 +154,7 @@ public static unsafe class Dispatcher
         return (long)stack[0];
     }
 
-    /// <summary>Where the first element lies in the device's memory.</summary>
+    /// <summary>Returns the address of the first element in the device's memory.</summary>
     public static nint Address(Tensor x)
     {
         Check(aoti_torch_get_data_ptr(x.Handle, out nint address), "an address");

@@ -10,12 +10,12 @@ namespace Ctkd.Engine;
 #pragma warning disable CS1591 // The meaning of each operation is documented once, on the seam: Tensor.fsi.
 
 /// <summary>
-/// The operations of the seam in the order of <c>Tensor.fsi</c>: TorchSharp's methods, and libtorch's operators by name
-/// for what those lack.
+/// The operations of <c>Tensor.fsi</c>, in its order: TorchSharp's methods, and libtorch's operators by name where
+/// those are missing.
 /// </summary>
 public static class Ops
 {
-    // Making, reading and converting
+    // Creation, reading and conversion
     public static Tensor Create<T>(ReadOnlySpan<T> values, long[] shape, ScalarType dtype) where T : unmanaged =>
         FromBytes(MemoryMarshal.AsBytes(values), shape, dtype);
 
@@ -68,31 +68,11 @@ public static class Ops
         return stride[1] == 1 && stride[3] == size[1] && stride[2] == size[3] * size[1] && stride[0] == size[2] * size[3] * size[1];
     }
 
-    // Element by element
-    public static Tensor AddScalar(Tensor x, double number)
-    {
-        using Scalar b = number;
-        return x.add(b);
-    }
-
-    public static Tensor MulScalar(Tensor x, double number)
-    {
-        using Scalar b = number;
-        return x.mul(b);
-    }
-
-    public static Tensor AddWhole(Tensor x, long number)
-    {
-        using Scalar b = number;
-        return x.add(b);
-    }
-
-    public static Tensor MulWhole(Tensor x, long number)
-    {
-        using Scalar b = number;
-        return x.mul(b);
-    }
-
+    // Element-wise
+    public static Tensor AddScalar(Tensor x, double number) => WithScalar(number, x.add);
+    public static Tensor MulScalar(Tensor x, double number) => WithScalar(number, x.mul);
+    public static Tensor AddWhole(Tensor x, long number) => WithScalar(number, x.add);
+    public static Tensor MulWhole(Tensor x, long number) => WithScalar(number, x.mul);
     public static Tensor Softplus(Tensor x, double threshold) => F.softplus(x, 1.0, threshold);
 
     public static Tensor Clamp(Tensor x, double low, double high)
@@ -101,16 +81,13 @@ public static class Ops
         return x.clamp(least, most);
     }
 
-    public static Tensor EqScalar(Tensor x, double number)
-    {
-        using Scalar b = number;
-        return x.eq(b);
-    }
+    public static Tensor EqScalar(Tensor x, double number) => WithScalar(number, x.eq);
+    public static Tensor LtScalar(Tensor x, double number) => WithScalar(number, x.lt);
 
-    public static Tensor LtScalar(Tensor x, double number)
+    private static Tensor WithScalar(Scalar number, Func<Scalar, Tensor> operation)
     {
-        using Scalar b = number;
-        return x.lt(b);
+        using (number)
+            return operation(number);
     }
 
     public static Tensor And(Tensor x, long mask)
@@ -133,7 +110,7 @@ public static class Ops
     public static Tensor Norm(Tensor x) => linalg.vector_norm(x);
 
     // Layers
-    // TorchSharp's own method lets errors of C++ end the process.
+    // TorchSharp's own method lets C++ errors end the process.
     public static Tensor MatMul(Tensor a, Tensor b)
     {
         long[] left = a.shape, right = b.shape;
@@ -179,13 +156,13 @@ public static class Ops
 
     // Optimisers and lists of tensors
 
-    /// <summary>Adds a whole number to tensors of whole numbers.</summary>
+    /// <summary>Adds an integer to integer tensors, in place.</summary>
     public static void AddWholeInto(Tensor[] targets, long number)
     {
         if (targets.Length == 0)
             return;
         using var scope = NewDisposeScope();
-        // The overload with a number takes a Scalar; target + number * 1 * 1 takes tensors.
+        // The overload with a number takes a Scalar; the one for target + number * 1 * 1 takes tensors.
         var one = ones_like(targets[0]);
         var factors = full([targets.Length], number, dtype: ScalarType.Int64);
         var many = new Tensor[targets.Length];
@@ -193,35 +170,35 @@ public static class Ops
         Invoke("aten::_foreach_addcmul_"u8, "Tensor"u8, [Of(targets), Of(many), Of(many), Of(factors)]);
     }
 
-    /// <summary>One step of SGD for all tensors, in place.</summary>
+    /// <summary>Does one step of SGD for all tensors, in place.</summary>
     public static void Sgd(Tensor[] parameters, Tensor[] gradients, Tensor[] velocities, Tensor rate, double momentum, double decay, bool nesterov)
     {
         const double dampening = 0;
         const bool maximize = false, first = false;
         using var scope = NewDisposeScope();
-        // The operator takes a step without momentum for one with the velocities, unless it is given none.
+        // The operator overwrites given velocities even without momentum.
         var kept = momentum == 0 ? [] : velocities;
-        LieAlike(parameters, kept, nameof(velocities));
+        RequireSameLayout(parameters, kept, nameof(velocities));
         Invoke("aten::_fused_sgd_"u8, "tensor_lr"u8,
-            [Of(parameters), Of(LaidOutAs(parameters, gradients)), Of(kept), Of(decay), Of(momentum), Of(rate), Of(dampening), Of(nesterov), Of(maximize), Of(first), None, None]);
+            [Of(parameters), Of(WithLayoutOf(parameters, gradients)), Of(kept), Of(decay), Of(momentum), Of(rate), Of(dampening), Of(nesterov), Of(maximize), Of(first), None, None]);
     }
 
-    /// <summary>One step of Adam for all tensors, in place; <paramref name="step"/> counts from 1, float32 [].</summary>
+    /// <summary>Does one step of Adam for all tensors, in place; <paramref name="step"/> counts from 1, float32 [].</summary>
     public static void Adam(Tensor[] parameters, Tensor[] gradients, Tensor[] first, Tensor[] second, Tensor step, double rate, double beta1, double beta2, double epsilon)
     {
         const double decay = 0;
         const bool amsgrad = false, maximize = false;
         using var scope = NewDisposeScope();
-        LieAlike(parameters, first, nameof(first));
-        LieAlike(parameters, second, nameof(second));
+        RequireSameLayout(parameters, first, nameof(first));
+        RequireSameLayout(parameters, second, nameof(second));
         var steps = new Tensor[parameters.Length];
         Array.Fill(steps, step);
         Invoke("aten::_fused_adam_"u8, [],
-            [Of(parameters), Of(LaidOutAs(parameters, gradients)), Of(first), Of(second), Of(ReadOnlySpan<Tensor>.Empty), Of(steps), Of(rate), Of(beta1), Of(beta2), Of(decay), Of(epsilon), Of(amsgrad), Of(maximize), None, None]);
+            [Of(parameters), Of(WithLayoutOf(parameters, gradients)), Of(first), Of(second), Of(ReadOnlySpan<Tensor>.Empty), Of(steps), Of(rate), Of(beta1), Of(beta2), Of(decay), Of(epsilon), Of(amsgrad), Of(maximize), None, None]);
     }
 
-    // The fused optimisers walk through memory and do not look at strides. What they write cannot be a copy.
-    private static void LieAlike(Tensor[] parameters, Tensor[] state, string name)
+    // The fused optimisers ignore strides. Their results cannot go to a copy.
+    private static void RequireSameLayout(Tensor[] parameters, Tensor[] state, string name)
     {
         for (int i = 0; i < state.Length; i++)
             if (!parameters[i].shape.AsSpan().SequenceEqual(state[i].shape) || !parameters[i].stride().AsSpan().SequenceEqual(state[i].stride()))
@@ -229,7 +206,7 @@ public static class Ops
     }
 
     // Strides of a gradient may be 0.
-    private static Tensor[] LaidOutAs(Tensor[] parameters, Tensor[] gradients)
+    private static Tensor[] WithLayoutOf(Tensor[] parameters, Tensor[] gradients)
     {
         var result = gradients;
         for (int i = 0; i < parameters.Length; i++)

@@ -3,27 +3,27 @@ using static TorchSharp.torch;
 
 namespace Ctkd.Engine;
 
-/// <summary>The process-wide side of the engine: threads, generators, devices.</summary>
+/// <summary>The engine's process-wide state: threads, generators, devices.</summary>
 public static class Runtime
 {
-    /// <summary>Threads of one operator.</summary>
+    /// <summary>Number of threads per operator.</summary>
     public static int Threads
     {
         get => get_num_threads();
         set => set_num_threads(value);
     }
 
-    /// <summary>CUDA devices at hand; 0 without CUDA.</summary>
+    /// <summary>Number of CUDA devices; 0 without CUDA.</summary>
     public static int CudaDevices => cuda.is_available() ? cuda.device_count() : 0;
 
-    /// <summary>Waits until the CUDA devices have done all their work; returns at once without CUDA.</summary>
+    /// <summary>Waits until the CUDA devices have finished all work; returns at once without CUDA.</summary>
     public static void Synchronize()
     {
         if (cuda.is_available())
             cuda.synchronize();
     }
 
-    /// <summary>Seeds libtorch's own generator of a kind of device.</summary>
+    /// <summary>Seeds libtorch's generator of a kind of device.</summary>
     public static void Seed(Device device, ulong seed)
     {
         if (device == Device.Cpu)
@@ -32,9 +32,9 @@ public static class Runtime
             cuda.manual_seed_all((long)seed);
     }
 
-    /// <summary>The state of the CPU's generator, as a byte tensor. TorchSharp reaches no state of CUDA's.</summary>
+    /// <summary>Returns the state of the CPU's generator as bytes. TorchSharp cannot access CUDA's.</summary>
     public static Tensor GeneratorState() => random.get_rng_state();
 
-    /// <summary>Sets the state that <see cref="GeneratorState"/> gave.</summary>
+    /// <summary>Restores a state from <see cref="GeneratorState"/>.</summary>
     public static void SetGeneratorState(Tensor state) => random.set_rng_state(state);
 }

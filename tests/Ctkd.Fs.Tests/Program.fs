@@ -55,6 +55,7 @@ let private tests: Test =
             PickleTests.tests
             TorchFileTests.tests
             TorchFaultTests.tests
+            TorchLayoutFaultTests.tests
             TorchFuzzTests.tests
             StateDictTests.tests
             CifarTests.tests

@@ -2,24 +2,24 @@ namespace Ctkd.Fs
 
 open System
 
-/// What sort of thing went wrong; it decides the exit code and lets tests match without reading prose.
+/// The category of an error. Decides the exit code, and lets tests match errors without parsing text.
 type ErrorKind =
-    /// A value that the user gave is outside its range, unknown or contradictory.
+    /// A value from the user is out of range, unknown or contradictory.
     | Usage
-    /// A file or folder that is needed is not there.
+    /// A required file or folder does not exist.
     | Missing
-    /// A file is there and is not what it should be: truncated, corrupt or hostile.
+    /// A file is truncated, corrupt or hostile.
     | Damaged
-    /// Two good things do not belong together, such as a checkpoint and another model.
+    /// Two valid things are incompatible, such as a checkpoint and a different model.
     | Mismatch
-    /// A file cannot be written: permission, full disk, or another process holds it.
+    /// A file cannot be written: no permission, a full disk, or a lock held by another process.
     | Unwritable
-    /// The tensor engine is absent, incomplete or refused an operation.
+    /// The tensor engine is missing, incomplete or rejected an operation.
     | Engine
-    /// Training produced a number that is not finite.
+    /// Training produced a non-finite number.
     | Diverged
 
-/// An error as the user meets it: what is wrong, where, and what to do next.
+/// An error as shown to the user: what is wrong, where, and what to do next.
 type Error = {
     Kind: ErrorKind
     What: string
@@ -31,7 +31,7 @@ type Error = {
         let line label text = if String.IsNullOrEmpty text then "" else $"\n  {label}: {text}"
         error.What + line "where" error.Where + line "next" error.Next
 
-/// An error that left the world of `Result`: raised at the border to C#, scripts and the command line.
+/// Carries an `Error` out of `Result`: raised towards C#, scripts and the command line.
 exception CtkdException of Error with
     override this.Message = this.Data0.ToString()
 
@@ -40,7 +40,7 @@ exception CtkdException of Error with
 
 [<RequireQualifiedAccess>]
 module Error =
-    /// An error of the given kind from its three parts.
+    /// Creates an error from its parts.
     let create (kind: ErrorKind) (what: string) (where: string) (next: string) : Error = {
         Kind = kind
         What = what
@@ -48,7 +48,7 @@ module Error =
         Next = next
     }
 
-    /// The number of single-character edits (insert, delete, replace) that turn one name into the other.
+    /// Levenshtein distance, ignoring case.
     let private distance (a: string) (b: string) : int =
         let step (row: int[]) (x: char) =
             let next = Array.zeroCreate row.Length
@@ -64,7 +64,8 @@ module Error =
 
         (Seq.fold step [| 0 .. b.Length |] a)[b.Length]
 
-    /// The three candidates nearest to `name`, nearest first. Of very many or very long names only the beginning counts.
+    /// Returns the three candidates nearest to `name`, nearest first. Compares the first 64 characters of the first
+    /// 1000 candidates.
     let nearest (candidates: string seq) (name: string) : string list =
         let short (text: string) = text.Substring(0, min text.Length 64)
 
@@ -75,15 +76,15 @@ module Error =
         |> Seq.truncate 3
         |> List.ofSeq
 
-    /// "unknown model 'resnet21'": names the nearest candidates.
+    /// Creates the error "unknown model 'resnet21'" with the nearest candidates as a suggestion.
     let unknown (kind: string) (candidates: string seq) (name: string) : Error =
         let near = nearest candidates name |> String.concat ", "
         create Usage $"unknown {kind} '{name}'" "" $"did you mean one of: {near}?"
 
-    /// Raises the error as an exception: for callers outside `Result`.
+    /// Raises the error as a `CtkdException`.
     let raise (error: Error) : 'T = raise (CtkdException error)
 
-    /// The value, or the error raised as `CtkdException`.
+    /// Returns the value, or raises the error as a `CtkdException`.
     let orRaise (result: Result<'T, Error>) : 'T =
         match result with
         | Ok value -> value

@@ -3,10 +3,10 @@ namespace Ctkd.Fs
 open System
 open System.IO
 
-/// Whole files: read into memory, or replaced in one step so that a failure leaves the old file as it was.
+/// Reads and atomically replaces whole files.
 [<RequireQualifiedAccess>]
 module Files =
-    /// A text that comes from a file as part of a message: on one line, without control characters, not long.
+    /// Makes text from a file fit for a message: one line, no control characters, at most 300 characters.
     let printable (text: string) : string =
         let start = text |> Seq.truncate 300 |> Seq.map (fun c -> if Char.IsControl c then '?' else c)
         String(Array.ofSeq start) + (if text.Length > 300 then "..." else "")
@@ -25,7 +25,7 @@ module Files =
     let private unreadable (path: string) (reason: string) (next: string) : Error =
         Error.create Damaged $"'{Path.GetFileName path}' cannot be read: {reason}" path next
 
-    /// Whether the exception is one that the file system raises, and not a mistake of the program.
+    /// Whether the exception comes from the file system rather than from a bug.
     let private isFileProblem (problem: exn) : bool =
         match problem with
         | :? IOException
@@ -50,7 +50,8 @@ module Files =
             stream.ReadExactly bytes
             Ok bytes
 
-    /// All bytes of a file; an absent, empty, unreadable or too large one (2 GB) is an error, as is a folder.
+    /// Reads all bytes. Returns an error if the path is a folder, or the file is missing, empty, unreadable or larger
+    /// than 2 GB.
     let read (path: string) : Result<byte[], Error> =
         if Directory.Exists path then
             Error(unreadable path "it is a folder" "give the path of a file inside it")
@@ -81,7 +82,7 @@ module Files =
 
         Error.create Unwritable $"'{Path.GetFileName path}' cannot be written: {reason}" path next
 
-    /// Removes the file if it is there; a failure to do so is of no interest beside the one that led here.
+    /// Deletes a file if it exists. Ignores failures: the error that led here is the one to report.
     let private discard (path: string) : unit =
         try
             File.Delete path
@@ -89,12 +90,12 @@ module Files =
             ()
 
     /// <summary>
-    /// Writes a file in one step: to a temporary name in the same folder, flushed to the disk, then renamed
-    /// over the old file. Whatever fails, the old file stays whole and the temporary one is removed.
+    /// Writes a file atomically: to a temporary file in the same folder, flushed to disk, then renamed over the old
+    /// one. On any failure the old file stays intact and the temporary one is deleted.
     /// </summary>
-    /// <param name="path">The file to make or replace; its folder must exist.</param>
-    /// <param name="write">Writes the contents; its exceptions pass through, except file problems.</param>
-    /// <returns>Nothing, or an <c>Unwritable</c> error that names the path and the remedy.</returns>
+    /// The file to create or replace; its folder must exist.
+    /// Writes the contents. File errors become an <c>Unwritable</c> error; other exceptions propagate.
+    /// Nothing, or an <c>Unwritable</c> error with the path and a remedy.
     let replace (path: string) (write: Stream -> unit) : Result<unit, Error> =
         let temporary = $"{path}.{Guid.NewGuid():N}.tmp"
 
@@ -114,21 +115,21 @@ module Files =
         finally
             discard temporary
 
-    /// Whether the name is one of `replace`'s temporary files.
+    /// Whether `replace` made a file with this name.
     let private isTemporary (path: string) : bool =
         Text.RegularExpressions.Regex.IsMatch(path, @"\.[0-9a-f]{32}\.tmp$")
 
-    /// Removes the temporary files that a process which was killed in `replace` left in a folder.
+    /// Deletes the temporary files that a killed process left in a folder.
     let removeLeftovers (folder: string) : unit =
         Directory.GetFiles(folder, "*.tmp") |> Array.filter isTemporary |> Array.iter discard
 
-    /// The parts one after the other.
+    /// Concatenates the parts.
     let internal join (parts: ReadOnlyMemory<byte> list) : byte[] =
         use stream = new MemoryStream()
         parts |> List.iter (fun part -> stream.Write part.Span)
         stream.ToArray()
 
-    /// As `replace`, with a file of these parts; one that could not be read back (2 GB) is not begun.
+    /// Writes the concatenated parts as `replace` does. Refuses more than 2 GB, which `read` could not read back.
     let internal replaceByParts (path: string) (parts: ReadOnlyMemory<byte> list) : Result<unit, Error> =
         let total = parts |> List.sumBy (fun part -> int64 part.Length)
 

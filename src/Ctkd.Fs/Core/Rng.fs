@@ -2,11 +2,11 @@ namespace Ctkd.Fs
 
 open System
 
-/// A key of a counter-based generator: every number is a function of the key and its index, so nothing is consumed, the
-/// same numbers come on every engine and device, and a run resumes without a generator's state.
+/// The key of a counter-based generator. Every number is a function of key and index: there is no state to advance or
+/// to save, and all engines and devices get the same numbers.
 type Rng = { Key: uint64 }
 
-/// Random numbers by key and index.
+/// Random numbers from a key and an index.
 [<RequireQualifiedAccess>]
 module Rng =
 
@@ -17,28 +17,28 @@ module Rng =
         let z = (z ^^^ (z >>> 27)) * 0x94D049BB133111EBUL
         z ^^^ (z >>> 31)
 
-    /// The generator of a seed.
+    /// Creates the generator of a seed.
     let ofSeed (seed: int) : Rng = { Key = mix (uint64 seed) }
 
-    /// An independent generator for one purpose: "initialisation", "order", "augmentation", a parameter's name.
+    /// Derives an independent generator for a purpose: "initialisation", "order", "augmentation" or a parameter's name.
     let split (purpose: string) (rng: Rng) : Rng =
         let absorb (hash: uint64) (c: char) = (hash ^^^ uint64 c) * 0x100000001B3UL
         { Key = mix (rng.Key ^^^ Seq.fold absorb 0xCBF29CE484222325UL purpose) }
 
-    /// An independent generator for one number, such as an epoch.
+    /// Derives an independent generator for a number, such as an epoch.
     let at (index: int) (rng: Rng) : Rng = { Key = mix (mix rng.Key + uint64 index) }
 
-    /// 64 random bits.
+    /// Returns 64 random bits.
     let bits (index: int) (rng: Rng) : uint64 = mix (rng.Key + uint64 index)
 
-    /// Uniform in [0, 1), 53 bits.
+    /// Returns a uniform number in [0, 1), with 53 bits.
     let uniform (index: int) (rng: Rng) : float = float (bits index rng >>> 11) * (1.0 / float (1L <<< 53))
 
-    /// Uniform in 0 .. count - 1.
+    /// Returns a uniform integer in 0 .. count - 1.
     let below (count: int) (index: int) (rng: Rng) : int =
         int (Math.BigMul(bits index rng, uint64 count, ref 0UL))
 
-    /// `count` standard normal numbers (Box and Muller 1958).
+    /// Returns `count` standard normal numbers (Box and Muller 1958).
     let normals (count: int) (rng: Rng) : float[] =
         Array.init
             count
@@ -48,11 +48,11 @@ module Rng =
                 if i % 2 = 0 then radius * cos angle else radius * sin angle
             )
 
-    /// `count` numbers uniform in [-bound, bound).
+    /// Returns `count` uniform numbers in [-bound, bound).
     let uniforms (bound: float) (count: int) (rng: Rng) : float[] =
         Array.init count (fun i -> (2.0 * uniform i rng - 1.0) * bound)
 
-    /// The numbers 0 .. count - 1 in random order (Fisher and Yates).
+    /// Returns a random permutation of 0 .. count - 1 (Fisher and Yates).
     let permutation (count: int) (rng: Rng) : int64[] =
         let order = Array.init count int64
 

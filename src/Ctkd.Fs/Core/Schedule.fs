@@ -2,10 +2,10 @@ namespace Ctkd.Fs
 
 open System
 
-/// A number for every epoch, as a value: learning rate, curriculum strength, temperature or the weight of a loss.
+/// A number per epoch: a learning rate, curriculum strength, temperature or loss weight.
 ///
-/// The tick is the 1-based epoch. `at 0` is the start value; an epoch equal to a milestone is not yet decayed.
-/// Every schedule is total: before the start and beyond the end it keeps its nearest value.
+/// Epochs count from 1, and `at 0` is the start value. A decay applies from the epoch after its milestone. Outside its
+/// range a schedule keeps its nearest value.
 [<RequireQualifiedAccess>]
 type Schedule =
     private
@@ -16,7 +16,7 @@ type Schedule =
     | Cosine of start: float * stop: float * epochs: int
     | Joined of first: Schedule * epochs: int * next: Schedule
 
-    /// The value in an epoch.
+    /// Returns the value in an epoch.
     member schedule.At(epoch: int) : float =
         let progress (epochs: int) = float (Math.Clamp(epoch, 0, epochs)) / float epochs
 
@@ -31,7 +31,7 @@ type Schedule =
         | Schedule.Joined(first, epochs, next) ->
             if epoch <= epochs then first.At epoch else next.At(epoch - epochs)
 
-/// Making schedules and asking them.
+/// Creates and evaluates schedules. A number that is not finite or a length below 1 epoch raises `ArgumentException`.
 [<RequireQualifiedAccess>]
 module Schedule =
     let private finite (name: string) (value: float) : unit =
@@ -47,7 +47,7 @@ module Schedule =
         finite (nameof value) value
         Schedule.Constant value
 
-    /// `start`, multiplied by `factor` after each of the milestones (epochs, rising).
+    /// `start`, multiplied by `factor` after each milestone (ascending epochs, each at least 1).
     let multiStep (start: float) (factor: float) (milestones: int list) : Schedule =
         finite (nameof start) start
         finite (nameof factor) factor
@@ -59,41 +59,41 @@ module Schedule =
 
         Schedule.MultiStep(start, factor, milestones)
 
-    /// `start`, multiplied by `factor` after every so many epochs.
+    /// `start`, multiplied by `factor` after every `every` epochs.
     let step (start: float) (factor: float) (every: int) : Schedule =
         finite (nameof start) start
         finite (nameof factor) factor
         positive (nameof every) every
         Schedule.Step(start, factor, every)
 
-    /// From `start` at epoch 0 to `stop` at the given epoch, in a straight line.
+    /// From `start` at epoch 0 to `stop` at epoch `epochs`, linearly.
     let linear (start: float) (stop: float) (epochs: int) : Schedule =
         finite (nameof start) start
         finite (nameof stop) stop
         positive (nameof epochs) epochs
         Schedule.Linear(start, stop, epochs)
 
-    /// From `start` at epoch 0 to `stop` at the given epoch, along half a cosine: slow, fast, slow.
+    /// From `start` at epoch 0 to `stop` at epoch `epochs`, along half a cosine: slow, fast, slow.
     let cosine (start: float) (stop: float) (epochs: int) : Schedule =
         finite (nameof start) start
         finite (nameof stop) stop
         positive (nameof epochs) epochs
         Schedule.Cosine(start, stop, epochs)
 
-    /// The first schedule for so many epochs, then the next, which counts from 1 again.
+    /// `first` for `epochs` epochs, then `next`, whose epochs count from 1 again.
     let joined (first: Schedule) (epochs: int) (next: Schedule) : Schedule =
         positive (nameof epochs) epochs
         Schedule.Joined(first, epochs, next)
 
-    /// CTKD's curriculum: the strength lambda of the adversary from 0 to 1 over the first epochs (10 on CIFAR-100):
+    /// CTKD's curriculum: the adversary's strength lambda rises from 0 to 1 over the first E epochs (10 on CIFAR-100):
     /// lambda(e) = (1 - cos(pi min(e, E) / E)) / 2 (CTKD, arXiv:2211.16231).
     let curriculum (epochs: int) : Schedule = cosine 0.0 1.0 epochs
 
-    /// The weight of a loss that sets in gently: w(e) = weight min(e / epochs, 1); DKD and DTKD use 20 epochs.
+    /// A loss weight with linear warm-up: w(e) = weight min(e / epochs, 1). DKD and DTKD use 20 epochs.
     let warmUp (weight: float) (epochs: int) : Schedule = linear 0.0 weight epochs
 
-    /// The value in an epoch.
+    /// Returns the value in an epoch.
     let at (epoch: int) (schedule: Schedule) : float = schedule.At epoch
 
-    /// The values of epochs 1 .. count.
+    /// Returns the values of epochs 1 .. count.
     let sample (count: int) (schedule: Schedule) : float list = List.init count (fun i -> schedule.At(i + 1))

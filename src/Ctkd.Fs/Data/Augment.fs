@@ -2,43 +2,44 @@ namespace Ctkd.Fs
 
 open System
 
-/// Images of which some are blends of two, as tensors of one entry per image.
+/// Describes images of which some are blends of two, with one entry per image.
 [<ReferenceEquality>]
 type LabelMix = {
     /// Label of the second image, int64.
     Other: Tensor
-    /// Weight of the image's own label; 1 where it is not a blend.
+    /// Weight of the image's own label; 1 if it is not a blend.
     Weight: Tensor
-    /// Whether an image is as it was, bool.
+    /// Whether an image is unchanged, bool.
     Clean: Tensor
 }
 
-/// A set of images that lives on the device as bytes.
+/// A set of images on the device, as bytes.
 [<ReferenceEquality>]
 type DeviceSet = {
     /// uint8 [N, C, H, W].
     Images: Tensor
     /// int64 [N].
     Labels: Tensor
-    /// Of the channels, in units of 0 .. 1: [1, C, 1, 1].
+    /// Per channel, for pixels from 0 to 1: [1, C, 1, 1].
     Mean: Tensor
     Std: Tensor
-    /// Entries [N]; None where no image is a blend.
+    /// Shape [N] each; `None` if no image is a blend.
     Mix: LabelMix option
 }
 
-/// One epoch's randomness, drawn on the host and uploaded once: which image comes when, and how it is cut.
+/// The random choices of one epoch, drawn on the host and uploaded once: the order of the images and their crops.
 [<ReferenceEquality>]
 type EpochOrder = {
     /// int64 [N]: a permutation of the images.
     Order: Tensor
     /// int64 [N]: first row of the crop in the padded image.
     Row: Tensor
-    /// int64 [N]: column of the crop's left edge, or of its right edge where it is mirrored.
+    /// int64 [N]: column of the crop's left edge, or of its right edge if mirrored.
     Column: Tensor
-    /// int64 [N]: +1, or -1 where the image is mirrored.
+    /// int64 [N]: +1, or -1 if mirrored.
     Direction: Tensor
-    /// On the host: the number of each position's image and cut among all images and cuts (`Augment.variants`).
+    /// On the host: for each position, the number of its image and crop among all images and crops
+    /// (`Augment.variants`).
     Variants: int64[]
 }
 
@@ -51,26 +52,26 @@ type Batch = {
     Labels: Tensor
     /// Positions of the images in their set: int64 [B].
     Index: Tensor
-    /// Entries [B]; None where no image is a blend.
+    /// Shape [B] each; `None` if no image is a blend.
     Mix: LabelMix option
 }
 
-/// The parts of blends.
+/// Functions over blends.
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module LabelMix =
 
-    /// Applies a change of the first dimension to every tensor.
+    /// Applies a function to every tensor.
     let map (change: Tensor -> Tensor) (mix: LabelMix) : LabelMix = {
         Other = change mix.Other
         Weight = change mix.Weight
         Clean = change mix.Clean
     }
 
-/// The parts of batches.
+/// Functions over batches.
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module Batch =
 
-    /// Applies a change of the first dimension to every tensor.
+    /// Applies a function to every tensor.
     let map (change: Tensor -> Tensor) (batch: Batch) : Batch = {
         Images = change batch.Images
         Labels = change batch.Labels
@@ -78,16 +79,16 @@ module Batch =
         Mix = Option.map (LabelMix.map change) batch.Mix
     }
 
-    /// All tensors.
+    /// Returns all tensors.
     let tensors (batch: Batch) : Tensor list =
         let ofMix (mix: LabelMix) = [ mix.Other; mix.Weight; mix.Clean ]
         [ batch.Images; batch.Labels; batch.Index ] @ (Option.map ofMix batch.Mix |> Option.defaultValue [])
 
-/// Random crop after padding with black, mirroring and normalising, as batched tensor code.
+/// Random crops after padding with black, mirroring and normalising, as batched tensor code.
 [<RequireQualifiedAccess>]
 module Augment =
 
-    /// Uploads a set. Mean and standard deviation are those of the channels in units of 0 .. 1.
+    /// Uploads a set. Mean and standard deviation are per channel, for pixels from 0 to 1.
     let upload
         (dtype: DType)
         (device: Device)
@@ -118,15 +119,16 @@ module Augment =
             Mix = None
         }
 
-    /// Number of images.
+    /// Returns the number of images.
     let count (set: DeviceSet) : int = Tensor.size 0 set.Images
 
-    /// In how many ways an image may be cut and mirrored.
+    /// Returns the number of ways to crop and mirror an image.
     let variants (pad: int) (flip: bool) : int64 =
         let shifts = int64 (2 * pad + 1)
         shifts * shifts * (if flip then 2L else 1L)
 
-    /// The order of one epoch: the crop moves by up to `pad` pixels each way, and `flip` mirrors every second image.
+    /// Draws the order of an epoch. Crops shift by up to `pad` pixels in each direction, and `flip` mirrors with
+    /// probability 1/2.
     let shuffle (rng: Rng) (epoch: int) (pad: int) (flip: bool) (set: DeviceSet) : EpochOrder =
         let n, width = count set, Tensor.size 3 set.Images
         let draw purpose = rng |> Rng.split purpose |> Rng.at epoch
@@ -156,24 +158,24 @@ module Augment =
             Variants = Array.init n variant
         }
 
-    /// The tensors of an order.
+    /// Returns the tensors of an order.
     let tensors (order: EpochOrder) : Tensor list = [ order.Order; order.Row; order.Column; order.Direction ]
 
-    /// Bytes to numbers of mean 0 and standard deviation 1.
+    /// Normalises bytes to mean 0 and standard deviation 1.
     let private normalise (set: DeviceSet) (images: Tensor) : Tensor =
         let dtype = Tensor.dtype set.Mean
         (Tensor.scale (1.0 / 255.0) (Tensor.toType dtype images) - set.Mean) / set.Std
 
-    /// Cuts image b of the batch at its row, column and direction: one gather over all pixels.
+    /// Crops image b of the batch at its row, column and direction, in one gather over all pixels.
     let private crop (pad: int) (row: Tensor) (column: Tensor) (direction: Tensor) (images: Tensor) : Tensor =
         let shape = Tensor.shape images
         let height, width = int shape[2], int shape[3]
         let device = Tensor.device images
-        let beside first second = Tensor.unsqueeze 1 first + second
-        let rows = beside row (Tensor.arange device height)
+        let outerSum first second = Tensor.unsqueeze 1 first + second
+        let rows = outerSum row (Tensor.arange device height)
 
         let columns =
-            beside column (Tensor.unsqueeze 1 direction * Tensor.unsqueeze 0 (Tensor.arange device width))
+            outerSum column (Tensor.unsqueeze 1 direction * Tensor.unsqueeze 0 (Tensor.arange device width))
             |> Tensor.reshape [| shape[0]; int64 width |]
 
         let pixels = Tensor.unsqueeze 2 (Tensor.mulInt (width + 2 * pad) rows) + Tensor.unsqueeze 1 columns
@@ -183,7 +185,7 @@ module Augment =
 
         Tensor.padImage pad images |> Tensor.flatten 2 |> Tensor.gather 2 index |> Tensor.reshape shape
 
-    /// The images that `at` takes of each part of the order, augmented.
+    /// Returns the augmented images that `at` takes from each part of the order.
     let private taken (pad: int) (order: EpochOrder) (at: Tensor -> Tensor) (set: DeviceSet) : Batch =
         Tensor.scopeWith
             (Batch.tensors >> Seq.ofList)
@@ -202,20 +204,20 @@ module Augment =
                 }
             )
 
-    /// The images at positions start .. stop - 1 of the epoch's order, augmented.
+    /// Returns the images at positions start .. stop - 1 of the epoch's order, augmented.
     let batch (pad: int) (order: EpochOrder) (start: int) (stop: int) (set: DeviceSet) : Batch =
         taken pad order (Tensor.slice 0 start stop) set
 
-    /// The images at positions of the epoch's order that the device knows, int64 [B], augmented.
+    /// Returns the images at positions of the epoch's order given on the device, int64 [B], augmented.
     let at (pad: int) (order: EpochOrder) (positions: Tensor) (set: DeviceSet) : Batch =
         taken pad order (Tensor.indexSelect 0 positions) set
 
-    /// The images at any positions of the epoch's order, augmented.
+    /// Returns the images at any positions of the epoch's order, augmented.
     let pick (pad: int) (order: EpochOrder) (positions: int[]) (set: DeviceSet) : Batch =
         let positions = Tensor.ofInt64s [ positions.Length ] (Array.map int64 positions)
         at pad order (Tensor.toDevice (Tensor.device set.Images) positions) set
 
-    /// The images start .. stop - 1 as they are: for evaluation.
+    /// Returns the images start .. stop - 1 without augmentation, for evaluation.
     let plain (start: int) (stop: int) (set: DeviceSet) : Batch =
         Tensor.scopeWith
             (Batch.tensors >> Seq.ofList)

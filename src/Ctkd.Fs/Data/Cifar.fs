@@ -3,10 +3,10 @@ namespace Ctkd.Fs
 open System
 open System.IO
 
-/// CIFAR-10 and CIFAR-100 from a folder, in the official binary files or in the Python ones.
+/// Reads CIFAR-10 and CIFAR-100 from a folder, in the official binary or Python format.
 [<RequireQualifiedAccess>]
 module Cifar =
-    /// A published archive: its name, size and MD5, and the folder that it unpacks to.
+    /// A published archive: its name, size and MD5, and the folder it unpacks to.
     type private Archive = {
         File: string
         Size: int64
@@ -16,10 +16,10 @@ module Cifar =
         Test: string
     }
 
-    /// The training and the test images of both sets.
+    /// Number of training and test images, the same in both sets.
     let private trainImages, private testImages = 50_000, 10_000
 
-    /// A data set; a binary record of it is the coarse label, if there is one, the label and the image.
+    /// A data set. A binary record is the coarse label, if any, the label and the image.
     type private Family = {
         Name: string
         Classes: int
@@ -88,7 +88,7 @@ module Cifar =
         Std = [ 0.2675; 0.2565; 0.2761 ]
     }
 
-    /// What to do when files are absent or wrong: where they are published, and how to know the right ones.
+    /// Advice for missing or wrong files: where they are published, and how to recognise them.
     let private fetch (family: Family) : string =
         let facts (archive: Archive) = $"{archive.File} ({archive.Size} bytes, MD5 {archive.Md5})"
         $"fetch {facts family.Python} or {facts family.Binary} from {page} and unpack it there with tar -xzf"
@@ -172,7 +172,7 @@ module Cifar =
 
         match PickleValue.field family.LabelField value |> Option.bind PickleValue.wholes with
         | None -> Error $"it has no list of integers '{family.LabelField}'"
-        // A label beyond a byte is out of range as well: -1 is refused with its record number.
+        // Labels that do not fit a byte become -1, which is refused with its record number.
         | Some labels -> Ok(labels |> Array.map (fun label -> if small label then int label else -1))
 
     let private ofPickle (family: Family) (path: string) (value: PickleValue) : Result<ImageSet, Error> =
@@ -212,7 +212,7 @@ module Cifar =
         |> List.filter (fun file -> File.Exists(Path.Combine(layout.Folder, file)))
         |> List.length
 
-    /// The layout of which most files are there.
+    /// Returns the layout with the most files present.
     let private find (family: Family) (folder: string) : Result<Layout, Error> =
         let best = layouts family folder |> List.maxBy present
 
@@ -272,7 +272,7 @@ module Cifar =
             )
         )
 
-    /// Refuses a set of which records are missing: a copy that stopped between two records looks whole otherwise.
+    /// Refuses an incomplete set: a copy that stopped between two records looks valid otherwise.
     let private whole (family: Family) (folder: string) (splits: Splits) : Result<Splits, Error> =
         match ImageSet.count splits.Train, ImageSet.count splits.Test with
         | train, test when (train, test) = (trainImages, testImages) -> Ok splits
@@ -283,15 +283,15 @@ module Cifar =
             let own = "; images of your own are read with --data file"
             Error(Error.create Damaged what folder (fetch family + own))
 
-    /// CIFAR-10 files of any number of records, from a folder as for `load10`.
+    /// Reads CIFAR-10 files with any number of records, from a folder as for `load10`.
     let read10 (folder: string) : Result<Splits, Error> = read cifar10 folder
 
-    /// CIFAR-100 files of any number of records, with their 100 fine labels.
+    /// Reads CIFAR-100 files with any number of records and their 100 fine labels.
     let read100 (folder: string) : Result<Splits, Error> = read cifar100 folder
 
-    /// CIFAR-10, all of it, from a folder that holds its files, or holds the folder that its archive unpacks to.
+    /// Loads all of CIFAR-10 from a folder that contains its files, or the folder its archive unpacks to.
     let load10 (folder: string) : Result<Splits, Error> = read10 folder |> Result.bind (whole cifar10 folder)
 
-    /// CIFAR-100, all of it, with its 100 fine labels, from a folder as for `load10`.
+    /// Loads all of CIFAR-100 with its 100 fine labels, from a folder as for `load10`.
     let load100 (folder: string) : Result<Splits, Error> =
         read100 folder |> Result.bind (whole cifar100 folder)

@@ -1,6 +1,6 @@
 namespace Ctkd.Fs
 
-/// The data sets by name.
+/// Data sets by name.
 [<RequireQualifiedAccess>]
 module Datasets =
     let private fromFolder (load: string -> Result<Splits, Error>) (name: string) (dir: string option) =
@@ -17,10 +17,10 @@ module Datasets =
         "file", fromFolder OwnSet.load "file"
     ]
 
-    /// All names: the embedded digits, CIFAR-10 and CIFAR-100 from a folder, and a set of one's own.
+    /// All names: the embedded digits, CIFAR-10 and CIFAR-100 from a folder, and your own set.
     let names: string list = List.map fst loaders
 
-    /// The data set of a name; `dir` is the folder with its files, which `digits` does not need.
+    /// Loads a data set by name; `dir` is the folder of its files, which `digits` does not need.
     let load (name: string) (dir: string option) : Result<Splits, Error> =
         match List.tryFind (fun (known, _) -> known = name) loaders with
         | Some(_, load) -> load dir

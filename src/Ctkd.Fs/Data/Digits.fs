@@ -4,9 +4,8 @@ open System.IO
 open System.IO.Compression
 open System.Reflection
 
-/// The handwritten digits inside the library: 3,823 training and 1,797 test images of 8 x 8 pixels, grey
-/// repeated to three channels. `scripts/_pack-digits.fsx` made the resource; licence and source are in
-/// `Data/digits.LICENSE.md`.
+/// The embedded handwritten digits: 3,823 training and 1,797 test images of 8 x 8 pixels, grey repeated to three
+/// channels. `scripts/_pack-digits.fsx` made the resource; licence and source are in `Data/digits.LICENSE.md`.
 [<RequireQualifiedAccess>]
 module Digits =
     /// The name of the embedded resource.
@@ -22,7 +21,7 @@ module Digits =
         "E. Alpaydin, C. Kaynak (1998), Optical Recognition of Handwritten Digits, "
         + "UCI Machine Learning Repository, CC BY 4.0, doi 10.24432/C50P49"
 
-    /// 64 planes of pixel values, then the plane of labels; each plane holds one byte an image.
+    /// Reads 64 planes of pixel values, then the plane of labels, with one byte per image in each.
     let private planes () : byte[] =
         use stream = Assembly.GetExecutingAssembly().GetManifestResourceStream resource |> nonNull
         use brotli = new BrotliStream(stream, CompressionMode.Decompress)
@@ -30,7 +29,7 @@ module Digits =
         brotli.ReadExactly(bytes, 0, bytes.Length)
         bytes
 
-    /// A value from 0 to 16 as a byte, halves rounded up: value * 255 / 16.
+    /// Scales a value from 0 to 16 to a byte, rounding halves up: value * 255 / 16.
     let private toByte (value: byte) : byte = byte ((int value * 255 + 8) / 16)
 
     let private part (planes: byte[]) (name: string) (first: int) (count: int) : ImageSet =
@@ -46,7 +45,7 @@ module Digits =
             Labels = Array.init count (fun i -> int planes[pixels * total + first + i])
         }
 
-    /// The digits, normalised by the mean and standard deviation of the training pixels.
+    /// Loads the digits, normalised by the mean and standard deviation of the training pixels.
     let load () : Splits =
         let planes = planes ()
 

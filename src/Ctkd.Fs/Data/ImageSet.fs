@@ -1,6 +1,6 @@
 namespace Ctkd.Fs
 
-/// Images of one size with their labels, as bytes: `Images` is [count, channels, height, width], row-major.
+/// Labelled images of one size, as bytes: `Images` is [count, channels, height, width], row-major.
 type ImageSet = {
     Name: string
     Classes: int
@@ -11,8 +11,8 @@ type ImageSet = {
     Labels: int[]
 }
 
-/// A data set: what to train on and what to test on, how pixels are normalised (mean and standard deviation
-/// of each channel, for pixels from 0 to 1), how far the augmentation shifts, whether it flips, whom to cite.
+/// A data set: its training and test images, the mean and standard deviation of each channel for normalisation (pixels
+/// from 0 to 1), the augmentation's largest shift and whether it flips, and a citation.
 type Splits = {
     Train: ImageSet
     Test: ImageSet
@@ -25,13 +25,13 @@ type Splits = {
 
 [<RequireQualifiedAccess>]
 module ImageSet =
-    /// The number of images.
+    /// Returns the number of images.
     let count (set: ImageSet) : int = set.Labels.Length
 
-    /// The number of bytes of one image.
+    /// Returns the number of bytes per image.
     let imageSize (set: ImageSet) : int = set.Channels * set.Height * set.Width
 
-    /// The first mistake of a set, if it has one.
+    /// Returns the first fault of a set, if any.
     let private mistake (set: ImageSet) : string option =
         let needed = int64 (count set) * int64 set.Channels * int64 set.Height * int64 set.Width
         let outside = set.Labels |> Array.tryFindIndex (fun label -> label < 0 || label >= set.Classes)
@@ -50,7 +50,7 @@ module ImageSet =
                 $"the label of record {i} (from 0) is {set.Labels[i]}, allowed are 0 to {set.Classes - 1}"
             )
 
-    /// The set itself when its sizes agree and its labels are in range; `where` is the path for messages.
+    /// Returns the set if its sizes agree and its labels are in range; `where` is the path in messages.
     let create (where: string) (set: ImageSet) : Result<ImageSet, Error> =
         match mistake set with
         | None -> Ok set
@@ -65,7 +65,7 @@ module ImageSet =
                     "check that this is the right file, or fetch or write it again"
             )
 
-    /// The images at the given indices, in that order.
+    /// Returns the images at the given indices, in that order.
     let select (indices: int[]) (set: ImageSet) : ImageSet =
         let size = imageSize set
         let images = Array.zeroCreate<byte>(indices.Length * size)
@@ -79,7 +79,7 @@ module ImageSet =
                 Labels = indices |> Array.map (fun index -> set.Labels[index])
         }
 
-    /// The first `number` images of each class, or all of a class that has fewer, in the order of the set.
+    /// Returns the first `number` images of each class (or all, if fewer), in the order of the set.
     let firstPerClass (number: int) (set: ImageSet) : ImageSet =
         if number < 1 then
             invalidArg (nameof number) $"the number of images a class must be > 0, got {number}."
@@ -93,7 +93,7 @@ module ImageSet =
 
         select (Array.sort indices) set
 
-    /// The same images with three channels: grey is repeated, three stay; `None` for other counts.
+    /// Converts to three channels: grey is repeated, three stay; `None` for other counts.
     let toThreeChannels (set: ImageSet) : ImageSet option =
         let plane = set.Height * set.Width
 
@@ -106,7 +106,7 @@ module ImageSet =
             Some { set with Channels = 3; Images = images }
         | _ -> None
 
-    /// Mean and standard deviation of each channel over all pixels, for pixels from 0 to 1.
+    /// Computes mean and standard deviation of each channel over all pixels, for pixels from 0 to 1.
     let statistics (set: ImageSet) : (float * float) list =
         let plane = set.Height * set.Width
 

@@ -5,10 +5,10 @@ open System.Buffers.Binary
 open System.Globalization
 open System.IO
 
-/// Anyone's own set, without code: safetensors files with `images` (U8, [N, C, H, W]) and `labels` (I64, I32
-/// or U8, [N]). Either a folder with train.safetensors and test.safetensors, or one file, which may hold
-/// test_images and test_labels too; without them every tenth image is held out for the test. Metadata may
-/// give `classes`, `mean` and `std` (1 or 3 numbers with commas, pixels 0 to 1), `pad`, `flip`, `citation`.
+/// Loads your own data set without code, from safetensors files with `images` (U8, [N, C, H, W]) and `labels` (I64, I32
+/// or U8, [N]): a folder with train.safetensors and test.safetensors, or one file, with test_images and test_labels or
+/// else every tenth image held out for the test. Optional metadata: `classes`, `mean` and `std` (1 or 3 numbers
+/// separated by commas, pixels 0 to 1), `pad`, `flip`, `citation`.
 [<RequireQualifiedAccess>]
 module OwnSet =
     let private help =
@@ -28,7 +28,7 @@ module OwnSet =
     let private value (name: string) (file: SafetensorsFile) : string option =
         file.Metadata |> List.tryFind (fun (key, _) -> key = name) |> Option.map snd
 
-    /// A metadata value, read by `read`; an absent one is `None`, one that cannot be read an error.
+    /// Reads a metadata value with `read`. A missing value is `None`, an invalid one an error.
     let private parsed
         (path: string)
         (expected: string)
@@ -72,7 +72,7 @@ module OwnSet =
 
     let private narrow (label: int64) : int = if label >= 0L && label < 1_000_000L then int label else -1
 
-    /// Images and labels as they stand in the file; `Classes` is one more than the highest label.
+    /// Combines images and labels from the file; `Classes` is the highest label plus one.
     let private assemble (path: string) (images: StoredTensor) (labels: int64[]) : Result<ImageSet, Error> =
         match images.DType, images.Shape with
         | "U8", [ n; c; h; w ] when n = labels.LongLength && List.max [ c; h; w ] <= 65536L ->
@@ -106,7 +106,7 @@ module OwnSet =
 
     // ---- splits
 
-    /// Every tenth image, or the last of fewer than ten, becomes the test set.
+    /// Holds out every tenth image for the test, or the last of fewer than ten.
     let private holdOut (set: ImageSet) : ImageSet * ImageSet =
         let last = ImageSet.count set - 1
         let isTest i = i % 10 = 9 || (last < 9 && i = last)
@@ -126,7 +126,7 @@ module OwnSet =
     let private classes (path: string) (file: SafetensorsFile) : Result<int option, Error> =
         parsed path "a whole number" whole "classes" file |> Result.bind (within path "classes" 2 100_000)
 
-    /// The images of a file whose names begin with `prefix`, valid for the number of classes if it is given.
+    /// Reads the file's tensors with `prefix` in their names, and checks them against the number of classes, if given.
     let private valid (path: string) (classes: int option) (file: SafetensorsFile) (prefix: string) =
         images path file prefix
         |> Result.bind (fun set -> ImageSet.create path { set with Classes = defaultArg classes set.Classes })
@@ -135,7 +135,7 @@ module OwnSet =
         file.Tensors
         |> List.exists (fun tensor -> tensor.Name.StartsWith("test_", StringComparison.Ordinal))
 
-    /// Training and test images of one file.
+    /// Reads training and test images from one file.
     let private pair (path: string) (file: SafetensorsFile) : Result<ImageSet * ImageSet, Error> =
         classes path file
         |> Result.bind (fun classes -> valid path classes file "")
@@ -148,7 +148,7 @@ module OwnSet =
                 Ok(holdOut train)
         )
 
-    /// Training images of the first file, test images of the second.
+    /// Reads training images from the first file and test images from the second.
     let private pairOfFiles (path: string) (file: SafetensorsFile) (test: string) =
         classes path file
         |> Result.bind (fun classes -> valid path classes file "")
@@ -205,7 +205,7 @@ module OwnSet =
                 Citation = defaultArg (value "citation" file) ""
             }
 
-    /// The splits of training and test images, with the metadata of the training file.
+    /// Builds the splits, with the metadata of the training file.
     let private build (path: string) (file: SafetensorsFile) (train: ImageSet, test: ImageSet) =
         if (train.Height, train.Width) = (test.Height, test.Width) then
             splits path file (train, { test with Name = $"{test.Name} (test)" })
@@ -222,8 +222,8 @@ module OwnSet =
         Safetensors.read train
         |> Result.bind (fun file -> pairOfFiles train file test |> Result.bind (build train file))
 
-    /// The set in a folder or a file. The augmentation shifts by an eighth of the image and does not flip,
-    /// unless the metadata says otherwise.
+    /// Loads the set in a folder or file. By default the augmentation shifts by an eighth of the image and does not
+    /// flip.
     let load (path: string) : Result<Splits, Error> =
         if Directory.Exists path then loadFolder path else loadFile path
 

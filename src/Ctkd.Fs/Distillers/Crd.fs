@@ -1,33 +1,32 @@
 namespace Ctkd.Fs
 
-/// What contrastive representation distillation may vary; `Crd.published` has the usual values.
+/// Options of contrastive representation distillation; `Crd.published` has the usual values.
 type CrdOptions = {
     /// Length of the embeddings.
     Width: int
     /// K, the negatives of each instance.
     Negatives: int
-    /// Divides the scores.
+    /// Divides the scores, > 0.
     Temperature: float
-    /// Share of an old row that stays in the memory.
+    /// Weight of the old row in a memory update.
     Momentum: float
 }
 
-/// Contrastive representation distillation (Tian et al. 2020, arXiv:1910.10699, section 3.1): the student's
-/// embedding of an image is to find the teacher's among K of images of other classes, and the teacher's the
-/// student's.
+/// Contrastive representation distillation (Tian et al. 2020, arXiv:1910.10699, section 3.1): the student's embedding
+/// of an image should identify the teacher's among those of K images of other classes, and vice versa.
 ///
-/// Each side scores the other side's memory of all training images: P = exp(dot / 0.07) / Z, Z fixed at the
-/// first batch. With m = K and Pn = 1 / n the loss of a side is
+/// Each side is scored against the other side's memory of all training images: P = exp(dot / 0.07) / Z, with Z fixed at
+/// the first batch. With m = K and Pn = 1 / n the loss of a side is
 /// -(sum log(P / (P + m Pn + eps)) + sum log(m Pn / (P + m Pn + eps))) / B.
-/// With a = log P - log(m Pn + eps) the terms are softplus(-a), and softplus(a) but for a constant.
+/// With a = log P - log(m Pn + eps) the terms are softplus(-a), and softplus(a) up to a constant.
 [<RequireQualifiedAccess>]
 module Crd =
     let private epsilon = 1e-7
 
     let published: CrdOptions = { Width = 128; Negatives = 16384; Temperature = 0.07; Momentum = 0.5 }
 
-    /// One side: embeddings [batch, width] against a memory [n, width]; the contrast [batch, 1 + K] lists the
-    /// rows, the positive first. Z (shape [], 0 before the first batch) is fixed in place: shape [].
+    /// Computes the loss of one side, shape []: embeddings [batch, width] against a memory [n, width]. The contrast
+    /// [batch, 1 + K] lists the rows, the positive first. Z (shape [], 0 before the first batch) is fixed in place.
     let side
         (options: CrdOptions)
         (z: Tensor)
@@ -52,8 +51,8 @@ module Crd =
         let misses = columns 1 (int negatives + 1) |> Tensor.softplus |> Tensor.sumOver 1
         Tensor.mean (hits + misses) |> Tensor.addNumber (negatives * log ((noise + epsilon) / noise))
 
-    /// Rows of the memory move towards the batch's embeddings and are renormalised. Of an image that occurs
-    /// twice in the batch the last instance counts.
+    /// Moves the memory's rows towards the batch's embeddings and renormalises them. If an image occurs twice in the
+    /// batch, the last instance counts.
     let remember (options: CrdOptions) (memory: Tensor) (index: Tensor) (embedding: Tensor) : unit =
         let rows =
             Tensor.scale options.Momentum (Tensor.indexSelect 0 index memory)
@@ -65,8 +64,8 @@ module Crd =
         let last = Tensor.toType DType.Int64 same * Tensor.unsqueeze 0 position |> Tensor.maxOver 1
         Tensor.rowsInto memory index (Tensor.indexSelect 0 last rows)
 
-    /// K images of other classes for each label, uniform with repetition: [batch, K]. The training images lie
-    /// in `order` class by class; the images of a class are the `size` from `first` on.
+    /// Draws K images of other classes for each label, uniformly with repetition: [batch, K]. The table `order` lists
+    /// the training images by class; those of a class are the `size` from `first` on.
     let negatives (count: int) (tables: Tree) (labels: Tensor) (key: Tensor) : Tensor =
         Tensor.scope (fun () ->
             let order = Tree.find "order" tables
@@ -79,8 +78,7 @@ module Crd =
             Tensor.indexSelect 0 (Tensor.flatten 0 rank) order |> Tensor.reshape shape
         )
 
-    /// Positions of the training images class by class, and where each class begins and how many images it
-    /// has.
+    /// Returns the positions of the training images by class, and the start and size of each class.
     let private tables (device: Device) (pair: ModelPair) : Tree =
         let size = Array.zeroCreate<int64> pair.Student.Classes
         pair.Labels |> Array.iter (fun label -> size[label] <- size[label] + 1L)
@@ -98,7 +96,7 @@ module Crd =
 
         Tree.ofSeq [ "order", upload order; "first", upload first; "size", upload size ]
 
-    /// Uniform in +-1 / sqrt(width / 3), so that rows have norm 1 on average.
+    /// Draws uniformly from +-1 / sqrt(width / 3), so that rows have norm 1 on average.
     let private memory (options: CrdOptions) (pair: ModelPair) dtype (device: Device) (rng: Rng) : Tree =
         let rows side =
             Tensor.scope (fun () ->
@@ -124,7 +122,7 @@ module Crd =
         |> Tensor.linear (Tree.find $"{name}.weight" state) (Some(Tree.find $"{name}.bias" state))
         |> Rows.normalise
 
-    /// Both sides, for given negatives.
+    /// Computes the loss of both sides for given negatives.
     let loss (options: CrdOptions) (state: Tree) (contrast: Tensor) (input: DistillerInput) : Tensor =
         let score own other embedding =
             side options (Tree.find $"z_{own}" state) (Tree.find $"memory_{other}" state) contrast embedding
@@ -137,7 +135,7 @@ module Crd =
         move "student" (embed "embed_s" state input.Student.Pooled)
         move "teacher" (embed "embed_t" state input.Teacher.Pooled)
 
-    /// On the pooled features. Memories and Z are part of the training state.
+    /// Creates the distiller on the pooled features. Memories and Z are part of the training state.
     let distiller (options: CrdOptions) (pair: ModelPair) : Result<Distiller, Error> =
         for name, value in
             [ nameof options.Width, options.Width; nameof options.Negatives, options.Negatives ] do

@@ -1,6 +1,6 @@
 namespace Ctkd.Fs
 
-/// What a model shows of one image, as shapes.
+/// The shapes of a model's outputs for one image.
 type ModelShape = {
     Model: string
     /// The tapped maps from the stem on: [C; H; W] each.
@@ -10,22 +10,22 @@ type ModelShape = {
     Classes: int
 }
 
-/// What a distiller is told before training starts.
+/// What a distiller knows before training.
 type ModelPair = {
     Teacher: ModelShape
     Student: ModelShape
     /// The label of every training image, in the order of the data set.
     Labels: int[]
-    /// Instances in the smallest batch: often the last of an epoch.
+    /// Size of the smallest batch: often the last of an epoch.
     SmallestBatch: int
 }
 
-/// What a distiller sees of a batch.
+/// The input of a distiller for a batch.
 [<ReferenceEquality>]
 type DistillerInput = {
     Teacher: Outputs
     Student: Outputs
-    /// The logits as the temperature policy softened them.
+    /// The logits softened by the temperature policy.
     Softened: Softening
     /// int64 [batch].
     Labels: Tensor
@@ -33,36 +33,33 @@ type DistillerInput = {
     Index: Tensor
     /// The teacher's classifier, from pooled features to logits.
     Classify: Tensor -> Tensor
-    /// A random number of the step, int64 []: the key of whatever a distiller draws (`Draws`). Made when it is
-    /// first asked for, and freed with the scope of that moment: ask outside of scopes of one's own.
+    /// A random key of the step, int64 [], for the distiller's own draws (`Draws`). Created when first evaluated, and
+    /// freed with the scope at that moment: do not evaluate it inside a scope of your own.
     Key: Lazy<Tensor>
 }
 
-/// A distillation loss as a value, made for a pair of models. Methods that look at features are made by
-/// functions `ModelPair -> Result<Distiller, Error>`, so that shapes that cannot be matched are refused before
-/// training starts.
+/// A distillation loss as a value, made for a pair of models. Feature-based methods are functions
+/// `ModelPair -> Result<Distiller, Error>`, so that shapes that do not match are refused before training.
 [<NoComparison; NoEquality>]
 type Distiller = {
-    /// Its connectors and its loss go by this name: one of a name in a plan.
+    /// Identifies its connectors and its loss; unique in a plan.
     Name: string
-    /// Whether it looks at the teacher's maps, and not only at its pooled features and logits.
+    /// Whether it uses the teacher's maps, not only its pooled features and logits.
     LooksAtMaps: bool
-    /// The fewest instances that a batch may have.
+    /// The smallest batch size that it supports.
     Fewest: int
-    /// Connectors between the teacher's and the student's features, trained with the student and never
-    /// deployed, and their buffers.
+    /// Connectors between the teacher's and the student's features, and their buffers: trained with the student, never
+    /// deployed.
     Declares: Declaration list
-    /// State beside them that is not trained, such as memories, fresh.
+    /// Creates state that is not trained, such as memories.
     Memory: DType -> Device -> Rng -> Tree
-    /// Connectors with memory, and input, to a loss, a mean over the batch: shape []. Running statistics are
-    /// updated.
+    /// Maps connectors, memory and input to the loss, a mean over the batch: shape []. Updates running statistics.
     Loss: Tree -> DistillerInput -> Tensor
-    /// Remembers the batch in place: runs after the backward pass, without gradient, on the weights of the
-    /// loss.
+    /// Updates the memory in place: runs after the backward pass, without gradient, on the weights of the loss.
     Remember: Tree -> DistillerInput -> unit
 }
 
-/// Telling distillers about a pair of models.
+/// Creates and checks pairs of models.
 [<RequireQualifiedAccess>]
 module ModelPair =
     let private shape (height: int) (width: int) (model: Model) : ModelShape = {
@@ -72,8 +69,8 @@ module ModelPair =
         Classes = model.Classes
     }
 
-    /// A teacher and a student that train on images of the given size with the given labels, in batches of at
-    /// most the given size.
+    /// Describes a teacher and a student that train on images of the given size with the given labels, in batches of at
+    /// most `batch`.
     let create height width (labels: int[]) (batch: int) (teacher: Model) (student: Model) : ModelPair = {
         Teacher = shape height width teacher
         Student = shape height width student
@@ -81,7 +78,7 @@ module ModelPair =
         SmallestBatch = (if labels.Length % batch = 0 then batch else labels.Length % batch)
     }
 
-    /// An error: the two do not go together under this distiller.
+    /// Returns the error that this distiller cannot work with the pair.
     let refuse (distiller: string) (pair: ModelPair) (why: string) (next: string) : Result<'T, Error> =
         let what = $"{distiller} cannot teach {pair.Student.Model} from {pair.Teacher.Model}: {why}"
         Result.Error(Error.create Mismatch what "" next)
@@ -92,7 +89,7 @@ module ModelPair =
 
     let private text (shape: int list) : string = shape |> List.map string |> String.concat " x "
 
-    /// The map at an index of both, teacher's first; -1 is the last.
+    /// Returns both maps at an index, teacher's first; -1 is the last.
     let mapAt (distiller: string) (index: int) (pair: ModelPair) : Result<int list * int list, Error> =
         let at (shape: ModelShape) =
             let index = if index < 0 then shape.Maps.Length + index else index
@@ -105,8 +102,7 @@ module ModelPair =
             let which = if index < 0 then "no map" else $"no map {index}"
             refuseMaps distiller pair $"{without.Model} has {which} (it has {without.Maps.Length})"
 
-    /// All maps behind the stem in pairs, teacher's first; the larger of two must be a multiple of the
-    /// smaller.
+    /// Returns all maps after the stem in pairs, teacher's first. The larger size must be a multiple of the smaller.
     let maps (distiller: string) (pair: ModelPair) : Result<(int list * int list) list, Error> =
         let teacher, student = pair.Teacher, pair.Student
 
@@ -134,11 +130,11 @@ module ModelPair =
             | Some(t, s) ->
                 refuseMaps distiller pair $"maps of {text s} and {text t} cannot be pooled to one size"
 
-/// Making distillers, combining them, and running them: each sees its own part of the connectors.
+/// Creates, combines and runs distillers: each sees only its own connectors.
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module Distiller =
 
-    /// A distiller with connectors and no memory, for batches of at least so many instances.
+    /// Creates a distiller with connectors and no memory, for batches of at least `fewest` instances.
     let connected (name: string) (fewest: int) (declares: Declaration list) loss : Distiller = {
         Name = name
         LooksAtMaps = true
@@ -149,14 +145,14 @@ module Distiller =
         Remember = fun _ _ -> ()
     }
 
-    /// A distiller without state, for batches of any size.
+    /// Creates a distiller without state, for batches of any size.
     let simple (name: string) (loss: DistillerInput -> Tensor) : Distiller =
         connected name 1 [] (fun _ input -> loss input)
 
-    /// The distiller, which looks at the teacher's pooled features and logits only.
+    /// Marks a distiller that uses only the teacher's pooled features and logits.
     let withoutMaps (distiller: Distiller) : Distiller = { distiller with LooksAtMaps = false }
 
-    /// The distiller, unless the smallest batch is too small for it.
+    /// Returns the distiller, or an error if the smallest batch is too small for it.
     let enough (pair: ModelPair) (distiller: Distiller) : Result<Distiller, Error> =
         if pair.SmallestBatch >= distiller.Fewest then
             Ok distiller
@@ -172,19 +168,19 @@ module Distiller =
 
     let private prefix (distiller: Distiller) : string = distiller.Name + "/"
 
-    /// Connectors of all of them, each under its name.
+    /// Returns the connectors of all distillers, each under its name.
     let declarations (distillers: Distiller list) : Declaration list = [
         for distiller in distillers do
             for d in distiller.Declares -> { d with Name = prefix distiller + d.Name }
     ]
 
-    /// Fresh memories of all of them, each under its name.
+    /// Creates the memories of all distillers, each under its name.
     let memory (distillers: Distiller list) (dtype: DType) (device: Device) (rng: Rng) : Tree =
         Tree.concat [
             for d in distillers -> d.Memory dtype device (Rng.split d.Name rng) |> Tree.prefixed (prefix d)
         ]
 
-    /// The loss of one of them.
+    /// Computes the loss of one of the distillers.
     let loss (distiller: Distiller) (all: Tree) (input: DistillerInput) : Tensor =
         let batch = Tensor.size 0 input.Labels
 
@@ -195,12 +191,11 @@ module Distiller =
 
         distiller.Loss (Tree.under (prefix distiller) all) input
 
-    /// Lets one of them remember the batch.
+    /// Updates the memory of one of the distillers with the batch.
     let remember (distiller: Distiller) (all: Tree) (input: DistillerInput) : unit =
         distiller.Remember (Tree.under (prefix distiller) all) input
 
-    /// The distiller at a fixed temperature of its own, whatever the plan's policy decides: DTKD adds
-    /// KD(tau) so.
+    /// Fixes a distiller's temperature, whatever the plan's policy: DTKD adds KD(tau) this way.
     let at (t: float) (distiller: Distiller) : Distiller =
         if not (System.Double.IsFinite t && t > 0.0) then
             invalidArg (nameof t) $"the temperature must be finite and > 0, got {string t}."
@@ -216,14 +211,14 @@ module Distiller =
                 Loss = fun state input -> distiller.Loss state (softened input)
         }
 
-    /// The distiller with one weight for all instances of a batch, the mean of those that the policy decides: what the released
-    /// RLKD makes of DKD, whose [batch] divergences it multiplies with T^2 as [batch, 1].
+    /// Gives all instances of a batch the mean of the policy's weights: what the released RLKD does with DKD, whose
+    /// [batch] divergences it multiplies with T^2 as [batch, 1].
     let meanWeight (distiller: Distiller) : Distiller =
         let even (input: DistillerInput) = { input with Softened.Weight = Tensor.mean input.Softened.Weight }
 
         { distiller with Loss = fun state input -> distiller.Loss state (even input) }
 
-    /// The weighted sum of distillers as one: CRD + KD, DKD + AT, DTKD's alpha L + beta KD(tau).
+    /// Combines distillers into their weighted sum: CRD + KD, DKD + AT, DTKD's alpha L + beta KD(tau).
     let sum (parts: (float * Distiller) list) : Distiller =
         let distillers = List.map snd parts
         let names = distillers |> List.map _.Name

@@ -1,11 +1,11 @@
 namespace Ctkd.Fs
 
-/// The distillers by name. Any of them works under any temperature policy.
+/// Distillers by name. Each works under every temperature policy.
 [<RequireQualifiedAccess>]
 module Distillers =
 
-    /// Every distiller with the weight and the settings that its authors published for CIFAR-100 (for DKD
-    /// those of resnet56 to resnet20), made for a pair of models.
+    /// All distillers with the weight and settings published by their authors for CIFAR-100 (DKD: for resnet56 to
+    /// resnet20), as functions of a pair of models.
     let published: (string * float * (ModelPair -> Result<Distiller, Error>)) list = [
         "kd", 0.9, (fun _ -> Ok Kd.distiller)
         "dkd", 1.0, Dkd.distiller 1.0 2.0
@@ -19,10 +19,10 @@ module Distillers =
         "at", 1000.0, At.distiller
     ]
 
-    /// Their names.
+    /// The names of the published distillers.
     let names: string list = published |> List.map (fun (name, _, _) -> name)
 
-    /// The published distiller of that name with its weight, for a pair of models.
+    /// Returns the published distiller of a name with its weight, for a pair of models.
     let find (name: string) (pair: ModelPair) : Result<float * Distiller, Error> =
         match published |> List.tryFind (fun (known, _, _) -> known = name) with
         | Some(_, weight, create) -> create pair |> Result.map (fun distiller -> weight, distiller)

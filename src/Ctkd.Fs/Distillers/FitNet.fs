@@ -1,7 +1,7 @@
 namespace Ctkd.Fs
 
-/// FitNets (Romero et al. 2015, arXiv:1412.6550, eq. 3): a regressor on one map of the student imitates the
-/// teacher's: MSE(regressor(F_s), F_t).
+/// FitNets (Romero et al. 2015, arXiv:1412.6550, eq. 3): a regressor on one map of the student imitates the teacher's:
+/// MSE(regressor(F_s), F_t).
 [<RequireQualifiedAccess>]
 module FitNet =
 
@@ -27,8 +27,7 @@ module FitNet =
             OutputShape = fun input -> [ outputs; 2 * input[1]; 2 * input[2] ]
         }
 
-    /// From a map of the student to the shape of the teacher's: sizes that are equal, double or half can be
-    /// matched.
+    /// Maps a student's map to the shape of the teacher's, whose size may be equal, double or half.
     let private regressor (teacher: int list) (student: int list) : Layer option =
         let inputs, outputs = student.Head, teacher.Head
 
@@ -41,7 +40,7 @@ module FitNet =
 
         resize |> Option.map (fun layer -> Sequence [ layer; Layer.batchNorm "bn" outputs; Relu ])
 
-    /// On the map at an index; 0 is the stem, 2 as published.
+    /// Creates the distiller on the map at an index; 0 is the stem, 2 as published.
     let distiller (hint: int) (pair: ModelPair) : Result<Distiller, Error> =
         ModelPair.mapAt "fitnet" hint pair
         |> Result.bind (fun (teacher, student) ->

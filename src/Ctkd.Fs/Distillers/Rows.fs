@@ -1,28 +1,28 @@
 namespace Ctkd.Fs
 
-/// Batches of feature vectors as the rows of a matrix, and of maps.
+/// Helpers for batches of feature vectors, as rows of a matrix, and for maps.
 [<RequireQualifiedAccess>]
 module internal Rows =
 
-    /// L2 norms of the last dimension, at least 1e-12; the gradient of a zero vector is 0, not NaN.
+    /// Computes L2 norms over the last dimension, at least 1e-12; the gradient of a zero vector is 0, not NaN.
     let norms (x: Tensor) : Tensor =
         Tensor.sumOver -1 (x * x) |> Tensor.clamp 1e-24 infinity |> Tensor.sqrt |> Tensor.unsqueeze -1
 
-    /// Vectors of the last dimension divided by their L2 norms; a zero vector stays.
+    /// Divides vectors of the last dimension by their L2 norms; a zero vector stays zero.
     let normalise (x: Tensor) : Tensor = x / norms x
 
-    /// Products of all pairs of rows: F F^T.
+    /// Computes the products of all pairs of rows: F F^T.
     let gram (x: Tensor) : Tensor = Tensor.matmul x (Tensor.transpose 0 1 x)
 
-    /// Mean squared difference over all elements.
+    /// Computes the mean squared difference over all elements.
     let meanSquare (a: Tensor) (b: Tensor) : Tensor =
         let difference = a - b
         Tensor.mean (difference * difference)
 
-    /// A map in the type of the losses: under automatic casts it may be bfloat16.
+    /// Converts a map to the type of the losses: under automatic casts it may be bfloat16.
     let exact (outputs: Outputs) (map: Tensor) : Tensor = Tensor.toType (Tensor.dtype outputs.Pooled) map
 
-    /// The map at an index of both, teacher's first; -1 is the last.
+    /// Returns both maps at an index, teacher's first; -1 is the last.
     let mapAt (index: int) (input: DistillerInput) : Tensor * Tensor =
         let at (outputs: Outputs) =
             let index = if index < 0 then outputs.Features.Length + index else index
@@ -30,7 +30,7 @@ module internal Rows =
 
         at input.Teacher, at input.Student
 
-    /// All maps behind the stem in pairs, teacher's first, the larger average-pooled to the smaller.
+    /// Returns all maps after the stem in pairs, teacher's first, the larger average-pooled to the smaller.
     let maps (input: DistillerInput) : (Tensor * Tensor) list =
         let fit (map: Tensor) (other: Tensor) =
             let ratio = Tensor.size 2 map / Tensor.size 2 other

@@ -34,7 +34,7 @@ module Srrl =
                 $"they know {pair.Student.Classes} and {pair.Teacher.Classes} classes"
                 "choose a teacher of the student's classes"
         else
-            // One instance alone has no variance to normalise by.
+            // A single instance has no variance to normalise by.
             Distiller.connected "srrl" 2 (Layer.declarations Starts.pyTorch phi) loss
             |> Distiller.withoutMaps
             |> Distiller.enough pair

@@ -1,8 +1,7 @@
 namespace Ctkd.Fs
 
-/// Variational information distillation (Ahn et al. 2019, arXiv:1904.05835, section 2): the student's maps
-/// predict the teacher's, each channel c with a learned variance v_c:
-/// mean 0.5 ((f(F_s) - F_t)^2 / v_c + log v_c), summed over maps.
+/// Variational information distillation (Ahn et al. 2019, arXiv:1904.05835, section 2): the student's maps predict the
+/// teacher's, with a learned variance v_c per channel c: mean 0.5 ((f(F_s) - F_t)^2 / v_c + log v_c), summed over maps.
 [<RequireQualifiedAccess>]
 module Vid =
     let private least = 1e-5
@@ -15,7 +14,7 @@ module Vid =
         let conv index inputs outputs = Layer.conv $"{map}.regressor.{index}" 1 1 inputs outputs
         Sequence [ conv 0 inputs outputs; Relu; conv 2 outputs outputs; Relu; conv 4 outputs outputs ]
 
-    /// The loss of a prediction for the teacher's map [batch, C, H, W] with log_scale [C]: shape [].
+    /// Computes the loss of a prediction of the teacher's map [batch, C, H, W] with log_scale [C]: shape [].
     let loss (logScale: Tensor) (teacher: Tensor) (predicted: Tensor) : Tensor =
         let variance =
             Tensor.softplus logScale |> Tensor.addNumber least |> Tensor.reshape [| 1L; -1L; 1L; 1L |]
@@ -23,7 +22,7 @@ module Vid =
         let difference = predicted - teacher
         Tensor.scale 0.5 (Tensor.mean (difference * difference / variance + Tensor.log variance))
 
-    /// On all maps behind the stem (numbered from 1); where two differ in size the larger is average-pooled
+    /// Creates the distiller on all maps after the stem (numbered from 1); of two sizes the larger is average-pooled
     /// first.
     let distiller (pair: ModelPair) : Result<Distiller, Error> =
         ModelPair.maps "vid" pair

@@ -1,22 +1,22 @@
 namespace Ctkd.Fs
 
-/// Random numbers on the device as a function of a key and an index, as `Rng` has them on the host: the same
-/// on every device, with no generator state in a checkpoint.
+/// Random numbers on the device as functions of a key and an index, like `Rng` on the host: equal on every device, and
+/// without generator state in checkpoints.
 [<RequireQualifiedAccess>]
 module Draws =
 
-    /// The key of an index of a generator, int64 []: made on the device, so nothing waits for it.
+    /// Returns the key of an index of a generator, int64 []. Does not wait for the device.
     let key (device: Device) (index: int) (rng: Rng) : Tensor =
         Tensor.scalar DType.Int64 device (float (Rng.bits index rng >>> 11))
 
-    /// As `key`, where the generator's own key and the index are on the device already, int64 [] each.
+    /// Computes the key from a generator's own key (`upload`) and an index, both int64 [] on the device.
     let keyAt (generator: Tensor) (index: Tensor) : Tensor = Tensor.mix (generator + index)
 
-    /// A generator's own key on the device, for `keyAt`.
+    /// Copies a generator's own key to the device, for `keyAt`.
     let upload (device: Device) (rng: Rng) : Tensor =
         Tensor.scope (fun () -> Tensor.ofInt64s [] [| int64 rng.Key |] |> Tensor.toDevice device)
 
-    /// float64 numbers uniform in [0, 1).
+    /// Returns float64 numbers, uniform in [0, 1).
     let uniform (key: Tensor) (shape: int64[]) : Tensor =
         Tensor.scope (fun () ->
             Tensor.arange (Tensor.device key) (Array.fold (*) 1L shape |> int) + key

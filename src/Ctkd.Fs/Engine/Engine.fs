@@ -4,10 +4,10 @@ open System
 open System.Runtime.InteropServices
 open Ctkd.Engine
 
-/// Facts of the engine and the machine, for reports and `ctkd doctor`.
+/// The engine and the machine: facts for reports and `ctkd doctor`, devices, and recorded work.
 [<RequireQualifiedAccess>]
 module Engine =
-    /// Runs the body; the engine's absence and its refusals become `CtkdException` (Engine) with what to do next.
+    /// Runs the body. Turns a missing engine and a rejected operation into `CtkdException` (Engine) with a remedy.
     let guarded (body: unit -> 'T) : 'T =
         try
             body ()
@@ -15,22 +15,22 @@ module Engine =
         | :? EngineMissingException as missing ->
             Error.create Engine missing.What missing.Where missing.Next |> Error.raise
         | :? ExternalException as refused ->
-            // After its message libtorch gives a backtrace of C++.
+            // libtorch appends a C++ backtrace to its message.
             let message = refused.Message.Split("\nException raised from")[0]
 
             Error.create Engine "the tensor engine refused an operation" (message.Trim()) "see: ctkd doctor"
             |> Error.raise
 
-    /// Which libtorch and which copy of TorchSharp's library are loaded, and from where. Loads them at the first call;
-    /// raises `CtkdException` (Engine) when they are missing or unfit.
+    /// Returns which libtorch and which copy of TorchSharp's library are loaded, and from where. Loads them at the
+    /// first call; raises `CtkdException` (Engine) if they are missing or unusable.
     let facts () : EngineFacts = guarded (fun () -> Natives.Load())
 
-    /// Where large tensors lie in the host's memory, and why, in words.
+    /// Describes where large tensors lie in host memory, and why.
     let memory () : string =
         facts () |> ignore
         Heap.State
 
-    /// Whether the CPU runs a convolution and the sum and ReLU behind it in one pass over memory.
+    /// Whether the CPU runs a convolution and the following sum and ReLU in one pass over memory.
     let fuses () : bool = FusedConvolution.OnCpu
 
     let private loaded (body: unit -> 'T) : 'T =
@@ -43,18 +43,18 @@ module Engine =
     let setThreads (count: int) : unit = loaded (fun () -> Runtime.Threads <- count)
     let cudaDevices () : int = loaded (fun () -> Runtime.CudaDevices)
 
-    /// Waits until the device has done all its work.
+    /// Waits until the device has finished all work.
     let synchronize () : unit = loaded Runtime.Synchronize
 
-    /// Whether work on a device can be recorded: on CUDA devices.
+    /// Whether work on the device can be recorded: only on CUDA.
     let records (device: Device) : bool = device <> Device.Cpu
 
-    /// Why no work of a CUDA device can be recorded; None where it can.
+    /// Returns why work on a CUDA device cannot be recorded, or `None` if it can.
     let recordingProblem () : string option = Option.ofObj CudaGraph.Problem
 
-    /// Records what the body asks of a device, or says why that cannot be. `rehearse` runs before it, on the stream of the
-    /// recording: what a library does only the first time must be done by then. While it is recorded the body does nothing;
-    /// it must read its inputs from tensors that stay, wait for nothing, and write what is to last into tensors that stay.
+    /// Records the body's work on a device, or returns why it cannot. `rehearse` runs first, on the stream of the
+    /// recording, so that one-time initialisation in libraries is over by then. The body runs no kernel while it is
+    /// recorded. It must read from and write to tensors that outlive the recording, and must not wait for the device.
     let record (device: Device) (rehearse: unit -> unit) (body: unit -> unit) : Result<Graph, string> =
         try
             Ok(CudaGraph.Record(device.Index, rehearse, body))
@@ -62,23 +62,23 @@ module Engine =
         | :? ExternalException
         | :? PlatformNotSupportedException as refused -> Result.Error refused.Message
 
-    /// Does the recorded work again, after all that was asked of the device before; does not wait for it.
+    /// Runs the recorded work again, after all work queued before. Does not wait for it.
     let replay (graph: Graph) : unit = graph.Replay()
 
     /// Frees a recording and its memory.
     let forget (graph: Graph) : unit = graph.Dispose()
 
-    /// Bytes in use on a CUDA device, by all processes; 0 for the CPU.
+    /// Returns the bytes in use on a CUDA device by all processes; 0 for the CPU.
     let cudaMemory (device: Device) : int64 =
         if device = Device.Cpu then 0L else CudaFacts.UsedBytes device.Index
 
-    /// Products and convolutions of float32 numbers on the tensor cores of CUDA devices, which read 10 bits of a fraction.
+    /// Enables float32 products and convolutions on tensor cores (TF32, 10-bit mantissa) of CUDA devices.
     let setTf32 (enabled: bool) : unit = loaded (fun () -> CudaFacts.TensorFloat32 enabled)
 
-    /// Algorithms that repeat to the bit on CUDA; the CPU's do with the same number of threads.
+    /// Enables bit-reproducible algorithms on CUDA. The CPU's are reproducible for a fixed number of threads.
     let setDeterministic (enabled: bool) : unit = if cudaDevices () > 0 then CudaFacts.Deterministic enabled
 
-    /// The device by name: cpu, cuda or cuda:N. Usage errors say what is there.
+    /// Returns the device of a name: cpu, cuda or cuda:N. An unknown name gives a `Usage` error that lists the devices.
     let device (name: string) : Result<Device, Error> =
         let cuda (index: int) =
             let present = cudaDevices ()
@@ -105,12 +105,12 @@ module Engine =
             | _ -> Result.Error(Error.unknown "device" [ "cpu"; "cuda"; "cuda:0" ] name)
         | _ -> Result.Error(Error.unknown "device" [ "cpu"; "cuda"; "cuda:0" ] name)
 
-    /// State of the engine's own random generator of the CPU, as bytes. That of a CUDA device is out of reach; what this
-    /// library draws from it (dropout) is seeded in every step.
+    /// Returns the state of the engine's CPU random generator, as bytes. The state on CUDA is not accessible; dropout,
+    /// the only user of that generator here, is seeded at every step.
     let generatorState () : Tensor = loaded Runtime.GeneratorState
 
-    /// Sets the state that `generatorState` gave.
+    /// Restores a state from `generatorState`.
     let setGeneratorState (state: Tensor) : unit = loaded (fun () -> Runtime.SetGeneratorState state)
 
-    /// Seeds the engine's own random generator.
+    /// Seeds the engine's random generator.
     let seed (device: Device) (seed: uint64) : unit = loaded (fun () -> Runtime.Seed(device, seed))

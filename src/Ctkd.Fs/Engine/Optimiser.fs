@@ -1,31 +1,31 @@
 namespace Ctkd.Fs
 
-/// Stochastic gradient descent as PyTorch defines it, without dampening.
+/// Stochastic gradient descent as in PyTorch, without dampening.
 type Sgd = {
-    /// Share of the old velocity that is kept, 0 <= momentum < 1.
+    /// Momentum, 0 <= momentum < 1.
     Momentum: float
-    /// Weight of the pull towards 0 that is added to the gradient, >= 0.
+    /// Weight of the L2 penalty that is added to the gradient, >= 0.
     WeightDecay: float
-    /// Looks one step ahead along the velocity.
+    /// Uses Nesterov momentum.
     Nesterov: bool
 }
 
 /// g' = g + decay p;  v' = momentum v + g';  p' = p - rate v'  (Nesterov: p - rate (g' + momentum v')).
 ///
-/// Starting from v = 0 this equals PyTorch's first step, which sets v = g'. Without momentum v stays 0. The rate is a 0-d
-/// tensor on the device.
+/// Starting from v = 0 this equals PyTorch's first step, which sets v = g'. Without momentum v stays 0. The rate is a
+/// 0-d tensor on the device.
 [<RequireQualifiedAccess>]
 module Sgd =
 
-    /// The settings of every CIFAR recipe: momentum 0.9, weight decay 5e-4.
+    /// The settings of all CIFAR recipes: momentum 0.9, weight decay 5e-4.
     let defaults: Sgd = { Momentum = 0.9; WeightDecay = 5e-4; Nesterov = false }
 
-    /// The velocities before the first step.
+    /// Returns the velocities before the first step: zeros.
     let start (parameters: Tree) : Tree =
         parameters
         |> Tree.map (fun _ p -> Tensor.scope (fun () -> Tensor.scale 0.0 (Tensor.detach p) |> Tensor.clone))
 
-    /// One step of one tensor, as a pure function: new value and new velocity.
+    /// Computes one step of one tensor as a pure function: new value and new velocity.
     let next
         (sgd: Sgd)
         (rate: Tensor)
@@ -42,7 +42,7 @@ module Sgd =
             let direction = if sgd.Nesterov then gradient + velocity * sgd.Momentum else velocity
             struct (p - direction * rate, velocity)
 
-    /// The same step for many tensors, in place and in a few calls of the engine.
+    /// Does one step for all tensors, in place and in few engine calls.
     let step
         (sgd: Sgd)
         (rate: Tensor)
@@ -54,17 +54,17 @@ module Sgd =
             Tensor.sgdInto sgd.Momentum sgd.WeightDecay sgd.Nesterov rate gradients velocities parameters
         )
 
-/// Adam as PyTorch defines it, without weight decay.
+/// Adam as in PyTorch, without weight decay.
 type Adam = {
     Rate: float
-    /// Shares of the old first and second moment that are kept, in [0, 1).
+    /// Decay rates of the first and second moment, in [0, 1).
     Beta1: float
     Beta2: float
     /// Keeps the division finite, > 0.
     Epsilon: float
 }
 
-/// One step of many.
+/// One of many steps.
 [<ReferenceEquality>]
 type AdamStep = {
     /// The settings of all steps.
@@ -79,13 +79,13 @@ type AdamStep = {
 [<RequireQualifiedAccess>]
 module Adam =
 
-    /// PyTorch's moments and epsilon, at a rate.
+    /// PyTorch's decay rates and epsilon, with the given learning rate.
     let ofRate (rate: float) : Adam = { Rate = rate; Beta1 = 0.9; Beta2 = 0.999; Epsilon = 1e-8 }
 
-    /// <summary>The next steps after those that were done, made without waiting for the device.</summary>
+    /// <summary>Prepares the next steps without waiting for the device.</summary>
     /// <param name="adam">The settings.</param>
-    /// <param name="steps">How many steps come.</param>
-    /// <param name="taken">Number of steps done before, >= 0: float64 [].</param>
+    /// <param name="steps">Number of steps to prepare.</param>
+    /// <param name="taken">Number of steps already done, >= 0: float64 [].</param>
     let ahead (adam: Adam) (steps: int) (taken: Tensor) : AdamStep[] =
         let numbers =
             taken + (Tensor.arange (Tensor.device taken) steps |> Tensor.addInt 1)
@@ -93,7 +93,7 @@ module Adam =
 
         Array.init steps (fun i -> { Of = adam; Number = Tensor.select 0 i numbers })
 
-    /// One step of many tensors, in place and in a few calls of the engine; moments start as zeros.
+    /// Does one step for all tensors, in place and in few engine calls. Moments start as zeros.
     let step
         (now: AdamStep)
         (gradients: Tensor[])

@@ -141,7 +141,7 @@ module Tensor =
     let logicalNot (x: Tensor) : Tensor = x.logical_not ()
     let isFinite (x: Tensor) : Tensor = x.isfinite ()
 
-    // int64 multiplication wraps as that of uint64 does; the mask makes the arithmetic shift a logical one.
+    // int64 multiplication wraps like that of uint64; the mask makes the arithmetic shift a logical one.
     let mix (x: Tensor) : Tensor =
         scope (fun () ->
             let shift (bits: int) z = Ops.And(Ops.ShiftRight(z, bits), Int64.MaxValue >>> (bits - 1))
@@ -220,7 +220,7 @@ module Tensor =
         : Tensor =
         Ops.ConvTranspose2d(x, weight, orNull bias, int64 stride, int64 padding)
 
-    // As PyTorch's own functions refuse it, above the operator.
+    // PyTorch checks this above the operator, which itself accepts it.
     let private checkValues (training: bool) (x: Tensor) : unit =
         if training && count x = int64 (size 1 x) then
             let shape = shape x |> Array.map string |> String.concat ", "
@@ -246,7 +246,7 @@ module Tensor =
             FusedNorm.BatchNormRelu(x, weight, bias, runningMean, runningVar, momentum, epsilon, relu)
         else
             let y = Ops.BatchNorm(x, weight, bias, runningMean, runningVar, epsilon)
-            // No backward pass needs the result of a normalisation.
+            // In place: no backward pass needs the normalisation's result.
             if relu then y.relu_ () else y
 
     let batchNorm training momentum epsilon weight bias runningMean runningVar x =
@@ -288,7 +288,7 @@ module Tensor =
         let groups = int64 groups
         let swapped (apart: Tensor) = apart.transpose (1, 2)
 
-        // Either way the channels come apart without a copy.
+        // Both layouts split the channels without a copy.
         if isChannelsLast x then
             let pixels = x.permute [| 0L; 2L; 3L; 1L |]
             let apart = pixels.reshape [| batch * height * width; groups; channels / groups |]
@@ -317,7 +317,7 @@ module Tensor =
 
     let cat (dim: int) (xs: Tensor list) : Tensor =
         match xs with
-        // Of one tensor TorchSharp gives that tensor itself.
+        // TorchSharp's cat returns the same tensor, not a copy, for a single one.
         | [ x ] -> x.clone ()
         | xs -> torch.cat (Array.ofList xs, int64 dim)
 

@@ -1,6 +1,6 @@
 namespace Ctkd.Fs
 
-/// A tensor of TorchSharp. Values live on a device; nothing here waits for it unless it says so.
+/// A TorchSharp tensor. Operations do not wait for its device unless documented.
 type Tensor = TorchSharp.torch.Tensor
 
 /// Element types: Float32, Float64, BFloat16, the integers (unsigned bytes are Byte) and Bool.
@@ -9,113 +9,113 @@ type DType = TorchSharp.torch.ScalarType
 /// The CPU or one CUDA device.
 type Device = Ctkd.Engine.Device
 
-/// Recorded work of a device, a CUDA graph: one call replays all of it.
+/// Recorded device work (a CUDA graph), replayed by one call.
 type Graph = Ctkd.Engine.CudaGraph
 
-/// The seam: every operation that this library asks of a tensor engine. Above it nothing names the engine.
-/// Configuration comes first and the tensor last; dimensions may be negative and count from the end then.
+/// All tensor operations that this library uses; no other file names the engine. Configuration comes first and the
+/// tensor last; negative dimensions count from the end.
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module Tensor =
 
     // ---- scopes -------------------------------------------------------------------------------------------------
 
-    /// Frees every tensor made by the body but its result.
+    /// Frees every tensor that the body made, except its result.
     val scope: body: (unit -> Tensor) -> Tensor
 
-    /// Frees every tensor made by the body; the result must hold none.
+    /// Frees every tensor that the body made; the result must hold none.
     val scoped: body: (unit -> 'T) -> 'T
 
-    /// Frees every tensor made by the body but those that `survivors` lists in its result.
+    /// Frees every tensor that the body made, except those that `survivors` lists from its result.
     val scopeWith: survivors: ('T -> Tensor seq) -> body: (unit -> 'T) -> 'T
 
-    /// Frees every tensor made by the body but those that `survivors` lists in its result: these belong to no scope, and live
-    /// until they are freed.
+    /// As `scopeWith`, but the survivors belong to no scope: the caller must free them.
     val unscoped: survivors: ('T -> Tensor seq) -> body: (unit -> 'T) -> 'T
 
-    /// Number of tensors that the process holds.
+    /// Returns the number of tensors alive in the process.
     val live: unit -> int64
 
     /// Frees one tensor now.
     val free: x: Tensor -> unit
 
-    // ---- making, reading ----------------------------------------------------------------------------------------
+    // ---- creation and reading ---------------------------------------------------------------------------------------
 
-    /// float64 values as a tensor of the given type on the CPU, in row-major order.
+    /// Creates a CPU tensor of the given type from float64 values in row-major order.
     val ofFloats: dtype: DType -> shape: int list -> values: float[] -> Tensor
 
-    /// float32 values as they are.
+    /// Creates a float32 CPU tensor.
     val ofSingles: shape: int list -> values: float32[] -> Tensor
 
-    /// int64 values as they are.
+    /// Creates an int64 CPU tensor.
     val ofInt64s: shape: int list -> values: int64[] -> Tensor
 
-    /// Raw little-endian bytes as a tensor.
+    /// Creates a CPU tensor from raw little-endian bytes.
     val ofBytes: dtype: DType -> shape: int64[] -> bytes: System.ReadOnlySpan<byte> -> Tensor
 
-    /// A 0-d tensor.
+    /// Creates a 0-d tensor.
     val scalar: dtype: DType -> device: Device -> value: float -> Tensor
 
-    /// All zeros.
+    /// Creates a tensor of zeros.
     val zeros: dtype: DType -> device: Device -> shape: int64[] -> Tensor
 
-    /// All the same value.
+    /// Creates a tensor filled with `value`.
     val full: dtype: DType -> device: Device -> value: float -> shape: int64[] -> Tensor
 
-    /// The int64 numbers 0, 1, ..., count - 1.
+    /// Returns the int64 numbers 0, 1, ..., count - 1.
     val arange: device: Device -> count: int -> Tensor
 
-    /// The elements as float64 in row-major order. Waits for the device.
+    /// Returns the elements as float64 in row-major order. Waits for the device.
     val toFloats: x: Tensor -> float[]
 
-    /// As float32 numbers. Waits for the device.
+    /// Returns the elements as float32 in row-major order. Waits for the device.
     val toSingles: x: Tensor -> float32[]
 
-    /// The elements of an int64 tensor. Waits for the device.
+    /// Returns the elements of an int64 tensor; other types raise `ArgumentException`. Waits for the device.
     val toInt64s: x: Tensor -> int64[]
 
-    /// The one element of a tensor. Waits for the device.
+    /// Returns the element of a one-element tensor. Waits for the device.
     val toFloat: x: Tensor -> float
 
-    /// The elements as raw little-endian bytes in row-major order. Waits for the device.
+    /// Returns the elements as raw little-endian bytes in row-major order. Waits for the device.
     val toBytes: x: Tensor -> byte[]
 
-    /// Lengths of the dimensions.
+    /// Returns the lengths of all dimensions.
     val shape: x: Tensor -> int64[]
 
-    /// Length of one dimension.
+    /// Returns the length of one dimension.
     val size: dim: int -> x: Tensor -> int
 
-    /// Number of dimensions.
+    /// Returns the number of dimensions.
     val rank: x: Tensor -> int
 
-    /// Number of elements.
+    /// Returns the number of elements.
     val count: x: Tensor -> int64
 
-    /// Element type.
+    /// Returns the element type.
     val dtype: x: Tensor -> DType
 
-    /// Where the tensor lives.
+    /// Returns the device that holds the tensor.
     val device: x: Tensor -> Device
 
-    /// Converts the element type; the same tensor again when it has that type.
+    /// Converts to an element type; returns the same tensor if it already has that type.
     val toType: dtype: DType -> x: Tensor -> Tensor
 
-    /// Moves to a device; the same tensor again when it is there.
+    /// Copies to a device; returns the same tensor if it is already there.
     val toDevice: device: Device -> x: Tensor -> Tensor
 
-    /// Dense memory with the channels of an image [N, C, H, W] innermost.
+    /// Makes an image tensor [N, C, H, W] dense with the channels innermost in memory.
     val channelsLast: x: Tensor -> Tensor
 
-    /// Whether an image tensor is stored with its channels innermost.
+    /// Whether an image tensor has its channels innermost in memory.
     val isChannelsLast: x: Tensor -> bool
 
-    /// A copy.
+    /// Copies the tensor.
     val clone: x: Tensor -> Tensor
 
-    /// The same values outside the graph: no gradient flows through.
+    /// Returns the same values without gradient flow.
     val detach: x: Tensor -> Tensor
 
-    // ---- element by element, broadcasting -------------------------------------------------------------------------
+    // ---- element-wise, broadcasting
+    // ----------------------------------------------------------------------------------
 
     val add: a: Tensor -> b: Tensor -> Tensor
     val sub: a: Tensor -> b: Tensor -> Tensor
@@ -145,18 +145,18 @@ module Tensor =
     /// Cosine of an angle in radians.
     val cos: x: Tensor -> Tensor
 
-    /// log(1 + exp x); x itself beyond 40, where the two are equal in float64.
+    /// log(1 + exp x); returns x above 40, where both are equal in float64.
     val softplus: x: Tensor -> Tensor
 
     val relu: x: Tensor -> Tensor
 
-    /// Limited to [low, high].
+    /// Limits to [low, high].
     val clamp: low: float -> high: float -> x: Tensor -> Tensor
 
-    /// The larger of the two, element by element.
+    /// Element-wise maximum of two tensors.
     val maximum: a: Tensor -> b: Tensor -> Tensor
 
-    /// The smaller of the two, element by element.
+    /// Element-wise minimum of two tensors.
     val minimum: a: Tensor -> b: Tensor -> Tensor
 
     /// `yes` where the condition holds, else `no`.
@@ -170,7 +170,7 @@ module Tensor =
     val logicalNot: x: Tensor -> Tensor
     val isFinite: x: Tensor -> Tensor
 
-    /// The top 53 bits of `Rng`'s mixing function of every int64: the element k + i becomes
+    /// The top 53 bits of `Rng`'s mixing function for each int64: the element k + i becomes
     /// `Rng.bits i { Key = k } >>> 11`.
     val mix: x: Tensor -> Tensor
 
@@ -219,8 +219,8 @@ module Tensor =
         x: Tensor ->
             Tensor
 
-    /// relu(conv x) in one pass over memory where the engine can: on the CPU with channels innermost in float32 and
-    /// bfloat16. A weight in bfloat16 takes its input rounded.
+    /// relu(conv x), in one pass over memory where the engine can: on the CPU in float32 and bfloat16, channels
+    /// innermost. A bfloat16 weight rounds its input to bfloat16.
     val conv2dRelu:
         stride: int ->
         padding: int ->
@@ -230,7 +230,7 @@ module Tensor =
         x: Tensor ->
             Tensor
 
-    /// relu(residual + conv x), as `conv2dRelu`. The residual may be overwritten, and is then the result.
+    /// relu(residual + conv x), as `conv2dRelu`. May overwrite the residual and return it.
     val conv2dAddRelu:
         residual: Tensor ->
         stride: int ->
@@ -245,8 +245,8 @@ module Tensor =
     val convTranspose2d:
         stride: int -> padding: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
 
-    /// Batch normalisation; in training mode the running statistics are updated in place, and a channel needs 2 or more
-    /// values: of one alone the running variance would become NaN.
+    /// Batch normalisation. Training mode updates the running statistics in place and needs at least 2 values per
+    /// channel: with one the running variance would become NaN.
     val batchNorm:
         training: bool ->
         momentum: float ->
@@ -258,7 +258,7 @@ module Tensor =
         x: Tensor ->
             Tensor
 
-    /// relu(batchNorm x), in the same passes over memory where the engine can.
+    /// relu(batchNorm x), without extra passes over memory where the engine can.
     val batchNormRelu:
         training: bool ->
         momentum: float ->
@@ -270,7 +270,7 @@ module Tensor =
         x: Tensor ->
             Tensor
 
-    /// relu(residual + batchNorm x), likewise.
+    /// relu(residual + batchNorm x), as `batchNormRelu`.
     val batchNormAddRelu:
         residual: Tensor ->
         training: bool ->
@@ -286,18 +286,19 @@ module Tensor =
     val maxPool2d: kernel: int -> stride: int -> padding: int -> x: Tensor -> Tensor
     val avgPool2d: kernel: int -> stride: int -> padding: int -> x: Tensor -> Tensor
 
-    /// Zero with probability `share`, divided by 1 - share elsewhere; drawn from the engine's own generator (`Engine.seed`).
+    /// Zeroes with probability `share` and scales the rest by 1 / (1 - share). Draws from the engine's generator
+    /// (`Engine.seed`).
     val dropout: share: float -> x: Tensor -> Tensor
 
-    /// [N, C, H, W] with the channels transposed as (groups, C / groups).
+    /// Transposes the channels of [N, C, H, W] as (groups, C / groups).
     val shuffleChannels: groups: int -> x: Tensor -> Tensor
 
-    /// A long short-term memory of one layer over a sequence [T, N, in], from zeros: the outputs [T, N, hidden].
-    /// Weights [4 hidden, in], [4 hidden, hidden] and the biases [4 hidden] of both; gates in the order input,
-    /// forget, cell, output.
+    /// One-layer long short-term memory over a sequence [T, N, in] with zero initial state; returns the outputs
+    /// [T, N, hidden]. Weights: [4 hidden, in], [4 hidden, hidden] and both biases [4 hidden], gates in the order
+    /// input, forget, cell, output.
     val lstm: weights: Tensor[] -> x: Tensor -> Tensor
 
-    /// -log softmax(logits)[label], one value an instance [N] (not reduced).
+    /// -log softmax(logits)[label] per instance: [N], not reduced.
     val crossEntropyEach: labels: Tensor -> logits: Tensor -> Tensor
 
     /// Mean over the instances of -log softmax(logits)[label].
@@ -312,37 +313,37 @@ module Tensor =
     val transpose: first: int -> second: int -> x: Tensor -> Tensor
     val permute: dims: int64[] -> x: Tensor -> Tensor
 
-    /// Merges all dimensions from `first` on into one.
+    /// Merges all dimensions from `first` on.
     val flatten: first: int -> x: Tensor -> Tensor
 
     val cat: dim: int -> xs: Tensor list -> Tensor
     val stack: dim: int -> xs: Tensor list -> Tensor
     val select: dim: int -> index: int -> x: Tensor -> Tensor
 
-    /// Elements start .. stop - 1 of one dimension.
+    /// Returns the elements start .. stop - 1 of one dimension.
     val slice: dim: int -> start: int -> stop: int -> x: Tensor -> Tensor
 
     val indexSelect: dim: int -> index: Tensor -> x: Tensor -> Tensor
     val gather: dim: int -> index: Tensor -> x: Tensor -> Tensor
 
-    /// Pads height and width of an image by zeros on every side.
+    /// Pads height and width with `amount` zeros on every side.
     val padImage: amount: int -> x: Tensor -> Tensor
 
-    // ---- in place: the engine of an interface of values -----------------------------------------------------------
+    // ---- in place --------------------------------------------------------------------------------------------------
 
     val copyInto: target: Tensor -> source: Tensor -> unit
     val addInto: target: Tensor -> source: Tensor -> unit
     val reluInto: target: Tensor -> unit
     val fillInto: target: Tensor -> value: float -> unit
 
-    /// Overwrites the rows of the target that the index lists; rows listed twice must have equal sources.
+    /// Overwrites the target's rows listed in `index`; rows listed twice must have equal sources.
     val rowsInto: target: Tensor -> index: Tensor -> source: Tensor -> unit
 
     /// target[i] <- target[i] + number, for integers of one type.
     val addIntInto: number: int -> targets: Tensor[] -> unit
 
-    /// One step of stochastic gradient descent for all tensors in place, see `Sgd`. The rate is a 0-d tensor; without
-    /// momentum the velocities stay as they are.
+    /// Does one step of stochastic gradient descent for all tensors in place, see `Sgd`. The rate is a 0-d tensor.
+    /// Without momentum the velocities do not change.
     val sgdInto:
         momentum: float ->
         weightDecay: float ->
@@ -353,7 +354,7 @@ module Tensor =
         parameters: Tensor[] ->
             unit
 
-    /// One step of Adam for all tensors in place, see `Adam`. `step` counts from 1, float32 [].
+    /// Does one step of Adam for all tensors in place, see `Adam`. `step` counts from 1, float32 [].
     val adamInto:
         beta1: float ->
         beta2: float ->

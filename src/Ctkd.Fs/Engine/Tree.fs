@@ -12,11 +12,11 @@ type Tree = private {
     override tree.ToString() : string =
         tree.Entries |> Array.map (fun (name, x) -> $"{name}: {x}") |> String.concat "\n"
 
-/// Making trees, looking into them, and walking over them.
+/// Creates, searches and transforms trees.
 [<RequireQualifiedAccess>]
 module Tree =
 
-    /// A tree of the entries in their order; a name may occur once.
+    /// Creates a tree of the entries in their order. A repeated name raises `ArgumentException`.
     let ofSeq (entries: (string * Tensor) seq) : Tree =
         let entries = Array.ofSeq entries
         let index = Dictionary<string, int>(entries.Length)
@@ -27,28 +27,28 @@ module Tree =
 
         { Entries = entries; Index = index }
 
-    /// The tree of nothing.
+    /// The empty tree.
     let empty: Tree = ofSeq []
 
-    /// The entries in order.
+    /// Returns the entries in order.
     let toList (tree: Tree) : (string * Tensor) list = List.ofArray tree.Entries
 
-    /// The names in order.
+    /// Returns the names in order.
     let names (tree: Tree) : string list = tree |> toList |> List.map fst
 
-    /// The tensors in order.
+    /// Returns the tensors in order.
     let leaves (tree: Tree) : Tensor[] = Array.map snd tree.Entries
 
-    /// Number of entries.
+    /// Returns the number of entries.
     let count (tree: Tree) : int = tree.Entries.Length
 
-    /// The tensor of that name, if there is one.
+    /// Returns the tensor of a name, or `None`.
     let tryFind (name: string) (tree: Tree) : Tensor option =
         match tree.Index.TryGetValue name with
         | true, i -> Some(snd tree.Entries[i])
         | _ -> None
 
-    /// The tensor of that name; an unknown name is the caller's mistake and raises `ArgumentException`.
+    /// Returns the tensor of a name; an unknown name raises `ArgumentException`.
     let find (name: string) (tree: Tree) : Tensor =
         match tree.Index.TryGetValue name with
         | true, i -> snd tree.Entries[i]
@@ -56,22 +56,22 @@ module Tree =
             let near = Error.nearest (names tree) name |> String.concat ", "
             invalidArg (nameof name) $"no tensor '{name}' here; the nearest names are: {near}"
 
-    /// Each tensor replaced by a function of its name and itself.
+    /// Replaces each tensor by a function of its name and itself.
     let map (change: string -> Tensor -> Tensor) (tree: Tree) : Tree =
         tree.Entries |> Array.map (fun (name, x) -> name, change name x) |> ofSeq
 
-    /// The entries whose name satisfies the predicate.
+    /// Keeps the entries whose name satisfies the predicate.
     let filter (keep: string -> bool) (tree: Tree) : Tree =
         tree.Entries |> Array.filter (fst >> keep) |> ofSeq
 
-    /// The entries of all trees, one after the other.
+    /// Concatenates the entries of all trees.
     let concat (trees: Tree list) : Tree = trees |> Seq.collect _.Entries |> ofSeq
 
-    /// Each name with a prefix in front.
+    /// Prepends a prefix to each name.
     let prefixed (prefix: string) (tree: Tree) : Tree =
         tree.Entries |> Array.map (fun (name, x) -> prefix + name, x) |> ofSeq
 
-    /// The entries whose names start with the prefix, without it.
+    /// Keeps the entries whose names start with the prefix, and strips it.
     let under (prefix: string) (tree: Tree) : Tree =
         tree.Entries
         |> Array.choose (fun (name, x) ->
@@ -82,7 +82,7 @@ module Tree =
         )
         |> ofSeq
 
-    /// Independent copies of all tensors.
+    /// Copies all tensors.
     let copy (tree: Tree) : Tree = map (fun _ x -> Tensor.clone x) tree
 
     /// Frees all tensors now.

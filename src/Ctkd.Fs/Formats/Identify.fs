@@ -1,12 +1,12 @@
 namespace Ctkd.Fs
 
-/// Which published model the weights in a file are of.
+/// Finds the published model that the weights in a file belong to.
 [<RequireQualifiedAccess>]
 module Identify =
-    /// The metadata that name a model and its number of classes in safetensors files that this library writes.
+    /// The metadata keys for a model's name and number of classes in safetensors files of this library.
     let modelKey, classesKey = "model", "classes"
 
-    /// The model that the file names. PyTorch's files are not believed: there an entry "model" is anything.
+    /// Returns the model that the file names. PyTorch files are not trusted: their entry "model" can be anything.
     let private named (file: WeightsFile) : string option =
         if file.IsSafetensors then
             file.Metadata
@@ -18,7 +18,7 @@ module Identify =
     let private expected (model: Model) : Weights.Expected list =
         Weights.expected DType.Float32 (Model.declarations model)
 
-    /// The published model for as many classes as the file's classifier has, else as it was published for.
+    /// Creates the published model with the file's number of classes if known, else with its published number.
     let private forFile (file: WeightsFile) (published: Published) : Model =
         let model = published.Create published.Classes
 
@@ -33,11 +33,11 @@ module Identify =
         )
         |> Option.defaultValue model
 
-    /// More tensors than any of the zoo's models has, several times over: nothing is looked for among so many.
+    /// Several times more tensors than any model of the zoo has: files with more are not matched.
     let private tooMany = 5_000
 
-    /// The zoo's models for as many classes as the file has, and how far the weights are from each: the number of tensors
-    /// that are missing, surplus or of another shape.
+    /// Returns the zoo's models with the file's number of classes, and their distances from the weights: the number of
+    /// tensors that are missing, surplus or of another shape.
     let private distances (file: WeightsFile) : (int * Model) list =
         if file.Found.Tensors.Length > tooMany then
             []
@@ -52,7 +52,7 @@ module Identify =
     let private exact (distances: (int * Model) list) : Model list =
         distances |> List.filter (fun (distance, _) -> distance = 0) |> List.map snd
 
-    /// The published models that the weights fit, of any number of classes.
+    /// Returns the published models that the weights fit, with any number of classes.
     let fitting (file: WeightsFile) : Model list = distances file |> exact
 
     let private undecided (file: WeightsFile) (distances: (int * Model) list) : Error =
@@ -74,7 +74,7 @@ module Identify =
 
         Error.create Mismatch what file.Path $"{next} (--model, of a teacher --teacher)"
 
-    /// The model that the user named, or that the file names, or else the only one that the weights fit.
+    /// Returns the model named by the user, else by the file, else the only one that the weights fit.
     let model (byUser: string option) (file: WeightsFile) : Result<Model, Error> =
         match byUser |> Option.orElse (named file) with
         | Some name -> Zoo.published name |> Result.map (forFile file)

@@ -6,29 +6,29 @@ open System.Security.Cryptography
 open System.Text
 open System.Text.Json
 
-/// Safetensors files, read as if an enemy had written them: every number is checked before it is used.
+/// Reads and writes safetensors files. Reading treats them as hostile: every number is checked before use.
 [<RequireQualifiedAccess>]
 module Safetensors =
     let private damaged (where: string) (reason: string) : Error =
         let what = $"'{Path.GetFileName where}' is not a whole safetensors file: {Files.printable reason}"
         Error.create Damaged what where "fetch or write the file again, or use an earlier one"
 
-    /// The file in `bytes`, in the order of its data; the tensors are views of `bytes`.
-    /// Anything that the format does not allow is an error; `where` is the path that the message names.
+    /// Parses a file; the tensors are views of `bytes`, in the order of the data. Any violation of the format is an
+    /// error, with `where` as its path.
     let parse (where: string) (bytes: byte[]) : Result<SafetensorsFile, Error> =
         try
             Ok(SafetensorsLayout.parse bytes)
         with
         | NotSafetensors reason -> Error(damaged where reason)
         | :? JsonException as problem -> Error(damaged where $"its header is no JSON ({problem.Message})")
-        // Bad UTF-8 in the header, or half a surrogate pair in one of its strings.
+        // Invalid UTF-8 in the header, or an unpaired surrogate in one of its strings.
         | :? DecoderFallbackException
         | :? InvalidOperationException -> Error(damaged where "its header holds text that is not Unicode")
 
     /// Reads a safetensors file of up to 2 GB.
     let read (path: string) : Result<SafetensorsFile, Error> = Files.read path |> Result.bind (parse path)
 
-    /// The file's pieces in their order: head, then each tensor.
+    /// The pieces of a file in order: head, then each tensor.
     let private pieces (file: SafetensorsFile) : ReadOnlyMemory<byte> list =
         try
             SafetensorsLayout.check file
@@ -36,10 +36,10 @@ module Safetensors =
         with NotSafetensors reason ->
             invalidArg (nameof file) reason
 
-    /// The bytes of a file. A wrong size, type or name in it is a mistake of the program: an exception.
+    /// Encodes a file. A wrong size, type or name is a bug and raises an exception.
     let encode (file: SafetensorsFile) : byte[] = Files.join (pieces file)
 
-    /// Writes a file in one step: after any failure, a full disk included, the old file is still whole.
+    /// Writes a file atomically: on any failure, such as a full disk, the old file stays intact.
     let write (path: string) (file: SafetensorsFile) : Result<unit, Error> =
         Files.replaceByParts path (pieces file)
 
@@ -48,7 +48,7 @@ module Safetensors =
     let private sealName = "sha256"
     let private blank = String('0', 2 * SHA256.HashSizeInBytes)
 
-    // The seal is the first metadata entry, so that it always lies at the same place.
+    // The seal is the first metadata entry, so that its position is fixed.
     let private beforeSeal =
         Encoding.ASCII.GetBytes($"{{\"{SafetensorsLayout.metadataName}\":{{\"{sealName}\":\"")
 
@@ -90,11 +90,11 @@ module Safetensors =
             else
                 Error(damaged where "its checksum differs, so it was changed or damaged after it was written")
 
-    /// The bytes of a file whose metadata begins with `sha256`: the SHA-256 of the whole file, taken with
-    /// zeros in the place of its own 64 digits.
+    /// Encodes a file with `sha256` as its first metadata entry: the SHA-256 of the whole file, computed with zeros in
+    /// place of its own 64 digits.
     let encodeSealed (file: SafetensorsFile) : byte[] = Files.join (sealedPieces file)
 
-    /// As `parse`, for a sealed file: a single changed byte anywhere is an error. The seal is not returned.
+    /// As `parse`, for a sealed file: a single changed byte is an error. The seal is not returned.
     let parseSealed (where: string) (bytes: byte[]) : Result<SafetensorsFile, Error> =
         parse where bytes |> Result.bind (checkSeal where bytes)
 
@@ -102,6 +102,6 @@ module Safetensors =
     let writeSealed (path: string) (file: SafetensorsFile) : Result<unit, Error> =
         Files.replaceByParts path (sealedPieces file)
 
-    /// Reads a sealed file and verifies it before anything is returned.
+    /// Reads and verifies a sealed file.
     let readSealed (path: string) : Result<SafetensorsFile, Error> =
         Files.read path |> Result.bind (parseSealed path)

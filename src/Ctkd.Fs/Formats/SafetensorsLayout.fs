@@ -6,23 +6,23 @@ open System.IO
 open System.Text
 open System.Text.Json
 
-/// One tensor as a safetensors file holds it: `DType` is F64, F32, BF16, F16, I64, I32, I16, I8, U8 or BOOL;
-/// `Bytes` are the elements, row-major and little-endian.
+/// A tensor in a safetensors file. `DType` is F64, F32, BF16, F16, I64, I32, I16, I8, U8 or BOOL; `Bytes` are the
+/// elements, row-major and little-endian.
 [<ReferenceEquality>]
 type StoredTensor = { Name: string; DType: string; Shape: int64 list; Bytes: ReadOnlyMemory<byte> }
 
-/// A safetensors file: text entries and tensors, both in the order of the file.
+/// A safetensors file: metadata and tensors in file order.
 [<ReferenceEquality>]
 type SafetensorsFile = { Metadata: (string * string) list; Tensors: StoredTensor list }
 
-/// Why bytes are no safetensors file, or a value cannot become one; it does not leave the library.
+/// Why bytes are not a safetensors file, or a value cannot become one. Never leaves the library.
 exception internal NotSafetensors of string
 
-/// The layout of a safetensors file: eight bytes with the length of a JSON header, the header, the bytes of
-/// the tensors. What is against the format raises `NotSafetensors`.
+/// The layout of a safetensors file: the header's length in eight bytes, a JSON header, the tensors' bytes. Violations
+/// raise `NotSafetensors`.
 [<RequireQualifiedAccess>]
 module internal SafetensorsLayout =
-    /// Bytes of one element, by type.
+    /// Bytes per element by type.
     let itemSizes: Map<string, int64> =
         Map [
             "F64", 8L
@@ -38,16 +38,16 @@ module internal SafetensorsLayout =
         ]
 
     let metadataName = "__metadata__"
-    /// The number of bytes before the header.
+    /// Number of bytes before the header.
     let prefixLength = sizeof<uint64>
-    /// Enough for 9,000 tensors; reading a header takes up to forty times its size in memory.
+    /// Enough for 9,000 tensors. Parsing a header takes up to forty times its size in memory.
     let private maxHeader = 1_000_000
     let private strictUtf8 = UTF8Encoding(false, true)
 
     let private refuse (reason: string) : 'T = raise (NotSafetensors reason)
     let private require (condition: bool) (reason: string) : unit = if not condition then refuse reason
 
-    /// The number of bytes of a tensor; refuses an unknown type, a negative extent and an overflow.
+    /// Returns a tensor's number of bytes. Refuses unknown types, negative dimensions and overflow.
     let sizeOf (name: string) (dtype: string) (shape: int64 list) : int64 =
         let item =
             match Map.tryFind dtype itemSizes with
@@ -87,7 +87,7 @@ module internal SafetensorsLayout =
         require (element.ValueKind = JsonValueKind.Object) $"{metadataName} must be an object"
         [ for entry in element.EnumerateObject() -> entry.Name, text entry.Name entry.Value ]
 
-    /// The tensor's description: name, type, shape, begin and end within the data.
+    /// Returns a tensor's name, type, shape, and begin and end within the data.
     let private description (entry: JsonProperty) : string * string * int64 list * int64 * int64 =
         let name = entry.Name
 
@@ -106,7 +106,7 @@ module internal SafetensorsLayout =
         | [ first; last ] -> name, text "dtype" fields["dtype"], wholes name fields["shape"], first, last
         | _ -> refuse $"tensor '{name}' must have two offsets"
 
-    /// Cuts the data into tensors; refuses gaps, overlaps, sizes that contradict the shape, and a rest.
+    /// Cuts the data into tensors. Refuses gaps, overlaps, sizes that contradict the shape, and trailing bytes.
     let private cut
         (data: ReadOnlyMemory<byte>)
         (descriptions: (string * string * int64 list * int64 * int64) list)
@@ -141,19 +141,19 @@ module internal SafetensorsLayout =
     let private parseHeader (header: ReadOnlyMemory<byte>) (data: ReadOnlyMemory<byte>) : SafetensorsFile =
         require (header.Span[0] = byte '{') "its header does not begin with {"
         let options = JsonDocumentOptions(MaxDepth = 4, AllowDuplicateProperties = false)
-        // Refuses what is no UTF-8, without a copy of the header as text.
+        // Rejects invalid UTF-8 without decoding a copy of the header.
         strictUtf8.GetCharCount header.Span |> ignore
         use document = JsonDocument.Parse(header, options)
 
-        let ours, tensors =
+        let metadataEntries, tensors =
             document.RootElement.EnumerateObject() |> List.ofSeq |> List.partition _.NameEquals(metadataName)
 
         {
-            Metadata = ours |> List.collect (fun entry -> metadata entry.Value)
+            Metadata = metadataEntries |> List.collect (fun entry -> metadata entry.Value)
             Tensors = tensors |> List.map description |> cut data
         }
 
-    /// The file in `bytes`; JSON and Unicode exceptions pass through.
+    /// Parses a file. JSON and Unicode exceptions propagate.
     let parse (bytes: byte[]) : SafetensorsFile =
         require (bytes.Length >= prefixLength + 2) $"it is truncated: only {bytes.Length} bytes"
         let length = BinaryPrimitives.ReadUInt64LittleEndian(ReadOnlySpan bytes)
@@ -176,7 +176,7 @@ module internal SafetensorsLayout =
             (size = int64 tensor.Bytes.Length)
             $"tensor '{tensor.Name}' needs {size} bytes, has {tensor.Bytes.Length}"
 
-    /// Refuses sizes, types and names that a file cannot have.
+    /// Refuses sizes, types and names that a file cannot contain.
     let check (file: SafetensorsFile) : unit =
         let names = file.Tensors |> List.map _.Name
 
@@ -212,7 +212,7 @@ module internal SafetensorsLayout =
         json.WriteEndObject()
         last
 
-    /// Length prefix and header, the header filled up with spaces to a multiple of eight bytes.
+    /// Encodes the length prefix and the header, padded with spaces to a multiple of eight bytes.
     let head (file: SafetensorsFile) : byte[] =
         use stream = new MemoryStream()
         stream.Write(Array.zeroCreate<byte> prefixLength)

@@ -2,30 +2,30 @@ namespace Ctkd.Fs
 
 open System
 
-/// The weights of one model in a file, and how they were found.
+/// A model's weights in a file, and how they were found.
 [<ReferenceEquality>]
 type StateDict = {
     Tensors: StoredTensor list
-    /// The names of the groups around it, outermost first.
+    /// The names of the enclosing groups, outermost first.
     Under: string list
-    /// What each name began with, and no longer does.
+    /// The prefix that was stripped from each name.
     Prefix: string
-    /// How many tensors of the same group have names without that beginning.
+    /// Number of tensors in the same group whose names lack the prefix.
     Aside: int
 }
 
-/// Finds a model's weights among what a file holds: under the usual names, without the usual prefixes.
+/// Finds a model's weights in a file: under the usual names, without the usual prefixes.
 [<RequireQualifiedAccess>]
 module StateDict =
     let private wrappers = [ "state_dict"; "model_state_dict"; "model"; "net"; "student" ]
-    let private everywhere = [ "module."; "student."; "model." ]
+    let private usualPrefixes = [ "module."; "student."; "model." ]
 
-    /// A distiller's file holds other modules beside its student, so here a part of the names is enough.
+    /// A distiller's file holds other modules beside its student, so here only some of the names need the prefix.
     let private amongOthers = "student."
 
     let private maxSteps = 4
 
-    /// Groups with tensors: the entry itself, and those under the usual names, also within each other.
+    /// Returns the groups with tensors: the entry itself, and those nested under the usual names.
     let rec private places (depth: int) (under: string list) (entry: TorchEntry) : StateDict list = [
         match TorchEntry.tensors entry with
         | [] -> ()
@@ -37,7 +37,7 @@ module StateDict =
                     if name = wrapper then yield! places (depth - 1) (under @ [ name ]) held
     ]
 
-    /// Only those tensors whose names begin with the prefix, without it.
+    /// Keeps the tensors whose names start with the prefix, and strips it.
     let private strip (prefix: string) (found: StateDict) : StateDict =
         let within =
             found.Tensors
@@ -52,10 +52,10 @@ module StateDict =
                 Aside = found.Aside + found.Tensors.Length - within.Length
         }
 
-    /// Strips what all names have, and what a distiller's student has.
+    /// Strips the prefixes that all names share, and that of a distiller's student.
     let rec private stripUsual (steps: int) (found: StateDict) : StateDict =
         let next =
-            everywhere
+            usualPrefixes
             |> List.map (fun prefix -> prefix, strip prefix found)
             |> List.tryFind (fun (prefix, within) ->
                 not within.Tensors.IsEmpty && (within.Aside = found.Aside || prefix = amongOthers)
@@ -65,17 +65,17 @@ module StateDict =
         | Some(_, within) when steps > 0 -> stripUsual (steps - 1) within
         | _ -> found
 
-    /// A group as it is, and without each sequence of prefixes that leaves a tensor.
+    /// Returns a group as it is, and without each sequence of prefixes that leaves a tensor.
     let rec private strippings (steps: int) (found: StateDict) : StateDict list = [
         found
 
         if steps > 0 then
-            for prefix in everywhere do
+            for prefix in usualPrefixes do
                 let within = strip prefix found
                 if not within.Tensors.IsEmpty then yield! strippings (steps - 1) within
     ]
 
-    /// The first of those that fit the names best.
+    /// Returns the first candidate that fits the names best.
     let private best (expected: Set<string>) (candidates: StateDict list) : StateDict option =
         let fits (found: StateDict) =
             let hits = found.Tensors |> List.filter (fun t -> expected.Contains t.Name) |> List.length
@@ -87,14 +87,14 @@ module StateDict =
             let (hits, _), found = List.maxBy fst scored
             if hits > 0 then Some found else None
 
-    /// <summary>The weights of a model in what a file holds.</summary>
+    /// <summary>Finds a model's weights in a file.</summary>
     /// <param name="expected">
-    /// The model's own names, if it is known: those places and prefixes are chosen that fit them best, and
-    /// names that fit as they are stay so. Without them the largest group is taken, and prefixes that all its
-    /// names have, or that a distiller's student has, are stripped.
+    /// The model's own names, if known: the place and prefixes that fit them best are chosen, and names that fit
+    /// unchanged stay unchanged. Without them the largest group is taken, and prefixes that all its names share, or
+    /// that mark a distiller's student, are stripped.
     /// </param>
-    /// <param name="root">All that the file holds.</param>
-    /// <returns>The weights; none if no tensor is where a state_dict would be.</returns>
+    /// <param name="root">The file's contents.</param>
+    /// <returns>The weights, or <c>None</c> if no tensor is in a usual place of a state_dict.</returns>
     let find (expected: string list option) (root: TorchEntry) : StateDict option =
         let places = places 3 [] root
 
@@ -108,14 +108,15 @@ module StateDict =
         | Some names ->
             places |> List.collect (strippings maxSteps) |> best (Set.ofList names) |> Option.orElseWith usual
 
-    /// How the weights were found: "under 'model', without the prefix 'module.'"; nothing if they lie open.
+    /// Describes how the weights were found: "under 'model', without the prefix 'module.'"; empty if nothing was
+    /// stripped.
     let describe (found: StateDict) : string =
-        let shown (text: string) = Files.printable text
+        let printable (text: string) = Files.printable text
 
         [
             if not found.Under.IsEmpty then
-                $"""under '{shown (String.concat "." found.Under)}'"""
-            if found.Prefix <> "" then $"without the prefix '{shown found.Prefix}'"
+                $"""under '{printable (String.concat "." found.Under)}'"""
+            if found.Prefix <> "" then $"without the prefix '{printable found.Prefix}'"
             if found.Aside > 0 then $"{found.Aside} other tensors set aside"
         ]
         |> String.concat ", "

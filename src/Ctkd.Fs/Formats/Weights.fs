@@ -2,7 +2,7 @@ namespace Ctkd.Fs
 
 open System
 
-/// Stored tensors against what a model asks for.
+/// Matches stored tensors with what a model expects.
 [<RequireQualifiedAccess>]
 module Weights =
     let private dtypes: (string * DType) list = [
@@ -20,12 +20,12 @@ module Weights =
 
     let private nameOf (dtype: DType) : string = dtypes |> List.find (fun (_, known) -> known = dtype) |> fst
 
-    /// A tensor of the engine from a stored one.
+    /// Converts a stored tensor to one of the engine.
     let load (stored: StoredTensor) : Tensor =
         let dtype = dtypes |> List.find (fun (name, _) -> name = stored.DType) |> snd
         Tensor.ofBytes dtype (Array.ofSeq stored.Shape) stored.Bytes.Span
 
-    /// A stored tensor from one of the engine. Waits for the device.
+    /// Converts a tensor of the engine to a stored one. Waits for the device.
     let store (name: string) (x: Tensor) : StoredTensor = {
         Name = name
         DType = nameOf (Tensor.dtype x)
@@ -33,10 +33,10 @@ module Weights =
         Bytes = ReadOnlyMemory(Tensor.toBytes x)
     }
 
-    /// What is expected of a tensor: element type and shape.
+    /// An expected tensor: name, element type and shape.
     type Expected = { Name: string; DType: DType; Shape: int64 list }
 
-    /// What a model expects when its weights are kept in `dtype`.
+    /// Returns what a model expects if its weights are stored as `dtype`.
     let expected (dtype: DType) (declarations: Declaration list) : Expected list =
         declarations
         |> List.map (fun d -> {
@@ -45,7 +45,7 @@ module Weights =
             Shape = List.map int64 d.Shape
         })
 
-    /// What a tree holds.
+    /// Returns what is needed to replace the tensors of a tree.
     let expectedOf (tree: Tree) : Expected list =
         Tree.toList tree
         |> List.map (fun (name, x) -> {
@@ -98,15 +98,15 @@ module Weights =
 
         List.map change stored @ List.choose counter expected
 
-    /// Files of other programs: floating-point numbers of another width become those that are expected, as do
-    /// integers, and a batch counter that is not there starts at 0, since PyTorch before 0.4.1 had none.
+    /// Adapts tensors from other programs: converts floating-point numbers and integers to the expected widths, and
+    /// sets a missing batch counter to 0, since PyTorch before 0.4.1 had none.
     let adapt: Expected list -> StoredTensor list -> StoredTensor list = adaptWith converted
 
     let private describe (dtype: string) (shape: int64 seq) =
         let text = shape |> Seq.map string |> String.concat ", "
         $"{dtype} [{text}]"
 
-    /// In what a stored tensor differs from what is expected.
+    /// A difference between a stored tensor and the expected one.
     [<NoComparison>]
     type private Difference =
         | Missing of string
@@ -127,12 +127,12 @@ module Weights =
                 if not (wanted.Contains t.Name) then Unexpected t.Name
         ]
 
-    /// In how many tensors a file of another program differs from what is expected; nothing is converted for it.
+    /// Counts the tensors of another program's file that differ from what is expected. Converts nothing.
     let distance (expected: Expected list) (stored: StoredTensor list) : int =
         let relabelled dtype (tensor: StoredTensor) = { tensor with DType = nameOf dtype }
         stored |> adaptWith relabelled expected |> differences expected |> List.length
 
-    /// The differences kind by kind, a line each; of a kind with very many the first: a file may have a million.
+    /// Lists the differences, one line per kind. Truncates long lists: a file may have a million.
     let private explain (all: Difference list) : string =
         let missing =
             all
@@ -180,7 +180,8 @@ module Weights =
         |> List.map (fun line -> "\n  - " + line)
         |> String.concat ""
 
-    /// Every difference of the stored tensors from what is expected in one error; `what` they are for, in words.
+    /// Checks stored tensors against what is expected, and reports all differences in one error; `what` describes their
+    /// use.
     let check what where (expected: Expected list) (stored: StoredTensor list) : Result<unit, Error> =
         match differences expected stored with
         | [] -> Ok()
@@ -193,7 +194,7 @@ module Weights =
                     "give the weights of this model, or name the model that they are of"
             )
 
-    /// The stored tensors as a tree in the expected order and on the device, or every difference in one
+    /// Loads the stored tensors onto the device as a tree in the expected order, or reports all differences in one
     /// error.
     let fit
         what

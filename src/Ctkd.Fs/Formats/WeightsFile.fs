@@ -3,35 +3,35 @@ namespace Ctkd.Fs
 open System
 open System.IO
 
-/// A file of weights of any format that is read.
+/// A file of weights in any supported format.
 [<ReferenceEquality>]
 type WeightsFile = {
     Path: string
-    /// In words: "safetensors", "PyTorch (zip)", "PyTorch (before 1.6)".
+    /// "safetensors", "PyTorch (zip)" or "PyTorch (before 1.6)".
     Format: string
     IsSafetensors: bool
     /// Numbers and texts beside the tensors, such as the epoch.
     Metadata: (string * string) list
-    /// All that the file holds.
+    /// All contents of the file.
     Root: TorchEntry
-    /// The weights, in the order of the file, and how they were found.
+    /// The weights in file order, and how they were found.
     Found: StateDict
 }
 
-/// Reads files of weights: safetensors and PyTorch's, told apart by their contents and not by their names.
+/// Reads files of weights: safetensors and PyTorch's, distinguished by contents, not by name.
 [<RequireQualifiedAccess>]
 module WeightsFile =
 
     let private damaged (where: string) (reason: string) (next: string) : Error =
         Error.create Damaged $"'{Path.GetFileName where}' {reason}" where next
 
-    // ---- what it is
+    // ---- identification
 
     let private beginsWith (beginning: string) (bytes: byte[]) : bool =
         let start = Text.Encoding.Latin1.GetString(bytes, 0, min bytes.Length 64).TrimStart()
         start.StartsWith(beginning, StringComparison.OrdinalIgnoreCase)
 
-    /// Files that are often taken for weights: what they begin with, what they are, and what to do.
+    /// Files often mistaken for weights: how they begin, what they are, and what to do.
     let private mistaken: (string * string * string) list = [
         "<", "is a web page, and no weights", "fetch the file itself: its address may lead to a page about it"
         "version https://git-lfs",
@@ -84,7 +84,7 @@ module WeightsFile =
                 Found = found
             }
 
-    /// The weights in the bytes of a file; `where` is the path that messages name.
+    /// Parses the bytes of a file; `where` is its path in messages.
     let parse (where: string) (bytes: byte[]) : Result<WeightsFile, Error> =
         if TorchFile.isTorch bytes then
             TorchFile.parse where bytes
@@ -102,17 +102,17 @@ module WeightsFile =
 
     // ---- for a model
 
-    /// The weights in this file that fit the names best.
+    /// Returns the file's weights that fit the expected names best.
     let find (expected: Weights.Expected list) (file: WeightsFile) : StateDict =
         StateDict.find (Some [ for e in expected -> e.Name ]) file.Root |> Option.defaultValue file.Found
 
     let private notFinite (what: string) (file: WeightsFile) (names: string list) : Error =
-        let shown = names |> List.truncate 8 |> String.concat ", "
+        let listed = names |> List.truncate 8 |> String.concat ", "
         let more = if names.Length > 8 then $" and {names.Length - 8} more" else ""
 
         Error.create
             Damaged
-            $"tensors for {what} hold numbers that are not finite: {shown}{more}"
+            $"tensors for {what} hold numbers that are not finite: {listed}{more}"
             file.Path
             "use weights from before the training diverged"
 
@@ -123,14 +123,13 @@ module WeightsFile =
             Tree.free tree
             Error(notFinite what file names)
 
-    /// <summary>The file's weights for a model, as a tree in the model's order.</summary>
-    /// <param name="what">What they are for, in words: "model resnet20".</param>
-    /// <param name="device">Where the tensors shall live.</param>
+    /// <summary>Loads the file's weights for a model, as a tree in the model's order.</summary>
+    /// <param name="what">What the weights are for, in words: "model resnet20".</param>
+    /// <param name="device">The device of the loaded tensors.</param>
     /// <param name="expected">What the model declares.</param>
-    /// <param name="file">The file, whose numbers are converted to the expected types.</param>
+    /// <param name="file">The file; its numbers are converted to the expected types.</param>
     /// <returns>
-    /// The tree; or an error that names all missing, unexpected and mis-shaped tensors, or those that are not
-    /// finite.
+    /// The tree, or an error that lists all missing, unexpected and mis-shaped tensors, or all non-finite ones.
     /// </returns>
     let fit
         (what: string)

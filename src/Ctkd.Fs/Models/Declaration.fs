@@ -1,6 +1,6 @@
 namespace Ctkd.Fs
 
-/// How a parameter starts.
+/// The initial values of a parameter.
 type Initial =
     /// The same number everywhere.
     | Fill of float
@@ -11,7 +11,7 @@ type Initial =
     /// Uniform in +-1 / sqrt(fan-in): PyTorch's default for convolutions, linear layers and their biases.
     | UniformFanIn of fanIn: int
 
-/// How the parameters of a family of networks start; each is asked with the fan-in of its layer.
+/// The initial values of a family's parameters, as functions of the layer's fan-in.
 [<NoComparison; NoEquality>]
 type Starts = {
     Convolution: int -> Initial
@@ -20,7 +20,7 @@ type Starts = {
     LinearBias: int -> Initial
 }
 
-/// The starts that the published models have. Batch normalisations begin with scale 1 and shift 0 in all of them.
+/// The initial values of the published models. Batch normalisations always start with scale 1 and shift 0.
 [<RequireQualifiedAccess>]
 module Starts =
     /// PyTorch's defaults.
@@ -31,10 +31,10 @@ module Starts =
         LinearBias = UniformFanIn
     }
 
-    /// Residual networks: convolutions for the ReLU behind them.
+    /// For residual networks: convolutions followed by ReLU.
     let kaiming: Starts = { pyTorch with Convolution = fun _ -> KaimingNormalFanOut }
 
-    /// As `kaiming`, with biases of zero; `linear` says how the classifier's weights start.
+    /// As `kaiming`, with zero biases; `linear` gives the initial values of the classifier's weights.
     let kaimingZeroBias (linear: int -> Initial) : Starts = {
         Convolution = fun _ -> KaimingNormalFanOut
         ConvolutionBias = fun _ -> Fill 0.0
@@ -42,11 +42,11 @@ module Starts =
         LinearBias = fun _ -> Fill 0.0
     }
 
-/// A tensor that a model, policy or distiller asks for.
+/// A tensor that a model, policy or distiller requires.
 type Declaration = {
     Name: string
     Shape: int list
     Initial: Initial
-    /// Buffers (running statistics, counters) are part of the state and not trained.
+    /// Whether it is trained. Buffers (running statistics, counters) are state, but not trained.
     Trained: bool
 }

@@ -1,7 +1,6 @@
 namespace Ctkd.Fs
 
-/// Batch normalisations merged into the convolutions before them: the same function when the network is not
-/// trained, in fewer operations.
+/// Merges batch normalisations into the convolutions before them: the same function for inference, in fewer operations.
 [<RequireQualifiedAccess>]
 module FoldBatchNorm =
 
@@ -14,8 +13,8 @@ module FoldBatchNorm =
         let path = if ends then c.Weight.Substring(0, c.Weight.Length - suffix.Length) else c.Weight
         defaultArg c.Bias (path + ".bias")
 
-    /// The layer with merged convolutions, and its pairs. `free` says whether two layers may be merged by
-    /// their names.
+    /// Returns the layer with merged convolutions, and the merged pairs. `free` decides by their names whether two
+    /// layers may be merged.
     let rec private merge (free: Convolution -> Normalisation -> bool) (layer: Layer) : Layer * Pair list =
         let each layers =
             let merged, pairs = layers |> List.map (merge free) |> List.unzip
@@ -60,8 +59,8 @@ module FoldBatchNorm =
         | Tap
         | Custom _ -> layer, []
 
-    /// Weight and bias of the merged convolution: w' = w s and b' = shift + (b - mean) s for each output
-    /// channel, with s = scale / sqrt(variance + epsilon).
+    /// Weight and bias of the merged convolution per output channel: w' = w s and b' = shift + (b - mean) s, with
+    /// s = scale / sqrt(variance + epsilon).
     let private values (find: string -> Tensor) (c: Convolution, n: Normalisation) : (string * Tensor) list =
         let exact name = find name |> Tensor.toType DType.Float64
 
@@ -85,15 +84,15 @@ module FoldBatchNorm =
             )
 
     /// <summary>
-    /// Merges each batch normalisation that directly follows a convolution in a <c>Sequence</c> into it, in
-    /// float64. A normalisation elsewhere stays: one before a convolution (wide ResNets), behind a tap or a
-    /// branch, and one whose tensors, or those of the convolution, another layer uses too.
+    /// Merges each batch normalisation that directly follows a convolution in a <c>Sequence</c> into it, in float64.
+    /// Keeps all others: before a convolution (wide ResNets), after a tap or a branch, or with tensors shared by
+    /// layers.
     /// </summary>
-    /// <param name="model">The network; folded, it is not for training: its statistics are constants.</param>
-    /// <param name="weights">Its weights; running statistics as evaluation uses them.</param>
+    /// <param name="model">The network. The folded one cannot be trained: its statistics are constants.</param>
+    /// <param name="weights">Its weights, with the running statistics that evaluation uses.</param>
     /// <returns>
-    /// The network without those normalisations, and its weights in the order of its declarations and the
-    /// types of before. Tensors that did not change are those that were given, not copies.
+    /// The network without those normalisations, and its weights in the order of its declarations, with their old
+    /// types. Unchanged tensors are the given ones, not copies.
     /// </returns>
     let model (model: Model) (weights: Tree) : Model * Tree =
         let uses = Model.declarations model |> List.countBy _.Name |> Map.ofList
@@ -112,7 +111,7 @@ module FoldBatchNorm =
         let find changed name =
             Map.tryFind name changed |> Option.defaultWith (fun () -> Tree.find name weights)
 
-        // In order: behind a convolution there may be one normalisation after the other.
+        // In order: one convolution may be followed by several normalisations.
         let change changed pair =
             values (find changed) pair |> List.fold (fun changed (name, x) -> Map.add name x changed) changed
 

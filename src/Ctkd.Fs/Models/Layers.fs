@@ -1,6 +1,6 @@
 namespace Ctkd.Fs
 
-/// A convolution without dilation; names are those of its tensors in the state_dict.
+/// A convolution without dilation. Names are those of its tensors in the state_dict.
 type Convolution = {
     Weight: string
     Bias: string option
@@ -25,7 +25,7 @@ type Normalisation = {
 /// x W^T + b.
 type Dense = { Weight: string; Bias: string; In: int; Out: int }
 
-/// A network as data: it is run, declared, measured and printed by functions over this one type.
+/// A network as data: other functions run, declare, measure and print it.
 [<NoComparison>]
 type Layer =
     | Conv of Convolution
@@ -41,40 +41,41 @@ type Layer =
     | Sequence of Layer list
     /// body x + shortcut x.
     | Residual of body: Layer * shortcut: Layer
-    /// The branches' results of the same input, joined along the channels.
+    /// Runs all branches on the same input and joins their results along the channels.
     | Concat of Layer list
-    /// The channels from `first` on, `count` of them.
+    /// `count` channels from `first` on.
     | Channels of first: int * count: int
-    /// Transposes channels as (groups, channels of a group): mixes what grouped convolutions keep apart.
+    /// Transposes channels as (groups, channels per group), to mix what grouped convolutions keep apart.
     | Shuffle of groups: int
-    /// Records its input as a feature and passes it on.
+    /// Records its input as a feature and returns it.
     | Tap
-    /// Frees what the body made but its result: activations that nothing needs die with their block.
+    /// Frees everything the body made except its result, so that activations die with their block.
     | Block of Layer
-    /// Anything else, by what it declares and does.
+    /// Any other layer, by its declarations and its forward function.
     | Custom of Custom
 
-/// A layer of the user's own.
+/// A user-defined layer.
 and [<ReferenceEquality>] Custom = {
-    /// For messages.
+    /// Appears in messages.
     Name: string
     Declares: Declaration list
-    /// The weights, whether training, and the input.
+    /// Takes the weights, whether training, and the input.
     Forward: Tree -> bool -> Tensor -> Tensor
-    /// [C; H; W] of one image to that of the result; raises `ArgumentException` when the input does not fit.
+    /// Maps the shape [C; H; W] of one image to that of the result; raises `ArgumentException` if the input does not
+    /// fit.
     OutputShape: int list -> int list
 }
 
-/// Smart constructors in PyTorch's naming, and the functions over `Layer`.
+/// Constructors with PyTorch's names, and functions over `Layer`.
 [<RequireQualifiedAccess>]
 module Layer =
 
-    /// The epsilon of every batch normalisation in the zoo: PyTorch's default, as is the momentum.
+    /// Epsilon of every batch normalisation in the zoo: PyTorch's default, like the momentum.
     let epsilon = 1e-5
 
     let private momentum = 0.1
 
-    /// A convolution that keeps the image's size at stride 1 (padding kernel / 2); the name is that of the module.
+    /// A convolution that keeps the image size at stride 1 (padding kernel / 2), named after its module.
     let convolution (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Convolution = {
         Weight = name + ".weight"
         Bias = None
@@ -90,14 +91,14 @@ module Layer =
     let conv (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Layer =
         Conv(convolution name kernel stride inputs outputs)
 
-    /// As `conv`, with a bias.
+    /// As `conv`, with bias.
     let convWithBias (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Layer =
         Conv {
             convolution name kernel stride inputs outputs with
                 Bias = Some(name + ".bias")
         }
 
-    /// As `conv`, each group of outputs sees its group of inputs only.
+    /// As `conv`, split into groups: each group of outputs depends only on its group of inputs.
     let groupedConv
         (groups: int)
         (name: string)
@@ -108,11 +109,11 @@ module Layer =
         : Layer =
         Conv { convolution name kernel stride inputs outputs with Groups = groups }
 
-    /// A 3 x 3 convolution of each channel for itself.
+    /// A 3 x 3 convolution of each channel separately.
     let depthwiseConv (name: string) (stride: int) (channels: int) : Layer =
         groupedConv channels name 3 stride channels channels
 
-    /// Batch normalisation: the name is that of the module.
+    /// Batch normalisation, named after its module.
     let batchNorm (name: string) (channels: int) : Layer =
         BatchNorm {
             Scale = name + ".weight"
@@ -123,7 +124,7 @@ module Layer =
             Channels = channels
         }
 
-    /// Whether a name is that of a normalisation's batch counter.
+    /// Whether the name is that of a normalisation's batch counter.
     let isCounter (name: string) : bool =
         name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal)
 
@@ -135,10 +136,10 @@ module Layer =
         Out = outputs
     }
 
-    /// The input itself.
+    /// Returns its input.
     let identity: Layer = Sequence []
 
-    /// The layers that have no layers in them, in the order in which they run.
+    /// Returns the layers without nested layers, in execution order.
     let rec leaves (layer: Layer) : Layer list =
         match layer with
         | Sequence layers
@@ -147,7 +148,7 @@ module Layer =
         | Block body -> leaves body
         | leaf -> [ leaf ]
 
-    /// What the layer needs, in state_dict order.
+    /// Returns the tensors that the layer needs, in state_dict order.
     let rec declarations (starts: Starts) (layer: Layer) : Declaration list =
         let trained name shape initial = { Name = name; Shape = shape; Initial = initial; Trained = true }
 
@@ -191,7 +192,7 @@ module Layer =
         | Shuffle _
         | Tap -> []
 
-    /// Whether the layer's result is its own and no backward pass needs it: it may be overwritten.
+    /// Whether the result may be overwritten in training: the layer allocated it, and no backward pass needs it.
     let rec private isFresh (layer: Layer) : bool =
         match layer with
         | Conv _
@@ -199,7 +200,7 @@ module Layer =
         | Sequence layers -> not layers.IsEmpty && isFresh (List.last layers)
         | _ -> false
 
-    /// Whether the layer's result may be overwritten where no backward pass follows, given whether its input may be.
+    /// Whether the result may be overwritten without a backward pass, given whether the input may be.
     let rec private owns (input: bool) (layer: Layer) : bool =
         match layer with
         | Conv _
@@ -219,27 +220,26 @@ module Layer =
         | Tap
         | Custom _ -> false
 
-    /// What comes before a last convolution, and that convolution.
-    let private (|EndsInConv|_|) (layer: Layer) : (Layer * Convolution) option =
+    let private asConv (layer: Layer) : Convolution option =
         match layer with
-        | Conv c -> Some(identity, c)
-        | Sequence layers ->
-            match List.rev layers with
-            | Conv c :: before -> Some(Sequence(List.rev before), c)
-            | _ -> None
+        | Conv c -> Some c
         | _ -> None
 
-    /// What comes before a last normalisation, and that normalisation.
-    let private (|EndsInNorm|_|) (layer: Layer) : (Layer * Normalisation) option =
+    let private asNorm (layer: Layer) : Normalisation option =
         match layer with
-        | BatchNorm n -> Some(identity, n)
-        | Sequence layers ->
-            match List.rev layers with
-            | BatchNorm n :: before -> Some(Sequence(List.rev before), n)
-            | _ -> None
+        | BatchNorm n -> Some n
         | _ -> None
 
-    /// Whether a layer may keep its input beyond its result, or pass it on.
+    /// Splits off the last layer if `pick` accepts it.
+    let private (|EndsIn|_|) (pick: Layer -> 'T option) (layer: Layer) : (Layer * 'T) option =
+        match layer with
+        | Sequence layers ->
+            match List.rev layers with
+            | last :: before -> pick last |> Option.map (fun picked -> Sequence(List.rev before), picked)
+            | [] -> None
+        | layer -> pick layer |> Option.map (fun picked -> identity, picked)
+
+    /// Whether a layer may keep its input after returning, or return it.
     let private keepsInput (layer: Layer) : bool =
         leaves layer
         |> List.exists (
@@ -249,8 +249,8 @@ module Layer =
             | _ -> false
         )
 
-    /// `products`: the type in which convolutions and linear layers multiply; None: as their weights are.
-    /// `own`: whether the input may be overwritten where no backward pass follows.
+    /// `products`: the type in which convolutions and linear layers multiply, or `None` for the type of their weights.
+    /// `own`: whether the input may be overwritten without a backward pass.
     let rec private runOn
         (products: DType option)
         (weights: Tree)
@@ -284,21 +284,20 @@ module Layer =
                 (tensor n.Variance)
                 x
 
-        // A network that is not trained runs a convolution and the sum and ReLU behind it in one pass over memory.
-        // In training, a ReLU overwrites what only it sees: the result of the layer before it, which no backward pass
-        // needs.
+        // Without training, a convolution and the following sum and ReLU run in one pass over memory. In training, a
+        // ReLU overwrites the result of the layer before it if nothing else, including the backward pass, needs it.
         let rec run own layers x =
             match layers with
             | [] -> x
             | Conv c :: Relu :: rest when not training -> convolve Tensor.conv2dRelu c x |> run true rest
-            | Residual(EndsInConv(before, c), shortcut) :: Relu :: rest when not training ->
-                let inner, beside = go false before x, go false shortcut x
+            | Residual(EndsIn asConv (before, c), shortcut) :: Relu :: rest when not training ->
+                let inner, skip = go false before x, go false shortcut x
                 let free = own && not (keepsInput before)
-                let residual = if owns free shortcut then beside else Tensor.clone beside
+                let residual = if owns free shortcut then skip else Tensor.clone skip
                 convolve (Tensor.conv2dAddRelu residual) c inner |> run true rest
-            | Residual(EndsInNorm(before, n), shortcut) :: Relu :: rest when training ->
-                let inner, beside = go false before x, go false shortcut x
-                normalise (Tensor.batchNormAddRelu beside) n inner |> run true rest
+            | Residual(EndsIn asNorm (before, n), shortcut) :: Relu :: rest when training ->
+                let inner, skip = go false before x, go false shortcut x
+                normalise (Tensor.batchNormAddRelu skip) n inner |> run true rest
             | BatchNorm n :: Relu :: rest -> normalise Tensor.batchNormRelu n x |> run true rest
             | (Conv _ | Residual _ | Concat _ as first) :: Relu :: rest ->
                 let y = go own first x
@@ -317,13 +316,13 @@ module Layer =
         | Linear d -> Tensor.linear (rounded (tensor d.Weight)) (Some(rounded (tensor d.Bias))) (rounded x)
         | Sequence layers -> run own layers x
         | Residual(body, shortcut) ->
-            let sum, beside = go false body x, go false shortcut x
+            let sum, skip = go false body x, go false shortcut x
 
             if isFresh body then
-                Tensor.addInto sum beside
+                Tensor.addInto sum skip
                 sum
             else
-                sum + beside
+                sum + skip
         | Concat branches -> branches |> List.map (fun branch -> go false branch x) |> Tensor.cat 1
         | Channels(first, count) -> Tensor.slice 1 first (first + count) x
         | Shuffle groups -> Tensor.shuffleChannels groups x
@@ -335,11 +334,11 @@ module Layer =
             let isRounded = products = Some(Tensor.dtype x) && Tensor.dtype x = DType.BFloat16
             custom.Forward weights training (if isRounded then Tensor.toType DType.Float32 x else x)
 
-    /// Runs the layer. `taps` collects the features in their order; in training mode batch normalisation uses and
-    /// updates the statistics of the batch. The input is left as it is.
+    /// Runs the layer. `taps` collects the features in order. Training mode normalises with the batch's statistics and
+    /// updates the running ones. Does not modify the input.
     ///
-    /// With `products`, convolutions and linear layers round their weights and inputs to that type and give results of it;
-    /// statistics stay in the type of their weights, and layers of one's own (`Custom`) get float32.
+    /// With `products`, convolutions and linear layers round weights and inputs to that type and return it. Statistics
+    /// keep the type of their weights, and user-defined layers (`Custom`) get float32.
     let forwardIn
         (products: DType option)
         (weights: Tree)

@@ -1,7 +1,7 @@
 namespace Ctkd.Fs
 
-/// What one image costs: multiply-accumulates of convolutions and linear layers, and the elements that batch
-/// normalisations see. Layers of the user's own are not counted.
+/// The cost of one image: multiply-accumulates of convolutions and linear layers, and the number of elements that batch
+/// normalisations process. User-defined layers are not counted.
 type Macs = {
     Convolution: int64
     Linear: int64
@@ -10,7 +10,7 @@ type Macs = {
 
     /// Convolutions and linear layers: the usual convention.
     member m.Total: int64 = m.Convolution + m.Linear
-    /// With four operations for each element that a batch normalisation sees, as the CTKD paper counts.
+    /// Adds four operations per batch-normalised element, as in the CTKD paper.
     member m.WithBatchNorm: int64 = m.Total + 4L * m.Normalised
 
     static member (+)(a: Macs, b: Macs) : Macs = {
@@ -21,10 +21,10 @@ type Macs = {
 
     static member Zero: Macs = { Convolution = 0L; Linear = 0L; Normalised = 0L }
 
-/// Counting multiply-accumulates from shapes alone.
+/// Counts multiply-accumulates from shapes alone.
 [<RequireQualifiedAccess>]
 module Macs =
-    /// Those of one layer of a trace.
+    /// Counts those of one traced layer.
     let ofTraced (traced: Traced) : Macs =
         match traced.Layer with
         | Conv c -> {
@@ -35,6 +35,6 @@ module Macs =
         | BatchNorm _ -> { Macs.Zero with Normalised = Shapes.elements traced.Input }
         | _ -> Macs.Zero
 
-    /// Those of a layer for one image of the given shape.
+    /// Counts those of a layer for one image of the given shape.
     let ofLayer (input: int list) (layer: Layer) : Macs =
         Shapes.trace layer input |> fst |> List.sumBy ofTraced

@@ -4,8 +4,8 @@ namespace Ctkd.Fs
 [<RequireQualifiedAccess>]
 module MobileNet =
 
-    /// The inverted residual's parts by PyTorch's numbers: expanding, depthwise and projecting convolution, each
-    /// followed by its batch normalisation.
+    /// The parts of the inverted residual by PyTorch's numbers: the expanding, depthwise and projecting convolution,
+    /// each with its batch normalisation.
     type private Names = {
         Expand: string * string
         Depthwise: string * string
@@ -45,7 +45,7 @@ module MobileNet =
             ]
         )
 
-    /// One line of the paper's table 2: expansion, channels, blocks, stride of the first block.
+    /// Table 2 of the paper: expansion, channels, blocks, stride of the first block.
     let private table (secondStride: int) = [
         1, 16, 1, 1
         6, 24, 2, secondStride
@@ -56,7 +56,7 @@ module MobileNet =
         6, 320, 1, 1
     ]
 
-    /// The blocks of the table, line by line, and the width behind them: `block line index t stride inputs outputs`.
+    /// Returns the blocks of the table by line, and the width after them: `block line index t stride inputs outputs`.
     let private lines (scale: int -> int) stem rows block : Layer list list =
         rows
         |> List.indexed
@@ -77,7 +77,7 @@ module MobileNet =
             stem
         |> fst
 
-    /// A tap behind those lines whose features are used: 24, 32, 96 and 320 channels.
+    /// Adds a tap after the lines with 24, 32, 96 and 320 channels, whose features are used.
     let private tapped (lines: Layer list list) : Layer list =
         lines
         |> List.mapi (fun line layers ->
@@ -85,8 +85,8 @@ module MobileNet =
         )
         |> List.concat
 
-    /// Version 2 for 32 x 32 images, of half the width, as the distillation literature has it: ReLU instead of ReLU6,
-    /// the first convolution halves the image, the second line does not. Features: stem and four of the lines.
+    /// Version 2 for 32 x 32 images, half as wide, as in the distillation literature: ReLU instead of ReLU6, the first
+    /// convolution halves the image, the second line does not. Features: stem and four of the lines.
     let small2 (name: string) (classes: int) : Model =
         let half channels = channels / 2
 
@@ -108,7 +108,7 @@ module MobileNet =
             Starts = Starts.kaimingZeroBias (fun _ -> Normal 0.01)
         }
 
-    /// Version 2 for 224 x 224 images as torchvision has it. Features: stem and four of the lines.
+    /// Version 2 for 224 x 224 images as in torchvision. Features: stem and four of the lines.
     let imageNet2 (name: string) (classes: int) : Model =
         let rows = table 2
         let before line = rows |> List.take line |> List.sumBy (fun (_, _, blocks, _) -> blocks)
@@ -146,7 +146,7 @@ module MobileNet =
             Starts = Starts.kaimingZeroBias (fun _ -> Normal 0.01)
         }
 
-    /// Version 1 for 224 x 224 images as mdistiller has it. Features: the maps of 128, 256, 512 and 1024 channels.
+    /// Version 1 for 224 x 224 images as in mdistiller. Features: the maps with 128, 256, 512 and 1024 channels.
     let imageNet1 (name: string) (classes: int) : Model =
         let widths = [ 32; 64; 128; 128; 256; 256; 512; 512; 512; 512; 512; 512; 1024; 1024 ]
 

@@ -1,9 +1,9 @@
 namespace Ctkd.Fs
 
-/// What a model says about a batch.
+/// The outputs of a model for a batch.
 [<ReferenceEquality>]
 type Outputs = {
-    /// The maps of the tapped layers, from the stem on: [N, C, H, W] each.
+    /// The inputs of the tapped layers, from the stem on: [N, C, H, W] each.
     Features: Tensor list
     /// The input of the classifier: [N, D].
     Pooled: Tensor
@@ -11,60 +11,60 @@ type Outputs = {
     Logits: Tensor
 }
 
-/// The parts of outputs.
+/// Functions over outputs.
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module Outputs =
 
-    /// Applies a change of the first dimension to every tensor.
+    /// Applies a function to every tensor.
     let map (change: Tensor -> Tensor) (outputs: Outputs) : Outputs = {
         Features = List.map change outputs.Features
         Pooled = change outputs.Pooled
         Logits = change outputs.Logits
     }
 
-    /// All tensors.
+    /// Returns all tensors.
     let tensors (outputs: Outputs) : Tensor list = outputs.Logits :: outputs.Pooled :: outputs.Features
 
-/// A network for images as a value: no module objects, no hidden fields. Its weights are a `Tree` beside it.
+/// An image network as data: no module objects, no hidden state. Its weights are a separate `Tree`.
 [<NoComparison; NoEquality>]
 type Model = {
     Name: string
     Classes: int
-    /// From images [N, 3, H, W] to the pooled features [N, D].
+    /// Maps images [N, 3, H, W] to pooled features [N, D].
     Body: Layer
-    /// The last layer, known by its role: what SRRL and linear probes need of a teacher.
+    /// The last layer, separate because SRRL and linear probes need the teacher's.
     Classifier: Dense
-    /// The share of the pooled features that training drops before the classifier; 0 in most models.
+    /// Dropout probability of the pooled features before the classifier; 0 in most models.
     Dropout: float
     Starts: Starts
 }
 
-/// The functions over models.
+/// Functions over models.
 [<RequireQualifiedAccess>]
 module Model =
 
-    /// The whole network as one layer.
+    /// Returns the whole network as one layer.
     let layers (model: Model) : Layer = Sequence [ model.Body; Linear model.Classifier ]
 
-    /// Every layer with its shapes for images of the given height and width, in the order in which it runs.
+    /// Returns every layer with its shapes for images of the given size, in execution order.
     let trace (height: int) (width: int) (model: Model) : Traced list =
         Shapes.trace (layers model) [ 3; height; width ] |> fst
 
-    /// Every tensor of the model's state_dict, in PyTorch's order.
+    /// Returns the declarations of all tensors in the state_dict, in PyTorch's order.
     let declarations (model: Model) : Declaration list = Layer.declarations model.Starts (layers model)
 
-    /// Number of trained numbers.
+    /// Counts the trained parameters.
     let parameterCount (model: Model) : int64 =
         model |> declarations |> List.filter _.Trained |> List.sumBy (_.Shape >> Shapes.elements)
 
-    /// Names of the trained tensors.
+    /// Returns the names of the trained tensors.
     let trainedNames (model: Model) : Set<string> =
         model |> declarations |> List.filter _.Trained |> List.map _.Name |> Set.ofList
 
-    /// The smallest image that the model's strides fit.
+    /// Returns the smallest image size that the model's strides allow.
     let smallestInput (model: Model) : int = Shapes.totalStride model.Body
 
-    /// Refuses images that are smaller than the model's strides.
+    /// Refuses images smaller than the model's strides allow.
     let checkInput (height: int) (width: int) (model: Model) : Result<unit, Error> =
         let smallest = smallestInput model
 
@@ -79,8 +79,8 @@ module Model =
                     $"use images of at least {smallest} x {smallest}, or a model with fewer strides"
             )
 
-    /// Refuses to train on batches that leave a batch normalisation one value a channel: one image whose map is a single
-    /// pixel there.
+    /// Refuses training batches that leave a batch normalisation with one value per channel: a single image whose map
+    /// is one pixel there.
     let checkBatch (smallest: int) (height: int) (width: int) (model: Model) : Result<unit, Error> =
         let isAlone (traced: Traced) =
             match traced.Layer with
@@ -98,9 +98,9 @@ module Model =
                     "choose a --batch of 2 or more that does not leave a rest of one image, or larger images"
             )
 
-    /// Logits and features of a batch of images. In training mode batch normalisation uses the batch's statistics and
+    /// Computes logits and features of a batch of images. Training mode normalises with the batch's statistics and
     /// updates the running ones in place; the training step advances the batch counters (`counters`). Dropout draws
-    /// from the engine's own generator, which the training step seeds. `products` as in `Layer.forwardIn`.
+    /// from the engine's generator, which the training step seeds. `products` as in `Layer.forwardIn`.
     let forwardIn
         (products: DType option)
         (model: Model)
@@ -132,9 +132,9 @@ module Model =
         Starts = starts
     }
 
-    /// A network of any kind as a model that can teach, and its weights: a TorchSharp module that the user trained, for
-    /// instance, by its `forward`. It is known by its logits alone: methods that look at features do not go with it.
-    /// Its last layer is the identity, which leaves float32 as it is and rounds where the run multiplies in a smaller type.
+    /// Wraps any forward function, such as that of a trained TorchSharp module, as a teacher model with its weights. It
+    /// provides logits only, so feature-based methods do not accept it. Its last layer is the identity, which is exact
+    /// in float32 and rounds if the run multiplies in a smaller type.
     let ofLogits (name: string) (classes: int) (forward: Tensor -> Tensor) : Model * Tree =
         let identity = Layer.dense "logits" classes classes
 
@@ -160,10 +160,10 @@ module Model =
             identity.Bias, Tensor.zeros DType.Float32 Device.Cpu [| int64 classes |]
         ]
 
-    /// The batch counters of a model's normalisations: they are advanced together, in one call a step.
+    /// Returns the batch counters of a model's normalisations, which advance together in one call per step.
     let counters (weights: Tree) : Tensor[] = weights |> Tree.filter Layer.isCounter |> Tree.leaves
 
-/// Fresh values for declared tensors.
+/// Initial values of declared tensors.
 [<RequireQualifiedAccess>]
 module Initialise =
     let private values (rng: Rng) (declaration: Declaration) : float[] =
@@ -179,10 +179,10 @@ module Initialise =
         | Normal deviation -> Rng.normals count rng |> Array.map (fun x -> x * deviation)
         | UniformFanIn fanIn -> Rng.uniforms (1.0 / sqrt (float fanIn)) count rng
 
-    /// The type in which a tensor is kept: counters are integers.
+    /// Returns the type in which a tensor is stored: int64 for counters, else `dtype`.
     let dtypeOf (dtype: DType) (name: string) : DType = if Layer.isCounter name then DType.Int64 else dtype
 
-    /// Values for every declaration, each from its own key: adding a layer does not change the others.
+    /// Draws the values of every declaration, each from its own key: adding a layer does not change the others.
     let tree (dtype: DType) (device: Device) (rng: Rng) (declarations: Declaration list) : Tree =
         declarations
         |> List.map (fun d ->

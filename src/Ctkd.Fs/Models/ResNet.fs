@@ -1,12 +1,11 @@
 namespace Ctkd.Fs
 
-/// Residual networks (He et al. 2016). For small images in two shapes: with three stages, as RepDistiller, CTKD and
-/// mdistiller have them (section 4.2), and with the four stages of the ImageNet networks behind a 3 x 3 stem; for
-/// ImageNet as torchvision has them.
+/// Residual networks (He et al. 2016). For small images: three stages as in RepDistiller, CTKD and mdistiller
+/// (section 4.2), or the four stages of the ImageNet networks after a 3 x 3 stem. For ImageNet: as in torchvision.
 [<RequireQualifiedAccess>]
 module ResNet =
 
-    /// Name, stride, width in and width of the block, to the layer. The last one may be wider: `expansion`.
+    /// Makes a block's layers from its name, stride, input width and width. The result is `Expansion` times as wide.
     [<NoComparison; NoEquality>]
     type private BlockKind = { Expansion: int; Layers: string -> int -> int -> int -> Layer list }
 
@@ -23,7 +22,7 @@ module ResNet =
                 normalised name 1 3 stride inputs width @ [ Relu ] @ normalised name 2 3 1 width width
     }
 
-    /// 1 x 1, 3 x 3, 1 x 1: a bottleneck a quarter as wide as its result; the stride is in the middle.
+    /// 1 x 1, 3 x 3, 1 x 1: a bottleneck with a quarter of the result's channels; the stride is in the middle.
     let private bottleneck = {
         Expansion = 4
         Layers =
@@ -35,11 +34,11 @@ module ResNet =
                 @ normalised name 3 1 1 width (4 * width)
     }
 
-    /// The block beside a shortcut, which is a 1 x 1 convolution where the shape changes.
+    /// A block with its shortcut: a 1 x 1 convolution where the shape changes, else the identity.
     let private block (kind: BlockKind) (shortcut: string) (name: string) (stride: int) inputs width : Layer =
         let outputs = kind.Expansion * width
 
-        let beside =
+        let shortcutLayers =
             if stride = 1 && inputs = outputs then
                 []
             else
@@ -48,9 +47,14 @@ module ResNet =
                     Layer.batchNorm $"{name}.{shortcut}.1" outputs
                 ]
 
-        Block(Sequence [ Residual(Sequence(kind.Layers name stride inputs width), Sequence beside); Relu ])
+        Block(
+            Sequence [
+                Residual(Sequence(kind.Layers name stride inputs width), Sequence shortcutLayers)
+                Relu
+            ]
+        )
 
-    /// Stages of blocks, each with its width and number of blocks; all but the first halve the image.
+    /// Stages of blocks by width and number of blocks; all but the first halve the image.
     let private stages
         (kind: BlockKind)
         (shortcut: string)
@@ -77,7 +81,7 @@ module ResNet =
         Tap
     ]
 
-    /// The network of the given depth (6 n + 2) with the widths of its stem and three stages.
+    /// Creates the network of depth 6 n + 2 with the widths of its stem and three stages.
     /// Features: stem, then the three stages, each after its ReLU.
     let small (name: string) (depth: int) (widths: int list) (classes: int) : Model =
         if depth < 8 || (depth - 2) % 6 <> 0 then
@@ -123,9 +127,9 @@ module ResNet =
     let private imageNet kind blocks =
         fourStages (stem 7 2 64 @ [ MaxPool(3, 2, 1) ]) kind "downsample" blocks "fc" Starts.kaiming
 
-    /// ResNet-18 with the stem for small images.
+    /// ResNet-18 with a stem for small images.
     let small18: string -> int -> Model = fourStagesSmall basic [ 2; 2; 2; 2 ]
-    /// ResNet-50 with the stem for small images.
+    /// ResNet-50 with a stem for small images.
     let small50: string -> int -> Model = fourStagesSmall bottleneck [ 3; 4; 6; 3 ]
     let imageNet18: string -> int -> Model = imageNet basic [ 2; 2; 2; 2 ]
     let imageNet34: string -> int -> Model = imageNet basic [ 3; 4; 6; 3 ]

@@ -1,17 +1,17 @@
 namespace Ctkd.Fs
 
-/// A layer and the shapes of one image before and behind it: [C; H; W], or [C] behind the global pool.
+/// A layer with its input and output shape for one image: [C; H; W], or [C] after the global pool.
 [<NoComparison>]
 type Traced = { Layer: Layer; Input: int list; Output: int list }
 
-/// What layers do to shapes, without any weights.
+/// Shape inference without weights.
 [<RequireQualifiedAccess>]
 module Shapes =
 
-    /// The number of elements.
+    /// Returns the number of elements.
     let elements (shape: int list) : int64 = shape |> List.fold (fun n size -> n * int64 size) 1L
 
-    /// A window that slides over the image.
+    /// The output shape of a sliding window.
     let private windowed channels kernel stride padding (input: int list) : int list =
         match input with
         | [ _; height; width ] when min height width + 2 * padding >= kernel ->
@@ -26,7 +26,7 @@ module Shapes =
         if input.Head <> channels then
             invalidArg (nameof input) $"{what} expects {channels} channels, got %A{input}."
 
-    /// The shape behind a layer that has no layers in it.
+    /// The output shape of a layer without nested layers.
     let private single (layer: Layer) (input: int list) : int list =
         match layer with
         | Conv c ->
@@ -60,8 +60,8 @@ module Shapes =
         | Concat _
         | Block _ -> input
 
-    /// Every layer in the order in which it runs, from an image of the given shape, and the shape behind the last.
-    /// A sum or a join stands behind its branches. Raises `ArgumentException` where a shape does not fit.
+    /// Returns every layer in execution order for an image of the given shape, and the final shape. A sum or join comes
+    /// after its branches. Raises `ArgumentException` if a shape does not fit.
     let rec trace (layer: Layer) (input: int list) : Traced list * int list =
         let joined (branches: Layer list) (output: int list list -> int list) =
             let inner, outputs = branches |> List.map (fun branch -> trace branch input) |> List.unzip
@@ -95,10 +95,10 @@ module Shapes =
             let output = single layer input
             [ { Layer = layer; Input = input; Output = output } ], output
 
-    /// The shape behind the layer of one image of the given shape.
+    /// Returns the layer's output shape for one image of the given shape.
     let behind (layer: Layer) (input: int list) : int list = snd (trace layer input)
 
-    /// The shapes of the features that the layer's taps record.
+    /// Returns the shapes of the features that the layer's taps record.
     let tapped (traced: Traced list) : int list list =
         traced
         |> List.choose (fun t ->
@@ -107,7 +107,7 @@ module Shapes =
             | _ -> None
         )
 
-    /// By how much the layer's strides divide an image: its smallest sensible height and width.
+    /// Returns the total downsampling factor: the smallest sensible height and width.
     let rec totalStride (layer: Layer) : int =
         match layer with
         | Conv c -> c.Stride

@@ -1,6 +1,6 @@
 namespace Ctkd.Fs
 
-/// ShuffleNets: groups of channels that are convolved apart and then mixed (Zhang et al. 2018, Ma et al. 2018).
+/// ShuffleNets: convolutions over groups of channels that are then mixed (Zhang et al. 2018, Ma et al. 2018).
 [<RequireQualifiedAccess>]
 module ShuffleNet =
 
@@ -11,12 +11,12 @@ module ShuffleNet =
 
     // ---- version 1
 
-    /// Grouped 1 x 1, shuffle, depthwise 3 x 3, grouped 1 x 1. At stride 2 the averaged input is joined to the result
-    /// instead of added.
+    /// Grouped 1 x 1, shuffle, depthwise 3 x 3, grouped 1 x 1. Stride 2 concatenates the averaged input instead of
+    /// adding.
     let private unit1 (groups: int) (name: string) (stride: int) (inputs: int) (outputs: int) : Layer =
         let own = if stride = 2 then outputs - inputs else outputs
         let width = own / 4
-        // The few channels behind the stem are not grouped.
+        // The 24 channels after the stem are too few for groups.
         let first = if inputs = 24 then 1 else groups
 
         let body =
@@ -38,7 +38,7 @@ module ShuffleNet =
 
     // ---- version 2
 
-    /// Names of an unit's convolutions and batch normalisations: the left branch's two, then the right branch's three.
+    /// Names of a unit's convolutions and batch normalisations: two of the left branch, three of the right branch.
     type private Names = { Left: (string * string) list; Right: (string * string) list }
 
     let private normalised
@@ -55,13 +55,13 @@ module ShuffleNet =
         @ normalised (fun name -> Layer.conv name 1 1 width width) width names[2]
         @ [ Relu ]
 
-    /// Half of the channels pass, half are convolved; both are joined and shuffled.
+    /// Passes half of the channels, convolves the other half, joins and shuffles them.
     let private unit2 (names: Names) (channels: int) : Layer =
         let half = channels / 2
         let convolved = Sequence(Channels(half, half) :: right2 1 half half names.Right)
         Block(Sequence [ Concat [ Channels(0, half); convolved ]; Shuffle 2 ])
 
-    /// Both branches are convolved at stride 2, joined and shuffled.
+    /// Convolves both branches at stride 2, joins and shuffles them.
     let private down2 (names: Names) (inputs: int) (outputs: int) : Layer =
         let half = outputs / 2
 
@@ -92,7 +92,7 @@ module ShuffleNet =
         Starts = Starts.pyTorch
     }
 
-    /// Version 1 with three groups, for 32 x 32 images: a 1 x 1 stem. Features: stem and the three stages.
+    /// Version 1 with three groups for 32 x 32 images: a 1 x 1 stem. Features: stem and the three stages.
     let small1: string -> int -> Model =
         let widths, blocks = [ 240; 480; 960 ], [ 4; 8; 4 ]
 
@@ -108,7 +108,7 @@ module ShuffleNet =
         let stages = List.zip (List.pairwise (24 :: widths)) blocks |> List.mapi stage |> List.concat
         model (small 1 1 @ stages) "linear" 960
 
-    /// Version 2 of width 1, for 32 x 32 images: a 1 x 1 stem. Features: stem and the three stages.
+    /// Version 2 with width 1 for 32 x 32 images: a 1 x 1 stem. Features: stem and the three stages.
     let small2: string -> int -> Model =
         let names stage i =
             let at n = $"layer{stage + 1}.{i}.conv{n}", $"layer{stage + 1}.{i}.bn{n}"
@@ -121,8 +121,8 @@ module ShuffleNet =
         let last = Block(Sequence [ Layer.conv "conv2" 1 1 464 1024; Layer.batchNorm "bn2" 1024; Relu ])
         model (small 1 1 @ stages2 names [ 116; 232; 464 ] [ 4; 8; 4 ] @ [ last ]) "linear" 1024
 
-    /// Version 2 for 224 x 224 images as torchvision has it, with the widths of its stages and of its last convolution.
-    /// Features: the stem behind its max-pool, then the three stages.
+    /// Version 2 for 224 x 224 images as in torchvision, by the widths of its stages and last convolution.
+    /// Features: the stem after its max-pool, then the three stages.
     let imageNet2 (widths: int list) (last: int) : string -> int -> Model =
         let names stage i =
             let at branch n =

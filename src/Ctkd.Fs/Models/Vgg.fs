@@ -4,7 +4,7 @@ namespace Ctkd.Fs
 [<RequireQualifiedAccess>]
 module Vgg =
 
-    /// A block: 3 x 3 convolutions with bias, batch normalisation and ReLU, numbered as PyTorch numbers them.
+    /// A block of 3 x 3 convolutions with bias, batch normalisation and ReLU, numbered as in PyTorch.
     let private block (index: int) (inputs: int) (width: int) (convolutions: int) : Layer =
         let one i = [
             Layer.convWithBias $"block{index}.{3 * i}" 3 1 (if i = 0 then inputs else width) width
@@ -14,7 +14,7 @@ module Vgg =
 
         Block(Sequence(List.init convolutions one |> List.concat))
 
-    /// The network with so many convolutions in its five blocks of 64, 128, 256, 512 and 512 channels.
+    /// Creates the network with the given numbers of convolutions in its blocks of 64, 128, 256, 512 and 512 channels.
     /// Features: the five blocks after ReLU, before the max-pools that follow the first three.
     let create (convolutions: int list) (name: string) (classes: int) : Model =
         let widths = [ 64; 128; 256; 512; 512 ]

@@ -1,11 +1,11 @@
 namespace Ctkd.Fs
 
-/// Wide residual networks (Zagoruyko and Komodakis 2016): batch normalisation and ReLU stand before each convolution.
+/// Wide residual networks (Zagoruyko and Komodakis 2016): batch normalisation and ReLU precede each convolution.
 [<RequireQualifiedAccess>]
 module WideResNet =
 
-    /// Two activated 3 x 3 convolutions. Where the width changes, the shortcut is a 1 x 1 convolution of the activated
-    /// input; elsewhere it is the input itself.
+    /// Two pre-activated 3 x 3 convolutions. Where the width changes, the shortcut is a 1 x 1 convolution of the
+    /// activated input, elsewhere the input itself.
     let private block (name: string) (stride: int) (inputs: int) (outputs: int) : Layer =
         let activate = [ Layer.batchNorm $"{name}.bn1" inputs; Relu ]
 
@@ -22,7 +22,7 @@ module WideResNet =
             let shortcut = Layer.conv $"{name}.convShortcut" 1 stride inputs outputs
             Block(Sequence(activate @ [ Residual(Sequence convolve, shortcut) ]))
 
-    /// The network of the given depth (6 n + 4) and widening factor k: stages of 16 k, 32 k and 64 k channels.
+    /// Creates the network of depth 6 n + 4 and widening factor k: stages of 16 k, 32 k and 64 k channels.
     /// Features: the stem's convolution and the stages' sums, before batch normalisation and ReLU.
     let create (depth: int) (widen: int) (name: string) (classes: int) : Model =
         if depth < 10 || (depth - 4) % 6 <> 0 then

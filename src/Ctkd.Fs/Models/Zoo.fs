@@ -1,11 +1,11 @@
 namespace Ctkd.Fs
 
-/// A published model: its name, the height and width of the images and the number of classes that it was published
-/// for, and how it is made for another number of classes.
+/// A published model: its name, the image size and number of classes of its publication, and its constructor for other
+/// numbers of classes.
 [<NoComparison; NoEquality>]
 type Published = { Name: string; Size: int; Classes: int; Create: int -> Model }
 
-/// Every model by name. A model of your own needs no entry: any `Model` value works everywhere.
+/// All published models by name. Your own models need no entry: every function takes any `Model` value.
 [<RequireQualifiedAccess>]
 module Zoo =
     let private narrow, wide = [ 16; 16; 32; 64 ], [ 32; 64; 128; 256 ]
@@ -29,7 +29,7 @@ module Zoo =
         "ShuffleV2", ShuffleNet.small2
     ]
 
-    /// Networks for ImageNet; those under "imagenet-ctkd" have the names and features of CTKD's code.
+    /// ImageNet networks; those under "imagenet-ctkd" have the names and features of CTKD's code.
     let private imageNet: (string * (string -> int -> Model)) list = [
         "imagenet/ResNet18", ResNet.imageNet18
         "imagenet/ResNet34", ResNet.imageNet34
@@ -45,18 +45,18 @@ module Zoo =
     let private entries size classes =
         List.map (fun (name, create) -> { Name = name; Size = size; Classes = classes; Create = create name })
 
-    /// Every published model, smallest of a family first.
+    /// All published models, smallest of each family first.
     let models: Published list = entries 32 100 cifar @ entries 224 1000 imageNet
 
-    /// The names.
+    /// The names of all published models.
     let names: string list = models |> List.map _.Name
 
-    /// The published model of that name.
+    /// Returns the published model of a name, or an error with the nearest names.
     let published (name: string) : Result<Published, Error> =
         match models |> List.tryFind (fun m -> m.Name = name) with
         | Some found -> Ok found
         | None -> Result.Error(Error.unknown "model" names name)
 
-    /// The model of that name for so many classes.
+    /// Creates the published model of a name for `classes` classes, or returns an error with the nearest names.
     let find (name: string) (classes: int) : Result<Model, Error> =
         published name |> Result.map (fun m -> m.Create classes)

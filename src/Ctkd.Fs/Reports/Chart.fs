@@ -3,29 +3,29 @@ namespace Ctkd.Fs
 open System
 open System.Globalization
 
-/// One named curve of a line chart.
+/// A named curve of a line chart.
 type Series = {
-    /// What the legend calls the curve; curves of one name share a colour.
+    /// Name in the legend; curves with the same name share a colour.
     Name: string
-    /// (x, y) in drawing order; a coordinate that is NaN, infinite or beyond 1e100 in size breaks the line.
+    /// (x, y) in drawing order; a coordinate that is NaN, infinite or above 1e100 in absolute value breaks the line.
     Points: (float * float) list
 }
 
-/// A line chart as data; Chart.svg and Chart.standalone draw it.
+/// A line chart as data, drawn by Chart.svg and Chart.standalone.
 type Chart = {
     /// One line above the plot; may be empty.
     Title: string
-    /// What the horizontal axis measures, with its unit; may be empty.
+    /// Label of the horizontal axis with its unit; may be empty.
     XLabel: string
-    /// What the vertical axis measures, with its unit; may be empty.
+    /// Label of the vertical axis with its unit; may be empty.
     YLabel: string
-    /// The curves, in the order of the legend.
+    /// The curves in the order of the legend.
     Series: Series list
-    /// Lowest and highest y to show, lines being cut there; None, or not finite and rising: all of the data.
+    /// Lowest and highest y, where lines are cut. All data if `None`, not finite or not ascending.
     YRange: (float * float) option
 }
 
-/// Line charts as SVG text: round ticks, a legend above the plot, colours safe for the colour-blind.
+/// Draws line charts as SVG text: round ticks, a legend above the plot, colours safe for the colour-blind.
 [<RequireQualifiedAccess>]
 module Chart =
     type private Frame = {
@@ -37,7 +37,7 @@ module Chart =
         Y: Axis.Axis
     }
 
-    /// A chart without text or curves, to be filled in: { Chart.defaults with Title = "Accuracy" }.
+    /// An empty chart to fill in: { Chart.defaults with Title = "Accuracy" }.
     let defaults: Chart = { Title = ""; XLabel = ""; YLabel = ""; Series = []; YRange = None }
 
     let private shorten (limit: int) (text: string) : string =
@@ -80,7 +80,7 @@ module Chart =
 
     let private hasData (series: Series) : bool = series.Points |> List.exists Polyline.plottable
 
-    /// Curve, label, left edge and row of each entry of the legend.
+    /// Returns curve, label, left edge and row of each legend entry.
     let private entries (available: float) (series: Series list) : (Series * string * float * int) list =
         let place (x, row) (series: Series) =
             let note = if hasData series then "" else " (no data)"
@@ -96,7 +96,7 @@ module Chart =
 
     let private legend (order: string list) (frame: Frame) (last: int) (series: Series list) : string list =
         let all = entries (frame.Left + frame.Width - 12.0) series
-        let shown, hidden = all |> List.partition (fun (_, _, _, row) -> row <= last)
+        let visible, hidden = all |> List.partition (fun (_, _, _, row) -> row <= last)
 
         let draw (series: Series, label, x, row) =
             let x, y = 12.0 + x, 42.0 + 17.0 * float row
@@ -104,7 +104,7 @@ module Chart =
             [ Svg.segment css (x, y - 4.0) (x + 18.0, y - 4.0); Svg.text "name" "start" (x + 23.0, y) label ]
 
         let more = if hidden.IsEmpty then "" else sprintf "+%d more" hidden.Length
-        Svg.text "muted" "end" (frame.Left + frame.Width, 20.0) more :: List.collect draw shown
+        Svg.text "muted" "end" (frame.Left + frame.Width, 20.0) more :: List.collect draw visible
 
     let private frame (chart: Chart) (rows: int) (width: float) (height: float) : Frame =
         let points = chart.Series |> List.collect _.Points |> List.filter Polyline.plottable
@@ -196,16 +196,16 @@ module Chart =
 
     let private names (chart: Chart) : string list = chart.Series |> List.map _.Name |> List.distinct
 
-    /// The chart without its styles, for a page that has them once; its place in the order colours a name.
+    /// Draws the chart without styles, for a page that has them once. A name's position in the order gives its colour.
     let internal fragment (order: string list) (width: int) (height: int) (chart: Chart) : string =
         picture "" order (width, height) chart
 
-    /// The chart as an <svg> element for a web page: its text has the colour of the page's text, its curves
-    /// follow the reader's choice of light or dark. Width and height in CSS pixels, at least 160 by 120.
+    /// Draws the chart as an <svg> element for a web page: text inherits the page's colour, curves follow the reader's
+    /// light or dark scheme. Width and height in CSS pixels, at least 160 by 120.
     let svg (width: int) (height: int) (chart: Chart) : string =
         picture (Xml.tag "style" [] [ ChartStyle.adaptive ]) (names chart) (width, height) chart
 
-    /// The chart as an SVG file of its own, on white. Width and height in pixels, at least 160 by 120.
+    /// Draws the chart as a standalone SVG file on white. Width and height in pixels, at least 160 by 120.
     let standalone (width: int) (height: int) (chart: Chart) : string =
         let paper = Xml.leaf "rect" [ "width", "100%"; "height", "100%"; "fill", "#fff" ]
 

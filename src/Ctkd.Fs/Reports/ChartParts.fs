@@ -3,14 +3,14 @@ namespace Ctkd.Fs
 open System
 open System.Globalization
 
-/// The scales of a chart: which numbers an axis shows, and how it writes them.
+/// Chooses the ranges, ticks and labels of axes.
 [<RequireQualifiedAccess>]
 module internal Axis =
     type Axis = { Low: float; High: float; Ticks: (float * string) list }
 
     let private exponent (value: float) : int = int (floor (log10 value + 1e-9))
 
-    /// Mantissa 1, 2 or 5 and decimal exponent of the smallest round step that is no less than the raw one.
+    /// Returns mantissa 1, 2 or 5 and decimal exponent of the smallest round step >= `raw`.
     let private roundStep (raw: float) : float * int =
         let power = exponent raw
 
@@ -29,11 +29,11 @@ module internal Axis =
 
     let private ticksOf (mantissa: float, power: int) (low: float, high: float) : float list =
         let step = scaled mantissa power
-        // The slack keeps 0.3 / 0.1 = 2.9999999999999996 from opening one more interval.
+        // The slack keeps 0.3 / 0.1 = 2.9999999999999996 from adding an interval.
         let first, last = floor (low / step + 1e-9), ceil (high / step - 1e-9)
         [ for k in first .. max (first + 1.0) last -> scaled (k * mantissa) power ]
 
-    /// Round numbers at equal steps, about as many intervals as asked, the outermost enclosing the range.
+    /// Returns about `count` + 1 equally spaced round numbers, the outermost enclosing the range.
     let ticks (count: int) (low: float, high: float) : float list =
         ticksOf (roundStep ((high - low) / float (max 1 count))) (low, high)
 
@@ -52,7 +52,7 @@ module internal Axis =
         let write = format (values |> List.map abs |> List.max) (values[1] - values[0])
         values |> List.map (fun value -> value, write value)
 
-    // A range without extent has no scale, and one near the last bit of its numbers has no labels.
+    // An empty range has no scale, and one near the precision of its numbers has no distinct labels.
     let private widen (low: float, high: float) : float * float =
         let size = max (abs low) (abs high)
 
@@ -60,7 +60,7 @@ module internal Axis =
         elif size < 1e-80 then -1.0, 1.0
         else low - 0.1 * size, high + 0.1 * size
 
-    /// An axis over all the values, from tick to tick.
+    /// Creates an axis over all values that ends at ticks.
     let around (count: int) (values: float list) : Axis =
         let low, high = widen (List.min values, List.max values)
         let whole = values |> List.forall (fun value -> value = Math.Round value)
@@ -73,7 +73,7 @@ module internal Axis =
             Ticks = labelled ticks
         }
 
-    /// An axis that ends with the data: a last tick beyond them would leave a gap on the right.
+    /// Creates an axis that ends with the data: a last tick beyond them would leave a gap on the right.
     let along (count: int) (values: float list) : Axis =
         let axis = around count values
         let high = List.max values
@@ -81,11 +81,11 @@ module internal Axis =
 
         if inside.Length < 3 then axis else { axis with High = high; Ticks = inside }
 
-    /// Whether a range can carry an axis: finite, rising, and wide enough for its numbers.
+    /// Whether a range is usable as an axis: finite, ascending, and wide enough for its numbers.
     let usable (low: float, high: float) : bool =
         low < high && max (abs low) (abs high) <= 1e100 && widen (low, high) = (low, high)
 
-    /// An axis over exactly this range, with the ticks that fall inside.
+    /// Creates an axis over exactly this range, with the ticks inside it.
     let exactly (count: int) (low: float, high: float) : Axis =
         let slack = 1e-9 * (high - low)
 
@@ -97,17 +97,17 @@ module internal Axis =
             Ticks = ticks count (low, high) |> labelled |> List.filter inside
         }
 
-    /// Where a value lies on the axis, from 0 to 1.
+    /// Returns the relative position of a value on the axis, 0 to 1.
     let share (axis: Axis) (value: float) : float =
         (value - axis.Low) / (axis.High - axis.Low) |> max 0.0 |> min 1.0
 
-/// From the points of a curve to the few that are worth drawing.
+/// Reduces curves to the points that are worth drawing.
 [<RequireQualifiedAccess>]
 module internal Polyline =
     /// Whether both coordinates can be drawn.
     let plottable (x: float, y: float) : bool = abs x <= 1e100 && abs y <= 1e100
 
-    /// The unbroken stretches of a curve.
+    /// Splits a curve into its unbroken runs.
     let runs (points: (float * float) list) : (float * float) list list =
         let grow point (current, complete) =
             if plottable point then point :: current, complete else [], current :: complete
@@ -115,7 +115,7 @@ module internal Polyline =
         let first, others = List.foldBack grow points ([], [])
         first :: others |> List.filter (List.isEmpty >> not)
 
-    /// The pieces of a stretch that lie between two heights.
+    /// Cuts a run to the pieces between two heights.
     let clip (low: float, high: float) (run: (float * float) list) : (float * float) list list =
         let bound (x0: float, y0: float) (x1: float, y1: float) (x, y) =
             let limit = y |> max low |> min high
@@ -134,7 +134,7 @@ module internal Polyline =
         | [ _, y ] -> if y >= low && y <= high then [ run ] else []
         | _ -> List.pairwise run |> List.fold join [] |> List.map List.rev
 
-    /// First, lowest, highest and last point of each pixel column: what the eye sees of thousands of points.
+    /// Keeps the first, lowest, highest and last point per pixel column: all that is visible of thousands of points.
     let decimate (points: (float * float) list) : (float * float) list =
         let column (x: float, _: float) = floor x
 
@@ -154,10 +154,10 @@ module internal Polyline =
 
         List.foldBack grow points [] |> List.collect thin
 
-/// How charts look, as CSS.
+/// Styles of charts, as CSS.
 [<RequireQualifiedAccess>]
 module internal ChartStyle =
-    // The palette of Okabe and Ito without black and yellow; on dark ground the two blues are lighter.
+    // Okabe and Ito's palette without black and yellow, with two lighter blues on dark.
     let private onLight = [ "#0072b2"; "#d55e00"; "#009e73"; "#cc79a7"; "#e69f00"; "#56b4e9" ]
     let private onDark = [ "#3d95e0"; "#e8702a"; "#1cb88a"; "#d98bb8"; "#e6a51a"; "#a3dbff" ]
 
@@ -184,14 +184,14 @@ font-variant-numeric:tabular-nums}
 .ctkd-chart .d3{stroke-dasharray:8 2.5 2 2.5}
 """
 
-    /// Rules for charts on white.
+    /// Styles for white backgrounds.
     let light: string = colours onLight + shared
 
-    /// Rules for light and dark; text and axes take the colour of their surroundings.
+    /// Styles for light and dark; text and axes inherit the surrounding colour.
     let adaptive: string =
         light + "@media screen and (prefers-color-scheme:dark){\n" + colours onDark + "\n}\n"
 
-    /// The classes of the curve with this name: six colours, then the same ones dashed.
+    /// Returns the CSS classes of a curve's name: six colours, then the same ones dashed.
     let classes (order: string list) (name: string) : string =
         let index = order |> List.tryFindIndex ((=) name) |> Option.defaultValue 0
         sprintf "k%d d%d" (index % 6) (index / 6 % 4)

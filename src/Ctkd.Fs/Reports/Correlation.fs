@@ -1,12 +1,11 @@
 namespace Ctkd.Fs
 
-/// How the logits of the classes go together: a class-correlation matrix tells what a network thinks alike.
+/// Correlations of the classes' logits: which classes a network finds similar.
 [<RequireQualifiedAccess>]
 module Correlation =
 
-    /// Pearson's correlation of every two classes' logits over the images: element (c, d) of a matrix of
-    /// classes by classes, -1 .. 1. A class whose logit never changes correlates with no other: 0, and 1 with
-    /// itself.
+    /// Computes Pearson's correlation of all pairs of classes' logits over the images: [classes][classes], -1 .. 1. A
+    /// class with constant logit has correlation 0 with all others and 1 with itself.
     let matrix (logits: float[][]) : float[][] =
         if logits.Length < 2 then
             invalidArg (nameof logits) $"a correlation needs at least 2 images, got {logits.Length}."
@@ -15,7 +14,7 @@ module Correlation =
             let mean = Array.average column
             let centred = column |> Array.map (fun z -> z - mean)
             let norm = sqrt (Array.sumBy (fun z -> z * z) centred)
-            // What rounding leaves of a constant is no variation.
+            // A remainder of rounding is not variation.
             if norm > 1e-12 * (abs mean + 1e-300) * sqrt (float column.Length) then
                 centred |> Array.map (fun z -> z / norm)
             else
@@ -36,13 +35,12 @@ module Correlation =
                     )
             )
 
-    /// The student's class-correlation matrix less the teacher's, -2 .. 2 each (Tian et al. 2020,
-    /// arXiv:1910.10699): the paler it is, the better the student has caught the teacher's view of the
-    /// classes.
+    /// Computes the student's class-correlation matrix minus the teacher's, -2 .. 2 (Tian et al. 2020,
+    /// arXiv:1910.10699): the paler its picture, the better the student has learned the teacher's view of the classes.
     let difference (teacher: float[][]) (student: float[][]) : float[][] =
         Array.map2 (Array.map2 (fun t s -> s - t)) (matrix teacher) (matrix student)
 
-    /// Mean absolute difference over the pairs of different classes: one number for the picture.
+    /// Computes the mean absolute difference over all pairs of different classes.
     let distance (difference: float[][]) : float =
         let classes = difference.Length
 

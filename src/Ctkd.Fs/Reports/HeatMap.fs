@@ -6,22 +6,22 @@ open System
 type HeatMap = {
     /// One line above the map; may be empty.
     Title: string
-    /// What both axes count; may be empty.
+    /// Label of both axes; may be empty.
     Label: string
-    /// What the colours mean; may be empty.
+    /// Meaning of the colours; may be empty.
     Unit: string
-    /// Rows from the top.
+    /// Rows from top to bottom.
     Cells: float[][]
 }
 
-/// Heat maps as SVG text.
+/// Draws heat maps as SVG text.
 [<RequireQualifiedAccess>]
 module HeatMap =
 
-    /// Shades to each side of white: more are not told apart.
+    /// Shades on each side of white; more would be indistinguishable.
     let private shades = 32
 
-    /// White to a dark blue or red, both far from each other for the colour-blind.
+    /// From white to a dark blue or red, distinguishable for the colour-blind.
     let private colour (shade: int) : string =
         let ends = if shade < 0 then [ 5; 48; 122 ] else [ 140; 20; 20 ]
         let share = float (abs shade) / float shades
@@ -37,7 +37,7 @@ module HeatMap =
         else
             int (Math.Round(float shades * max -1.0 (min 1.0 (value / limit))))
 
-    /// The smallest of 1, 2 and 5 by a power of ten that no cell exceeds in size; 1 where all are 0.
+    /// Returns the smallest 1, 2 or 5 times a power of ten that no absolute value exceeds; 1 if all are 0.
     let limit (cells: float[][]) : float =
         let largest =
             cells |> Array.concat |> Array.filter Double.IsFinite |> Array.map abs |> Array.fold max 0.0
@@ -51,7 +51,7 @@ module HeatMap =
             |> List.map ((*) power)
             |> List.find (fun bound -> bound >= largest * (1.0 - 1e-12))
 
-    /// All cells of a shade as one path: a picture of 100 classes has 10,000 cells.
+    /// Draws all cells of a shade as one path: a map of 100 classes has 10,000 cells.
     let private paths
         (left: float, top: float)
         (side: float)
@@ -99,7 +99,7 @@ module HeatMap =
             yield Svg.text "muted" "middle" (x + 14.0, top - 8.0) caption
         ]
 
-    /// The map as an SVG file of its own, on white; the width in pixels, at least 240.
+    /// Draws the map as a standalone SVG file on white; width in pixels, at least 240.
     let standalone (width: int) (map: HeatMap) : string =
         if map.Cells |> Array.exists (fun row -> row.Length <> map.Cells.Length) then
             invalidArg (nameof map) "a heat map's cells form a square."

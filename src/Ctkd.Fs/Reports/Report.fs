@@ -3,13 +3,13 @@ namespace Ctkd.Fs
 open System
 open System.Text.RegularExpressions
 
-/// A table of text; columns that hold only numbers are set flush right.
+/// A table of text; numeric columns are right-aligned.
 type Table = {
     /// The sentence above the table; may be empty.
     Caption: string
     /// One title for each column.
     Header: string list
-    /// The cells, row by row; short rows are filled up with empty cells, long ones cut to the header.
+    /// The cells by row. Short rows are padded with empty cells, long ones cut to the header.
     Rows: string list list
 }
 
@@ -18,13 +18,13 @@ type Table = {
 type Section =
     /// Running text; an empty line starts a new paragraph.
     | Text of string
-    /// Charts side by side, as many as fit on the page.
+    /// Charts side by side, as many as fit the page.
     | Charts of Chart list
     /// A ruled table.
     | Table of Table
-    /// Names and values as a list of two columns.
+    /// Names and values in two columns.
     | Facts of (string * string) list
-    /// Names and values as a row of large figures.
+    /// Names and values as large figures in a row.
     | Headline of (string * string) list
 
 /// A page of text, charts and tables.
@@ -33,11 +33,11 @@ type Report = {
     Title: string
     /// One line below the heading; may be empty.
     Subtitle: string
-    /// Heading and blocks of each section, in order; an empty heading is left out.
+    /// Heading and blocks of each section, in order; empty headings are omitted.
     Sections: (string * Section list) list
 }
 
-/// Reports as one HTML file that needs nothing else: no scripts, no fonts, no network.
+/// Writes reports as one self-contained HTML file: no scripts, fonts or network.
 [<RequireQualifiedAccess>]
 module Report =
     let private styles =
@@ -114,7 +114,7 @@ h2{break-after:avoid}
         let order = if List.exists isLinked own then linked else own
         Xml.tag "figure" [] [ Chart.fragment order 420 290 chart ]
 
-    // 76.3, -1,024, 1.2e-4, 76.3 ± 0.2 %, 12.5 ms; empty cells and dashes go with either kind of column.
+    // 76.3, -1,024, 1.2e-4, 76.3 ± 0.2 %, 12.5 ms. Empty cells and dashes are allowed in both kinds of column.
     let private numeric =
         Regex(
             @"^[+\-\u2212]?[0-9][0-9.,]*(e[+\-]?[0-9]+)?(\s?(±|\+/-)\s?[0-9.]+)?\s?(%|×|[\p{L}/]{1,6})?$",
@@ -166,7 +166,7 @@ h2{break-after:avoid}
         | Section.Facts list -> facts list
         | Section.Headline list -> headline list
 
-    // A run keeps its colour on the whole page: charts that have a name in common take one order of names.
+    // A run keeps its colour on the whole page: charts that share a name use one order of names.
     let private linkedNames (report: Report) : string list =
         let chartsOf section =
             match section with
@@ -198,7 +198,7 @@ h2{break-after:avoid}
             Xml.tag "style" [] [ styles; ChartStyle.adaptive ]
         ]
 
-    /// The whole page as HTML that is also well-formed XML, with every text escaped; save it as UTF-8.
+    /// Returns the page as HTML that is also well-formed XML, with all text escaped; save it as UTF-8.
     let html (report: Report) : string =
         let linked = linkedNames report
 

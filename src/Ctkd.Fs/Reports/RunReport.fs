@@ -2,7 +2,7 @@ namespace Ctkd.Fs
 
 open System.Globalization
 
-/// Runs as a report: accuracy, loss, temperature and curriculum, as tables and curves.
+/// Reports on runs: accuracy, loss, temperature and curriculum, as tables and curves.
 [<RequireQualifiedAccess>]
 module RunReport =
     let private fixedPoint (digits: int) (value: float) : string =
@@ -11,7 +11,7 @@ module RunReport =
     let private metrics (runs: (string * Summary) list) : (string * EpochMetrics list) list =
         runs |> List.map (fun (name, summary) -> name, summary.Epochs)
 
-    /// The learning curve of T: one series a run.
+    /// Charts T by epoch, one series per run.
     let temperatureChart (runs: (string * Summary) list) : Chart option = Curves.temperature (metrics runs)
 
     let private row (name: string, summary: Summary) : string list =
@@ -26,7 +26,7 @@ module RunReport =
             last.T |> Option.map (fixedPoint 2) |> Option.defaultValue "-"
           ]
 
-    /// The runs in one table: last and best accuracy in percent, test loss in nats, last mean T.
+    /// Lists all runs: last and best accuracy in percent, test loss in nats, last mean T.
     let table (runs: (string * Summary) list) : Table = {
         Caption = "Accuracy on the test images"
         Header = [ "run"; "top-1 %"; "best top-1 %"; "top-5 %"; "test loss"; "T" ]
@@ -48,7 +48,7 @@ module RunReport =
         "sigmoid'"
     ]
 
-    /// What the last epoch's temperatures were; None where the run has none.
+    /// Lists the last epoch's temperatures; `None` if the run has none.
     let private temperatureRow (name: string, epochs: EpochMetrics list) : string list option =
         let cell (write: float -> string) (value: float option) =
             value |> Option.map write |> Option.defaultValue "-"
@@ -76,7 +76,7 @@ module RunReport =
             ]
         )
 
-    /// What an agent's epochs of learning were, one row each.
+    /// Lists an agent's epochs of learning, one row each.
     let private agentTable (name: string, epochs: EpochMetrics list) : Table option =
         let columns = [
             "updates", "updates", fixedPoint 0
@@ -108,7 +108,7 @@ module RunReport =
                 Rows = List.map row learned
             }
 
-    /// The warnings of all runs, with the epoch in which each was said.
+    /// Returns the warnings of all runs, with their epochs.
     let warnings (runs: (string * Summary) list) : string list = [
         for name, summary in runs do
             for m in summary.Epochs do
@@ -147,7 +147,7 @@ module RunReport =
         "seed", string settings.Seed
     ]
 
-    /// The report of one or several runs, by name.
+    /// Creates the report of named runs.
     let create (title: string) (runs: (string * Summary) list) : Report =
         let adversarial =
             runs
@@ -171,7 +171,7 @@ module RunReport =
 
         let temperatures = metrics runs |> List.choose temperatureRow
 
-        let taught =
+        let temperatureSection =
             if temperatures.IsEmpty then
                 []
             else
@@ -206,7 +206,7 @@ module RunReport =
                     "Result", [ Section.Headline headline; Section.Table(table runs) ]
                     "Curves", [ Section.Charts curves ]
                 ]
-                @ taught
+                @ temperatureSection
                 @ agents
                 @ [
                     for name, summary in runs ->

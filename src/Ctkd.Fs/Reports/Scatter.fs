@@ -2,22 +2,22 @@ namespace Ctkd.Fs
 
 open System
 
-/// Points in a plane without axes, coloured by their class.
+/// Points in a plane without axes, coloured by class.
 type Scatter = {
     /// One line above the plot; may be empty.
     Title: string
-    /// What the legend calls each class; 24 at most are told apart.
+    /// Names of the classes in the legend; at most 24 are distinguishable.
     Classes: string list
-    /// Each point's place and the index of its class.
+    /// Position and class index of each point.
     Points: (struct (float * float) * int) list
 }
 
-/// Scatter plots as SVG text.
+/// Draws scatter plots as SVG text.
 [<RequireQualifiedAccess>]
 module Scatter =
     let private colours = 6
 
-    /// Six colours by four shapes: more classes cannot be told apart.
+    /// Six colours times four shapes: more classes are not distinguishable.
     let mostClasses = 4 * colours
 
     let private mark (index: int) (x: float, y: float) : string =
@@ -31,8 +31,8 @@ module Scatter =
         | 2 -> path $"M{at 0.0 -3.2}L{at 3.0 2.2}L{at -3.0 2.2}z"
         | _ -> path $"M{at 0.0 -3.4}L{at 3.4 0.0}L{at 0.0 3.4}L{at -3.4 0.0}z"
 
-    /// The plot as an SVG file of its own, on white; both axes have one scale. Size in pixels, at least 240
-    /// by 160.
+    /// Draws the plot as a standalone SVG file on white, with one scale for both axes. Size in pixels, at least 240 by
+    /// 160.
     let standalone (width: int) (height: int) (scatter: Scatter) : string =
         if scatter.Classes.Length > mostClasses then
             invalidArg
@@ -42,8 +42,8 @@ module Scatter =
         let width, height = float (max 240 width), float (max 160 height)
         let left, top, margin = 16.0, 36.0, 16.0
         let longest = scatter.Classes |> List.map String.length |> List.fold max 0
-        let beside = 34.0 + 6.4 * float (min 24 longest)
-        let room, tall = width - left - beside - margin, height - top - margin
+        let legendWidth = 34.0 + 6.4 * float (min 24 longest)
+        let room, tall = width - left - legendWidth - margin, height - top - margin
 
         let drawn =
             scatter.Points |> List.filter (fun (struct (x, y), _) -> Double.IsFinite x && Double.IsFinite y)
@@ -63,7 +63,7 @@ module Scatter =
             scatter.Classes
             |> List.indexed
             |> List.collect (fun (i, name) ->
-                let x, y = width - beside + 8.0, top + 12.0 + 17.0 * float i
+                let x, y = width - legendWidth + 8.0, top + 12.0 + 17.0 * float i
                 [ mark i (x, y - 4.0); Svg.text "tick" "start" (x + 10.0, y) name ]
             )
 

@@ -2,28 +2,28 @@ namespace Ctkd.Fs
 
 open System
 
-/// How t-SNE runs.
+/// Options of t-SNE.
 type TsneOptions = {
-    /// How many neighbours of a point count, > 1 and below the number of points less one; 5 to 50 is usual.
+    /// Effective number of neighbours, > 1 and below the number of points minus one; usually 5 to 50.
     Perplexity: float
-    /// Steps of the descent; the first quarter pulls clusters together (early exaggeration).
+    /// Gradient steps; the first quarter pulls clusters together (early exaggeration).
     Iterations: int
-    /// Seed of the start.
+    /// Seed of the initial positions.
     Seed: int
 }
 
-/// t-SNE, exactly (van der Maaten and Hinton 2008, JMLR 9: 2579-2605): points of many dimensions in a plane,
-/// near ones near. Its time is quadratic in the number of points: made for up to some thousand.
+/// Exact t-SNE (van der Maaten and Hinton 2008, JMLR 9: 2579-2605): embeds high-dimensional points in a plane so that
+/// neighbours stay neighbours. Takes time quadratic in the number of points: for up to a few thousand.
 [<RequireQualifiedAccess>]
 module Tsne =
 
     /// Perplexity 30, 1000 iterations, seed 1.
     let defaults: TsneOptions = { Perplexity = 30.0; Iterations = 1000; Seed = 1 }
 
-    /// The most points: beyond them a picture takes minutes.
+    /// The most points; more would take minutes.
     let mostPoints = 5000
 
-    /// Squared distances of every two points.
+    /// Computes the squared distances of all pairs of points.
     let private distances (points: float[][]) : float[][] =
         let squared (a: float[]) (b: float[]) =
             let mutable sum = 0.0
@@ -35,21 +35,21 @@ module Tsne =
 
         Array.init points.Length (fun i -> Array.init points.Length (fun j -> squared points[i] points[j]))
 
-    /// p(j | i) of one point for a precision, exp(-beta d_ij) over its sum, and its entropy in nats.
+    /// Computes p(j | i) of one point at a precision, exp(-beta d_ij) over its sum, and its entropy in nats.
     let private conditional (i: int) (row: float[]) (beta: float) : struct (float[] * float) =
         let mutable nearest = infinity
 
         for j in 0 .. row.Length - 1 do
             if j <> i then nearest <- min nearest row[j]
 
-        // Only differences count: the nearest point's weight is 1, so that the sum is never 0.
+        // Shifted by the nearest distance: the nearest point's weight is 1, so the sum is never 0.
         let weights = row |> Array.mapi (fun j d -> if j = i then 0.0 else exp (-beta * (d - nearest)))
         let total = Array.sum weights
         let p = weights |> Array.map (fun w -> w / total)
         struct (p, -(p |> Array.sumBy (fun p -> if p > 0.0 then p * log p else 0.0)))
 
-    /// The conditional probabilities of one point at which exp(entropy) is the perplexity, by bisection of
-    /// the precision.
+    /// Finds by bisection of the precision the conditional probabilities of a point with exp(entropy) equal to the
+    /// perplexity.
     let private neighbours (perplexity: float) (i: int) (row: float[]) : float[] =
         let wanted = log perplexity
 
@@ -83,18 +83,18 @@ module Tsne =
                 (nameof perplexity)
                 $"the perplexity must be > 1 and < {count - 1} for {count} points, got {perplexity}."
 
-    /// p(j | i), each row summing to 1 with the wanted perplexity.
+    /// Computes p(j | i); each row sums to 1 and has the given perplexity.
     let conditionals (perplexity: float) (points: float[][]) : float[][] =
         check perplexity points
         distances points |> Array.mapi (neighbours perplexity)
 
-    /// The joint probabilities p_ij = (p(j | i) + p(i | j)) / 2n: symmetric, summing to 1.
+    /// Computes the joint probabilities p_ij = (p(j | i) + p(i | j)) / 2n: symmetric, with sum 1.
     let joint (perplexity: float) (points: float[][]) : float[][] =
         let p = conditionals perplexity points
         let n = float points.Length
         Array.init p.Length (fun i -> Array.init p.Length (fun j -> (p[i][j] + p[j][i]) / (2.0 * n)))
 
-    /// Student's kernel 1 / (1 + d^2) of every two places, and its sum over all pairs.
+    /// Computes Student's kernel 1 / (1 + d^2) of all pairs of positions into `into`; returns its sum over all pairs.
     let private kernel (places: struct (float * float)[]) (into: float[][]) : float =
         let mutable total = 0.0
 
@@ -111,7 +111,7 @@ module Tsne =
 
     let private triangle (count: int) : float[][] = Array.init count (fun i -> Array.zeroCreate i)
 
-    /// KL(P || Q) in nats of places in the plane: what t-SNE makes small.
+    /// Computes KL(P || Q) in nats of positions in the plane, which t-SNE minimises.
     let divergence (joint: float[][]) (places: struct (float * float)[]) : float =
         let q = triangle places.Length
         let total = kernel places q
@@ -124,12 +124,12 @@ module Tsne =
 
         sum
 
-    /// Where each point starts: normal numbers of standard deviation 1e-4, a function of the seed.
+    /// Returns initial positions: normal numbers with standard deviation 1e-4, a function of the seed.
     let start (seed: int) (count: int) : struct (float * float)[] =
         let numbers = Rng.ofSeed seed |> Rng.split "tsne" |> Rng.normals (2 * count)
         Array.init count (fun i -> struct (1e-4 * numbers[2 * i], 1e-4 * numbers[2 * i + 1]))
 
-    /// The points in the plane, their mean at the origin: a function of the points and the options.
+    /// Embeds the points in the plane, centred at the origin: a pure function of points and options.
     let run (options: TsneOptions) (points: float[][]) : struct (float * float)[] =
         if options.Iterations < 1 then
             invalidArg (nameof options) $"there must be at least 1 iteration, got {options.Iterations}."
@@ -138,8 +138,8 @@ module Tsne =
         let n = points.Length
         let early = options.Iterations / 4
         let exaggeration = 12.0
-        // Belkina et al. 2019 (doi:10.1038/s41467-019-13055-y): n over the exaggeration; here the factor 4 of
-        // the gradient is part of the rate.
+        // Belkina et al. 2019 (doi:10.1038/s41467-019-13055-y): n over the exaggeration. The gradient's factor 4 is
+        // part of the rate here.
         let rate = max 50.0 (float n / exaggeration / 4.0)
         let places = start options.Seed n
         let axes () = Array.init n (fun _ -> [| 0.0; 0.0 |])
@@ -155,14 +155,14 @@ module Tsne =
 
             for i in 0 .. n - 1 do
                 let struct (x, y) = places[i]
-                let here = force[i]
+                let forceOnI = force[i]
 
                 for j in 0 .. i - 1 do
                     let struct (u, v) = places[j]
                     let pull = 4.0 * (factor * p[i][j] - q[i][j] / total) * q[i][j]
                     let dx, dy = pull * (x - u), pull * (y - v)
-                    here[0] <- here[0] + dx
-                    here[1] <- here[1] + dy
+                    forceOnI[0] <- forceOnI[0] + dx
+                    forceOnI[1] <- forceOnI[1] + dy
                     force[j][0] <- force[j][0] - dx
                     force[j][1] <- force[j][1] - dy
 

@@ -4,7 +4,7 @@ open System
 open System.Globalization
 open System.Text
 
-/// XML that is well formed by construction: names come from the code, text passes through the escape.
+/// Writes XML that is well-formed by construction: names come from code, and text is escaped.
 [<RequireQualifiedAccess>]
 module internal Xml =
     let private escapeRune (rune: Rune) : string =
@@ -19,7 +19,7 @@ module internal Xml =
         | code when code < 0x20 || code = 0xFFFE || code = 0xFFFF -> "\uFFFD"
         | _ -> rune.ToString()
 
-    /// Text for an element or an attribute; what XML cannot hold becomes U+FFFD.
+    /// Escapes text for an element or attribute; characters that XML forbids become U+FFFD.
     let escape (text: string) : string =
         let out = StringBuilder text.Length
 
@@ -34,26 +34,26 @@ module internal Xml =
         |> String.concat ""
         |> fun text -> $"<{name}{text}"
 
-    /// An element that holds other elements, given as XML.
+    /// An element with child elements, given as XML.
     let tag (name: string) (attributes: (string * string) list) (children: string list) : string =
         let inner = String.concat "" children
         $"{opening name attributes}>{inner}</{name}>"
 
-    /// An element that holds only text.
+    /// An element with text.
     let text (name: string) (attributes: (string * string) list) (content: string) : string =
         tag name attributes [ escape content ]
 
-    /// An element that holds nothing.
+    /// An empty element.
     let leaf (name: string) (attributes: (string * string) list) : string = opening name attributes + "/>"
 
-/// The shapes of a drawing, in pixels from its top left corner.
+/// SVG shapes, in pixels from the top left corner.
 [<RequireQualifiedAccess>]
 module internal Svg =
-    /// A coordinate with at most two decimals.
+    /// Formats a coordinate with at most two decimals.
     let number (value: float) : string =
         (Math.Round(value, 2) + 0.0).ToString("0.##", CultureInfo.InvariantCulture)
 
-    /// Text at a point that is its "start", "middle" or "end".
+    /// Text whose "start", "middle" or "end" is at a point.
     let text (css: string) (anchor: string) (x: float, y: float) (content: string) : string =
         let attributes = [ "class", css; "x", number x; "y", number y; "text-anchor", anchor ]
         Xml.text "text" attributes content
@@ -63,7 +63,7 @@ module internal Svg =
         let start, stop = [ "x1", number x1; "y1", number y1 ], [ "x2", number x2; "y2", number y2 ]
         Xml.leaf "line" (("class", css) :: start @ stop)
 
-    /// A line through all the points, thin where they crowd; a dot if they are all one.
+    /// A line through all points, thinned where they are dense; a dot if all are equal.
     let path (css: string) (points: (float * float) list) : string =
         let written = points |> List.map (fun (x, y) -> $"{number x},{number y}")
 

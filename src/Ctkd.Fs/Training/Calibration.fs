@@ -1,17 +1,17 @@
 namespace Ctkd.Fs
 
-/// Expected calibration error (Guo, Pleiss, Sun and Weinberger 2017, arXiv:1706.04599, section 2): how far a
-/// model's confidence is from its accuracy. An image's confidence is its largest softmax probability. Bin m
-/// of M = 15 holds the B_m images of confidence in ((m - 1) / M, m / M]; over N images
+/// Expected calibration error (Guo, Pleiss, Sun and Weinberger 2017, arXiv:1706.04599, section 2): the difference
+/// between a model's confidence and its accuracy. An image's confidence is its largest softmax probability. Bin m of
+/// M = 15 contains the B_m images with confidence in ((m - 1) / M, m / M]; over N images
 ///
 ///     ECE = sum_m |B_m| / N * |accuracy(B_m) - mean confidence(B_m)|.
 ///
-/// The three sums of each bin are kept on the device; reading the error waits for it.
+/// The three sums per bin stay on the device; reading the error waits for it.
 [<ReferenceEquality>]
 type internal Calibration = {
     Lower: Tensor
     Upper: Tensor
-    /// float64 [3, bins]: images, confidences and correct images of each bin.
+    /// float64 [3, bins]: images, sum of confidences and correct images per bin.
     Sums: Tensor
 }
 
@@ -19,7 +19,7 @@ type internal Calibration = {
 module internal Calibration =
     let bins = 15
 
-    /// Nothing seen.
+    /// Creates empty sums.
     let start (device: Device) : Calibration =
         // The outermost edges are open: rounding may give a confidence of 1.0000000000000002.
         let edge (k: int) =
@@ -37,7 +37,7 @@ module internal Calibration =
             Sums = Tensor.zeros DType.Float64 device [| 3L; int64 bins |]
         }
 
-    /// Adds images: confidence and whether they are correct (1 or 0), float64 [batch] each.
+    /// Adds images: confidence and correctness (1 or 0), float64 [batch] each.
     let add (confidence: Tensor) (correct: Tensor) (calibration: Calibration) : unit =
         Tensor.scoped (fun () ->
             let column = Tensor.unsqueeze 1 confidence
@@ -48,7 +48,7 @@ module internal Calibration =
             Tensor.addInto calibration.Sums (Tensor.matmul rows (Tensor.toType DType.Float64 within))
         )
 
-    /// The error, 0 .. 1. Waits for the device.
+    /// Computes the error, 0 .. 1. Waits for the device.
     let error (calibration: Calibration) : float =
         let sums = Tensor.toFloats calibration.Sums |> Array.chunkBySize bins
         let images, confidence, correct = sums[0], sums[1], sums[2]

@@ -1,11 +1,11 @@
 namespace Ctkd.Fs
 
-/// What an epoch has seen so far, on the device: reading it waits, adding to it does not.
+/// The sums of the current epoch, on the device: reading them waits for it, adding does not.
 ///
-/// `Sums` (float64) holds the images, the correct ones, the sums of T, of dL/dT and of each loss term over
-/// them; `Range` the smallest and largest T; `Broken` the first step and term that was not finite, or -1;
-/// `Temperatures` (float32) the T of each training image, at its place in the set, NaN where it was not seen
-/// yet: empty without T.
+/// `Sums` (float64): the number of images and of correct ones, then the sums over the images of T, of dL/dT and of each
+/// loss term. `Range`: the smallest and largest T. `Broken`: the first step and term that was not finite, or -1.
+/// `Temperatures` (float32): the last T of each training image by position in the set, NaN before its first; empty
+/// without T.
 [<ReferenceEquality>]
 type EpochSums = { Sums: Tensor; Range: Tensor; Broken: Tensor; Temperatures: Tensor }
 
@@ -14,34 +14,34 @@ type EpochSums = { Sums: Tensor; Range: Tensor; Broken: Tensor; Temperatures: Te
 type BatchTemperature = {
     /// Shape [] or [batch].
     T: Tensor
-    /// d loss / d T, of T's shape; None where T is a constant.
+    /// d loss / d T in T's shape; `None` if T is a constant.
     Gradient: Tensor option
     /// Positions of the batch's images in the training set: int64 [batch].
     Index: Tensor
 }
 
-/// Means over the images of an epoch so far.
+/// Means over the images of the epoch so far.
 type EpochMeans = {
     Images: int
     /// Share of correctly classified training images, 0 .. 1.
     Accuracy: float
-    /// Mean, smallest and largest T; NaN where no teacher takes part.
+    /// Mean, smallest and largest T; NaN without a teacher.
     T: float
     SmallestT: float
     LargestT: float
-    /// Mean over the images of the derivative of the batch's loss by a common shift of T: for T of each
-    /// instance the mean derivative of an instance's loss by its own T. NaN where T is a constant.
+    /// Mean over the images of the derivative of the batch's loss with respect to a common shift of T. With one T per
+    /// instance this is the mean derivative of an instance's loss with respect to its own T. NaN if T is a constant.
     GradientT: float
-    /// Each loss term, unweighted, in the order of the plan; the weighted total comes last.
+    /// Each unweighted loss term in the order of the plan; the weighted total comes last.
     Terms: float list
 }
 
-/// Accumulating metrics on the device.
+/// Accumulates metrics on the device.
 [<RequireQualifiedAccess>]
 module EpochSums =
     let private fixedSums = 4
 
-    /// Nothing seen, for so many training images with a T (0: none has one) and so many loss terms.
+    /// Creates empty sums for `images` training images with a T (0: no T) and `terms` loss terms.
     let start (device: Device) (images: int) (terms: int) : EpochSums = {
         Sums = Tensor.zeros DType.Float64 device [| int64 (fixedSums + terms) |]
         Range =
@@ -52,7 +52,7 @@ module EpochSums =
         Temperatures = Tensor.full DType.Float32 device nan [| int64 images |]
     }
 
-    /// Back to nothing seen, in place.
+    /// Resets the sums in place.
     let clear (sums: EpochSums) : unit =
         Tensor.scoped (fun () ->
             let fresh = start (Tensor.device sums.Sums) 0 (Tensor.size 0 sums.Sums - fixedSums)
@@ -62,7 +62,7 @@ module EpochSums =
             Tensor.fillInto sums.Temperatures nan
         )
 
-    /// The tensors, for checkpoints.
+    /// Returns the tensors, for checkpoints.
     let toTree (sums: EpochSums) : Tree =
         Tree.ofSeq [
             "sums", sums.Sums
@@ -71,7 +71,7 @@ module EpochSums =
             "temperatures", sums.Temperatures
         ]
 
-    /// The reverse of `toTree`.
+    /// The inverse of `toTree`.
     let ofTree (tree: Tree) : EpochSums = {
         Sums = Tree.find "sums" tree
         Range = Tree.find "range" tree
@@ -79,8 +79,8 @@ module EpochSums =
         Temperatures = Tree.find "temperatures" tree
     }
 
-    /// Adds a batch: its number in the epoch (int64 [], from 0), student logits, labels, T where there is a teacher, and the
-    /// loss terms (shape [] each).
+    /// Adds a batch: its number in the epoch (int64 [], from 0), student logits, labels, T if there is a teacher, and
+    /// the loss terms (shape [] each).
     let add
         (step: Tensor)
         (logits: Tensor)
@@ -120,7 +120,7 @@ module EpochSums =
                     |> Tensor.rowsInto sums.Temperatures seen.Index
                 )
 
-                // The first term that is not finite, as one number: step * terms + term.
+                // The first non-finite term, as one number: step * terms + term.
                 let bad = Tensor.stack 0 (List.map wide terms) |> Tensor.isFinite |> Tensor.logicalNot
                 let first = Tensor.argMax 0 (Tensor.toType DType.Int64 bad)
                 let code = wide (first + Tensor.mulInt terms.Length step)
@@ -129,7 +129,7 @@ module EpochSums =
             )
         )
 
-    /// The first step of the epoch (0-based) and the index of the term that was not finite. Waits for the device.
+    /// Returns the first step of the epoch (from 0) and index of a term that was not finite. Waits for the device.
     let broken (sums: EpochSums) : (int * int) option =
         let terms = Tensor.size 0 sums.Sums - fixedSums
 
@@ -137,7 +137,7 @@ module EpochSums =
         | -1 -> None
         | code -> Some(code / terms, code % terms)
 
-    /// The means so far. Waits for the device.
+    /// Computes the means so far. Waits for the device.
     let means (sums: EpochSums) : EpochMeans =
         let totals = Tensor.toFloats sums.Sums
         let range = Tensor.toFloats sums.Range
@@ -153,6 +153,6 @@ module EpochSums =
             Terms = List.init (totals.Length - fixedSums) (fun i -> mean (fixedSums + i))
         }
 
-    /// T of each image that was seen, in the order of the training set. Waits for the device.
+    /// Returns the T of all images seen so far, in the order of the training set. Waits for the device.
     let temperatures (sums: EpochSums) : float[] =
         Tensor.toFloats sums.Temperatures |> Array.filter (System.Double.IsNaN >> not)

@@ -1,36 +1,36 @@
 namespace Ctkd.Fs
 
-/// How well a model classifies a set.
+/// Classification results of a model on a set.
 type Accuracy = {
     Images: int
     /// Images whose label has the largest logit.
     Correct: int
-    /// Images whose label is among the five largest logits (all classes where there are fewer).
+    /// Images whose label is among the five largest logits (all, with fewer classes).
     CorrectTop5: int
     /// Mean cross entropy in nats: the negative log-likelihood of the labels.
     Loss: float
 } with
 
-    /// In percent.
+    /// Top-1 accuracy in percent.
     member this.Top1: float = 100.0 * float this.Correct / float this.Images
 
-    /// In percent.
+    /// Top-5 accuracy in percent.
     member this.Top5: float = 100.0 * float this.CorrectTop5 / float this.Images
 
-/// How near a student is to its teacher on a set.
+/// How closely a student follows its teacher on a set.
 type Likeness = {
-    /// Images to which both give the largest logit of the same class.
+    /// Images to which both assign the same class.
     Agreed: int
     /// Mean over the images of KL(softmax(teacher) || softmax(student)), at T = 1, in nats.
     Divergence: float
 }
 
-/// What is said of a model on a set.
+/// All evaluation results of a model on a set.
 type Evaluation = {
     Accuracy: Accuracy
     /// Expected calibration error in 15 bins, 0 .. 1.
     CalibrationError: float
-    /// None without a teacher.
+    /// `None` without a teacher.
     Likeness: Likeness option
 } with
 
@@ -39,12 +39,12 @@ type Evaluation = {
         this.Likeness
         |> Option.map (fun likeness -> 100.0 * float likeness.Agreed / float this.Accuracy.Images)
 
-/// Evaluation in the model's evaluation mode.
+/// Evaluates models in evaluation mode.
 [<RequireQualifiedAccess>]
 module Evaluate =
     let private wide: Tensor -> Tensor = Tensor.toType DType.Float64
 
-    /// Runs a body on each batch of a set, which it can only sum up on the device.
+    /// Runs the body on each batch of a set; it must accumulate its results on the device.
     let private batches (batch: int) (set: DeviceSet) (body: Batch -> unit) : unit =
         if batch < 1 then
             invalidArg (nameof batch) $"a batch must hold at least 1 image, got {batch}."
@@ -57,7 +57,7 @@ module Evaluate =
     let private sums (set: DeviceSet) (count: int) : Tensor =
         Tensor.zeros DType.Float64 (Tensor.device set.Images) [| int64 count |]
 
-    /// Adds a batch to the sums of `accuracy`; answers which images are correct, as 1 and 0.
+    /// Adds a batch to the sums of `accuracy`; returns which images are correct, as 1 and 0.
     let private count (sums: Tensor) (labels: Tensor) (logits: Tensor) : Tensor =
         let struct (_, best) = Tensor.topK (min 5 (Tensor.size 1 logits)) 1 logits
         let hits = Tensor.eq best (Tensor.unsqueeze 1 labels) |> wide
@@ -76,8 +76,8 @@ module Evaluate =
             Loss = sums[2] / float images
         }
 
-    /// Accuracy of `forward` (images to logits) over the set, in batches of the given size. Waits for the
-    /// device once.
+    /// Computes the accuracy of `forward` (images to logits) over the set, in batches of `batch`. Waits for the device
+    /// once.
     let accuracy (batch: int) (forward: Tensor -> Tensor) (set: DeviceSet) : Accuracy =
         Autograd.noGrad (fun () ->
             Tensor.scoped (fun () ->
@@ -88,12 +88,12 @@ module Evaluate =
         )
 
     /// <summary>
-    /// Accuracy, calibration and, beside a teacher, likeness of a model over a set. Nothing waits for the
-    /// device before all batches are done.
+    /// Computes accuracy, calibration and, given a teacher, likeness of a model over a set. Waits for the device only
+    /// after the last batch.
     /// </summary>
-    /// <param name="batch">Images a forward pass.</param>
-    /// <param name="teacher">Images to the teacher's logits, if there is one.</param>
-    /// <param name="forward">Images to the model's logits, [batch, classes].</param>
+    /// <param name="batch">Images per forward pass.</param>
+    /// <param name="teacher">Maps images to the teacher's logits, if there is a teacher.</param>
+    /// <param name="forward">Maps images to the model's logits, [batch, classes].</param>
     /// <param name="set">The images and their labels.</param>
     /// <returns>The means over the images of the set.</returns>
     let fully
@@ -145,8 +145,8 @@ module Evaluate =
             )
         )
 
-    /// What a model shows of the first images of a set: logits [images, classes] and pooled
-    /// features [images, D], in float64 on the device.
+    /// Returns a model's outputs for the first images of a set: logits [images, classes] and pooled features [images,
+    /// D], in float64 on the device.
     let outputs
         (batch: int)
         (forward: Tensor -> Outputs)
@@ -167,8 +167,8 @@ module Evaluate =
                                     Seq.ofList
                                     (fun () ->
                                         let stop = min images (start + batch)
-                                        let shown = forward (Augment.plain start stop set).Images
-                                        [ wide shown.Logits; wide shown.Pooled ]
+                                        let outputs = forward (Augment.plain start stop set).Images
+                                        [ wide outputs.Logits; wide outputs.Pooled ]
                                     )
                             )
 

@@ -1,13 +1,13 @@
 namespace Ctkd.Fs
 
-/// How a set of numbers is spread out: its quantiles.
+/// Quantiles of a set of numbers.
 type Spread = { Q05: float; Q25: float; Median: float; Q75: float; Q95: float }
 
-/// Quantiles of numbers.
+/// Computes quantiles.
 [<RequireQualifiedAccess>]
 module Spread =
 
-    /// The quantile at a share of 0 .. 1 of sorted numbers, linear between neighbours: with the position
+    /// Returns the quantile at `share`, 0 .. 1, of sorted numbers, interpolated linearly: with the position
     /// h = share (n - 1), x[floor h] + (h - floor h) (x[floor h + 1] - x[floor h]).
     /// Hyndman and Fan 1996, type 7.
     let quantile (share: float) (sorted: float[]) : float =
@@ -22,7 +22,7 @@ module Spread =
         let above = min (below + 1) (sorted.Length - 1)
         sorted[below] + (position - float below) * (sorted[above] - sorted[below])
 
-    /// The quantiles of numbers in any order; None of none.
+    /// Returns the quantiles of numbers in any order; `None` without numbers.
     let ofNumbers (numbers: float[]) : Spread option =
         if numbers.Length = 0 then
             None

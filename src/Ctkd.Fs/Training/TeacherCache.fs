@@ -8,39 +8,39 @@ open System.Runtime.InteropServices
 open System.Security.Cryptography
 open System.Text
 
-/// How remembered features are kept.
+/// The number format of cached features.
 type CacheFormat =
-    /// As they were computed.
+    /// As computed.
     | Exact
-    /// In 16 bits: half the space, and inexact.
+    /// 16 bits: half the space, but rounded.
     | Float16
 
-/// A frozen teacher's pooled features on disk: a row for each variant (crop and mirroring) of each image. The file belongs to all
-/// runs whose teacher, data, augmentation and arithmetic are the same. Each row has a checksum, so a row that was never
-/// written, half written before a crash, or damaged is one that is not there; several runs may share the file at once.
+/// A frozen teacher's pooled features on disk, with one row per variant (crop and mirroring) of each image. All runs
+/// with the same teacher, data, augmentation and arithmetic use the same file, also at the same time. Each row has a
+/// checksum: a row that is damaged, or was never or only half written, counts as absent.
 [<NoComparison; NoEquality>]
 type TeacherCache = {
     Path: string
-    /// Numbers of a row.
+    /// Numbers per row.
     Width: int
     Format: CacheFormat
-    /// Rows with a number from this one on have no place within the budget.
+    /// Rows from this number on exceed the budget.
     Limit: int64
     File: Microsoft.Win32.SafeHandles.SafeFileHandle
-    /// Rows asked for, and those that were there.
+    /// Number of rows requested, and of those found.
     mutable Asked: int64
     mutable Found: int64
-    /// Why nothing more is written, such as a full disk.
+    /// Why writing has stopped, such as a full disk.
     mutable Full: string option
 } with
 
     interface IDisposable with
         member cache.Dispose() = cache.File.Dispose()
 
-/// Remembering what a teacher said.
+/// Caches a teacher's features.
 [<RequireQualifiedAccess>]
 module TeacherCache =
-    /// The description of what the rows belong to lies before them.
+    /// The key lies in a header of this length before the rows.
     let private headerLength = 4096
 
     let private checksumLength = sizeof<uint32>
@@ -65,12 +65,12 @@ module TeacherCache =
     let private problem (path: string) (what: string) (next: string) : Result<'T, Error> =
         Error(Error.create Unwritable what path next)
 
-    /// <summary>Opens the file of a key in a folder; both are made when they are absent.</summary>
-    /// <param name="folder">Where the files of all teachers lie.</param>
-    /// <param name="key">What the rows belong to, as text: everything that decides their bits.</param>
-    /// <param name="width">Features a row.</param>
-    /// <param name="budget">The most bytes that the file may have.</param>
-    /// <param name="format">How features are kept.</param>
+    /// <summary>Opens the file of a key in a folder; creates both if they are missing.</summary>
+    /// <param name="folder">The folder with the files of all teachers.</param>
+    /// <param name="key">Everything that determines the rows' bits, as text.</param>
+    /// <param name="width">Number of features per row.</param>
+    /// <param name="budget">The largest size of the file in bytes.</param>
+    /// <param name="format">The number format of the features.</param>
     let openFile
         (folder: string)
         (key: string)
@@ -129,7 +129,7 @@ module TeacherCache =
     let private offset (cache: TeacherCache) (row: int64) : int64 =
         int64 headerLength + row * int64 (rowLength cache)
 
-    /// Never 0, which is what a hole of the file has.
+    /// Never 0, the content of a hole in the file.
     let private checksum (row: int64) (items: ReadOnlySpan<byte>) : uint32 =
         max 1u (Crc32.HashToUInt32 items ^^^ uint32 (row * 0x9E3779B1L))
 
@@ -151,7 +151,7 @@ module TeacherCache =
             for i in 0 .. source.Length - 1 do
                 halves[i] <- System.Half.op_Explicit source[i]
 
-    /// Fills the rows of `features` ([rows, width]) that are remembered; answers the positions of the others.
+    /// Fills the rows of `features` ([rows, width]) that are cached; returns the positions of the others.
     let read (cache: TeacherCache) (rows: int64[]) (features: float32[]) : int[] =
         let bytes = Array.zeroCreate<byte>(rowLength cache)
         let items = bytes.Length - checksumLength
@@ -174,7 +174,7 @@ module TeacherCache =
         cache.Found <- cache.Found + int64 (rows.Length - missing.Length)
         missing
 
-    /// Remembers rows of features; those beyond the budget, and all after a disk was full, are left out.
+    /// Caches rows of features. Skips rows beyond the budget, and all rows once the disk is full.
     let write (cache: TeacherCache) (rows: int64[]) (features: ReadOnlySpan<float32>) : unit =
         let bytes = Array.zeroCreate<byte>(rowLength cache)
         let items = bytes.Length - checksumLength

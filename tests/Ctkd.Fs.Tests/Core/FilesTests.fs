@@ -18,11 +18,11 @@ let private small: SafetensorsFile = {
     ]
 }
 
-/// A file as comparable values.
+/// Converts a file to comparable values.
 let private plain (file: SafetensorsFile) =
     file.Metadata, file.Tensors |> List.map (fun t -> t.Name, t.DType, t.Shape, t.Bytes.ToArray())
 
-/// A folder into which this user cannot write: for the superuser, whom permissions do not hold, the kernel's.
+/// Runs the body in a folder without write permission; for the superuser, in one that the kernel protects.
 let private withReadOnlyFolder (body: string -> unit) : unit =
     if Environment.IsPrivilegedProcess then
         body "/sys"
@@ -114,7 +114,7 @@ let tests =
                 let path = Path.Combine(folder, "a.safetensors")
                 Safetensors.writeSealed path small |> Error.orRaise
 
-                // The device that is always full gives the very exception of a full disk, amid the writing.
+                // /dev/full raises the exception of a full disk in the middle of writing.
                 let error =
                     errorOf (
                         Files.replace

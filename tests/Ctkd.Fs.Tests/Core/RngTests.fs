@@ -7,7 +7,7 @@ open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
 
-/// A generator of any seed.
+/// Generators of any seed.
 let private rng: Gen<Rng> = anyInt |> Gen.map Rng.ofSeed
 
 let tests =
@@ -79,7 +79,7 @@ let tests =
             let count = 100_000
             let values = Rng.normals count (Rng.ofSeed 5)
 
-            // Over pairs of one radius, and over those of two; and of the squares, which share the radius.
+            // Over pairs with one radius, and over pairs with two; and of the squares, which share the radius.
             for lag in 1..3 do
                 for parity in 0..1 do
                     let products power =

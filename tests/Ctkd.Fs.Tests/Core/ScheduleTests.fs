@@ -14,7 +14,7 @@ let private factors = Gen.oneof [ uniform 0.0 1.0; Gen.elements [ 0.0; 1.0 ] ]
 let private milestones: Gen<int list> =
     Gen.choose (1, 400) |> Gen.listOf |> Gen.map (List.distinct >> List.sort)
 
-/// A schedule that moves from its start towards its stop, with both and its length.
+/// A schedule from a start to a stop, with both and its length.
 type private Ramp = { Schedule: Schedule; Start: float; Stop: float; Epochs: int }
 
 let private ramp: Gen<Ramp> =
@@ -51,7 +51,7 @@ let private any: Gen<Schedule> =
     let simple = Gen.oneof [ Gen.map Schedule.constant values; Gen.map _.Schedule ramp; Gen.map snd decay ]
     Gen.oneof [ simple; Gen.map3 Schedule.joined simple lengths simple ]
 
-/// A rounding error of numbers of this size.
+/// The rounding error of numbers of this size.
 let private rounding (size: float) : float = 4e-16 * size
 
 let tests =

@@ -10,7 +10,7 @@ open FsCheck.FSharp
 
 let private mean, private std = [ 0.4; 0.5; 0.6 ], [ 0.2; 0.25; 0.3 ]
 
-/// 12 images of 4 classes, 5 high and 4 wide: height and width must not be mistaken for each other.
+/// 12 images of 4 classes, 5 high and 4 wide, so that swapping height and width is noticed.
 let private set: ImageSet =
     let square = images 1 12 4 5
 
@@ -20,7 +20,7 @@ let private set: ImageSet =
             Images = Array.truncate (12 * 3 * 5 * 4) square.Images
     }
 
-/// A property of the set in float64 on the device.
+/// Runs the property on the set in float64 on the device.
 let private withSet (property: DeviceSet -> unit) : unit =
     Tensor.scoped (fun () -> property (Augment.upload DType.Float64 Device.Cpu mean std set))
 
@@ -28,7 +28,7 @@ let private pixels: Dense = { Shape = [ 12; 3; 5; 4 ]; Values = Array.map float 
 
 let private normalised (channel: int) (pixel: float) : float = (pixel / 255.0 - mean[channel]) / std[channel]
 
-/// A run's seed, an epoch, the padding and whether to mirror.
+/// Seed, epoch, padding and whether to mirror.
 let private plans: Gen<int * int * int * bool> =
     Gen.zip
         (Gen.zip anyInt (Gen.choose (1, 300)))

@@ -14,7 +14,7 @@ let private write (folder: string) (name: string) (bytes: byte[]) : unit =
     Directory.CreateDirectory folder |> ignore
     File.WriteAllBytes(Path.Combine(folder, name), bytes)
 
-/// The bytes of image number `i` of a made-up file; every byte depends on the image and the place.
+/// The bytes of image `i` of an invented file; every byte depends on image and position.
 let private image (seed: int) (i: int) : byte[] =
     Array.init imageSize (fun k -> byte (seed * 31 + i * 7 + k * 13 + k / 1024))
 
@@ -36,7 +36,7 @@ let private binary100 (seed: int) (labels: int list) : byte[] =
 let private latin (text: string) : byte[] = Encoding.Latin1.GetBytes text
 let private int32 (value: int) : byte[] = Array.append "J"B (BitConverter.GetBytes value)
 
-/// A file as Python 2 pickled it in protocol 2: a dictionary with labels and a matrix of bytes.
+/// A file in Python 2's pickle protocol 2: a dictionary with labels and a matrix of bytes.
 let private python (field: string) (seed: int) (labels: int list) : byte[] =
     let data = Array.concat (images seed labels)
 
@@ -102,7 +102,7 @@ let private isHundred (splits: Splits) : unit =
 
 // ---- mistakes
 
-/// Checks that an error names the place and what to fetch.
+/// Checks that an error gives the place and what to fetch.
 let private names (kind: ErrorKind) (where: string) (parts: string list) (error: Error) : unit =
     Must.equal (kind, where) (error.Kind, error.Where)
     parts |> List.iter (fun part -> Must.contain part error.What)
@@ -220,7 +220,7 @@ let tests =
         test
             "a set that was cut between two records is refused with the numbers of images, and a whole one is read" {
             inFolder (fun folder ->
-                // Zeros are records of class 0; on the disk they take no space.
+                // Zeros are records of class 0, and take no space on disk.
                 let zeros (name: string) (records: int) =
                     use file = File.Create(Path.Combine(folder, name))
                     file.SetLength(int64 records * 3074L)

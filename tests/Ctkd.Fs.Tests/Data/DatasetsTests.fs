@@ -21,7 +21,7 @@ let private grey: ImageSet = {
     Labels = [| 2; 0; 2; 1; 2; 0 |]
 }
 
-// ---- sets of one's own
+// ---- own sets
 
 let private tensor (name: string) (dtype: string) (shape: int64 list) (bytes: byte[]) : StoredTensor = {
     Name = name
@@ -88,7 +88,7 @@ let private mistakes: ((string * string) list * StoredTensor list * string) list
     [ "flip", "perhaps" ], five, "'flip'"
 ]
 
-/// A set of one pixel an image, and a number of images.
+/// Sets with one pixel per image, and numbers of images.
 let private subsetGen =
     gen {
         let! labels = Gen.nonEmptyListOf (Gen.choose (0, 4))

@@ -9,14 +9,14 @@ open FsCheck.FSharp
 
 let private options = { Crd.published with Width = 4; Negatives = 6 }
 
-/// Of so many images, unevenly spread over three classes.
+/// Labels of `count` images, unevenly distributed over three classes.
 let private classes (count: int) : int[] = Array.init count (fun i -> if i % 5 = 0 then 2 else i % 2)
 
 let private made (count: int) : Distiller =
     let pair = pair [ [ 4; 2; 2 ] ] [ [ 3; 2; 2 ] ]
     Crd.distiller options { pair with Labels = classes count } |> Error.orRaise
 
-/// A batch of the images at the positions.
+/// A batch of the images at the given positions.
 let private batch (seed: int) (count: int) (index: int[]) : DistillerInput =
     let features width offset =
         normal (seed + offset) [ index.Length; width ] |> Plain.ofDense |> Inputs.pooled
@@ -34,7 +34,7 @@ let private norms (x: Tensor) =
     |> Array.chunkBySize options.Width
     |> Array.map (Array.sumBy (fun v -> v * v) >> sqrt)
 
-/// The published formula of one side, with Z from these scores.
+/// The published formula of one side, with Z computed from these scores.
 let private side (memory: Dense) (embedding: Dense) (contrast: int[][]) : float =
     let n, m = float memory.Shape.Head, float (contrast[0].Length - 1)
     let rows' = rows memory

@@ -9,8 +9,8 @@ open FsCheck.FSharp
 let private stem = [ 2; 8; 8 ]
 let private maps = [ stem; [ 3; 4; 4 ]; [ 4; 2; 2 ] ]
 
-/// A input of logits, softened by the policy's T.
-let private logitLesson (policy: Policy) (t: float) (x: Logits) : DistillerInput =
+/// An input of logits softened by the policy with T.
+let private logitInput (policy: Policy) (t: float) (x: Logits) : DistillerInput =
     let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
     let teacher, student = tensor x.Teacher, tensor x.Student
     let values: PolicyValues = { Strength = Plain.number 0.0; T = Plain.number t }
@@ -27,7 +27,7 @@ let tests =
             (Gen.zip temperature logits)
             (fun (t, x) ->
                 Tensor.scoped (fun () ->
-                    let actual = Kd.distiller.Loss Tree.empty (logitLesson (Scheduled.fixedAt t) t x)
+                    let actual = Kd.distiller.Loss Tree.empty (logitInput (Scheduled.fixedAt t) t x)
                     let rows = Array.chunkBySize x.Classes
 
                     let expected =
@@ -43,12 +43,12 @@ let tests =
                 (Gen.zip temperature moderateLogits)
                 (fun (t, x) ->
                     Tensor.scoped (fun () ->
-                        let expected = Kd.distiller.Loss Tree.empty (logitLesson (Scheduled.fixedAt t) t x)
+                        let expected = Kd.distiller.Loss Tree.empty (logitInput (Scheduled.fixedAt t) t x)
 
                         let actual =
                             (Distiller.at t Kd.distiller).Loss
                                 Tree.empty
-                                (logitLesson (Dtkd.policy 4.0) 4.0 x)
+                                (logitInput (Dtkd.policy 4.0) 4.0 x)
 
                         Must.beSame (Tensor.toFloats expected) (Tensor.toFloats actual)
                     )

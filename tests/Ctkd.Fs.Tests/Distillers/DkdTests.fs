@@ -6,7 +6,7 @@ open Ctkd.Fs.Tests.Generators
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
 
-/// Logits of at least three classes, with a label for each row and one T for each.
+/// Logits of at least three classes, with a label and a T per row.
 let private cases scales =
     gen {
         let! x = logitsOf scales |> Gen.where (fun x -> x.Classes >= 3)
@@ -23,7 +23,7 @@ let private dense (x: Logits, _: int[], t: float[]) : Dense list = [
 
 let private softened (xs: Tensor list) : Softening = Policy.shared xs[2] xs[0] xs[1]
 
-/// The published decomposition of one row.
+/// The published decomposition for one row.
 let private dkd (alpha: float) (beta: float) (t: float) label (teacher: float[]) (student: float[]) : float =
     let soften = Array.map (fun z -> z / t)
     let others = Array.indexed >> Array.filter (fun (i, _) -> i <> label) >> Array.map snd
@@ -62,7 +62,7 @@ let tests =
         <| forAll
             (cases [ 1e-3; 1.0; 5.0; 20.0 ])
             (fun (x, labels, _ as case) ->
-                // Different weights of the instances: were two mixed up, a gradient would tell.
+                // A different weight per instance, so that a mix-up changes a gradient.
                 let weights =
                     Tensor.ofFloats DType.Float64 [ x.Rows ] (Array.init x.Rows (fun i -> 1.0 + float i))
 

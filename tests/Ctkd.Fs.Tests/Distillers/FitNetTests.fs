@@ -25,7 +25,7 @@ let tests =
                     let input student = input teacher (mapped [ teacher.Features.Head; student ]) [| 0; 1 |]
 
                     let inputs, f = lossOf distiller (normal 3 [ 2; 2; side; side ]) input
-                    // A bias in front of a batch normalisation has no effect; its gradient is 0 but for rounding.
+                    // A bias before a batch normalisation has no effect: its gradient is 0 up to rounding.
                     Must.matchDerivatives f inputs
                 )
         }

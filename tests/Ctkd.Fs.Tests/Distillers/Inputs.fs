@@ -1,4 +1,4 @@
-/// Inputs from plain arrays, and models whose maps every distiller can use.
+/// Inputs from plain arrays, and models with maps that suit every distiller.
 module Ctkd.Fs.Tests.Inputs
 
 open Expecto
@@ -6,7 +6,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
 
-/// Standard normal numbers of a shape.
+/// Standard normal numbers.
 let normal (seed: int) (shape: int list) : Dense = {
     Shape = shape
     Values = Rng.ofSeed seed |> Rng.normals (List.fold (*) 1 shape)
@@ -15,14 +15,14 @@ let normal (seed: int) (shape: int list) : Dense = {
 /// Any seed.
 let seeds: FsCheck.Gen<int> = Gen.choose (0, 1_000_000)
 
-/// So many labels below the number of classes.
+/// `count` labels below the number of classes.
 let labels (seed: int) (count: int) (classes: int) : int[] =
     let rng = Rng.ofSeed seed |> Rng.split "labels"
     Array.init count (fun i -> Rng.below classes i rng)
 
 let ofLabels (labels: int[]) : Tensor = Tensor.ofInt64s [ labels.Length ] (Array.map int64 labels)
 
-/// A input at T = 1 of pooled features; logits and maps are what the test gives.
+/// An input at T = 1; logits, pooled features and maps are those of the given outputs.
 let input (teacher: Outputs) (student: Outputs) (labels: int[]) : DistillerInput = {
     Teacher = teacher
     Student = student
@@ -33,15 +33,15 @@ let input (teacher: Outputs) (student: Outputs) (labels: int[]) : DistillerInput
     Key = lazy (Tensor.scalar DType.Int64 Device.Cpu 0.0)
 }
 
-/// Outputs of which only the pooled features matter.
+/// Outputs for tests that use only the pooled features.
 let pooled (features: Tensor) : Outputs = { Features = []; Pooled = features; Logits = features }
 
-/// Outputs of which only the maps matter.
+/// Outputs for tests that use only the maps.
 let mapped (maps: Tensor list) : Outputs =
     let pooled = Tensor.meanOverImage (List.last maps)
     { Features = maps; Pooled = pooled; Logits = pooled }
 
-/// The rows turned by two reflections, x (I - 2 v v^T) twice: an orthogonal map of determinant 1.
+/// Rotates the rows by two reflections, x (I - 2 v v^T) twice: an orthogonal map with determinant 1.
 let rotated (seed: int) (x: Dense) : Dense =
     let d = List.last x.Shape
 
@@ -52,7 +52,7 @@ let rotated (seed: int) (x: Dense) : Dense =
     let turn = reflect (normal seed [ d ]).Values >> reflect (normal (seed + 1) [ d ]).Values
     { x with Values = rows x |> Array.collect turn }
 
-/// A network of three small stages: a stem at full size and two maps, each half as large as the one before.
+/// A small network with three stages: a stem at full size and two maps, each half the size of the one before.
 let threeMaps (widths: int * int * int) (classes: int) : Model =
     let first, second, third = widths
 
@@ -75,7 +75,7 @@ let threeMaps (widths: int * int * int) (classes: int) : Model =
         Starts = Starts.kaiming
     }
 
-/// A pair of two shapes by hand.
+/// A pair with the given shapes.
 let pair (teacher: int list list) (student: int list list) : ModelPair =
     let shown name (maps: int list list) : ModelShape = {
         Model = name
@@ -91,13 +91,13 @@ let pair (teacher: int list list) (student: int list list) : ModelPair =
         SmallestBatch = 4
     }
 
-/// The error of a result.
+/// Returns the error of a result.
 let errorOf (result: Result<'T, Error>) : Error =
     match result with
     | Ok _ -> failwith "an error was expected"
     | Result.Error error -> error
 
-/// Fresh connectors and memory of a distiller, in float64.
+/// Initial connectors and memory of a distiller, in float64.
 let state (seed: int) (distiller: Distiller) : Tree =
     let rng = Rng.ofSeed seed
 
@@ -119,7 +119,7 @@ let lossOf
         let x = Tree.find name state
         let shape = Tensor.shape x |> Array.map int |> List.ofArray
 
-        // Central differences need a smooth place: this shift keeps a ReLU behind the normalisation open.
+        // Central differences need a smooth point: this shift keeps a ReLU after the normalisation open.
         let values = if name = "bn.bias" then Array.create shape.Head 10.0 else Tensor.toFloats x
         { Shape = shape; Values = values }
 

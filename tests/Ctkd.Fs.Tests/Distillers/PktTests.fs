@@ -11,7 +11,7 @@ let private features batch seed = normal seed [ batch; 5 ], normal (seed + 10) [
 
 let private value (a: Dense) (b: Dense) = Plain.value (fun () -> Pkt.loss (Plain.ofDense a) (Plain.ofDense b))
 
-/// The published loops.
+/// The published formula as loops.
 let private pkt (teacher: Dense) (student: Dense) : float =
     let eps = 1e-7
     let dot a b = Array.fold2 (fun sum x y -> sum + x * y) 0.0 a b
@@ -52,7 +52,7 @@ let tests =
                 let expected = value teacher student
                 Must.beNear 1e-9 1e-13 expected (value (rotated seed teacher) (rotated (seed + 3) student))
                 let scaled = { student with Values = Array.map ((*) factor) student.Values }
-                // The 1e-7 beside the norm is the only trace of the scale.
+                // The 1e-7 added to the norm is the only trace of the scale.
                 Must.beNear 1e-4 1e-5 expected (value teacher scaled)
             )
 
@@ -61,7 +61,7 @@ let tests =
             (Gen.zip seeds (Gen.choose (2, 5)))
             (fun (seed, batch) ->
                 let teacher, student = features batch seed
-                // Central differences need a smooth place: away from zero vectors and opposite ones.
+                // Central differences need a smooth point: away from zero and from opposite vectors.
                 let positive (x: Dense) = { x with Values = Array.map (fun v -> abs v + 0.3) x.Values }
                 Must.matchDerivatives (fun xs -> Pkt.loss xs[0] xs[1]) [ positive teacher; positive student ]
             )

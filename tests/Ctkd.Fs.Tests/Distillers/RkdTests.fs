@@ -14,7 +14,7 @@ let private valueAt distance angle (a: Dense) (b: Dense) =
 
 let private value = valueAt 25.0 50.0
 
-/// The published loops.
+/// The published formula as loops.
 let private rkd (distance: float) (angle: float) (teacher: Dense) (student: Dense) : float =
     let minus = Array.map2 (fun a b -> a - b)
     let dot a b = Array.fold2 (fun sum x y -> sum + x * y) 0.0 a b
@@ -75,8 +75,8 @@ let tests =
         <| forAll
             (Gen.zip seeds (Gen.choose (2, 4)))
             (fun (seed, batch) ->
-                // Central differences need a smooth place: directions turn fast where two instances are near, and the
-                // slope of smooth L1 bends where angles differ by 1.
+                // Central differences need a smooth point: directions turn fast between near instances, and the
+                // derivative of smooth L1 has a kink where angles differ by 1.
                 let teacher, noise = normal seed [ batch; 5 ], normal (seed + 1) [ batch; 5 ]
 
                 let student = {

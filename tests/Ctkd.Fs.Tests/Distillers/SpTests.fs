@@ -7,7 +7,7 @@ open Ctkd.Fs.Tests.Inputs
 open Ctkd.Fs.Tests.Oracle
 open FsCheck.FSharp
 
-/// Maps are turned as the vectors that they flatten to.
+/// Takes maps in their flattened form.
 let private loss (teacher: Tensor) (student: Tensor) : Tensor =
     let map side (x: Tensor) = Tensor.reshape [| int64 (Tensor.size 0 x); -1L; side; side |] x
     Sp.loss (map 2L teacher) (map 3L student)

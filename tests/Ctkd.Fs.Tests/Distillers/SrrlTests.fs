@@ -9,8 +9,8 @@ open Ctkd.Fs.Tests.Oracle
 let private stem = [ 2; 8; 8 ]
 let private tensor seed shape = normal seed shape |> Plain.ofDense
 
-/// Pooled features as a teacher of the zoo has them, and its classifier.
-let private classroom (teacher: Model) (student: Model) : Distiller * (Tensor -> DistillerInput) =
+/// A distiller and its inputs, with pooled features like those of a teacher of the zoo, and its classifier.
+let private setUp (teacher: Model) (student: Model) : Distiller * (Tensor -> DistillerInput) =
     let random seed count = tensor seed [ 8; count ]
 
     let weights =
@@ -36,7 +36,7 @@ let tests =
 
             for published in Zoo.models |> List.filter (fun m -> m.Size = 32) do
                 Tensor.scoped (fun () ->
-                    let distiller, input = classroom (published.Create 10) student
+                    let distiller, input = setUp (published.Create 10) student
 
                     let loss =
                         distiller.Loss (state 1 distiller) (input (tensor 2 [ 8; student.Classifier.In ]))
@@ -48,7 +48,7 @@ let tests =
 
         test "the gradients of SRRL are those of its values, connectors included" {
             Tensor.scoped (fun () ->
-                let distiller, input = classroom (threeMaps (2, 3, 4) 3) (threeMaps (2, 3, 5) 3)
+                let distiller, input = setUp (threeMaps (2, 3, 4) 3) (threeMaps (2, 3, 5) 3)
                 let inputs, f = lossOf distiller (normal 3 [ 8; 5 ]) input
                 Must.matchDerivatives f inputs
             )
@@ -57,7 +57,7 @@ let tests =
         test "SRRL is 0 where phi gives the teacher's features" {
             Tensor.scoped (fun () ->
                 let model = threeMaps (2, 3, 2) 3
-                let distiller, input = classroom model model
+                let distiller, input = setUp model model
                 let teacher = (input (tensor 1 [ 8; 2 ])).Teacher.Pooled
                 let mean = Tensor.unsqueeze 0 (Tensor.meanOver 0 teacher)
                 let centred = teacher - mean
@@ -71,7 +71,7 @@ let tests =
                     | "bn.bias" -> Tensor.squeeze 0 mean
                     | _ -> x
 
-                // Behind the ReLU only features above 0 can be met.
+                // After the ReLU only features above 0 can be reached.
                 let input = input teacher
                 let positive = Tensor.relu teacher
                 let taught = { input.Teacher with Pooled = positive; Logits = input.Classify positive }

@@ -9,7 +9,7 @@ open FsCheck.FSharp
 
 let private vector (values: float[]) : Dense = { Shape = [ values.Length ]; Values = values }
 
-/// A sum of x weighted so that no two elements count alike.
+/// A weighted sum of x in which all elements have different weights.
 let private weighted (x: Tensor) : Tensor =
     let count = int (Tensor.count x)
 

@@ -9,7 +9,7 @@ open Ctkd.Engine
 
 let private grain = int64 Blocks.Grain
 
-/// A range of so many grains that is nowhere: blocks are addresses only.
+/// Runs the body on a range of `grains` grains without memory: blocks only compute addresses.
 let private onRange (grains: int) (body: Blocks -> nativeint -> unit) : unit =
     let length = int64 grains * grain
     let table = Marshal.AllocHGlobal(nativeint (Blocks.TableBytes length))
@@ -29,7 +29,7 @@ let private onRange (grains: int) (body: Blocks -> nativeint -> unit) : unit =
 
 let private taken (blocks: Blocks) (bytes: int64) : nativeint = blocks.Take(unativeint bytes)
 
-/// What a range of so many grains must do: the free gaps by address, found from the blocks that live.
+/// The reference for a range of `grains` grains: the free gaps by address, computed from the live blocks.
 let private gaps (grains: int) (start: nativeint) (live: Map<nativeint, int64>) : (nativeint * int64) list =
     let stop = start + nativeint (int64 grains * grain)
 
@@ -41,10 +41,10 @@ let private gaps (grains: int) (start: nativeint) (live: Map<nativeint, int64>) 
 
     if stop > edge then (edge, int64 (stop - edge)) :: found else found
 
-/// Bytes of a block that holds so many.
+/// Rounds a size up to whole grains.
 let roundUp (bytes: int64) : int64 = (bytes + grain - 1L) / grain * grain
 
-/// Takes (sizes above 0) and gives back (others choose one that lives), and compares each step with the gaps.
+/// Takes (sizes above 0) and frees (other numbers select a live block), and compares the gaps after each move.
 let private plays (grains: int) (moves: int list) : bool =
     onRange
         grains
@@ -62,7 +62,7 @@ let private plays (grains: int) (moves: int list) : bool =
                     match fitting with
                     | [] -> Must.equal 0n at
                     | _ ->
-                        // the smallest that is large enough
+                        // the smallest that fits
                         Must.have at (List.map fst fitting)
 
                         Must.equal
@@ -78,7 +78,7 @@ let private plays (grains: int) (moves: int list) : bool =
 
                 Must.equal live.Count blocks.TakenBlocks
                 Must.equal (Seq.sum live.Values) blocks.Taken
-                // neighbours merge: as many free blocks as there are gaps
+                // neighbours merge: there are as many free blocks as gaps
                 Must.equal (gaps grains start live).Length blocks.FreeBlocks
 
             let mutable seen = []

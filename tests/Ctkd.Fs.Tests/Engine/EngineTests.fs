@@ -9,7 +9,7 @@ open TorchSharp
 
 let private make () : Tensor = Plain.tensor [ 2 ] [| 1.0; 2.0 |]
 
-/// Frees what the body made, then answers whether the tensor lives.
+/// Whether the tensor is alive.
 let private alive (x: Tensor) : bool = not x.IsInvalid
 
 let tests =
@@ -180,7 +180,7 @@ let tests =
             )
         }
 
-        // The best of many short batches: what the call costs when nobody else disturbs it.
+        // The best of many short batches, to exclude disturbances by other processes.
         test "EngineCost: an operation on one element costs less than 6 microseconds" {
             let x = Tensor.ofSingles [ 1 ] [| 1.0f |]
             let calls = 500

@@ -1,4 +1,4 @@
-/// The fused normalisation in libtorch's graph, and where libtorch's operators take its place.
+/// The fused normalisation in libtorch's graph, and where libtorch's operators replace it.
 module Ctkd.Fs.Tests.FusedNormGraphTests
 
 open System
@@ -147,11 +147,11 @@ let private graph =
                     gradient.Dispose()
 
                 FusedNorm.Release()
-                // a forward pass whose graph nobody uses
+                // a forward pass whose graph is unused
                 FusedNorm.BatchNormRelu(x, weight, bias, mean, var, 0.1, 1e-5, true).Dispose()
 
             step ()
-            // without a collection afterwards: what is counted was freed at once
+            // without a garbage collection afterwards: all of it was freed at once
             let before = live ()
             step ()
             Must.equal before torch.Tensor.TotalCount
@@ -212,7 +212,8 @@ let private guards =
             Must.notHold (suits DeviceType.CUDA torch.float32 [ 2L; 16L; 3L; 4L ] [ 192L; 1L; 64L; 16L ])
             Must.notHold (onCpu torch.float64 [ 2L; 16L; 3L; 4L ] [ 192L; 1L; 64L; 16L ])
             Must.notHold (onCpu torch.float16 [ 2L; 16L; 3L; 4L ] [ 192L; 1L; 64L; 16L ])
-            // channels outermost, 100 and 0 channels, too many, one value a channel, none, room between, no image
+            // channels outermost, 100 and 0 channels, too many, one value per channel, none, gaps in memory, not an
+            // image
             Must.notHold (onCpu torch.float32 [ 2L; 16L; 3L; 4L ] [ 192L; 12L; 4L; 1L ])
             Must.notHold (onCpu torch.float32 [ 2L; 100L; 3L; 4L ] [ 1200L; 1L; 400L; 100L ])
             Must.notHold (onCpu torch.float32 [ 2L; 0L; 3L; 4L ] [ 0L; 1L; 0L; 0L ])

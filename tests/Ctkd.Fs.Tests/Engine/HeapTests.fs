@@ -15,7 +15,7 @@ type private Tensor = torch.Tensor
 
 let private bytes (count: int64) : Tensor = torch.empty ([| count |], dtype = torch.uint8)
 
-/// Large tensors once the garbage of earlier tests is gone.
+/// Returns the large tensors after collecting the garbage of earlier tests.
 let private large () : struct (int64 * int) =
     for _ in 1..2 do
         GC.Collect()
@@ -33,7 +33,7 @@ let private resident () : int64 =
     |> Array.find _.StartsWith("VmRSS:")
     |> fun line -> 1024L * int64 (line.Replace("VmRSS:", "").Replace("kB", "").Trim())
 
-/// A step of training, with tensors on both sides of the limit.
+/// A training step with tensors below and above the limit.
 let private step (weight: Tensor) : unit =
     use _ = torch.NewDisposeScope()
     let x = torch.ones ([| weight.numel () |])
@@ -80,7 +80,7 @@ let private tensors =
                     let z = y.slice (0, 0, 10, 1)
                     y.Dispose()
                     Must.equal 100_009L (z.slice(0, 9, 10, 1).item<int64>())
-                    // the same storage, first small, then large, then larger
+                    // the same storage: small, then large, then larger
                     let r = torch.zeros ([| 8L |])
 
                     for size in [ 100_000L; 1_000_000L ] do
@@ -110,7 +110,7 @@ let private tensors =
                     use x = bytes (int64 (random.Next(1, 3_000_000)))
                     let value = random.Next 100
                     x.fill_ (value) |> ignore
-                    // left to the finaliser's thread
+                    // left to the finaliser thread
                     bytes (int64 (random.Next(300_000, 400_000))) |> ignore
                     Must.equal (int64 value * x.numel ()) (x.sum().item<int64>())
 
@@ -163,11 +163,11 @@ let private tensors =
         }
     ]
 
-// ---- a process's end ---------------------------------------------------------------------------------
+// ---- process exit ------------------------------------------------------------------------------------
 
 let private alive = Collections.Generic.List<Tensor>()
 
-/// The body of a child process: it ends in one of several ways while large tensors live. Answers the exit code.
+/// The body of a child process, which ends in one of several ways while large tensors are alive. Returns the exit code.
 let ending (how: string) : int =
     Natives.Load() |> ignore
     use ready = new ManualResetEventSlim()
@@ -177,7 +177,7 @@ let ending (how: string) : int =
     alive.Add(weight.matmul(weight).sum())
     alive[alive.Count - 1].backward()
 
-    // libtorch's own threads have taken and given, and one of the runtime's waits with a tensor in hand
+    // libtorch's own threads have allocated and freed, and a thread of the runtime waits while holding a tensor
     let waiting =
         Thread(
             (fun () ->
@@ -192,7 +192,7 @@ let ending (how: string) : int =
     waiting.Start()
     ready.Wait()
 
-    // behind the heap's own handler, as the first tensor has set it up
+    // after the heap's own handler, which the first tensor has registered
     AppDomain.CurrentDomain.ProcessExit.Add(fun _ ->
         let before = Heap.Taken
         use late = bytes 1_000_000L
@@ -217,7 +217,7 @@ let ending (how: string) : int =
 [<DllImport("libc", SetLastError = true)>]
 extern int private kill(int pid, int signal)
 
-/// Runs this program as `--ending HOW`; `after` is called when it is ready.
+/// Runs this program as `--ending HOW`; calls `after` when it is ready.
 let private ended (how: string) (after: Process -> unit) : int * string =
     let start =
         ProcessStartInfo(

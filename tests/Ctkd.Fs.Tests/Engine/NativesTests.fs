@@ -1,4 +1,4 @@
-/// Which native libraries the engine takes, and what it says of those that it cannot take.
+/// Which native libraries the engine loads, and its messages for those it cannot load.
 module Ctkd.Fs.Tests.NativesTests
 
 open System
@@ -13,13 +13,13 @@ let private nameOf (path: string) : string = Path.GetFileName path |> nonNull
 
 let private facts: Lazy<EngineFacts> = lazy (Natives.Load())
 
-/// TorchSharp's native library as its package has it.
+/// TorchSharp's native library from its package.
 let private sharp: string =
     Path.Combine(AppContext.BaseDirectory, "runtimes", "linux-x64", "native", "libLibTorchSharp.so")
 
 let private whole: byte[] = File.ReadAllBytes sharp
 
-/// A library of another processor: the number of its architecture is that of Arm64.
+/// A library for another processor: with the architecture number of Arm64.
 let private foreign: byte[] =
     let bytes = Array.copy whole
     bytes[18] <- 183uy
@@ -30,7 +30,7 @@ let private random: byte[] =
     Random(7).NextBytes bytes
     bytes
 
-/// Files that are no library of this machine, and what the engine says of each.
+/// Files that are not libraries of this machine, and the engine's message for each.
 let private bad: (string * byte[] * string) list = [
     "empty", [||], "it is damaged: 0 bytes"
     "cut in its header", whole[..40], "it is damaged: 41 bytes"
@@ -46,7 +46,7 @@ let private bad: (string * byte[] * string) list = [
     "of another processor", foreign, "it is made for another processor than X64"
 ]
 
-/// A libtorch as PyTorch's folder has it: links to the package's files, but for one of other bytes, or none.
+/// A libtorch in PyTorch's folder layout: links to the package's files, except one with other bytes, or missing.
 let private libtorch (folder: string) (name: string) (bytes: byte[] option) : string =
     let lib = Directory.CreateDirectory(Path.Combine(folder, "torch", "lib")).FullName
     File.WriteAllText(Path.Combine(folder, "torch", "version.py"), "__version__ = '2.10.9+test'\n")
@@ -58,7 +58,7 @@ let private libtorch (folder: string) (name: string) (bytes: byte[] option) : st
     bytes |> Option.iter (fun bytes -> File.WriteAllBytes(Path.Combine(lib, name), bytes))
     Path.Combine(folder, "torch")
 
-/// The program elsewhere: its own files are copied, the natives are links but for TorchSharp's, of other bytes or none.
+/// A copy of the program elsewhere, with links to its native libraries; TorchSharp's has other bytes, or is missing.
 let private programWith (folder: string) (bytes: byte[] option) : string =
     let native = Path.Combine("runtimes", "linux-x64", "native")
     Directory.CreateDirectory(Path.Combine(folder, native)) |> ignore
@@ -77,7 +77,7 @@ let private programWith (folder: string) (bytes: byte[] option) : string =
 
 let private doctor (variables: (string * string) list) : Ended = ctkdWith variables "/" "doctor"
 
-/// The program ended with one error that says what and what to do, and neither crashed nor printed a stack.
+/// Checks that the program ended with one error that says what is wrong and what to do, without a crash or stack trace.
 let private refused (what: string) (ended: Ended) : unit =
     Must.equal 1 ended.Code
     Must.contain what (ended.Out + ended.Err)
@@ -124,7 +124,7 @@ let tests =
         testProperty
             "tables of any bytes are read to an end"
             (fun (at: NonNegativeInt) (value: byte) ->
-                // The table of sections is at the end, the needed versions near the start.
+                // The section table is at the end, the needed versions near the start.
                 let changed = Array.copy whole
                 let start = if at.Get % 2 = 0 then whole.Length - 2048 else 0x28
                 changed[start + at.Get % 2048] <- value

@@ -1,5 +1,5 @@
-/// Every differentiable function of the seam beside its plain counterpart: values, gradients and the refusal
-/// of freed tensors are tested over this one table.
+/// A table of every differentiable function of `Tensor.fsi` with its plain counterpart, to test values, gradients and
+/// the rejection of freed tensors.
 module Ctkd.Fs.Tests.Operations
 
 open Ctkd.Fs
@@ -14,7 +14,7 @@ type Operation = {
     Naive: Dense list -> Dense
 }
 
-/// Distinct numbers in (-2, 2) in random order, none near 0, +-1 or those of another index: kinks are far.
+/// Distinct numbers in (-2, 2) in random order, none near 0, +-1 or those of another index: far from kinks.
 let private spread (index: int) (shape: int list) : Dense =
     let count = List.fold (*) 1 shape
     let order = Rng.ofSeed (index + 1) |> Rng.permutation count
@@ -60,7 +60,7 @@ let private vector (values: float[]) : Dense = { Shape = [ values.Length ]; Valu
 let private total name apply (naive: float[] -> float) : Operation =
     unary name apply (fun x -> scalar (naive x.Values)) [ 3; 4 ]
 
-/// A reduction of [3, 4] to one number a row.
+/// A reduction of [3, 4] to one number per row.
 let private perRow name apply (naive: float[] -> float) : Operation =
     unary name (apply -1) (rows >> Array.map naive >> vector) [ 3; 4 ]
 
@@ -68,11 +68,11 @@ let private perRow name apply (naive: float[] -> float) : Operation =
 let private rowWise name apply (naive: float[] -> float[]) : Operation =
     unary name (apply -1) (rows >> Array.map naive >> ofRows) [ 3; 4 ]
 
-/// The same numbers under another shape.
+/// A change of shape with the same numbers.
 let private renamed name apply (shape: int list) (result: int list) : Operation =
     unary name apply (fun x -> { x with Shape = result }) shape
 
-/// Numbers picked from a tensor by index.
+/// Selects numbers of a tensor by index.
 let private picked
     name
     apply
@@ -146,7 +146,7 @@ let private reductions: Operation list = [
         [ 2; 3; 2; 2 ]
 ]
 
-/// Batch normalisation whose running statistics are made anew for each call.
+/// Batch normalisation with fresh running statistics for each call.
 let private normaliseBy operator (training: bool) (xs: Tensor list) : Tensor =
     let statistics =
         List.map (Tensor.ofFloats DType.Float64 [ 3 ]) [ [| 0.1; -0.2; 0.3 |]; [| 0.5; 1.0; 2.0 |] ]
@@ -157,7 +157,7 @@ let private normalise = normaliseBy Tensor.batchNorm
 
 let private rectified (x: Dense) : Dense = { x with Values = Array.map (max 0.0) x.Values }
 
-/// A long short-term memory over the steps of one sequence.
+/// A long short-term memory over one sequence.
 let private lstm (xs: Dense list) : Dense =
     let x, inner, outer = xs[0], xs[1], xs[2]
     let hidden = outer.Shape[1]
@@ -277,7 +277,7 @@ let private shapes: Operation list = [
     renamed "squeeze" (Tensor.squeeze 1) [ 2; 1; 3 ] [ 2; 3 ]
     renamed "flatten" (Tensor.flatten 1) [ 2; 3; 2 ] [ 2; 6 ]
     renamed "channelsLast" Tensor.channelsLast [ 2; 3; 2; 2 ] [ 2; 3; 2; 2 ]
-    // Channel j comes from group j % 3, where it is number j / 3 of two.
+    // Channel j comes from group j % 3, where it is the (j / 3)-th of two.
     picked
         "shuffleChannels"
         (Tensor.shuffleChannels 3)
@@ -322,10 +322,10 @@ let private shapes: Operation list = [
     ]
 ]
 
-/// All of them.
+/// All operations.
 let all: Operation list = elementWise @ reductions @ layers @ shapes
 
-/// The functions of the seam that no gradient flows through.
+/// The functions of `Tensor.fsi` without gradients.
 let others: string list =
     [
         "scope scoped scopeWith unscoped live free ofFloats ofSingles ofInt64s ofBytes scalar zeros full arange"

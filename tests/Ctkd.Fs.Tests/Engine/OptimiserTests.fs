@@ -8,7 +8,7 @@ open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
 
-/// The settings, a learning rate, a start and 20 gradients for three parameters of 4 numbers.
+/// Settings, learning rate, start and 20 gradients for three parameters of 4 numbers.
 type private TrainingPlan = { Sgd: Sgd; Rate: float; Start: float[][]; Gradients: float[][][] }
 
 let private plan: Gen<TrainingPlan> =
@@ -33,7 +33,7 @@ let private tensors (values: float[][]) : Tensor[] = Array.map (Plain.tensor [ 4
 let private tree (values: float[][]) : Tree =
     tensors values |> Array.mapi (fun i x -> $"p{i}", x) |> Tree.ofSeq
 
-/// Parameters after all steps of the function in place.
+/// Parameters after all steps of the in-place function.
 let private inPlace (plan: TrainingPlan) : float[] =
     Tensor.scoped (fun () ->
         let parameters = tree plan.Start
@@ -64,14 +64,14 @@ while True:
         print(*[repr(x) for x in p.tolist()])
 """
 
-/// What the script prints for the given lines, as numbers.
+/// The script's output for the given lines, as numbers.
 let private inPyTorch (script: string) (lines: string list) : float[] =
     (PyTorch.run script [] lines).Split([| ' '; '\n' |], StringSplitOptions.RemoveEmptyEntries)
     |> Array.map (fun text -> Double.Parse(text, CultureInfo.InvariantCulture))
 
 // ---- Adam -----------------------------------------------------------------------------------------
 
-/// Parameters after one step of Adam for each of the gradients, in two bursts.
+/// Parameters after one Adam step per gradient, prepared in two bursts.
 let private adam (adam: Adam) (start: float[]) (gradients: float[][]) : float[] =
     Tensor.scoped (fun () ->
         let vector = Plain.tensor [ start.Length ]
@@ -236,7 +236,7 @@ let tests =
             )
     ]
 
-/// Comparisons with PyTorch itself.
+/// Comparisons with PyTorch.
 let peer =
     testList "Optimiser" [
         test "twenty steps equal PyTorch's, with and without momentum, decay and Nesterov" {

@@ -10,11 +10,11 @@ open FsCheck.FSharp
 let private cpu = Device.Cpu
 let private doubles (values: float list) : Tensor = Plain.tensor [ values.Length ] (Array.ofList values)
 
-/// The truth values of a tensor that the body makes.
+/// Returns the booleans of the tensor that the body makes.
 let private flags (body: unit -> Tensor) : bool list =
     Tensor.scoped (fun () -> Tensor.toBytes (body ()) |> Array.map ((=) 1uy) |> List.ofArray)
 
-/// The element types of the seam.
+/// All supported element types.
 let private dtypes: DType list = [
     DType.Byte
     DType.Int8

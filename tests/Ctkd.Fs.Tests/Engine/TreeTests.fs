@@ -12,7 +12,7 @@ let private namesGen: Gen<string list> =
     |> Gen.listOf
     |> Gen.map List.distinct
 
-/// Names and the one number of each tensor, in order.
+/// Names and the number of each one-element tensor, in order.
 let private contents (tree: Tree) : (string * float) list =
     Tree.toList tree |> List.map (fun (name, x) -> name, Tensor.toFloat x)
 
@@ -22,7 +22,7 @@ let private treeOf (entries: (string * float) list) : Tree =
 let private numbered (names: string list) : (string * float) list =
     List.mapi (fun i name -> name, float i) names
 
-/// A property of a tree and the entries that it was made of.
+/// Checks a property of a tree and the entries it was made from.
 let private checkTree (property: (string * float) list -> Tree -> unit) : unit =
     check
         namesGen

@@ -25,7 +25,7 @@ let private zoo (name: string) (classes: int) : Model = Zoo.find name classes |>
 
 let private names: string list = [
     for model in Zoo.models do
-        // Of the largest ones a single one stands for the others.
+        // Of the largest models one represents the others.
         if Model.parameterCount (model.Create 10) < 12_000_000L then model.Name
 ]
 

@@ -1,4 +1,4 @@
-/// What an exported file says.
+/// Contents of exported files.
 module Ctkd.Fs.Tests.OnnxFileTests
 
 open System
@@ -30,10 +30,10 @@ let private metadata (file: ModelProto) : (string * string) list = [
     for entry in file.MetadataProps -> entry.Key, entry.Value
 ]
 
-/// One network of each kind.
+/// One network of each family.
 let private kinds = [ "resnet8"; "wrn_16_1"; "vgg8"; "MobileNetV2"; "ShuffleV1"; "ShuffleV2" ]
 
-/// A value's name and lengths, the free ones by their names.
+/// A value's name and dimensions, the free ones by name.
 let private described (value: ValueInfoProto) : string =
     let lengths =
         value.Type.TensorType.Shape.Dim

@@ -1,4 +1,4 @@
-/// ONNX Runtime, which runs exported networks on the CPU.
+/// Runs exported networks with ONNX Runtime on the CPU.
 module Ctkd.Fs.Tests.OnnxRuntime
 
 open System
@@ -6,10 +6,10 @@ open Ctkd.Fs
 open Microsoft.ML.OnnxRuntime
 open Microsoft.ML.OnnxRuntime.Tensors
 
-/// A network that ONNX Runtime has accepted.
+/// Loads a network into ONNX Runtime.
 let load (file: byte[]) : InferenceSession = new InferenceSession(file)
 
-/// What the network answers to images [batch, 3, height, width]: its outputs by name.
+/// Returns the network's outputs by name for images [batch, 3, height, width].
 let run (network: InferenceSession) (images: Ctkd.Fs.Tensor) : (string * float[]) list =
     let pixels = images |> Tensor.toType DType.Float32 |> Tensor.toSingles
     let shape = Tensor.shape images |> Array.map int

@@ -5,11 +5,11 @@ open Ctkd.Fs
 
 let private zoo (name: string) : Model = Zoo.find name 10 |> Error.orRaise
 
-/// A network of one input size, how it is exported, by name, and the numbers of images that it is given.
+/// A network for one input size, its export options by name, and the batch sizes to run.
 [<NoComparison; NoEquality>]
 type private Case = { Model: Model; Exports: (string * OnnxOptions) list; Batches: int list }
 
-/// An output of ours for so many images, and its largest difference to ONNX Runtime's as a share of its rms.
+/// One of our outputs for a batch size, and its largest difference from ONNX Runtime's relative to its rms.
 type private Compared = { Case: string; Output: string; Images: int; Ours: float[]; Difference: float }
 
 let private outputs
@@ -63,7 +63,7 @@ let private compare (case: Case) : Compared list =
         ]
     )
 
-/// The comparisons of a network, which are made once.
+/// Compares a network once.
 let private once
     (name: string)
     (batches: int list)
@@ -80,7 +80,7 @@ let private cifar = [
             once model.Name [ 1; 7 ] [ "plain", plain; "folded", { plain with FoldBatchNorm = true } ]
 ]
 
-/// The smallest of each family.
+/// The smallest network of each family.
 let private imageNet =
     [
         "imagenet/ResNet18"
@@ -105,7 +105,7 @@ let private pixels =
         }
     ]
 
-/// So many outputs of the cases, each within 1e-4 of its rms.
+/// Checks that there are `count` outputs of the cases, each within 1e-4 of its rms.
 let private agree (count: int) (cases: Lazy<Compared list> list) : unit =
     let compared = cases |> List.collect _.Value
     Must.equal count compared.Length

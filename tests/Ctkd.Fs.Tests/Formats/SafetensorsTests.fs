@@ -11,7 +11,7 @@ open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
 
-/// A stored tensor of these bytes.
+/// A stored tensor with these bytes.
 let tensor (name: string) (dtype: string) (shape: int64 list) (bytes: byte[]) : StoredTensor = {
     Name = name
     DType = dtype
@@ -28,21 +28,21 @@ let private small: SafetensorsFile = {
     ]
 }
 
-/// Tensors as comparable values.
+/// Converts tensors to comparable values.
 let plainTensors (tensors: StoredTensor list) : (string * string * int64 list * byte[]) list =
     tensors |> List.map (fun t -> t.Name, t.DType, t.Shape, t.Bytes.ToArray())
 
-/// A file as comparable values.
+/// Converts a file to comparable values.
 let private plain (file: SafetensorsFile) = file.Metadata, plainTensors file.Tensors
 
-/// A file made by hand: the length of the header, the header, the data.
+/// Builds a file by hand: the length of the header, the header, the data.
 let private byHand (header: string) (data: byte[]) : byte[] =
     let text = Encoding.UTF8.GetBytes header
     let length = Array.zeroCreate<byte> 8
     BinaryPrimitives.WriteUInt64LittleEndian(Span length, uint64 text.Length)
     Array.concat [ length; text; data ]
 
-/// Bytes of one element, by type.
+/// Bytes per element by type.
 let itemSizes: Map<string, int> =
     Map [
         "F64", 8

@@ -11,7 +11,7 @@ open Ctkd.Fs.Tests.SafetensorsTests
 let private model = Plans.tiny 4 3
 let private expected = Weights.expected DType.Float32 (Model.declarations model)
 
-/// The model's tensors, its normalisations' counters at 5.
+/// The model's tensors, with the batch counters at 5.
 let private stored: Lazy<StoredTensor list> =
     lazy
         (Tensor.scoped (fun () ->
@@ -179,7 +179,7 @@ let tests =
                 Must.equal Damaged error.Kind
                 Must.contain "not finite: fc.bias" error.What
 
-            // 1e300 has no place in float32.
+            // 1e300 exceeds float32.
             let wide =
                 stored.Value
                 |> List.map (fun t ->

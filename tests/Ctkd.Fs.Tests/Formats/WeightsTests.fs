@@ -34,7 +34,7 @@ let private fit (tensors: StoredTensor list) : Result<Tree, Error> =
     |> Weights.expected DType.Float32
     |> fun expected -> Weights.fit $"model {model.Name}" "w.safetensors" Device.Cpu expected tensors
 
-/// The differences of stored tensors from the model, as the message lists them.
+/// The differences between stored tensors and the model, as listed in the message.
 let private differences (tensors: StoredTensor list) : string list =
     let error = errorOf (fit tensors)
     Must.equal (Mismatch, "w.safetensors") (error.Kind, error.Where)

@@ -1,4 +1,4 @@
-/// The reference numbers of tests/golden: how their inputs are made, where they lie, how ours are compared.
+/// The reference numbers of tests/golden: their inputs, their files, and the comparison with ours.
 module Ctkd.Fs.Tests.Golden
 
 open System
@@ -21,7 +21,7 @@ let private splitmix64 (x: uint64) : uint64 =
     let z = (z ^^^ (z >>> 27)) * 0x94D049BB133111EBUL
     z ^^^ (z >>> 31)
 
-/// The first numbers of a key, each in [-1, 1).
+/// The first numbers of a key, in [-1, 1).
 let units (key: string) (count: int) : float[] =
     let start = uint64 (crc32 key) <<< 32
     let at i = float (splitmix64 (start + uint64 i) >>> 11) / 9007199254740992.0 * 2.0 - 1.0
@@ -42,7 +42,7 @@ let labels (key: string) (count: int) (classes: int) : Tensor =
     |> Array.map (fun u -> int64 (floor ((u + 1.0) / 2.0 * float classes)))
     |> Tensor.ofInt64s [ count ]
 
-/// The weights of a model; `prefix` stands before the keys.
+/// The weights of a model; `prefix` precedes the keys.
 let weights (dtype: DType) (prefix: string) (model: Model) : Tree =
     let value (d: Declaration) =
         let ends (suffix: string) = d.Name.EndsWith(suffix, StringComparison.Ordinal)
@@ -60,17 +60,17 @@ let weights (dtype: DType) (prefix: string) (model: Model) : Tree =
 
 // ---- files ------------------------------------------------------------------------------------------
 
-/// Whether `CTKD_GOLDEN` names another folder than the repository's.
+/// Whether `CTKD_GOLDEN` names a folder other than the repository's.
 let elsewhere: bool = not (String.IsNullOrEmpty(Environment.GetEnvironmentVariable "CTKD_GOLDEN"))
 
-/// Where the files lie.
+/// The folder of the files.
 let folder: string =
     match Environment.GetEnvironmentVariable "CTKD_GOLDEN" with
     | null
     | "" -> Path.Combine(AppContext.BaseDirectory, "golden")
     | folder -> folder
 
-/// A field of a JSON object.
+/// Returns a field of a JSON object.
 let field (name: string) (element: JsonElement) : JsonElement = element.GetProperty name
 
 let has (name: string) (element: JsonElement) : bool =
@@ -93,21 +93,21 @@ let load (file: string) : JsonElement =
     use document = JsonDocument.Parse(File.ReadAllText(Path.Combine(folder, file)))
     document.RootElement.Clone()
 
-/// Something that a file asks to be reproduced: a model, or one of its loss cases or trajectories by index.
+/// A case to reproduce: a model, or one of a file's loss cases or trajectories by index.
 [<NoComparison>]
 type Item = { File: string; Index: int; Name: string; Value: JsonElement }
 
-/// Everything in the folder.
+/// All cases in the folder.
 [<NoComparison; NoEquality>]
 type Found = {
     Models: Item list
     Cases: Item list
     Trajectories: Item list
-    /// Files of another form.
+    /// Files in another format.
     Others: string list
 }
 
-/// Looks through every file of the folder.
+/// Searches every file of the folder.
 let find () : Found =
     let roots = [
         for path in Directory.GetFiles(folder, "*.json") |> Array.sort ->
@@ -141,10 +141,10 @@ let find () : Found =
         ]
     }
 
-/// What the folder holds, looked through once.
+/// The cases, searched once.
 let found: Lazy<Found> = lazy (find ())
 
-/// A test for each item, named after it and its place; the body is given the whole file.
+/// Creates a test for each case, named after it and its place; the body gets the whole file.
 let each (name: string) (items: Item list) (body: Item -> JsonElement -> unit) : Test =
     testList name [
         for item in items ->
@@ -155,12 +155,12 @@ let each (name: string) (items: Item list) (body: Item -> JsonElement -> unit) :
 
 // ---- comparing --------------------------------------------------------------------------------------
 
-/// Values to compare; `Rms` is that of the whole vector which they are part or statistics of.
+/// Values to compare; `Rms` is that of the whole vector, of which they are a part or statistics.
 type Comparison = { What: string; Rms: float; Expected: float[]; Actual: float[] }
 
 let rms (values: float[]) : float = values |> Array.averageBy (fun x -> x * x) |> sqrt
 
-/// A vector against all its values.
+/// Compares a vector with all its values.
 let vector (what: string) (expected: float[]) (actual: float[]) : Comparison = {
     What = what
     Rms = rms expected
@@ -171,7 +171,7 @@ let vector (what: string) (expected: float[]) (actual: float[]) : Comparison = {
 let scalar (what: string) (expected: float) (actual: float) : Comparison =
     vector what [| expected |] [| actual |]
 
-/// A tensor against those of its statistics that the file has: shape, mean, rms, norm, first.
+/// Compares a tensor with those of its statistics that the file has: shape, mean, rms, norm, first.
 let statistics (what: string) (expected: JsonElement) (actual: Tensor) : Comparison list =
     let values = Tensor.toFloats actual
     let whole = if has "rms" expected then number "rms" expected else rms values
@@ -197,13 +197,13 @@ let statistics (what: string) (expected: JsonElement) (actual: Tensor) : Compari
             }
     ]
 
-/// float64: 1e-9 relative plus 1e-12 absolute.
+/// float64 tolerance: 1e-9 relative plus 1e-12 absolute.
 let double (_: Comparison) (expected: float) : float = 1e-9 * abs expected + 1e-12
 
-/// float32: 1e-4 of the vector's rms.
+/// float32 tolerance: 1e-4 of the vector's rms.
 let single (comparison: Comparison) (_: float) : float = 1e-4 * comparison.Rms
 
-/// Fails with every comparison that exceeds its tolerance, and says how much of it the worst one used.
+/// Fails with every comparison that exceeds its tolerance, and reports the worst share of it.
 let verify tolerance (comparisons: Comparison list) : unit =
     let used (c: Comparison) =
         if c.Expected.Length <> c.Actual.Length then

@@ -1,4 +1,4 @@
-/// That the golden tests run on what is there, and leave aside only what is of later versions.
+/// Checks that the golden tests run all cases, except those of later versions.
 module Ctkd.Fs.Tests.GoldenCoverageTests
 
 open Expecto

@@ -1,4 +1,4 @@
-/// How the cases of features are computed, and the table of all cases.
+/// Computes the cases of features, and lists all cases.
 module Ctkd.Fs.Tests.GoldenFeatures
 
 open System.Text.Json
@@ -8,7 +8,7 @@ open Ctkd.Fs.Tests.GoldenRoutes
 
 let private cpu = Device.Cpu
 
-/// The pooled features and the map of one side.
+/// Pooled features and map of one side.
 let private features (inputs: GoldenInputs) (side: string) : Tensor * Tensor =
     let shown = if side = "teacher" then inputs.ModelPair.Teacher else inputs.ModelPair.Student
     let make name shape = probe inputs.DType $"{inputs.Tag}/{side}_{name}" (inputs.Batch :: shape) 1.0 0.0
@@ -28,7 +28,7 @@ let private connectors (inputs: GoldenInputs) (key: string -> string) (d: Declar
 
     d.Name, probe inputs.DType (key d.Name) d.Shape scale shift
 
-/// Declared connectors with their golden values; those of which golden.md says nothing start as declared.
+/// Connectors with their golden values; those that golden.md does not define keep their initial values.
 let private connect (inputs: GoldenInputs) (key: string -> string option) (distiller: Distiller) : Tree =
     let started = Initialise.tree inputs.DType cpu (Rng.ofSeed 0) distiller.Declares
 
@@ -40,7 +40,7 @@ let private connect (inputs: GoldenInputs) (key: string -> string option) (disti
     )
     |> Tree.ofSeq
 
-/// The student's side as a leaf, on pooled features or on the map, and the input with it.
+/// The student's pooled features or map as a leaf, and the input that contains it.
 let private feature (onMap: bool) (inputs: GoldenInputs) classify index : Tensor * DistillerInput =
     let pooled, map = features inputs "student"
     let leaf = Autograd.leaf (if onMap then map else pooled)
@@ -60,7 +60,7 @@ let private nothing (_: string) : string option = None
 let private vid =
     ofFeature true (fun name -> Some $"vid.{name.Substring 2}") [ "log_scale", "1.log_scale" ] Vid.distiller
 
-/// The scale and shift of the normalisation stay as they start.
+/// Scale and shift of the normalisation keep their initial values.
 let private fitNet =
     ofFeature
         true
@@ -156,7 +156,7 @@ let private crd (inputs: GoldenInputs) (parameters: JsonElement) (case: JsonElem
         ]
     ]
 
-/// The cases that this version implements, by name: from the inputs, the case's parameters and the case.
+/// The implemented cases by name: functions of the inputs, the case's parameters and the case.
 let implemented: Map<string, GoldenInputs -> JsonElement -> JsonElement -> GoldenRoute list> =
     let plain (route: GoldenInputs -> JsonElement -> GoldenRoute list) inputs parameters (_: JsonElement) =
         route inputs parameters

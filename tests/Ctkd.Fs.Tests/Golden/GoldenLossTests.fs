@@ -7,7 +7,7 @@ open Ctkd.Fs.Tests.Golden
 open Ctkd.Fs.Tests.GoldenRoutes
 open Ctkd.Fs.Tests.GoldenFeatures
 
-/// Values, and the gradients that the case lists, by every route.
+/// Compares values, and the gradients that the case lists, by every route.
 let private compare
     (dtype: DType)
     (file: JsonElement)
@@ -42,7 +42,7 @@ let private compare
 
     let routes = implemented[text "name" case] inputs (field "params" case) case
 
-    // A case of several calls lists all their values; its loss is that of the first.
+    // A case with several calls lists all their values; its loss is that of the first.
     let value = if has "value" case then number "value" case else Array.head (floats "values" case)
 
     let values = [
@@ -54,7 +54,7 @@ let private compare
 
     values, List.collect gradients routes
 
-/// What runs: the cases that this version implements.
+/// The implemented cases.
 let cases: Item list = found.Value.Cases |> List.filter (_.Name >> implemented.ContainsKey)
 
 let tests =

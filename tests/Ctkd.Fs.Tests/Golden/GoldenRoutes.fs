@@ -1,4 +1,4 @@
-/// How the cases of logits are computed, and what all cases share.
+/// Computes the cases of logits, and helpers for all cases.
 module Ctkd.Fs.Tests.GoldenRoutes
 
 open System.Globalization
@@ -8,7 +8,7 @@ open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Golden
 
-/// What a losses file gives to each of its cases.
+/// The inputs that all cases of a losses file share.
 [<NoComparison; NoEquality>]
 type GoldenInputs = {
     DType: DType
@@ -21,7 +21,7 @@ type GoldenInputs = {
     ModelPair: ModelPair
 }
 
-/// One way to compute a case: the loss, the leaves besides the logits, and further values to compare.
+/// One way to compute a case: the loss, the leaves beside the logits, and further values to compare.
 [<NoComparison; NoEquality>]
 type GoldenRoute = { Loss: Tensor; Leaves: (string * Tensor) list; Values: Comparison list }
 
@@ -30,8 +30,7 @@ let private leaf dtype value = Tensor.scalar dtype cpu value |> Autograd.leaf
 
 let route leaves values loss : GoldenRoute = { Loss = loss; Leaves = leaves; Values = values }
 
-/// The features of a losses file: lengths and map shapes stand with some of its cases. The stem is not looked
-/// at.
+/// The features of a losses file. Some of its cases give lengths and map shapes; the stem is unused.
 let pair (file: JsonElement) : ModelPair =
     let parameters = field "cases" file |> items |> List.map (field "params")
     let stem = [ 1; 1; 1 ]
@@ -60,7 +59,7 @@ let pair (file: JsonElement) : ModelPair =
 
 // ---- logits -------------------------------------------------------------------------------------
 
-/// T of a case: a number, or "probe(KEY,scale S,shift H)" for one T an instance.
+/// T of a case: a number, or "probe(KEY,scale S,shift H)" for one T per instance.
 let private temperature (inputs: GoldenInputs) (parameters: JsonElement) : Tensor =
     match field "T" parameters with
     | t when t.ValueKind = JsonValueKind.Number -> leaf inputs.DType (t.GetDouble())
@@ -73,7 +72,7 @@ let private temperature (inputs: GoldenInputs) (parameters: JsonElement) : Tenso
         let float i = System.Double.Parse(part i, CultureInfo.InvariantCulture)
         probe inputs.DType $"{inputs.Tag}/{part 1}" [ inputs.Batch ] (float 2) (float 3) |> Autograd.leaf
 
-/// What a distiller sees of the case: the logits as they were softened, and features.
+/// A distiller's input for the case: the softened logits, and features.
 let input (inputs: GoldenInputs) softened teacher student classify index : DistillerInput =
     let outputs logits (pooled, map) : Outputs = { Features = [ map; map ]; Pooled = pooled; Logits = logits }
 
@@ -95,12 +94,12 @@ let private values (inputs: GoldenInputs) (strength: float) (scheduled: Tensor) 
 let unsoftened (inputs: GoldenInputs) : Softening =
     Policy.shared (Tensor.scalar inputs.DType cpu 1.0) inputs.Teacher inputs.Student
 
-/// A distiller's loss on softened logits; it sees no features.
+/// A distiller's loss on softened logits, without features.
 let private distilled (distiller: Distiller) (inputs: GoldenInputs) (softened: Softening) : Tensor =
     let none = inputs.Student, inputs.Student
     distiller.Loss Tree.empty (input inputs softened none none id inputs.Labels)
 
-/// Through the formula, and through a policy whose dial is T.
+/// Computes KD by the formula, and by a policy with T as its dial.
 let kd (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
     let t = temperature inputs parameters
     let policy = Scheduled.by (Schedule.constant 1.0)
@@ -140,7 +139,7 @@ let dkd (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
         Policy.shared t inputs.Teacher inputs.Student |> distilled distiller inputs |> route [ "T", t ] []
     ]
 
-/// w(e) (alpha L_DTKD + beta KD(tau)) + gamma CE, as a plan under the policy has it.
+/// w(e) (alpha L_DTKD + beta KD(tau)) + gamma CE, as computed by a plan under the policy.
 let dtkdTotal (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
     let number name = number name parameters
     let tau = Tensor.scalar inputs.DType cpu (number "tau")

@@ -7,7 +7,7 @@ open Ctkd.Fs.Tests.Golden
 
 let private curriculum (run: JsonElement) : Schedule = Schedule.curriculum (integer "lambda_loops" run)
 
-/// The distillers that this version implements, by the file's `method`.
+/// The implemented distillers, by the file's `method`.
 let private distillers: Map<string, JsonElement -> (Schedule * Distiller) list> =
     let kd run = Schedule.constant (number "alpha_kl" run), Kd.distiller
 
@@ -19,7 +19,7 @@ let private distillers: Map<string, JsonElement -> (Schedule * Distiller) list> 
 
     Map [ "kd", (fun run -> [ kd run ]); "dkd", (fun run -> [ kd run; dkd run ]) ]
 
-/// The policies that this version implements, by the file's `temperature`.
+/// The implemented policies, by the file's `temperature`.
 let private policies: Map<string, JsonElement -> Policy> =
     Map [
         "fixed", fun run -> Scheduled.fixedAt (number "T_fixed" run)
@@ -63,7 +63,7 @@ let private plan (run: JsonElement) (student: Model) (teacher: Model) policy dis
         Device = Device.Cpu
     }
 
-/// Makes the plan of a trajectory, if this version has all that it names.
+/// Creates the plan of a trajectory, or returns `None` if something it names is not implemented.
 let private implemented (run: JsonElement) : (unit -> TrainingPlan) option =
     let model name = Zoo.find (text name run) (integer "classes" run) |> Result.toOption
     let known = Map.tryFind (text "method" run) distillers, Map.tryFind (text "temperature" run) policies
@@ -88,7 +88,7 @@ let private start (plan: TrainingPlan) (run: JsonElement) : TrainState =
 
     state
 
-/// Every step against its record, and the evaluation logits at the end.
+/// Compares every step with its record, and the evaluation logits at the end.
 let private compare (plan: TrainingPlan) (run: JsonElement) : Comparison list =
     let tag, perEpoch = text "tag" run, integer "steps_per_epoch" run
 
@@ -114,7 +114,7 @@ let private compare (plan: TrainingPlan) (run: JsonElement) : Comparison list =
             |> Option.map Tensor.toFloat
             |> Option.defaultValue (number "theta0" run)
 
-        // The file records lambda for a fixed temperature too.
+        // The file records lambda for fixed temperatures too.
         let strength =
             match plan.Distillation |> Option.bind (_.Policy >> Policy.learned) with
             | Some _ -> Tensor.toFloat values.Policy.Strength
@@ -148,7 +148,7 @@ let private compare (plan: TrainingPlan) (run: JsonElement) : Comparison list =
         vector "logits afterwards" (floats "eval_logits_after" run) (Tensor.toFloats evaluation.Logits)
     ]
 
-/// What runs: the training runs of which this version has all that they name.
+/// The trajectories for which everything is implemented.
 let trajectories: Item list =
     found.Value.Trajectories |> List.filter (_.Value >> implemented >> _.IsSome)
 

@@ -26,7 +26,7 @@ let private net (body: Layer) : Model = {
     Starts = Starts.pyTorch
 }
 
-/// Folds; answers the folded network and the largest difference of its logits, as a share of their rms.
+/// Returns the folded network and the largest difference of its logits relative to their rms.
 let private fold (weights: Model -> Tree) (images: Tensor) (model: Model) : Model * float =
     Tensor.scoped (fun () ->
         let weights = weights model
@@ -39,7 +39,7 @@ let private cifar: string list = Zoo.models |> List.filter (fun m -> m.Size = 32
 
 // ---- any network ----
 
-/// Layers of four channels in any order; each is given its number, which makes its names.
+/// Layers of four channels in any order, with names made from their numbers.
 let rec private anyLayer (depth: int) : Gen<(int -> string) -> Layer> =
     let conv =
         gen {
@@ -93,7 +93,7 @@ let tests =
                         Must.lie 0.0 1e-5 difference
 
                         let isFirst (scale: string) = scale.EndsWith "bn1.weight"
-                        // Only wide ResNets activate before they convolve.
+                        // Only wide ResNets normalise before they convolve.
                         let left =
                             if name.StartsWith "wrn" then normalisations model |> List.filter isFirst else []
 

@@ -1,4 +1,4 @@
-/// Operators that are one with what follows them: the same numbers, and nothing overwritten that is still needed.
+/// Fused operators: they give the same numbers, and overwrite nothing that is still needed.
 module Ctkd.Fs.Tests.FusionTests
 
 open System
@@ -20,9 +20,9 @@ let private image (shape: int list) : Dense = {
     Values = Rng.normals (List.fold (*) 1 shape) (Rng.ofSeed 2)
 }
 
-// ---- convolutions with the sum and the ReLU behind them ----
+// ---- convolutions with the following sum and ReLU ----
 
-/// As ResNets are built: a body and a shortcut, summed, each ReLU behind a convolution or a sum.
+/// A ResNet block: a body and a shortcut, summed, with a ReLU after each convolution or sum.
 let private residual (stride: int) (groups: int) : Layer =
     let conv name kernel stride inputs outputs =
         Conv {
@@ -48,7 +48,7 @@ let private cases: Gen<Layer * int> =
         return residual stride groups, batch
     }
 
-/// Weights as a run keeps them.
+/// Weights in the types that a run stores.
 let private kept (dtype: DType) (weights: Tree) : Tree =
     weights
     |> Tree.map (fun _ w ->
@@ -56,7 +56,7 @@ let private kept (dtype: DType) (weights: Tree) : Tree =
         if Tensor.rank w = 4 then Tensor.channelsLast w else w
     )
 
-/// The input, and one result with the maps that were tapped on the way, from float32 channels innermost.
+/// Runs float32 input with channels innermost; returns the input, and the result with the tapped maps.
 let private runFast (dtype: DType) (layer: Layer) (weights: Tree) (batch: int) =
     let x = Plain.ofDense (image [ batch; 16; 7; 5 ]) |> Tensor.toType dtype |> Tensor.channelsLast
     let before = Tensor.toFloats x
@@ -67,9 +67,9 @@ let private runFast (dtype: DType) (layer: Layer) (weights: Tree) (batch: int) =
     let y = Layer.forward fast false taps layer x
     before, Tensor.toFloats x, [ for tap in taps -> Tensor.toFloats tap ], Tensor.toFloats y
 
-// ---- batch normalisation and the ReLU behind it ----
+// ---- batch normalisation with the following ReLU ----
 
-/// Result, running statistics, and gradients of the input, scale and shift, of a normalisation in training.
+/// Returns result, running statistics and gradients (input, scale, shift) of a normalisation in training.
 let private normalised (dtype: DType) (relu: bool) (shape: int list) : float[] list =
     let numbers = if dtype = DType.Float64 then dtype else DType.Float32
 
@@ -101,7 +101,7 @@ let tests =
                 Tensor.scoped (fun () ->
                     let exact = fresh layer
                     let x = Plain.ofDense (image [ batch; 16; 7; 5 ])
-                    // In training there is nothing to fuse, and without a batch normalisation nothing else differs.
+                    // Training fuses no convolution, and without a batch normalisation nothing else differs.
                     let expected = forward exact true layer x |> Tensor.toFloats
                     let largest = expected |> Array.map abs |> Array.max
 
@@ -124,7 +124,7 @@ let tests =
                 OutputShape = id
             }
 
-            // What stands before the body's last convolution, and the taps that it makes.
+            // The layers before the body's last convolution, and their number of taps.
             let bodies = [
                 []
                 [ Tap ]
@@ -233,7 +233,7 @@ let tests =
                         for dtype, within in [ DType.Float32, 2e-5; DType.BFloat16, 0.06 ] do
                             for expected, actual in List.zip exact (normalised dtype relu shape) do
                                 let largest = expected |> Array.map abs |> Array.max
-                                // A value beside the ReLU's kink may fall on its other side in bfloat16.
+                                // In bfloat16 a value near the ReLU's kink may fall on the other side.
                                 let far =
                                     Array.map2 (fun a b -> abs (a - b) > within * largest) expected actual
 

@@ -4,12 +4,12 @@ open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Golden
 
-/// The model that a file is about.
+/// The model of a file.
 let private ofFile (item: Item) : Model =
     let classes = (floats "eval_logits" item.Value).Length / 4
     Zoo.find item.Name classes |> Error.orRaise
 
-/// Forward values, evaluation first, then training mode; and the cross entropy's gradient norms.
+/// Compares forward values in evaluation mode, then training mode, and the gradient norms of the cross entropy.
 let private compare (dtype: DType) (model: Model) (expected: System.Text.Json.JsonElement) =
     let images = probe dtype "input" [ 4; 3; 32; 32 ] 2.0 0.0
     let trained = Model.trainedNames model
@@ -43,7 +43,7 @@ let private compare (dtype: DType) (model: Model) (expected: System.Text.Json.Js
 
     forward, gradients
 
-/// What runs.
+/// The models to test.
 let models: Item list = found.Value.Models
 
 let tests =

@@ -39,7 +39,7 @@ let private convolution kernel stride padding groups : Layer =
         Groups = groups
     }
 
-/// Any window that fits images of 4 channels and at least 4 x 4.
+/// Pooling windows that fit images with 4 channels of at least 4 x 4.
 let private windows: Gen<Layer> =
     gen {
         let! kernel = Gen.choose (1, 4)

@@ -6,7 +6,7 @@ open System.Text.Json
 open Expecto
 open Ctkd.Fs
 
-/// The published implementations' numbers: tests/zoo.json.
+/// Numbers of the published implementations: tests/zoo.json.
 let private published: JsonElement =
     use document = JsonDocument.Parse(File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "zoo.json")))
 
@@ -32,15 +32,16 @@ let private model (name: string) : Published * Model =
 let private constantTensor (dtype: DType) (shape: int list) (value: float) : Tensor =
     shape |> List.map int64 |> Array.ofList |> Tensor.full dtype Device.Cpu value
 
-/// A network whose tensors all hold one number: shapes do not depend on them.
+/// Fills all tensors of a network with one number: shapes do not depend on values.
 let private constant (model: Model) : Tree =
     Model.declarations model
     |> List.map (fun d -> d.Name, constantTensor (Initialise.dtypeOf DType.Float32 d.Name) d.Shape 0.01)
     |> Tree.ofSeq
 
-// ---- how parameters start, family by family: methods.md, "Initialisation" -------------------------------------------
+// ---- initial values by family: methods.md, "Initialisation"
+// ----------------------------------------------------------
 
-/// The kinds of starts of a model's convolutions, their biases, the classifier's weight and its bias.
+/// The initial values of a model's convolutions, their biases, the classifier's weight and its bias.
 let private starts (name: string) =
     let _, model = model name
     let declared = Model.declarations model |> List.filter _.Trained
@@ -49,7 +50,7 @@ let private starts (name: string) =
     let kind (d: Declaration) =
         match d.Initial with
         | UniformFanIn fanIn ->
-            // Of a bias the shape does not tell the fan-in.
+            // The shape of a bias does not determine the fan-in.
             let expected = if d.Shape.Length > 1 then List.fold (*) 1 d.Shape.Tail else fanIn
             Must.equal expected fanIn
             "PyTorch's default"

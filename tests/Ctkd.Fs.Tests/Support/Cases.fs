@@ -4,7 +4,7 @@ module Ctkd.Fs.Tests.Cases
 open System
 open Expecto
 
-/// The text without the characters that would disturb a list of names.
+/// Removes characters that would break a list of names.
 let private printable (text: string) : string =
     text |> String.collect (fun c -> if c < ' ' || c > '~' then $"\\u%04x{int c}" else string c)
 

@@ -1,12 +1,12 @@
-/// Helpers of the tests that read and write files.
+/// Helpers for tests that read and write files.
 module Ctkd.Fs.Tests.Folders
 
 open System
 open System.IO
 open Ctkd.Fs
 
-/// Puts temporary folders into memory where the system has such a place with room: thousands of small files are written
-/// and flushed. A folder that the user names in TMPDIR is kept.
+/// Puts temporary folders into memory if possible, since tests write and flush thousands of small files. Respects
+/// TMPDIR.
 let inMemory () : unit =
     let memory, room = "/dev/shm", 4_000_000_000L
 
@@ -17,7 +17,7 @@ let inMemory () : unit =
     then
         Environment.SetEnvironmentVariable("TMPDIR", memory)
 
-/// Runs a test in a new folder, which is removed afterwards.
+/// Runs a test in a new folder and removes it afterwards.
 let inFolder (body: string -> 'T) : 'T =
     let folder = Directory.CreateTempSubdirectory "ctkd-test-"
 
@@ -26,7 +26,7 @@ let inFolder (body: string -> 'T) : 'T =
     finally
         folder.Delete true
 
-/// The error of a result that must be one.
+/// Returns the error of a result, which must be one.
 let errorOf (result: Result<'T, Error>) : Error =
     match result with
     | Error error -> error

@@ -1,4 +1,4 @@
-/// Generators of our own (finite numbers, logits of every scale, small sizes), and how to check a property.
+/// Generators (finite numbers, logits of every scale, small sizes), and property checks.
 module Ctkd.Fs.Tests.Generators
 
 open System
@@ -7,13 +7,13 @@ open Ctkd.Fs
 open FsCheck
 open FsCheck.FSharp
 
-/// The property of every value of a generator, for `testProperty`: a failure prints the value and the seed.
+/// A property of all values of a generator, for `testProperty`; a failure prints the value and the seed.
 let forAll (gen: Gen<'T>) (property: 'T -> unit) : Property = Prop.forAll (Arb.fromGen gen) property
 
-/// So many values instead of 100, for `testPropertyWithConfig`.
+/// Tests `count` values instead of 100, for `testPropertyWithConfig`.
 let times (count: int) : FsCheckConfig = { FsCheckConfig.defaultConfig with maxTest = count }
 
-/// Checks a property on so many values inside a test; a failure prints the value and the seed that replays it.
+/// Checks a property on `count` values inside a test; a failure prints the value and the seed to replay it.
 let checkMany (count: int) (gen: Gen<'T>) (property: 'T -> unit) : unit =
     let config = Config.QuickThrowOnFailure.WithMaxTest(count).WithQuietOnSuccess true
     Check.One(config, forAll gen property)
@@ -25,13 +25,13 @@ let check (gen: Gen<'T>) (property: 'T -> unit) : unit = checkMany 100 gen prope
 let uniform (low: float) (high: float) : Gen<float> =
     Gen.choose (0, 1_000_000) |> Gen.map (fun k -> low + (high - low) * float k / 1e6)
 
-/// So many independent values.
+/// `count` independent values.
 let many (count: int) (gen: Gen<'T>) : Gen<'T[]> = Gen.arrayOfLength count gen
 
 /// Teacher and student logits of a batch, row by row.
 type Logits = { Rows: int; Classes: int; Teacher: float[]; Student: float[] }
 
-/// Logits whose scale is one of the given.
+/// Logits with one of the given scales.
 let logitsOf (scales: float list) : Gen<Logits> =
     gen {
         let! rows = Gen.choose (1, 4)
@@ -43,16 +43,16 @@ let logitsOf (scales: float list) : Gen<Logits> =
         return { Rows = rows; Classes = classes; Teacher = teacher; Student = student }
     }
 
-/// Logits of every scale, all equal included.
+/// Logits of every scale, including all equal.
 let logits: Gen<Logits> = logitsOf [ 0.0; 1e-3; 1.0; 10.0; 100.0 ]
 
-/// Logits of the scales that networks give, where central differences are exact enough.
+/// Logits in the usual range of networks, where central differences are exact enough.
 let moderateLogits: Gen<Logits> = logitsOf [ 1e-3; 1.0; 5.0 ]
 
 /// A usual temperature.
 let temperature: Gen<float> = uniform 0.5 21.0
 
-/// Any int, the extremes included.
+/// Any int, including the extremes.
 let anyInt: Gen<int> =
     Gen.oneof [
         Gen.choose (Int32.MinValue, Int32.MaxValue)
@@ -60,7 +60,7 @@ let anyInt: Gen<int> =
         Gen.elements [ Int32.MinValue; Int32.MinValue + 1; -1; 0; 1; Int32.MaxValue - 1; Int32.MaxValue ]
     ]
 
-/// A set of random images with labels that use every class.
+/// A set of random images whose labels cover all classes.
 let images (seed: int) (count: int) (classes: int) (size: int) : ImageSet =
     let rng = Rng.ofSeed seed
 

@@ -1,5 +1,5 @@
-/// What must be so. A test's name says what it is about, and its trace where it failed: unlike Expecto's `Expect`,
-/// these take no message, and what is expected comes first.
+/// Assertions. Unlike Expecto's `Expect` they take no message, since a test's name says what it tests and its trace
+/// where it failed, and the expected value comes first.
 module Ctkd.Fs.Tests.Must
 
 open System
@@ -10,31 +10,31 @@ open Ctkd.Fs.Tests.Oracle
 
 // ---- values ------------------------------------------------------------------------------------------
 
-/// The condition.
+/// The condition is true.
 let hold (condition: bool) : unit = Expect.isTrue condition "the condition must hold"
 
-/// Not the condition.
+/// The condition is false.
 let notHold (condition: bool) : unit = Expect.isFalse condition "the condition must not hold"
 
-/// Equal values: lists, arrays, records and tuples by what they hold.
+/// The values are equal: lists, arrays, records and tuples by content.
 let equal (expected: 'T) (actual: 'T) : unit = Expect.equal actual expected "equal values"
 
-/// Values that are not equal.
+/// The values differ.
 let differ (other: 'T) (actual: 'T) : unit = Expect.notEqual actual other "different values"
 
-/// The same object.
+/// Both are the same object.
 let beTheSame (expected: 'T) (actual: 'T) : unit =
     Expect.isTrue (obj.ReferenceEquals(expected, actual)) "the same object"
 
-/// Nothing.
+/// The value is null.
 let beNull (value: 'T | null) : unit = Expect.isTrue (isNull value) "null"
 
-/// From the lowest to the highest, both included.
+/// The value lies in [lowest, highest].
 let lie (lowest: 'T) (highest: 'T) (actual: 'T) : unit =
     if not (actual >= lowest && actual <= highest) then
         failtest $"{actual} is not from {lowest} to {highest}"
 
-/// An exception of this type or of one derived from it: answers it.
+/// The body throws an exception of this type or a derived one; returns it.
 let throwAny<'E when 'E :> exn> (body: unit -> unit) : 'E =
     let thrown =
         try
@@ -48,13 +48,13 @@ let throwAny<'E when 'E :> exn> (body: unit -> unit) : 'E =
     | Some other -> failtest $"{typeof<'E>.Name} was expected, not {other}"
     | None -> failtest $"{typeof<'E>.Name} was expected, and nothing was thrown"
 
-/// An exception of exactly this type: answers it.
+/// The body throws an exception of exactly this type; returns it.
 let throw<'E when 'E :> exn> (body: unit -> unit) : 'E =
     let error = throwAny<'E> body
     equal typeof<'E> (error.GetType())
     error
 
-/// An `ArgumentException` that names the parameter.
+/// The body throws an `ArgumentException` that names the parameter.
 let refuse (parameter: string) (body: unit -> 'T) : unit =
     let error = throw<ArgumentException>(body >> ignore)
     equal parameter (string error.ParamName)
@@ -84,7 +84,7 @@ let beEmpty (items: 'T seq) : unit = Expect.isEmpty items $"nothing, not %A{List
 
 let beNonEmpty (items: 'T seq) : unit = Expect.isNonEmpty items "something"
 
-/// One item: answers it.
+/// There is one item; returns it.
 let single (items: 'T seq) : 'T =
     match List.ofSeq items with
     | [ item ] -> item
@@ -98,19 +98,19 @@ let haveNo (item: 'T) (items: 'T seq) : unit =
     if Seq.contains item items then
         failtest $"{item} must not be among %A{List.ofSeq items}"
 
-/// An item of which the condition holds.
+/// An item satisfies the condition.
 let haveOne (condition: 'T -> bool) (items: 'T seq) : unit =
     if not (Seq.exists condition items) then
         failtest $"no such item among %A{List.ofSeq items}"
 
-/// No item of which the condition holds.
+/// No item satisfies the condition.
 let haveNone (condition: 'T -> bool) (items: 'T seq) : unit =
     if Seq.exists condition items then
         failtest $"there is such an item among %A{List.ofSeq items}"
 
 // ---- numbers and tensors -----------------------------------------------------------------------------
 
-/// Every element within absolute + relative |expected|; a NaN is never close.
+/// Every element is within absolute + relative |expected|; a NaN never is.
 let beClose (relative: float) (absolute: float) (expected: float[]) (actual: float[]) : unit =
     equal expected.Length actual.Length
 
@@ -118,17 +118,17 @@ let beClose (relative: float) (absolute: float) (expected: float[]) (actual: flo
         if not (abs (expected[i] - actual[i]) <= absolute + relative * abs expected[i]) then
             failtest $"element {i} of {expected.Length}: expected {expected[i]:R}, got {actual[i]:R}"
 
-/// One number within absolute + relative |expected|.
+/// The number is within absolute + relative |expected|.
 let beNear (relative: float) (absolute: float) (expected: float) (actual: float) : unit =
     beClose relative absolute [| expected |] [| actual |]
 
-/// Equal to the bit.
+/// The numbers are bit-identical.
 let beSame (expected: float[]) (actual: float[]) : unit =
     equal
         (Array.map BitConverter.DoubleToInt64Bits expected)
         (Array.map BitConverter.DoubleToInt64Bits actual)
 
-/// Two trees of the same names with tensors that are equal to the bit.
+/// Both trees have the same names and bit-identical tensors.
 let beSameTree (expected: Tree) (actual: Tree) : unit =
     equal (Tree.names expected) (Tree.names actual)
 
@@ -137,7 +137,7 @@ let beSameTree (expected: Tree) (actual: Tree) : unit =
         Expect.isTrue (Tensor.dtype x = Tensor.dtype y) $"{name}: {x} and {y}"
         Expect.isTrue (Tensor.toBytes x = Tensor.toBytes y) $"{name} differs"
 
-/// The gradients of a 0-d function: central differences, with respect to every element of every input.
+/// The gradients of a 0-d function match central differences, for every element of every input.
 let matchDerivatives (f: Tensor list -> Tensor) (inputs: Dense list) : unit =
     let actual = Plain.gradients f inputs
     let size = max 1.0 (abs (Plain.value (fun () -> f (List.map Plain.ofDense inputs))))
@@ -150,7 +150,7 @@ let matchDerivatives (f: Tensor list -> Tensor) (inputs: Dense list) : unit =
         let expected = Array.init inputs[i].Values.Length (derivative f inputs[i].Values)
         beClose 1e-7 (1e-9 * size) expected actual[i]
 
-/// Tensors that the process holds once the garbage of earlier tests is gone.
+/// Returns the number of live tensors after collecting the garbage of earlier tests.
 let live () : int64 =
     for _ in 1..2 do
         GC.Collect()
@@ -158,7 +158,7 @@ let live () : int64 =
 
     Tensor.live ()
 
-/// As many tensors as the body found.
+/// The body does not change the number of live tensors.
 let leaveNothing (body: unit -> unit) : unit =
     let before = live ()
     body ()

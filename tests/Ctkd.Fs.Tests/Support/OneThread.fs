@@ -1,5 +1,5 @@
-/// The main thread for the bodies of all tests. Every thread that calls libtorch keeps a team of OpenMP threads; with
-/// more threads than processors OpenMP no longer waits for work but sleeps, and small operators take twice as long.
+/// Runs the bodies of all tests on the main thread. Every thread that calls libtorch keeps a team of OpenMP threads;
+/// with more threads than processors OpenMP sleeps instead of spinning, and small operators take twice as long.
 module Ctkd.Fs.Tests.OneThread
 
 open System.Collections.Concurrent
@@ -8,7 +8,7 @@ open Expecto
 
 let private bodies = new BlockingCollection<unit -> unit>()
 
-/// Runs what runs tests on another thread, and the tests' bodies on this one.
+/// Runs `runTests` on another thread, and the tests' bodies on this one.
 let around (runTests: unit -> int) : int =
     let running =
         Task.Run(fun () ->
@@ -23,7 +23,7 @@ let around (runTests: unit -> int) : int =
 
     running.GetAwaiter().GetResult()
 
-/// The body's answer, or its exception as it was thrown.
+/// Returns the body's result, or rethrows its exception.
 let private there (body: unit -> 'T) : Async<'T> =
     async {
         let ended = TaskCompletionSource<Choice<'T, exn>> TaskCreationOptions.RunContinuationsAsynchronously
@@ -56,7 +56,7 @@ let private code (code: TestCode) : TestCode =
         AsyncFsCheck(config, stress, fun config -> there (fun () -> finish (body config)))
     | SyncWithCancel body -> SyncWithCancel body
 
-/// The tests with their bodies on the thread of `around`.
+/// Wraps tests so that their bodies run on the thread of `around`.
 let rec test (tests: Test) : Test =
     match tests with
     | TestCase(body, focus) -> TestCase(code body, focus)

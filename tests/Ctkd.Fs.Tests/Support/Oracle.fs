@@ -1,10 +1,10 @@
-/// What the library computes, once more and as plainly as possible: loops over arrays of float64.
+/// Plain reference implementations: loops over arrays of float64.
 module Ctkd.Fs.Tests.Oracle
 
 /// An array with a shape, row-major.
 type Dense = { Shape: int list; Values: float[] }
 
-/// All indices of a shape in row-major order.
+/// Returns all indices of a shape in row-major order.
 let rec indices (shape: int list) : int list list =
     match shape with
     | [] -> [ [] ]
@@ -13,27 +13,27 @@ let rec indices (shape: int list) : int list list =
             for tail in indices rest -> i :: tail
       ]
 
-/// The array whose element at an index is a function of the index.
+/// Creates an array whose elements are a function of their index.
 let tabulate (shape: int list) (element: int list -> float) : Dense = {
     Shape = shape
     Values = indices shape |> List.map element |> Array.ofList
 }
 
-/// The element at an index.
+/// Returns the element at an index.
 let at (x: Dense) (index: int list) : float =
     x.Values[List.fold2 (fun offset length i -> offset * length + i) 0 x.Shape index]
 
-/// The element at an index, and 0 outside.
+/// Returns the element at an index, or 0 outside.
 let padded (x: Dense) (index: int list) : float =
     if List.forall2 (fun length i -> i >= 0 && i < length) x.Shape index then
         at x index
     else
         0.0
 
-/// The rows of a matrix.
+/// Returns the rows of a matrix.
 let rows (x: Dense) : float[][] = Array.chunkBySize (List.last x.Shape) x.Values
 
-/// A matrix of rows.
+/// Creates a matrix of rows.
 let ofRows (rows: float[][]) : Dense = { Shape = [ rows.Length; rows[0].Length ]; Values = Array.concat rows }
 
 // ---- one row of logits --------------------------------------------------------------------------
@@ -57,7 +57,7 @@ let kd (t: float) (teacher: float[]) (student: float[]) : float =
 
 let crossEntropy (label: int) (z: float[]) : float = -(logSoftmax z)[label]
 
-/// Indices of the k largest, largest first.
+/// Returns the indices of the k largest values, largest first.
 let largest (k: int) (z: float[]) : int[] =
     z |> Array.indexed |> Array.sortByDescending snd |> Array.truncate k |> Array.map fst
 
@@ -117,7 +117,7 @@ let convTranspose2d (stride: int) (padding: int) (weight: Dense) (bias: Dense) (
             ]
         )
 
-/// Each window of a pooling, reduced by a function of its numbers inside the image.
+/// Reduces each window of a pooling by a function of its numbers inside the image.
 let private pool kernel stride padding (reduce: float list -> float) (x: Dense) : Dense =
     let height, width = x.Shape[2], x.Shape[3]
     let size length = reduced length kernel stride padding
@@ -136,11 +136,11 @@ let private pool kernel stride padding (reduce: float list -> float) (x: Dense) 
 
 let maxPool2d kernel stride padding (x: Dense) : Dense = pool kernel stride padding List.max x
 
-/// Zeros of the padding count.
+/// Counts zeros of the padding.
 let avgPool2d kernel stride padding (x: Dense) : Dense =
     pool kernel stride padding (fun inside -> List.sum inside / float (kernel * kernel)) x
 
-/// Mean and biased variance of each channel of [N, C, H, W].
+/// Returns mean and biased variance per channel of [N, C, H, W].
 let channelMoments (x: Dense) : (float * float)[] =
     Array.init
         x.Shape[1]
@@ -150,7 +150,7 @@ let channelMoments (x: Dense) : (float * float)[] =
             mean, List.averageBy (fun v -> (v - mean) ** 2.0) values
         )
 
-/// (x - mean) / sqrt(variance + epsilon) * weight + bias with the given moments of each channel.
+/// (x - mean) / sqrt(variance + epsilon) * weight + bias, with the given moments per channel.
 let batchNorm (epsilon: float) (moments: (float * float)[]) (weight: Dense) (bias: Dense) (x: Dense) : Dense =
     tabulate
         x.Shape

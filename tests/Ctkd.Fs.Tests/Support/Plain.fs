@@ -1,25 +1,25 @@
-/// Tensors from and to plain arrays.
+/// Conversions between tensors and plain arrays.
 module Ctkd.Fs.Tests.Plain
 
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Oracle
 
-/// A float64 tensor of the values.
+/// Creates a float64 tensor of the values.
 let tensor (shape: int list) (values: float[]) : Tensor = Tensor.ofFloats DType.Float64 shape values
 
-/// A float64 tensor of the array.
+/// Creates a float64 tensor of the array.
 let ofDense (x: Dense) : Tensor = tensor x.Shape x.Values
 
-/// A 0-d float64 tensor.
+/// Creates a 0-d float64 tensor.
 let number (value: float) : Tensor = Tensor.scalar DType.Float64 Device.Cpu value
 
-/// The numbers of a tensor that the body makes; all its tensors are freed.
+/// Returns the numbers of the tensor that the body makes; frees all its tensors.
 let numbers (body: unit -> Tensor) : float[] = Tensor.scoped (body >> Tensor.toFloats)
 
-/// The one number of a tensor that the body makes.
+/// Returns the number of the one-element tensor that the body makes.
 let value (body: unit -> Tensor) : float = Tensor.scoped (body >> Tensor.toFloat)
 
-/// Gradients of a 0-d function of float64 tensors in one backward pass.
+/// Computes the gradients of a 0-d function of float64 tensors in one backward pass.
 let gradients (f: Tensor list -> Tensor) (inputs: Dense list) : float[] list =
     Tensor.scoped (fun () ->
         let leaves = inputs |> List.map (ofDense >> Autograd.leaf)

@@ -3,7 +3,7 @@ module Ctkd.Fs.Tests.Plans
 
 open Ctkd.Fs
 
-/// A network of one convolution: some hundred parameters.
+/// A network with one convolution and a few hundred parameters.
 let tiny (width: int) (classes: int) : Model = {
     Name = $"tiny{width}"
     Classes = classes
@@ -18,11 +18,11 @@ let tiny (width: int) (classes: int) : Model = {
     Starts = Starts.kaiming
 }
 
-/// Weights of a teacher, from its own seed.
+/// A teacher's weights, from their own seed.
 let teacherWeights (dtype: DType) (teacher: Model) : Tree =
     Model.declarations teacher |> Initialise.tree dtype Device.Cpu (Rng.ofSeed 99)
 
-/// Labels alone: 4 classes, batches of 8.
+/// A plan without a teacher: 4 classes, batches of 8.
 let alone: TrainingPlan = {
     Student = tiny 4 4
     Distillation = None
@@ -41,7 +41,7 @@ let alone: TrainingPlan = {
     Device = Device.Cpu
 }
 
-/// A plan with a teacher under the policy.
+/// The plan with a teacher under the policy.
 let taught (policy: Policy) (plan: TrainingPlan) : TrainingPlan =
     let teacher = tiny 6 4
 
@@ -57,10 +57,10 @@ let taught (policy: Policy) (plan: TrainingPlan) : TrainingPlan =
             CrossEntropy = Schedule.constant 0.1
     }
 
-/// An agent that learns and mixes images as early as it can.
+/// An agent that learns and mixes images as early as possible.
 let eager: RlkdConfig = { RlkdConfig.paper with WarmUp = 1; Every = 1 }
 
-/// A fixed T, CTKD's two policies with a curriculum of 2 epochs, and RLKD's agent.
+/// A fixed T, CTKD's two policies with a 2-epoch curriculum, and RLKD's agent.
 let policies: Policy list = [
     Scheduled.fixedAt 4.0
     Ctkd.globalPolicy Ctkd.publishedRange (Schedule.curriculum 2)
@@ -68,33 +68,33 @@ let policies: Policy list = [
     Rlkd.policy eager 4.0
 ]
 
-/// So many random images for a plan.
+/// Uploads `count` random images for a plan.
 let upload (count: int) (plan: TrainingPlan) : DeviceSet =
     let third = [ 0.5; 0.5; 0.5 ]
 
     Generators.images 5 count plan.Student.Classes 8
     |> Augment.upload (TrainingPlan.dtype plan) plan.Device third third
 
-/// Asks nobody to stop.
+/// Never stops.
 let never (_: TrainState) (_: int) : bool = false
 
-/// A plan with its images; the teacher runs within each step.
+/// A trainer of the plan on the images; the teacher runs within each step.
 let trainer (plan: TrainingPlan) (set: DeviceSet) : Trainer = {
     Plan = plan
     Teacher = TeacherOutputs.simple
     Images = set
 }
 
-/// The losses of a state's next batch.
+/// Computes the losses of a state's next batch.
 let losses (plan: TrainingPlan) (values: EpochValues) (state: TrainState) (batch: Batch) : BatchLosses =
     let clock = Tensor.scalar DType.Int64 plan.Device (float state.Step)
     TeacherOutputs.ofBatch plan batch |> MinMax.losses plan values clock state
 
-/// One step on a batch.
+/// Does one step on a batch.
 let step (plan: TrainingPlan) (values: EpochValues) (state: TrainState) (batch: Batch) : TrainState =
     Tensor.scoped (fun () -> TeacherOutputs.ofBatch plan batch |> Train.step plan values state)
 
-/// The rest of a state's epoch, from the host, with these options of the teacher.
+/// Runs the rest of a state's epoch from the host, with these options of the teacher.
 let epochOf
     (options: TeacherOptions)
     plan
@@ -106,11 +106,11 @@ let epochOf
     let trainer = { trainer plan set with Teacher = options }
     Train.epoch trainer (Train.fromHost trainer) readEvery pause state
 
-/// The rest of a state's epoch by given steps.
+/// Runs the rest of a state's epoch with the given steps.
 let epochBy (steps: Steps) plan (readEvery: int) pause (set: DeviceSet) (state: TrainState) : EpochEnd =
     Train.epoch (trainer plan set) steps readEvery pause state
 
-/// The rest of a state's epoch, from the host.
+/// Runs the rest of a state's epoch from the host.
 let epoch (plan: TrainingPlan) (readEvery: int) pause (set: DeviceSet) (state: TrainState) : EpochEnd =
     epochOf TeacherOutputs.simple plan readEvery pause set state
 
@@ -121,7 +121,7 @@ let rec complete (plan: TrainingPlan) (set: DeviceSet) (state: TrainState) : Tra
     | Stopped state -> complete plan set state
     | Broke(step, term) -> failwith $"{term} broke in step {step}"
 
-/// Runs the state's epoch and all that follow.
+/// Runs the state's epoch and all following ones.
 let rec finish (plan: TrainingPlan) (set: DeviceSet) (state: TrainState) : TrainState =
     let state = complete plan set state
 

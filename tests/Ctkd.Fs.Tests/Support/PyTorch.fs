@@ -1,4 +1,4 @@
-/// Scripts that run in PyTorch, which the tests of the list `Peer` compare with.
+/// Runs scripts in PyTorch, for the comparisons of the list `Peer`.
 module Ctkd.Fs.Tests.PyTorch
 
 open System
@@ -6,13 +6,13 @@ open System.Diagnostics
 open System.IO
 open Expecto
 
-/// The interpreter that has PyTorch: Debian's, or another one's path.
+/// The interpreter with PyTorch: Debian's, or another path.
 let private python: string =
     Environment.GetEnvironmentVariable "CTKD_PYTHON"
     |> Option.ofObj
     |> Option.defaultValue "/usr/bin/python3"
 
-/// What the script prints when it has these arguments and is given these lines.
+/// Returns the script's output for these arguments and input lines.
 let run (script: string) (arguments: string list) (lines: string list) : string =
     let missing problem = failtest $"{problem}: PyTorch is needed here, run: dotnet fsi build.fsx test --peer"
 

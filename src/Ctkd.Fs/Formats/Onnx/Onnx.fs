@@ -6,14 +6,14 @@ open Ctkd.Onnx
 open FsToolkit.ErrorHandling
 open Google.Protobuf
 
-/// Networks as ONNX files: what other runtimes read. The input is "images" [batch, 3, height, width] and the
-/// output "logits" [batch, classes], both float32 with a free batch. Nodes are named by their modules and
-/// constants as in the state_dict.
+/// Exports networks as ONNX files. The input is "images" [batch, 3, height, width] and the output "logits"
+/// [batch, classes], both float32 with a free batch dimension. Nodes are named after their modules, and constants as in
+/// the state_dict.
 [<RequireQualifiedAccess>]
 module Onnx =
     let private input, output = "images", "logits"
 
-    /// The version of the file format that came with an opset.
+    /// The version of the file format that belongs to an opset.
     let private irVersion (opset: int) : int64 =
         if opset < 19 then 8L
         elif opset < 21 then 9L
@@ -42,7 +42,7 @@ module Onnx =
     let private damaged (name: string) (what: string) : Error =
         Error.create Damaged $"the tensor '{name}' {what}" "" "did the training diverge? take earlier weights"
 
-    /// The tensor is there, has its shape, and is finite as float32.
+    /// Checks that the tensor exists, has its shape, and is finite as float32.
     let private checkTensor (weights: Tree) (d: Declaration) : Result<unit, Error> =
         Tensor.scoped (fun () ->
             match Tree.tryFind d.Name weights with
@@ -67,7 +67,7 @@ module Onnx =
         else
             Result.Error(damaged name $"holds a negative variance, {least}")
 
-    /// Everything that a graph is made of: no counters of batches.
+    /// Checks all tensors that the graph uses: all but the batch counters.
     let private checkWeights (model: Model) (weights: Tree) : Result<unit, Error> =
         let variance =
             function
@@ -141,13 +141,13 @@ module Onnx =
         |> Option.map (fun v -> v.ToString 3)
         |> Option.defaultValue ""
 
-    /// <summary>A network and its weights as an ONNX file in memory: equal bytes for equal input.</summary>
-    /// <param name="options">Opset, size of the images, and what else the graph does.</param>
-    /// <param name="model">The network; a layer of the user's own is refused by its name.</param>
-    /// <param name="weights">Its state_dict of any floating-point type; the file has float32.</param>
+    /// <summary>Encodes a network and its weights as an ONNX file. Equal input gives equal bytes.</summary>
+    /// <param name="options">Opset, image size, and other choices.</param>
+    /// <param name="model">The network; one with a user-defined layer is refused by that layer's name.</param>
+    /// <param name="weights">Its state_dict in any floating-point type; the file has float32.</param>
     /// <returns>
-    /// The bytes; or a <c>Usage</c> error of the options, <c>Mismatch</c> where weights and model do not fit,
-    /// <c>Damaged</c> where a number is not finite or a variance negative.
+    /// The bytes, or an error: <c>Usage</c> for the options, <c>Mismatch</c> if weights and model do not fit,
+    /// <c>Damaged</c> for a non-finite number or a negative variance.
     /// </returns>
     let encode (options: OnnxOptions) (model: Model) (weights: Tree) : Result<byte[], Error> =
         Tensor.scoped (fun () ->
@@ -159,7 +159,7 @@ module Onnx =
                 let model, weights =
                     if options.FoldBatchNorm then FoldBatchNorm.model model weights else model, weights
 
-                // A merged weight may leave the range of float32.
+                // A merged weight may exceed the range of float32.
                 if options.FoldBatchNorm then do! checkWeights model weights
 
                 let file =
@@ -180,7 +180,7 @@ module Onnx =
             }
         )
 
-    /// `encode` into a file, which is made or replaced in one step.
+    /// Writes the result of `encode` to a file atomically.
     let write (path: string) (options: OnnxOptions) (model: Model) (weights: Tree) : Result<unit, Error> =
         encode options model weights
         |> Result.bind (fun bytes -> Files.replace path _.Write(ReadOnlySpan bytes))

@@ -6,16 +6,16 @@ open System.Runtime.InteropServices
 open Ctkd.Onnx
 open Google.Protobuf
 
-/// A value of the graph: its name, and its shape behind the batch.
+/// A value of the graph: its name, and its shape without the batch.
 type internal OnnxValue = { Name: string; Shape: int list }
 
-/// A graph that grows node by node; a node's name is that of its result, and never a reserved one.
+/// Builds a graph node by node. A node is named after its result, and never gets a reserved name.
 type internal OnnxGraph(name: string, reserved: string list) =
     let graph = GraphProto(Name = name)
     let names = HashSet<string> reserved
     let stored = HashSet<string>()
 
-    /// The name, or the first of name.2, name.3, ... that nothing has.
+    /// Returns the name, or the first unused one of name.2, name.3, ...
     let fresh (name: string) : string =
         Seq.initInfinite (fun i -> if i = 0 then name else $"{name}.{i + 1}") |> Seq.find names.Add
 
@@ -39,39 +39,39 @@ type internal OnnxGraph(name: string, reserved: string list) =
 
         ValueInfoProto(Name = value.Name, Type = TypeProto(TensorType = kind))
 
-    /// An attribute of whole numbers.
+    /// Creates an attribute of integers.
     static member Ints (name: string) (values: int seq) : AttributeProto =
         let attribute = AttributeProto(Name = name, Type = AttributeProto.Types.AttributeType.Ints)
         attribute.Ints.AddRange(Seq.map int64 values)
         attribute
 
-    /// An attribute of one whole number.
+    /// Creates an attribute of one integer.
     static member Int (name: string) (value: int) : AttributeProto =
         AttributeProto(Name = name, Type = AttributeProto.Types.AttributeType.Int, I = int64 value)
 
-    /// An attribute of one number.
+    /// Creates an attribute of one number.
     static member Float (name: string) (value: float) : AttributeProto =
         AttributeProto(Name = name, Type = AttributeProto.Types.AttributeType.Float, F = float32 value)
 
-    /// The graph so far.
+    /// The graph built so far.
     member _.Proto: GraphProto = graph
 
-    /// Constant float32 numbers; a name that is there already keeps its own.
+    /// Adds constant float32 numbers, unless the name already exists.
     member _.Floats (name: string) (shape: int list) (values: float32[]) : string =
         store name TensorProto.Types.DataType.Float shape (MemoryMarshal.AsBytes(values.AsSpan()).ToArray())
 
-    /// The numbers of a tensor as float32 constants; a name that is there already keeps its own.
+    /// Adds a tensor's numbers as float32 constants, unless the name already exists.
     member _.Weights (name: string) (shape: int list) (values: Tensor) : string =
         let bytes = Tensor.scoped (fun () -> values |> Tensor.toType DType.Float32 |> Tensor.toBytes)
         store name TensorProto.Types.DataType.Float shape bytes
 
-    /// A constant list of whole numbers.
+    /// Adds a constant list of integers.
     member _.Integers (name: string) (values: int list) : string =
         let bytes = values |> List.map int64 |> Array.ofList
         let bytes = MemoryMarshal.AsBytes(bytes.AsSpan()).ToArray()
         store name TensorProto.Types.DataType.Int64 [ values.Length ] bytes
 
-    /// Adds a node of one result, which bears the node's name unless `result` says otherwise.
+    /// Adds a node with one result, named `result` or else like the node.
     member _.Node (operator: string) (name: string) (result: string option) inputs attributes : string =
         let name = fresh name
         let result = defaultArg result name
@@ -82,13 +82,13 @@ type internal OnnxGraph(name: string, reserved: string list) =
         graph.Node.Add node
         result
 
-    /// Declares the value as what the graph is given.
+    /// Declares a value as an input of the graph.
     member _.Input(value: OnnxValue) : unit = graph.Input.Add(described value)
 
-    /// Declares the value as a result of the graph.
+    /// Declares a value as an output of the graph.
     member _.Output(value: OnnxValue) : unit = graph.Output.Add(described value)
 
-/// Layers as nodes of a graph.
+/// Converts layers to nodes.
 [<RequireQualifiedAccess>]
 module internal OnnxLayers =
     /// The module of a tensor: "layer1.0.conv1" of "layer1.0.conv1.weight".
@@ -103,8 +103,8 @@ module internal OnnxLayers =
         OnnxGraph.Ints "pads" [ padding; padding; padding; padding ]
     ]
 
-    /// Adds the layer that is given the value; answers the value of its result. `result` names the result of
-    /// a classifier; `tapped` is given the values that taps see. Layers of the user's own must not occur.
+    /// Adds a layer with the given input; returns its output. `result` names the result of a classifier; `tapped`
+    /// receives the inputs of taps. User-defined layers must not occur.
     let rec add
         (graph: OnnxGraph)
         (weights: Tree)
@@ -120,7 +120,7 @@ module internal OnnxLayers =
 
         let value name : OnnxValue = {
             Name = name
-            // Of layers of layers only the sum and the join add a node, and that is their last.
+            // Of nested layers only the sum and the join add a node, as their last one.
             Shape = Shapes.behind layer x.Shape
         }
 
@@ -165,7 +165,7 @@ module internal OnnxLayers =
         | Shuffle 1 -> x
         | Shuffle groups ->
             let channels, size = x.Shape.Head, x.Shape.Tail
-            // 0 keeps the length of the batch.
+            // 0 keeps the length of the batch dimension.
             let reshape name from (shape: int list) =
                 let constant = graph.Integers ("shape." + String.Join("x", shape.Tail)) shape
                 graph.Node "Reshape" $"{x.Name}/{name}" None [ from; constant ] []

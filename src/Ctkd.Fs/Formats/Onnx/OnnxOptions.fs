@@ -3,32 +3,31 @@ namespace Ctkd.Fs
 open System
 open FsToolkit.ErrorHandling
 
-/// What the images are that an exported network is given; mean and standard deviation are those of each
-/// channel of pixels from 0 to 1.
+/// The images that an exported network takes. Mean and standard deviation are per channel, for pixels from 0 to 1.
 [<RequireQualifiedAccess>]
 type OnnxImages =
-    /// As in training; the file does not say how.
+    /// As in training; the file does not document how.
     | AsTrained
-    /// (pixel - mean) / std, computed by the caller; the file says so.
+    /// (pixel - mean) / std, computed by the caller and documented in the file.
     | Normalised of mean: float list * std: float list
-    /// Pixels from 0 to 1: the network itself computes (pixel - mean) / std first.
+    /// Pixels from 0 to 1: the network computes (pixel - mean) / std itself.
     | Pixels of mean: float list * std: float list
 
-/// How a network is exported.
+/// Options of an export.
 type OnnxOptions = {
-    /// Version of ONNX's operators, from 17 to 21.
+    /// Version of ONNX's operators, 17 to 21.
     Opset: int
-    /// Height and width of the images; the batch is free.
+    /// Height and width of the images; the batch size is free.
     Height: int
     Width: int
-    /// Whether batch normalisations are merged into the convolutions before them (`FoldBatchNorm`).
+    /// Whether to merge batch normalisations into the convolutions before them (`FoldBatchNorm`).
     FoldBatchNorm: bool
-    /// Whether the tapped features are outputs too: "feature.0", "feature.1", ... behind the logits.
+    /// Whether to output the tapped features, "feature.0", "feature.1", ..., after the logits.
     Features: bool
     Images: OnnxImages
 }
 
-/// The options and what they may be.
+/// Creates and validates options.
 [<RequireQualifiedAccess>]
 module OnnxOptions =
     /// Opset 17 for square images of the given size, nothing merged, nothing added.
@@ -42,12 +41,12 @@ module OnnxOptions =
     }
 
     let private perChannel (mean: float list, std: float list) : Result<unit, Error> =
-        let good =
+        let isValid =
             (mean.Length, std.Length) = (3, 3)
             && List.forall Double.IsFinite (mean @ std)
             && List.forall (fun s -> s > 0.0) std
 
-        if good then
+        if isValid then
             Ok()
         else
             let text (values: float list) = values |> List.map string |> String.concat ", "
@@ -60,7 +59,7 @@ module OnnxOptions =
                     "give those that the network was trained with"
             )
 
-    /// The options, if a model can be exported so.
+    /// Returns the options if the model can be exported with them.
     let validate (model: Model) (options: OnnxOptions) : Result<OnnxOptions, Error> =
         result {
             if options.Opset < 17 || options.Opset > 21 then

@@ -3,14 +3,13 @@ namespace Ctkd.Fs
 open System
 open System.Buffers.Binary
 
-/// The arrays of bytes and the numbers that numpy puts into pickles, of every numpy version and Python 2 or
-/// 3.
+/// Decodes numpy's byte arrays and numbers in pickles of every numpy version and Python 2 or 3.
 [<RequireQualifiedAccess>]
 module Numpy =
     let private arrayKind = "numpy.ndarray"
     let private typeKind = "numpy.dtype"
 
-    /// A number by itself; its arguments are its type and its bytes.
+    /// Kind of a single number; its arguments are its type and its bytes.
     let internal numberKind = "numpy.scalar"
 
     let private inert (kind: string) (arguments: PickleValue list) : PickleValue =
@@ -24,15 +23,14 @@ module Numpy =
         | PickleValue.Global name :: _ when name = arrayKind -> Ok(inert arrayKind arguments)
         | _ -> Error "it may make nothing but an array"
 
-    // Python 3 writes bytes for the protocols 0 to 2 as their Latin-1 text and a call of this function: the
-    // text itself stands for them, since `PickleValue.bytes` reads it so. Nothing is copied: many calls on
-    // one long text take no memory.
+    // For the protocols 0 to 2 Python 3 writes bytes as Latin-1 text and a call of this function. The text is returned
+    // as it is, since `PickleValue.bytes` decodes it: many calls on one long text copy nothing.
     let private encode (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
         | [ PickleValue.Text _ as text; encoding ] when PickleValue.isText "latin1" encoding -> Ok text
         | _ -> Error "it may encode nothing but Latin-1"
 
-    /// The globals that a pickle with numpy arrays needs, for `Pickle.parse`.
+    /// The globals that `Pickle.parse` must allow for pickles with numpy arrays.
     let allowed: Map<string, PickleConstructor> =
         Map [
             "numpy.core.multiarray._reconstruct", reconstruct
@@ -61,7 +59,7 @@ module Numpy =
             List.contains (PickleValue.text name) [ Some "u1"; Some "|u1" ]
         | _ -> false
 
-    /// Whether the array is stored column by column.
+    /// Whether the array is stored in column-major order.
     let private isFortran (value: PickleValue) : bool =
         match value with
         | PickleValue.Truth yes -> yes
@@ -87,7 +85,7 @@ module Numpy =
             | _ -> Error "an array is no matrix of bytes"
         | _ -> Error "an array has no contents"
 
-    /// Rows, columns and row-major bytes of a matrix of bytes.
+    /// Returns rows, columns and row-major bytes of a matrix of bytes.
     let byteMatrix (value: PickleValue) : Result<int * int * ReadOnlyMemory<byte>, string> =
         match value with
         | PickleValue.Object o when o.Kind = arrayKind -> matrixOfState o.State
@@ -103,7 +101,7 @@ module Numpy =
         "b1", (fun b -> PickleValue.Truth(b.Span[0] <> 0uy))
     ]
 
-    /// The type's name, such as "f8", unless its numbers begin with the highest byte.
+    /// Returns the type's name, such as "f8", unless it is big-endian.
     let private littleType (dtype: PickleValue) : PickleValue option =
         let isBig (state: PickleValue) =
             match state with
@@ -114,13 +112,13 @@ module Numpy =
         | PickleValue.Object o when o.Kind = typeKind && not (isBig o.State) -> List.tryHead o.Arguments
         | _ -> None
 
-    /// Bytes that are as many as expected; a long text is not copied to find out.
+    /// Returns the bytes if there are exactly `length`. Does not copy a long text to find out.
     let private exactly (length: int) (value: PickleValue) : ReadOnlyMemory<byte> option =
         match value with
         | PickleValue.Text text when text.Length <> length -> None
         | _ -> PickleValue.bytes value |> Option.filter (fun bytes -> bytes.Length = length)
 
-    /// The number that a scalar's arguments are, if it is of a usual type: float, integer or truth value.
+    /// Decodes a scalar's arguments if it has a usual type: float, integer or boolean.
     let internal number (arguments: PickleValue list) : PickleValue option =
         match arguments with
         | [ dtype; value ] ->

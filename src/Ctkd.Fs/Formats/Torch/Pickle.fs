@@ -3,12 +3,11 @@ namespace Ctkd.Fs
 open System
 open System.IO
 
-/// Reads Python pickles of the protocols 0 to 4 as data. Nothing is executed: a global that is not in the
-/// given table is refused by its name. The memory is bounded by a fixed budget, and the time by
-/// `maxInstructions`.
+/// Reads Python pickles of protocols 0 to 4 as data. Executes nothing: a global outside the given table is refused by
+/// name. Memory is bounded by a fixed budget, time by `maxInstructions`.
 [<RequireQualifiedAccess>]
 module Pickle =
-    /// More instructions than this are refused; the official CIFAR files need a twentieth of it.
+    /// The most instructions of a pickle; the official CIFAR files need a twentieth of it.
     let maxInstructions: int = 4_000_000
 
     let private refuse (reason: string) : 'T = PickleInput.refuse reason
@@ -20,7 +19,7 @@ module Pickle =
 
     // ---- instructions
 
-    /// An instruction that pushes what it reads from the input.
+    /// An instruction that pushes a value read from the input.
     let private pushing (value: PickleInput -> PickleValue) (m: PickleMachine) : unit =
         PickleInput.charge PickleMachine.scalar m.Input
         PickleMachine.push (value m.Input) m
@@ -114,7 +113,7 @@ module Pickle =
         let place = m.Input.Position - 1
         refuse $"it has the instruction 0x{m.Input.Data.Span[place]:X2} at byte {place}, which is not read"
 
-    /// By opcode.
+    /// Indexed by opcode.
     let private instructions: (PickleMachine -> unit)[] =
         let known = Map(scalars @ containers @ others)
         Array.init 256 (fun opcode -> Map.tryFind (char opcode) known |> Option.defaultValue unknown)
@@ -135,12 +134,12 @@ module Pickle =
 
         PickleMachine.pop m
 
-    /// The value of the pickle that begins at the input's position, which then is behind its end. What is
-    /// against the rules raises `Unpicklable` or `Forbidden`.
+    /// Reads the pickle at the input's position, and advances past its end. Violations raise `Unpicklable` or
+    /// `Forbidden`.
     let internal next (rules: PickleRules) (input: PickleInput) : PickleValue =
         run (PickleMachine.create rules input)
 
-    /// The value of the one pickle that `data` is.
+    /// Reads `data` as exactly one pickle.
     let internal whole
         (rules: PickleRules)
         (budget: MemoryBudget)
@@ -153,16 +152,16 @@ module Pickle =
         | 0 -> value
         | rest -> refuse $"{rest} bytes follow its end"
 
-    /// What a refused name is told.
+    /// The message for a refused name.
     let internal forbidden (name: string) : string =
         $"it asks for {name}, which is not among the few names that are allowed"
 
-    /// The rule of a pickle that stands alone.
+    /// The rule of a pickle without external references.
     let internal nothingOutside (_: PickleValue) : Result<PickleValue, string> =
         Error "it refers to what is outside it"
 
-    /// The value of a pickle; `allowed` maps the full names that it may import to their constructors, and
-    /// `where` is the path that messages name. The bytes in the value are views of `data`.
+    /// Reads a pickle. `allowed` maps the full names of allowed imports to their constructors, and `where` is the path
+    /// in messages. Bytes in the value are views of `data`.
     let parse
         (allowed: Map<string, PickleConstructor>)
         (where: string)

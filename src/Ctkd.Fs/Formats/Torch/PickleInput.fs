@@ -6,21 +6,21 @@ open System.Globalization
 open System.Numerics
 open System.Text
 
-/// Why a pickle is refused; it does not leave the reader.
+/// Why a pickle is malformed. Never leaves the reader.
 exception internal Unpicklable of string
 
-/// The name that a pickle imports and may not; it does not leave the reader.
+/// The name of a forbidden import. Never leaves the reader.
 exception internal Forbidden of string
 
-/// How many bytes of memory the values of a file may still take, beyond the file itself.
+/// The memory in bytes that a file's values may still take, beyond the file itself.
 [<ReferenceEquality>]
 type internal MemoryBudget = { mutable Left: int64 }
 
-/// What each value of a file takes is charged before it is made, and never given back: whatever the values
-/// are and whenever their memory is collected, they cannot take more than the whole.
+/// Each value is charged before it is created, and never refunded: the total bounds the memory of a file's values
+/// whenever the garbage collector runs.
 [<RequireQualifiedAccess>]
 module internal MemoryBudget =
-    /// The official CIFAR files need half of it, and a checkpoint of ResNet101 with its optimizer a tenth.
+    /// Twice what the official CIFAR files need, and ten times a checkpoint of ResNet101 with its optimizer.
     let limit = 40_000_000L
 
     let create () : MemoryBudget = { Left = limit }
@@ -31,12 +31,12 @@ module internal MemoryBudget =
 
         budget.Left <- budget.Left - bytes
 
-/// The bytes of a pickle, the place reached in them, and the memory that its values may take.
+/// The bytes of a pickle, the current position, and the memory left for its values.
 [<ReferenceEquality>]
 type internal PickleInput = { Data: ReadOnlyMemory<byte>; Budget: MemoryBudget; mutable Position: int }
 
-/// The elements of a pickle: counted bytes, integers, lines, and the text forms of protocol 0. Whatever is
-/// malformed or not there raises `Unpicklable`; nothing is allocated for a length that is not there.
+/// Reads the elements of a pickle: counted bytes, integers, lines, and the text forms of protocol 0. Malformed or
+/// missing data raises `Unpicklable`, and a length is checked before anything is allocated for it.
 [<RequireQualifiedAccess>]
 module internal PickleInput =
     let refuse (reason: string) : 'T = raise (Unpicklable reason)
@@ -51,7 +51,7 @@ module internal PickleInput =
         input.Position <- input.Position + int length
         part
 
-    /// Memory that the next value takes; what exceeds the budget is refused before it is made.
+    /// Charges the memory of the next value; refuses it if it exceeds the budget.
     let charge (bytes: int64) (input: PickleInput) : unit = MemoryBudget.charge bytes input.Budget
 
     let uint8 (input: PickleInput) : int64 = int64 (take 1L input).Span[0]
@@ -64,14 +64,14 @@ module internal PickleInput =
 
     let uint32 (input: PickleInput) : int64 =
         int64 (BinaryPrimitives.ReadUInt32LittleEndian (take 4L input).Span)
-    // A length above the largest int64 becomes negative, which `take` refuses.
+    // A length above the largest int64 becomes negative, and `take` refuses it.
     let uint64 (input: PickleInput) : int64 = BinaryPrimitives.ReadInt64LittleEndian (take 8L input).Span
 
     let line (input: PickleInput) : string =
         match input.Data.Span.Slice(input.Position).IndexOf(byte '\n') with
         | -1 -> refuse $"truncated: the line at byte {input.Position} does not end"
         | length ->
-            // The line, and what undoing its escapes takes: a builder and its text.
+            // The line, and a builder and its text to undo escapes.
             charge (8L * int64 length) input
             let text = Encoding.Latin1.GetString (take (int64 length) input).Span
             take 1L input |> ignore
@@ -106,7 +106,7 @@ module internal PickleInput =
         else
             PickleValue.Large value
 
-    /// An integer in digits, with Python 2's L behind it or without.
+    /// Parses a decimal integer, with or without Python 2's trailing L.
     let integer (text: string) : PickleValue =
         let digits = text.TrimEnd 'L'
 
@@ -117,7 +117,7 @@ module internal PickleInput =
         | true, value -> fitting value
         | _ -> refuse $"'{text}' is no integer"
 
-    /// A little-endian integer in two's complement.
+    /// Decodes a little-endian two's complement integer.
     let longInteger (bytes: ReadOnlyMemory<byte>) : PickleValue =
         if bytes.Length > maxInteger then
             refuse $"it holds an integer of {bytes.Length} bytes, more than {maxInteger}"
@@ -131,7 +131,7 @@ module internal PickleInput =
         | true, value -> value
         | _ -> refuse $"'{text}' is no number"
 
-    /// The code in `digits` hexadecimal digits at `start`.
+    /// Parses `digits` hexadecimal digits at `start`.
     let private code (text: string) (start: int) (digits: int) : int =
         let part = if start + digits <= text.Length then text.Substring(start, digits) else ""
 
@@ -139,7 +139,7 @@ module internal PickleInput =
         | true, value -> value
         | _ -> refuse "a text in it has a wrong escape sequence"
 
-    /// Undoes escapes; `escape` tells what follows a backslash and how many characters it took.
+    /// Undoes escapes; `escape` returns the replacement of what follows a backslash, and its length.
     let private unescape (escape: string -> int -> string * int) (text: string) : string =
         let result = StringBuilder(text.Length)
         let mutable i = 0
@@ -174,7 +174,7 @@ module internal PickleInput =
                 refuse "a text in it is not Unicode"
         | _ -> "\\", 0
 
-    /// A string in quotes, as Python 2 prints it.
+    /// Parses a quoted string as printed by Python 2.
     let quoted (text: string) : ReadOnlyMemory<byte> =
         let ends = text.Length >= 2 && (text[0] = '\'' || text[0] = '"') && text[text.Length - 1] = text[0]
 
@@ -183,7 +183,7 @@ module internal PickleInput =
         let inner = text.Substring(1, text.Length - 2) |> unescape stringEscape
         ReadOnlyMemory(Encoding.Latin1.GetBytes inner)
 
-    /// A text of protocol 0: Latin-1 with the escapes \uXXXX and \UXXXXXXXX.
+    /// Decodes text of protocol 0: Latin-1 with the escapes \uXXXX and \UXXXXXXXX.
     let unicode (text: string) : string = unescape unicodeEscape text
 
     let float64 (input: PickleInput) : float = BinaryPrimitives.ReadDoubleBigEndian (take 8L input).Span

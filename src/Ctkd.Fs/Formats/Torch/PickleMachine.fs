@@ -2,19 +2,19 @@ namespace Ctkd.Fs
 
 open System.Collections.Generic
 
-/// Makes a value of the arguments of an allowed global, or says why it does not.
+/// Creates a value from the arguments of an allowed global, or returns why it cannot.
 type PickleConstructor = PickleValue list -> Result<PickleValue, string>
 
 /// What a pickle may do.
 [<ReferenceEquality>]
 type PickleRules = {
-    /// The full names that it may import, and their constructors.
+    /// The full names of allowed imports, and their constructors.
     Allowed: Map<string, PickleConstructor>
-    /// What stands for a thing outside the pickle, given the pickle's name of it.
+    /// Resolves the pickle's name of an external object.
     Outside: PickleValue -> Result<PickleValue, string>
 }
 
-/// The pickle's stack machine.
+/// The stack machine of pickles.
 [<ReferenceEquality>]
 type internal PickleMachine = {
     Input: PickleInput
@@ -24,13 +24,13 @@ type internal PickleMachine = {
     Memo: Dictionary<int64, PickleValue>
 }
 
-/// What the instructions do on the stack, in the memo and with containers. Each value is charged to the
-/// input's budget before it is made.
+/// The operations of instructions on the stack, the memo and containers. Each value is charged to the input's budget
+/// before it is created.
 [<RequireQualifiedAccess>]
 module internal PickleMachine =
     let private refuse (reason: string) : 'T = PickleInput.refuse reason
 
-    /// A machine that begins at the input's position.
+    /// Creates a machine at the input's position.
     let create (rules: PickleRules) (input: PickleInput) : PickleMachine = {
         Input = input
         Rules = rules
@@ -39,12 +39,12 @@ module internal PickleMachine =
         Memo = Dictionary()
     }
 
-    // ---- what values take in bytes, what growing arrays leave behind included
+    // ---- sizes of values in bytes, including the arrays that growing containers discard
 
-    /// A number, a text without its characters, or a cell of a list.
+    /// A number, a text without its characters, or a list cell.
     let scalar = 32L
     let private container = 128L
-    /// A value that a function made, with its list of arguments.
+    /// A constructed value with its list of arguments.
     let private made = 192L
     let private element = 32L
     let private entry = 64L
@@ -82,14 +82,14 @@ module internal PickleMachine =
         charge mark m
         m.Marks.Push m.Stack.Count
 
-    /// Where the values above the topmost mark begin; the mark is taken away.
+    /// Removes the topmost mark; returns the index of the first value above it.
     let popMark (m: PickleMachine) : int =
         if m.Marks.Count = 0 then
             refuse $"no mark is on the stack at byte {m.Input.Position}"
 
         m.Marks.Pop()
 
-    /// Where the topmost `count` values begin.
+    /// Returns the index of the first of the topmost `count` values.
     let private below (count: int) (m: PickleMachine) : int =
         let start = m.Stack.Count - count
 
@@ -100,7 +100,7 @@ module internal PickleMachine =
 
     let dropFrom (start: int) (m: PickleMachine) : unit = m.Stack.RemoveRange(start, m.Stack.Count - start)
 
-    /// The values from there on, the lowest first.
+    /// Pops the values from `start` on, lowest first.
     let private popFrom (start: int) (m: PickleMachine) : PickleValue list =
         charge (scalar * int64 (m.Stack.Count - start)) m
         let mutable values = []
@@ -125,7 +125,7 @@ module internal PickleMachine =
 
     // ---- containers
 
-    /// Appends what lies from there on to the list under it.
+    /// Appends the values from `start` on to the list below them.
     let private appendFrom (start: int) (m: PickleMachine) : unit =
         match if start > floor m then m.Stack[start - 1] else PickleValue.Nothing with
         | PickleValue.Sequence list ->
@@ -137,7 +137,7 @@ module internal PickleMachine =
             dropFrom start m
         | _ -> refuse "something is appended to what is no list"
 
-    /// Puts the keys and values from there on into the dictionary under them.
+    /// Adds the keys and values from `start` on to the dictionary below them.
     let private setFrom (start: int) (m: PickleMachine) : unit =
         match if start > floor m then m.Stack[start - 1] else PickleValue.Nothing with
         | PickleValue.Dictionary entries ->
@@ -157,7 +157,7 @@ module internal PickleMachine =
     let setItem (m: PickleMachine) : unit = setFrom (below 2 m) m
     let setToMark (m: PickleMachine) : unit = setFrom (popMark m) m
 
-    /// Puts an empty container under the values from there on.
+    /// Inserts an empty container below the values from `start` on.
     let private insert (start: int) (value: PickleValue) (m: PickleMachine) : unit =
         charge container m
         makeRoom m
@@ -185,7 +185,7 @@ module internal PickleMachine =
     let tuple (count: int) (m: PickleMachine) : unit = pushTuple (popMany count m) m
     let tupleToMark (m: PickleMachine) : unit = pushTuple (popFrom (popMark m) m) m
 
-    // ---- globals and what they make
+    // ---- globals and constructed values
 
     let import (modul: string) (name: string) (m: PickleMachine) : unit =
         charge (made + 2L * int64 (modul.Length + name.Length)) m
@@ -198,7 +198,7 @@ module internal PickleMachine =
 
     let importLines (m: PickleMachine) : unit = import (PickleInput.line m.Input) (PickleInput.line m.Input) m
 
-    /// The old way to make an instance: no allowed global needs it, and any other is refused by its name.
+    /// Protocol 0's way to create an instance. No allowed global needs it; any other is refused by name.
     let makeInstance (m: PickleMachine) : unit =
         importLines m
         refuse "it makes an instance of a class"
@@ -223,8 +223,7 @@ module internal PickleMachine =
 
         match top m with
         | PickleValue.Object o -> o.State <- state
-        // Attributes of an ordered dictionary, such as the versions of layers that PyTorch notes: never asked
-        // for.
+        // Attributes of an ordered dictionary, such as the layer versions that PyTorch stores, are not needed.
         | PickleValue.Dictionary _ -> ()
         | _ -> refuse "it gives a state to what has none"
 

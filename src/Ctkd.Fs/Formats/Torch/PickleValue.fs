@@ -3,14 +3,14 @@ namespace Ctkd.Fs
 open System
 open System.Text
 
-/// What a pickle may contain. Lists and dictionaries can contain themselves, so values are compared by
-/// reference and a reader of them follows only the path that it expects.
+/// A value in a pickle. Lists and dictionaries may contain themselves, so values are compared by reference, and readers
+/// follow only the paths that they expect.
 [<RequireQualifiedAccess; ReferenceEquality>]
 type PickleValue =
     | Nothing
     | Truth of bool
     | Whole of int64
-    /// An integer beyond 64 bits.
+    /// An integer that exceeds 64 bits.
     | Large of bigint
     | Real of float
     | Text of string
@@ -19,21 +19,21 @@ type PickleValue =
     | Sequence of ResizeArray<PickleValue>
     | Tuple of PickleValue list
     | Dictionary of ResizeArray<struct (PickleValue * PickleValue)>
-    /// A name that the pickle imports.
+    /// An imported name.
     | Global of string
     | Object of PickleObject
 
-/// What a constructor made: inert, a kind and its arguments, and the state that the pickle gave it later.
+/// A constructed object as inert data: kind, arguments, and the state that the pickle set later.
 and [<ReferenceEquality>] PickleObject = {
     Kind: string
     Arguments: PickleValue list
     mutable State: PickleValue
 }
 
-/// Looks into the values of a pickle, as far as a reader of data files needs it.
+/// Reads the values of a pickle, as far as data files need it.
 [<RequireQualifiedAccess>]
 module PickleValue =
-    /// The bytes of a value; a text counts as its Latin-1 bytes, as Python 3 writes them for Python 2.
+    /// Returns the bytes of a value. Text counts as its Latin-1 bytes, as Python 3 writes them for Python 2.
     let bytes (value: PickleValue) : ReadOnlyMemory<byte> option =
         match value with
         | PickleValue.Bytes bytes -> Some bytes
@@ -41,15 +41,14 @@ module PickleValue =
             Some(ReadOnlyMemory(Encoding.Latin1.GetBytes text))
         | _ -> None
 
-    /// The text of a value; a string of Python 2 counts as Latin-1.
+    /// Returns the text of a value. A string of Python 2 counts as Latin-1.
     let text (value: PickleValue) : string option =
         match value with
         | PickleValue.Text text -> Some text
         | PickleValue.Bytes bytes -> Some(Encoding.Latin1.GetString bytes.Span)
         | _ -> None
 
-    /// Whether a value is this text; its length is compared first, because a hostile file may hold long keys
-    /// many times.
+    /// Whether a value is this text. Compares lengths first: a hostile file may repeat long keys.
     let isText (expected: string) (value: PickleValue) : bool =
         match value with
         | PickleValue.Text text -> text = expected
@@ -57,7 +56,7 @@ module PickleValue =
             bytes.Length = expected.Length && Encoding.Latin1.GetString bytes.Span = expected
         | _ -> false
 
-    /// What a dictionary holds under a name, the last one where it is there more than once.
+    /// Returns a dictionary's value of a key; the last one if the key occurs more than once.
     let field (name: string) (value: PickleValue) : PickleValue option =
         match value with
         | PickleValue.Dictionary entries ->
@@ -66,7 +65,7 @@ module PickleValue =
             |> Option.map (fun (struct (_, found)) -> found)
         | _ -> None
 
-    /// The integers of a list.
+    /// Returns the integers of a list.
     let wholes (value: PickleValue) : int64[] option =
         let whole item =
             match item with

@@ -1,28 +1,28 @@
 namespace Ctkd.Fs
 
-/// What a file of weights holds under a name.
+/// An entry of a file of weights.
 [<RequireQualifiedAccess; ReferenceEquality>]
 type TorchEntry =
-    /// A tensor; its name is that of the entry.
+    /// A tensor, named like the entry.
     | Tensor of StoredTensor
     | Whole of int64
     | Number of float
     | Text of string
-    /// A dictionary, or a list whose names are 0, 1, 2, ...
+    /// A dictionary, or a list with the names 0, 1, 2, ...
     | Group of (string * TorchEntry) list
-    /// What is neither, in words: "true", "nothing", "numpy.ndarray".
+    /// Anything else, in words: "true", "nothing", "numpy.ndarray".
     | Other of string
 
-/// Looks into entries.
+/// Functions over entries.
 [<RequireQualifiedAccess>]
 module TorchEntry =
-    /// The entries of a group; of anything else none.
+    /// Returns the entries of a group, and none of anything else.
     let entries (entry: TorchEntry) : (string * TorchEntry) list =
         match entry with
         | TorchEntry.Group entries -> entries
         | _ -> []
 
-    /// The tensors that a group holds itself, in its order.
+    /// Returns a group's direct tensors, in order.
     let tensors (entry: TorchEntry) : StoredTensor list =
         entries entry
         |> List.choose (fun (_, held) ->
@@ -31,7 +31,7 @@ module TorchEntry =
             | _ -> None
         )
 
-    /// The numbers and texts that a group holds itself, as text.
+    /// Returns a group's direct numbers and texts, as text.
     let values (entry: TorchEntry) : (string * string) list =
         let text held =
             match held with
@@ -46,6 +46,6 @@ module TorchEntry =
 
         entries entry |> List.choose (fun (name, held) -> text held |> Option.map (fun text -> name, text))
 
-    /// A group of tensors under their own names.
+    /// Creates a group of tensors under their own names.
     let ofTensors (tensors: StoredTensor list) : TorchEntry =
         tensors |> List.map (fun tensor -> tensor.Name, TorchEntry.Tensor tensor) |> TorchEntry.Group

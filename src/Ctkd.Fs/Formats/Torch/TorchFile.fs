@@ -3,12 +3,12 @@ namespace Ctkd.Fs
 open System
 open System.IO
 
-/// A PyTorch file: its format in words, and what it holds.
+/// A PyTorch file: its format in words, and its contents.
 [<ReferenceEquality>]
 type TorchFile = { Format: string; Root: TorchEntry }
 
-/// PyTorch files (.pt, .pth, .th, .ckpt), read as data: nothing in them is ever run. Tensors, numbers, texts
-/// and containers are read, and everything else is refused by its name.
+/// Reads PyTorch files (.pt, .pth, .th, .ckpt) as data and executes nothing. Tensors, numbers, texts and containers are
+/// read; everything else is refused by name.
 [<RequireQualifiedAccess>]
 module TorchFile =
     let private refused (where: string) (reason: string) (next: string) : Error =
@@ -31,7 +31,7 @@ module TorchFile =
 
     let private isZip (bytes: byte[]) : bool = ReadOnlySpan(bytes).StartsWith(ReadOnlySpan TorchZip.signature)
 
-    /// Whether the bytes begin as a PyTorch file does, of whatever age.
+    /// Whether the bytes begin like a PyTorch file of any version.
     let isTorch (bytes: byte[]) : bool = isZip bytes || TorchLegacy.isLegacy bytes || isTar bytes
 
     let private parseBytes (bytes: byte[]) : TorchFile =
@@ -44,12 +44,12 @@ module TorchFile =
         else
             PickleInput.refuse "it does not begin as one"
 
-    /// <summary>The file in the bytes, in zip format or in that of PyTorch before 1.6.</summary>
-    /// <param name="where">The path that messages name.</param>
+    /// <summary>Parses a file in zip format or in the format before PyTorch 1.6.</summary>
+    /// <param name="where">The path in messages.</param>
     /// <param name="bytes">The contents; tensors may be views of them.</param>
     /// <returns>
-    /// The file, or a <c>Damaged</c> error with its reason: truncated, inconsistent, too deep, with values
-    /// that take too much memory, or with a name that is not allowed.
+    /// The file, or a <c>Damaged</c> error with its reason: truncated, inconsistent, too deep, too large in memory, or
+    /// with a forbidden name.
     /// </returns>
     let parse (where: string) (bytes: byte[]) : Result<TorchFile, Error> =
         try
@@ -61,11 +61,11 @@ module TorchFile =
     /// Reads a PyTorch file of up to 2 GB.
     let read (path: string) : Result<TorchFile, Error> = Files.read path |> Result.bind (parse path)
 
-    /// The bytes of a file with these tensors as its state_dict, in PyTorch's zip format. A wrong size, type
-    /// or name is a mistake of the program: an exception.
+    /// Encodes tensors as a state_dict in PyTorch's zip format. A wrong size, type or name is a bug and raises an
+    /// exception.
     let encode (tensors: StoredTensor list) : byte[] = Files.join (TorchWriter.pieces tensors)
 
-    /// Writes tensors as a state_dict in PyTorch's zip format, for `torch.load(path, weights_only=True)`. In
-    /// one step: after any failure the old file is still whole. The same tensors always give the same bytes.
+    /// Writes tensors as a state_dict in PyTorch's zip format, for `torch.load(path, weights_only=True)`. Atomic: on
+    /// any failure the old file stays intact. Equal tensors give equal bytes.
     let write (path: string) (tensors: StoredTensor list) : Result<unit, Error> =
         Files.replaceByParts path (TorchWriter.pieces tensors)

@@ -3,13 +3,13 @@ namespace Ctkd.Fs
 open System
 open System.Collections.Generic
 
-/// PyTorch's format before 1.6: five pickles one after the other, then the bytes of the storages. What is
-/// against the format raises `Unpicklable` or `Forbidden`.
+/// Reads PyTorch's format before 1.6: five consecutive pickles, then the storages' bytes. Violations raise
+/// `Unpicklable` or `Forbidden`.
 [<RequireQualifiedAccess>]
 module internal TorchLegacy =
     let private refuse (reason: string) : 'T = PickleInput.refuse reason
 
-    /// The pickle of the number 0x1950a86a20f9469cfc6c, without the header that depends on the protocol.
+    /// The pickle of 0x1950a86a20f9469cfc6c, without the header that depends on the protocol.
     let private magic = [|
         0x8auy
         0x0auy
@@ -29,18 +29,18 @@ module internal TorchLegacy =
     /// The longest header of a pickle: its protocol and the length of a frame.
     let private maxHeader = 11
 
-    /// Where the second pickle begins, if the bytes begin with the first.
-    let private behindMagic (data: byte[]) : int option =
+    /// Returns the position of the second pickle if the first one is the magic number.
+    let private afterMagic (data: byte[]) : int option =
         match
             ReadOnlySpan(data, 0, min data.Length (maxHeader + magic.Length)).IndexOf(ReadOnlySpan magic)
         with
         | -1 -> None
         | start -> Some(start + magic.Length)
 
-    /// Whether the bytes are of this format.
-    let isLegacy (data: byte[]) : bool = (behindMagic data).IsSome
+    /// Whether the bytes have this format.
+    let isLegacy (data: byte[]) : bool = (afterMagic data).IsSome
 
-    /// The numbers that describe the writer.
+    /// Reads the numbers that describe the writer.
     let private plain (input: PickleInput) : PickleValue =
         Pickle.next { Allowed = Map.empty; Outside = Pickle.nothingOutside } input
 
@@ -54,7 +54,7 @@ module internal TorchLegacy =
             refuse "it was written on a big-endian machine: save it again on another"
         | _ -> ()
 
-    /// Remembers what the pickle says of its storages: the bytes that follow it do not tell their type.
+    /// Records the type and size of each storage in the pickle: the bytes after it do not give the type.
     let private noting (known: Dictionary<string, string * int64>) (name: PickleValue) =
         let note (dtype: string) (key: string) (count: int64) (storage: PickleValue) =
             if known.TryAdd(key, (dtype, count)) || known[key] = (dtype, count) then
@@ -98,12 +98,12 @@ module internal TorchLegacy =
 
         storages.Add(key, PickleInput.take (count * SafetensorsLayout.itemSizes[dtype]) input)
 
-    /// The entries of a file.
+    /// Returns the contents of a file.
     let parse (data: byte[]) : TorchEntry =
         let input = {
             Data = ReadOnlyMemory data
             Budget = MemoryBudget.create ()
-            Position = behindMagic data |> Option.defaultValue 0
+            Position = afterMagic data |> Option.defaultValue 0
         }
 
         checkHeader input

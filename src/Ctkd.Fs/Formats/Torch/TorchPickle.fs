@@ -2,17 +2,17 @@ namespace Ctkd.Fs
 
 open System
 
-/// The pickles of PyTorch: tensors and storages as inert objects, whose bytes lie elsewhere in the file.
+/// PyTorch's pickles: tensors and storages as inert objects, whose bytes lie elsewhere in the file.
 [<RequireQualifiedAccess>]
 module internal TorchPickle =
-    /// Arguments: storage, offset, extents, strides; then the element type, where the storage has none.
+    /// Arguments: storage, offset, shape, strides; then the element type, if the storage has none.
     let tensorKind = "torch.Tensor"
     /// Arguments: element type, key, number of elements.
     let storageKind = "torch.storage"
     let deviceKind = "torch.device"
     let pairsKind = "collections.OrderedDict"
 
-    /// The element type of a storage, by the name of its class. Storages without a type count bytes.
+    /// The element type of a storage by its class name. Untyped storages count bytes.
     let private storages: Map<string, string> =
         Map [
             "torch.DoubleStorage", "F64"
@@ -30,7 +30,7 @@ module internal TorchPickle =
             "torch.storage._UntypedStorage", "U8"
         ]
 
-    /// Element types that a tensor can have here, by their names in PyTorch.
+    /// Supported element types of tensors, by PyTorch's names.
     let dtypes: Map<string, string> =
         Map [
             "torch.float64", "F64"
@@ -45,7 +45,7 @@ module internal TorchPickle =
             "torch.bool", "BOOL"
         ]
 
-    /// Element types that are only names: of a setting in a checkpoint, not of a tensor.
+    /// Element types that occur only as settings of a checkpoint, not in tensors.
     let private otherDtypes = [ "torch.complex32"; "torch.complex64"; "torch.complex128" ]
 
     let private inert (kind: string) (arguments: PickleValue list) : PickleValue =
@@ -56,8 +56,7 @@ module internal TorchPickle =
 
     // ---- tensors
 
-    // Whether a gradient is wanted and the hooks of the backward pass do not matter. The arguments are
-    // checked when a tensor is asked for.
+    // `requires_grad` and the backward hooks are irrelevant. The arguments are checked when a tensor is read.
     let private tensor (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
         | _ :: _ :: _ :: _ :: _ :: _ :: PickleValue.Dictionary notes :: _ when notes.Count > 0 ->
@@ -79,7 +78,7 @@ module internal TorchPickle =
         | (PickleValue.Object o as value) :: _ when o.Kind = tensorKind -> Ok value
         | _ -> Error "a parameter is made of a tensor"
 
-    // ---- containers: what a constructor is given is never copied, since a pickle may call it many times
+    // ---- containers: arguments of constructors are never copied, since a pickle may call one many times
 
     let private orderedDictionary (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
@@ -121,7 +120,7 @@ module internal TorchPickle =
         for python in [ "builtins"; "__builtin__" ] do
             $"{python}.set", set
 
-            // What a defaultdict makes by itself.
+            // The default factories of defaultdict.
             for name in [ "dict"; "list"; "int"; "float" ] do
                 $"{python}.{name}", notCalled
     ]
@@ -130,11 +129,11 @@ module internal TorchPickle =
         [ yield! storages.Keys; yield! dtypes.Keys; yield! otherDtypes ]
         |> List.map (fun name -> name, notCalled)
 
-    /// Everything that a PyTorch file may import.
+    /// All globals that a PyTorch file may import.
     let allowed: Map<string, PickleConstructor> =
         List.concat [ Map.toList Numpy.allowed; functions; names ] |> Map.ofList
 
-    /// A key is a part of a path, and compared and copied for each tensor: PyTorch's are numbers.
+    /// A key is part of a path, and is compared and copied for each tensor. PyTorch's keys are numbers.
     let private isKey (value: PickleValue) : bool =
         let isPlain (c: char) = Char.IsAsciiLetterOrDigit c || c = '_' || c = '-'
 
@@ -153,7 +152,7 @@ module internal TorchPickle =
             Ok(inert storageKind [ PickleValue.Text dtype; key; PickleValue.Whole count ])
         | Some _ -> Error "the name of a storage is malformed"
 
-    /// The storage that a pickle's name of it means; the device where it was does not matter.
+    /// Resolves a pickle's name of a storage; its original device is irrelevant.
     let storage (name: PickleValue) : Result<PickleValue, string> =
         let kind, rest =
             match name with
@@ -170,7 +169,7 @@ module internal TorchPickle =
         | [ _; _; _; _; PickleValue.Tuple _ ] -> Error "a storage is a part of another: save it again"
         | _ -> Error "the name of a storage is malformed"
 
-    /// Element type, key and number of elements of a storage.
+    /// Returns a storage's element type, key and number of elements.
     let describe (storage: PickleValue) : (string * string * int64) option =
         match storage with
         | PickleValue.Object o when o.Kind = storageKind ->

@@ -3,23 +3,23 @@ namespace Ctkd.Fs
 open System
 open System.Collections.Generic
 
-/// Turns the value of a PyTorch pickle into entries. Values that contain themselves, or one list a thousand
-/// times, meet limits on depth and memory: what exceeds them raises `Unpicklable`.
+/// Converts the value of a PyTorch pickle to entries. Limits on depth and memory handle values that contain themselves
+/// or one list a thousand times: exceeding them raises `Unpicklable`.
 [<RequireQualifiedAccess>]
 module internal TorchTree =
     let private maxDepth = 32
 
-    /// What an entry with its place in the group takes in bytes, and what a tensor takes beside its elements.
+    /// Memory in bytes of an entry in its group, and of a tensor without its elements.
     let private entrySize, private tensorSize = 200L, 1_000L
 
-    /// The bytes of a storage: element type, key and number of elements, as the pickle names it.
+    /// Returns the bytes of a storage from its element type, key and number of elements in the pickle.
     type Storage = string -> string -> int64 -> ReadOnlyMemory<byte>
 
     [<ReferenceEquality>]
     type private Walk = {
         Storage: Storage
         Budget: MemoryBudget
-        /// How many bytes of tensors may be copied beside the budget.
+        /// Bytes of tensors that may be copied outside the budget.
         mutable CopiesLeft: int64
     }
 
@@ -27,8 +27,8 @@ module internal TorchTree =
 
     let private charge (walk: Walk) (bytes: int64) : unit = MemoryBudget.charge bytes walk.Budget
 
-    /// Allows the copy of a tensor: all tensors of a file may lie in another order, so that copies may take
-    /// the file's size, and the rest of the budget.
+    /// Allows the copy of a tensor. All tensors of a file may be stored in a different order, so copies may take the
+    /// file's size and the rest of the budget.
     let private reserve (walk: Walk) (bytes: int64) : unit =
         let beyond = bytes - min bytes walk.CopiesLeft
 
@@ -87,7 +87,7 @@ module internal TorchTree =
 
     // ---- everything
 
-    /// A text of the pickle; strings of Python 2 are copied.
+    /// Returns the text of a value; copies strings of Python 2.
     let private text (walk: Walk) (value: PickleValue) : string option =
         match value with
         | PickleValue.Bytes bytes -> charge walk (2L * int64 bytes.Length)
@@ -95,7 +95,7 @@ module internal TorchTree =
 
         PickleValue.text value
 
-    /// How many of a tuple's items are printed in a name.
+    /// Number of a tuple's items printed in a name.
     let private shownItems = 8
 
     let rec private printed (walk: Walk) (depth: int) (value: PickleValue) : string =
@@ -108,15 +108,15 @@ module internal TorchTree =
         | PickleValue.Large number -> string number
         | PickleValue.Real number -> string number
         | PickleValue.Text text ->
-            // A long name may come many times, and each is compared.
+            // A long name may occur many times, and each one is compared.
             charge walk (2L * int64 text.Length)
             text
         | PickleValue.Bytes _ -> text walk value |> Option.defaultValue ""
         | PickleValue.Global name -> name
         | PickleValue.Tuple items when depth < shownItems ->
-            let shown = items |> List.truncate shownItems |> List.map (printed walk (depth + 1))
+            let listed = items |> List.truncate shownItems |> List.map (printed walk (depth + 1))
             let more = if List.length items > shownItems then [ "..." ] else []
-            let text = $"""({String.concat ", " (shown @ more)})"""
+            let text = $"""({String.concat ", " (listed @ more)})"""
             charge walk (4L * int64 text.Length)
             text
         | PickleValue.Tuple _ -> "(...)"
@@ -124,7 +124,7 @@ module internal TorchTree =
         | PickleValue.Sequence _
         | PickleValue.Dictionary _ -> refuse "a dictionary in it has a list or a dictionary as its key"
 
-    /// A key's name: itself if it is text, otherwise as Python prints it.
+    /// Returns a key's name: text as it is, anything else as Python prints it.
     let private nameOf (walk: Walk) (key: PickleValue) : string = printed walk 0 key
 
     let private pairOf (value: PickleValue) : struct (PickleValue * PickleValue) =
@@ -190,6 +190,6 @@ module internal TorchTree =
         ]
         |> TorchEntry.Group
 
-    /// The entries of a pickle's value in a file of so many bytes.
+    /// Returns the entries of a pickle's value in a file of `fileSize` bytes.
     let ofPickle (budget: MemoryBudget) (fileSize: int) (storage: Storage) (value: PickleValue) : TorchEntry =
         entry { Storage = storage; Budget = budget; CopiesLeft = int64 fileSize } 0 "" value

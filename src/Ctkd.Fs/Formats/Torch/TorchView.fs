@@ -2,12 +2,11 @@ namespace Ctkd.Fs
 
 open System
 
-/// A tensor as a window on a storage, all counted in elements.
+/// A tensor as a strided view of a storage, in units of elements.
 [<ReferenceEquality>]
 type internal TorchView = { ItemSize: int; Offset: int64; Shape: int64 list; Strides: int64 list }
 
-/// The bytes that a window shows, in row-major order. A window that reaches beyond its storage raises
-/// `Unpicklable`.
+/// Reads the bytes of a view in row-major order. A view that exceeds its storage raises `Unpicklable`.
 [<RequireQualifiedAccess>]
 module internal TorchView =
     /// PyTorch's own limit.
@@ -21,11 +20,11 @@ module internal TorchView =
         with :? OverflowException ->
             refuse $"the {what} of a tensor overflows"
 
-    /// The number of elements.
+    /// Returns the number of elements.
     let count (view: TorchView) : int64 =
         checkedly "size" (fun () -> List.fold (fun n extent -> Checked.(*) n extent) 1L view.Shape)
 
-    /// Behind the last element that the window shows.
+    /// Returns the end of the view within its storage.
     let private last (view: TorchView) : int64 =
         checkedly
             "extent"
@@ -49,8 +48,7 @@ module internal TorchView =
         if count view > 0L && last view >= there then
             refuse $"a tensor reaches to element {last view} of a storage that has {there}"
 
-    /// Extents and strides with those dimensions merged that follow each other without a gap; ones are
-    /// dropped.
+    /// Merges adjacent contiguous dimensions, and drops those of length 1.
     let private merged (view: TorchView) : (int64 * int64) list =
         let merge (extent, stride) rest =
             match rest with
@@ -81,12 +79,12 @@ module internal TorchView =
             for i in 0 .. int extent - 1 do
                 copy source item inner (from + int64 i * stride) (target.Slice(i * part, part))
 
-    /// <summary>The bytes of a window. They are a view of the storage where its elements lie in
-    /// order.</summary>
-    /// <param name="reserve">Told the number of bytes that a copy takes, before it is made; may
-    /// refuse.</param>
+    /// <summary>
+    /// Returns the bytes of a view. They are a slice of the storage if its elements are contiguous.
+    /// </summary>
+    /// <param name="reserve">Receives the number of bytes before a copy is made; may refuse.</param>
     /// <param name="storage">The bytes of the storage.</param>
-    /// <param name="view">The window.</param>
+    /// <param name="view">The view.</param>
     let bytes
         (reserve: int64 -> unit)
         (storage: ReadOnlyMemory<byte>)
@@ -95,7 +93,7 @@ module internal TorchView =
         check storage view
         let item, count = int64 view.ItemSize, count view
 
-        // Within the storage all numbers fit into 31 bits; an expanded window may show more than it holds.
+        // Within the storage all numbers fit into 31 bits; an expanded view may have more elements than it.
         if count = 0L then
             ReadOnlyMemory.Empty
         else

@@ -6,9 +6,8 @@ open System.IO
 open System.IO.Hashing
 open System.Text
 
-/// Writes PyTorch's zip format: the same tensors always give the same bytes, and `torch.load` needs nothing
-/// but `collections.OrderedDict`, storages and `_rebuild_tensor_v2`, which it allows with
-/// `weights_only=True`.
+/// Writes PyTorch's zip format. Equal tensors give equal bytes, and `torch.load` needs only `collections.OrderedDict`,
+/// storages and `_rebuild_tensor_v2`, which `weights_only=True` allows.
 [<RequireQualifiedAccess>]
 module internal TorchWriter =
     let private storageNames: Map<string, string> =
@@ -65,7 +64,7 @@ module internal TorchWriter =
 
     let private emptyDictionary = "ccollections\nOrderedDict\n)R"
 
-    /// A call of `_rebuild_tensor_v2`: storage, offset, extents, strides, no gradient, no hooks.
+    /// A call of `_rebuild_tensor_v2`: storage, offset, shape, strides, no gradient, no hooks.
     let private tensor (target: Stream) (key: int) (tensor: StoredTensor) : unit =
         text tensor.Name target
         ascii "ctorch._utils\n_rebuild_tensor_v2\n((" target
@@ -89,15 +88,15 @@ module internal TorchWriter =
         ascii "u." target
         ReadOnlyMemory(target.ToArray())
 
-    // ---- the zip file, nothing compressed
+    // ---- the zip file, uncompressed
 
-    /// 1 January 1980, the first day that a zip file knows.
+    /// 1 January 1980, the earliest date in zip files.
     let private date = 0x21L
 
-    /// PyTorch's own alignment of the data, so that a file can be mapped into memory.
+    /// PyTorch's own alignment of the data, for memory mapping.
     let private alignment = 64L
 
-    /// What a local header and the directory both say: version, flags, method, time, date, checksum, sizes,
+    /// The fields common to a local header and the directory: version, flags, method, time, date, checksum, sizes,
     /// length of the name.
     let private common (name: string) (data: ReadOnlyMemory<byte>) (target: Stream) : unit =
         number 2 10L target
@@ -108,12 +107,12 @@ module internal TorchWriter =
         number 4 (int64 data.Length) target
         number 2 (int64 name.Length) target
 
-    /// Ends with an extra field (PyTorch's "FB") that moves the data to a multiple of the alignment.
+    /// Ends with an extra field (PyTorch's "FB") that aligns the data.
     let private localHeader (position: int64) (name: string) (data: ReadOnlyMemory<byte>) : byte[] =
         use target = new MemoryStream()
         ascii "PK\003\004" target
         common name data target
-        // Behind the length of the extra field, the name, and the extra field's own type and length.
+        // After the length of the extra field, the name, and the extra field's own type and length.
         let fixedEnd = position + target.Length + 2L + int64 name.Length + 4L
         let padding = (alignment - fixedEnd % alignment) % alignment
         number 2 (padding + 4L) target
@@ -161,11 +160,10 @@ module internal TorchWriter =
             ReadOnlyMemory(target.ToArray())
         ]
 
-    /// How many entries a zip file without extensions has.
+    /// The most entries of a zip file without extensions.
     let private maxEntries = 65_534
 
-    /// The pieces of a file in their order. A wrong size, type or name is a mistake of the program: an
-    /// exception.
+    /// Returns the pieces of a file in order. A wrong size, type or name is a bug and raises an exception.
     let pieces (tensors: StoredTensor list) : ReadOnlyMemory<byte> list =
         try
             SafetensorsLayout.check { Metadata = []; Tensors = tensors }

@@ -3,16 +3,16 @@ namespace Ctkd.Fs
 open System
 open System.Collections.Generic
 
-/// PyTorch's zip format, written since version 1.6: a pickle, and the bytes of each storage as an entry of
-/// its own. What is against the format raises `Unpicklable` or `Forbidden`.
+/// Reads PyTorch's zip format, used since version 1.6: a pickle, and one entry per storage. Violations raise
+/// `Unpicklable` or `Forbidden`.
 [<RequireQualifiedAccess>]
 module internal TorchZip =
     let private refuse (reason: string) : 'T = PickleInput.refuse reason
 
-    /// The beginning of a zip file.
+    /// The first bytes of a zip file.
     let signature = [| byte 'P'; byte 'K'; 3uy; 4uy |]
 
-    /// The folder in the zip that holds everything: the name is the writer's choice.
+    /// The top-level folder in the zip; the writer chooses its name.
     let private folder (entries: Map<string, ZipEntry>) : string =
         let ending = "/data.pkl"
 
@@ -25,7 +25,7 @@ module internal TorchZip =
         if entry.Data.Length > 16 || (ZipEntries.contents entry).Span.SequenceEqual(ReadOnlySpan "big"B) then
             refuse "it was written on a big-endian machine: save it again on another"
 
-    /// The bytes of each storage, read once.
+    /// Reads the bytes of each storage once.
     let private storages (folder: string) (entries: Map<string, ZipEntry>) : TorchTree.Storage =
         let read = Dictionary<string, ReadOnlyMemory<byte>>()
 
@@ -46,7 +46,7 @@ module internal TorchZip =
 
             bytes
 
-    /// The entries of a file.
+    /// Returns the contents of a file.
     let parse (data: byte[]) : TorchEntry =
         let budget = MemoryBudget.create ()
         let entries = ZipEntries.parse budget data

@@ -5,7 +5,7 @@ open System.Buffers.Binary
 open System.IO.Hashing
 open System.Text
 
-/// One entry of a zip file: its bytes are a view of the file.
+/// An entry of a zip file; its bytes are a view of the file.
 [<ReferenceEquality>]
 type internal ZipEntry = {
     Name: string
@@ -15,8 +15,8 @@ type internal ZipEntry = {
     End: int
 }
 
-/// The entries of a zip file in which nothing is compressed, taken as views of its bytes: the directory and
-/// the headers before the data must say the same. What is against that raises `Unpicklable`.
+/// Reads the entries of an uncompressed zip file as views of its bytes. The directory and the local headers must agree;
+/// violations raise `Unpicklable`.
 [<RequireQualifiedAccess>]
 module internal ZipEntries =
     let private refuse (reason: string) : 'T = PickleInput.refuse reason
@@ -33,15 +33,15 @@ module internal ZipEntries =
     let private wide (what: string) : 'T =
         refuse $"{what} as in files of more than 4 GB (zip64), which are not read"
 
-    /// The sizes of the fixed parts.
+    /// Sizes of the fixed parts.
     let private endSize, private directorySize, private headerSize = 22, 46, 30
 
-    /// What an entry takes in memory beside its name.
+    /// Memory of an entry without its name.
     let private entrySize = 400L
 
-    // ---- where the directory is
+    // ---- location of the directory
 
-    /// The place of the end record, behind which nothing but its own comment lies.
+    /// Finds the end record: only its own comment may follow it.
     let private endRecord (data: byte[]) : int =
         let longest = min (data.Length - endSize) 65_535
 
@@ -52,7 +52,7 @@ module internal ZipEntries =
         | Some place -> place
         | None -> refuse "it is no whole zip file: its directory is not there"
 
-    /// Number of entries, begin and end of the directory.
+    /// Returns the number of entries, and begin and end of the directory.
     let private directory (data: byte[]) : int * int * int =
         let place = endRecord data
         let count, size, start = uint16 data (place + 10), uint32 data (place + 12), uint32 data (place + 16)
@@ -82,14 +82,14 @@ module internal ZipEntries =
 
     // ---- entries
 
-    /// Checksum and both sizes at a place: in the directory, a header, or behind the data.
+    /// Reads checksum and both sizes at a position: in the directory, in a header, or after the data.
     let private facts (data: byte[]) (place: int) : uint32 * uint32 * uint32 =
         uint32 data place, uint32 data (place + 4), uint32 data (place + 8)
 
-    /// What follows the data of an entry whose header was written before it; PyTorch writes it so.
+    /// Size of the record after the data of an entry whose header was written first, as PyTorch does.
     let private descriptorSize = 16
 
-    /// Checks the header at `start` against the directory; gives the begin of the data and the entry's end.
+    /// Checks the header at `start` against the directory; returns the begin of the data and the end of the entry.
     let private header (data: byte[]) (limit: int) (place: int) (name: string) (start: int) : int * int =
         let differs what = refuse $"the {what} of its entry '{name}' differs from the directory's"
         let nameLength = uint16 data (place + 28)
@@ -106,30 +106,30 @@ module internal ZipEntries =
         if uint64 first + uint64 size > uint64 limit then
             refuse $"its entry '{name}' announces {size} bytes, more than are there"
 
-        let nameThere =
+        let localName =
             ReadOnlySpan(data, start + headerSize, min nameLength (data.Length - start - headerSize))
 
         if
             uint16 data (start + 26) <> nameLength
-            || not (nameThere.SequenceEqual(ReadOnlySpan(data, place + directorySize, nameLength)))
+            || not (localName.SequenceEqual(ReadOnlySpan(data, place + directorySize, nameLength)))
         then
             differs "name"
 
         let there, last = facts data (start + 14), first + int size
-        let isLate = uint16 data (start + 6) &&& 8 <> 0
+        let hasDescriptor = uint16 data (start + 6) &&& 8 <> 0
 
-        if isLate then
+        if hasDescriptor then
             let isThere = last + descriptorSize <= limit && begins "PK\007\008" data last
 
             if not isThere || facts data (last + 4) <> (checksum, size, fullSize) then
                 differs "size or checksum"
 
-        if there <> (checksum, size, fullSize) && not (isLate && there = (0u, 0u, 0u)) then
+        if there <> (checksum, size, fullSize) && not (hasDescriptor && there = (0u, 0u, 0u)) then
             differs "size or checksum"
 
-        first, (if isLate then last + descriptorSize else last)
+        first, (if hasDescriptor then last + descriptorSize else last)
 
-    /// The entry at a place of the directory, and the place behind it.
+    /// Returns the entry at a position of the directory, and the position after it.
     let private entry
         (budget: MemoryBudget)
         (data: byte[])
@@ -180,7 +180,7 @@ module internal ZipEntries =
             if behind.Start < before.End then
                 refuse $"its entries '{before.Name}' and '{behind.Name}' overlap"
 
-    /// The entries by their names.
+    /// Returns the entries by name.
     let parse (budget: MemoryBudget) (data: byte[]) : Map<string, ZipEntry> =
         let count, start, stop = directory data
 
@@ -199,7 +199,7 @@ module internal ZipEntries =
 
         List.fold add Map.empty entries
 
-    /// The bytes of an entry, when its checksum is right. PyTorch can be told to write zeros in its place.
+    /// Returns the bytes of an entry after checking its checksum. PyTorch can be configured to write zeros instead.
     let contents (entry: ZipEntry) : ReadOnlyMemory<byte> =
         if entry.Checksum <> 0u && entry.Checksum <> Crc32.HashToUInt32 entry.Data.Span then
             refuse $"the checksum of its entry '{entry.Name}' differs"

@@ -9,7 +9,7 @@ open Ctkd.Fs.Tests.Generators
 open FsCheck.FSharp
 
 /// {"data": [[40, 80, 120], [160, 200, 240]] as uint8, "labels": [1, 0], "fine_labels": [1, 0],
-/// "filenames": ["a", "\233"]}, as Python 3.11 with numpy 1.24 wrote it.
+/// "filenames": ["a", "\233"]}, as written by Python 3.11 with numpy 1.24.
 let private written: string list = [
     // Protocol 0, order C.
     "KGRwMApWZGF0YQpwMQpjbnVtcHkuY29yZS5tdWx0aWFycmF5Cl9yZWNvbnN0cnVjdApwMgooY251bXB5Cm5kYXJyYXkKcDMK"
@@ -89,7 +89,7 @@ let private matrix (value: PickleValue) : int * int * byte list =
     | Some(Ok(rows, columns, bytes)) -> rows, columns, List.ofArray (bytes.ToArray())
     | other -> failwith $"no matrix: {other}"
 
-/// A matrix of bytes as numpy of Python 2 writes it in protocol 2, with the given import of `_reconstruct`.
+/// A matrix of bytes as written by numpy of Python 2 in protocol 2, with the given import of `_reconstruct`.
 let private python2Matrix (owner: string) (order: string) : string =
     $"c{owner}\n_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\000\x85U\001b\x87Rq\x07(K\001K\002K\003\x86"
     + $"cnumpy\ndtype\nq\x08U\002u1K\000K\001\x87R(K\003U\001|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\000tb"

@@ -8,7 +8,7 @@ open Ctkd.Fs.Tests.Folders
 open Ctkd.Fs.Tests.SafetensorsTests
 open Ctkd.Fs.Tests.TorchPickles
 
-/// A line for each tensor: name, type, shape, bytes.
+/// Prints a line per tensor: name, type, shape, bytes.
 let private describing =
     """
 import sys, torch, collections

@@ -16,7 +16,7 @@ let private tensors (bytes: byte[]) : StoredTensor list = TorchEntry.tensors (pa
 
 let private distinctTensors = Gen.listOf tensorGen |> Gen.map (List.distinctBy _.Name)
 
-/// All indices of a shape with the bytes that the strides give them, one by one.
+/// Lists all indices of a shape with the bytes that the strides give them.
 let private gathered (item: int) (storage: byte[]) (offset: int64) (shape: int64 list) (strides: int64 list) =
     Oracle.indices (List.map int shape)
     |> List.collect (fun index ->
@@ -73,7 +73,7 @@ let tests =
         }
 
         test "the checksums agree with those of another writer, for any length" {
-            // They are compared with what .NET's own writer puts into a zip file.
+            // Compared with what .NET's own writer puts into a zip file.
             for length in [ 0..40 ] do
                 let data = Array.init length (fun i -> byte (i * 91))
 

@@ -1,4 +1,4 @@
-/// Twenty thousand broken files of each format, the same in every run.
+/// Twenty thousand corrupted files of each format, the same in every run.
 module Ctkd.Fs.Tests.TorchFuzzTests
 
 open System
@@ -16,7 +16,7 @@ let private tensors: StoredTensor list = [
 let private stored: SafetensorsFile = { Metadata = [ "model", "resnet8" ]; Tensors = tensors }
 let private sealedFile = Safetensors.encodeSealed stored
 
-/// How the tensors of a file of each format are read, a good file, and whether a checksum guards them.
+/// Each format's tensor reader, a valid file, and whether a checksum protects it.
 let private formats: Map<string, (byte[] -> Result<StoredTensor list, Error>) * byte[] * bool> =
     let rec all (entry: TorchEntry) =
         match entry with
@@ -36,7 +36,7 @@ let private formats: Map<string, (byte[] -> Result<StoredTensor list, Error>) * 
 
 let private goods = [| for _, good, _ in formats.Values -> good |]
 
-/// A file with up to four bytes or bits changed, cut, or joined with itself or a file of any format.
+/// Corrupts a file: changes up to four bytes or bits, cuts it, or joins it with itself or a file of any format.
 let private broken (rng: Random) (good: byte[]) : byte[] =
     let place (bytes: byte[]) = rng.Next bytes.Length
 

@@ -1,4 +1,4 @@
-/// PyTorch files made by hand, good and hostile ones.
+/// Hand-made PyTorch files, valid and hostile ones.
 module Ctkd.Fs.Tests.TorchPickles
 
 open System
@@ -7,26 +7,26 @@ open System.IO.Compression
 open System.Text
 open Ctkd.Fs
 
-/// The bytes of a text whose characters stand for bytes.
+/// The bytes of a text with one character per byte.
 let latin (text: string) : byte[] = Encoding.Latin1.GetBytes text
 
 let private tuple (values: int64 list) : string =
     "(" + String.concat "" [ for value in values -> $"I{value}\n" ] + "t"
 
-/// The persistent name of a storage.
+/// The persistent id of a storage.
 let storage (kind: string) (key: string) (count: int64) : string =
     $"(Vstorage\nctorch\n{kind}\nV{key}\nVcpu\nI{count}\ntQ"
 
-/// A window on a storage.
+/// A view of a storage.
 let window (storage: string) (offset: int64) (shape: int64 list) (strides: int64 list) : string =
     $"ctorch._utils\n_rebuild_tensor_v2\n({storage}I{offset}\n{tuple shape}{tuple strides}"
     + "\x89ccollections\nOrderedDict\n)RtR"
 
-/// A dictionary with these values under their names.
+/// A dictionary with these names and values.
 let dictionary (entries: (string * string) list) : string =
     "}(" + String.concat "" [ for name, value in entries -> $"V{name}\n{value}" ] + "u"
 
-/// A zip file of these entries.
+/// A zip file with these entries.
 let zip (level: CompressionLevel) (entries: (string * byte[]) list) : byte[] =
     use stream = new MemoryStream()
 
@@ -40,7 +40,7 @@ let zip (level: CompressionLevel) (entries: (string * byte[]) list) : byte[] =
 
     stream.ToArray()
 
-/// A file in zip format: what the pickle holds between its header and its end, and the storages.
+/// A file in zip format: the pickle's contents without header and end, and the storages.
 let zipFile (pickle: string) (storages: (string * byte[]) list) : byte[] =
     zip CompressionLevel.NoCompression [
         yield "any/data.pkl", latin ("\x80\002" + pickle + ".")
@@ -48,11 +48,11 @@ let zipFile (pickle: string) (storages: (string * byte[]) list) : byte[] =
             yield $"any/data/{key}", data
     ]
 
-/// The header of a file of the old format.
+/// The header of a file in the old format.
 let legacyHeader: string =
     "\x80\002\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\002M\xe9\003.\x80\002}V" + "little_endian\n\x88s."
 
-/// A file of the old format: the pickle and the storages, each with the number of its elements.
+/// A file in the old format: the pickle and the storages, each with its number of elements.
 let legacyFile (pickle: string) (storages: (string * int64 * byte[]) list) : byte[] =
     let keys = String.concat "" [ for key, _, _ in storages -> $"V{key}\n" ]
 
@@ -63,7 +63,7 @@ let legacyFile (pickle: string) (storages: (string * int64 * byte[]) list) : byt
             data
     ]
 
-/// A small file of either format: two windows on one storage, and numbers beside them.
+/// A small file in each format: two views of one storage, and numbers beside them.
 let small: (string * byte[]) list =
     let floats = storage "FloatStorage" "0" 6L
     let bytes = Array.init 24 byte
@@ -78,7 +78,7 @@ let small: (string * byte[]) list =
 
     [ "zip", zipFile pickle [ "0", bytes ]; "legacy", legacyFile pickle [ "0", 6L, bytes ] ]
 
-/// The entry at a path.
+/// Returns the entry at a path.
 let rec at (path: string list) (entry: TorchEntry) : TorchEntry =
     match path with
     | [] -> entry

@@ -4,22 +4,22 @@ using System.Runtime.InteropServices;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Reads the header of a native library before the system's loader does: the loader ends the process with a bus error where
-/// a file is shorter than its header says.
+/// Checks the header of a native library before the system's loader does, which ends the process with a bus error if a
+/// file is shorter than its header states.
 /// </summary>
 internal static class NativeFile
 {
     private const int shortest = 64;
 
-    // More is not a library, but a header made up of chance.
+    // More means that the file is not a library.
     private const int mostParts = 4096;
 
-    /// <summary>The file that a library of this platform has.</summary>
+    /// <summary>Returns the file name of a library on this platform.</summary>
     /// <param name="name">Such as <c>torch_cpu</c>.</param>
     public static string NameOf(string name) =>
         OperatingSystem.IsWindows() ? $"{name}.dll" : OperatingSystem.IsMacOS() ? $"lib{name}.dylib" : $"lib{name}.so";
 
-    /// <summary>What is wrong with a library, or nothing: its kind, its processor, and whether it is whole.</summary>
+    /// <summary>Returns what is wrong with a library, or null: its kind, its processor, and whether it is complete.</summary>
     /// <exception cref="IOException">The file cannot be read.</exception>
     public static string? Fault(string path)
     {
@@ -88,7 +88,7 @@ internal static class NativeFile
     {
         const int header = 32, segment64 = 0x19, segmentSize = 72;
         if (U32(head, 0) == 0xBEBAFECA)
-            return null; // Of several processors: the loader picks one.
+            return null; // for several processors: the loader selects one
         if (U32(head, 4) != (RuntimeInformation.ProcessArchitecture == Architecture.Arm64 ? 0x0100000Cu : 0x01000007u))
             return OtherProcessor;
         uint count = U32(head, 16), size = U32(head, 20);

@@ -3,30 +3,30 @@ using System.Runtime.InteropServices;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// What libtorch's CUDA library exports beside TorchSharp: its C ABI for streams, the class <c>at::cuda::CUDAGraph</c> by
-/// its mangled names, and the CUDA runtime that it is linked with. Bound at first use, all or nothing.
+/// Functions of libtorch's CUDA library that TorchSharp does not expose: its C ABI for streams, the class
+/// <c>at::cuda::CUDAGraph</c> by mangled name, and the CUDA runtime it is linked with. Bound at first use, all or none.
 /// </summary>
 internal static unsafe class CudaLibrary
 {
-    // The loader has it under this name once libtorch is loaded; mangled names are those of the Itanium C++ ABI.
+    // The loader knows this name once libtorch is loaded. Mangled names follow the Itanium C++ ABI.
     private const string file = "libtorch_cuda.so";
 
     private static readonly Lazy<(Exports? Bound, string? Problem)> bound = new(Bind);
 
-    /// <summary>Why nothing of it can be used, or null.</summary>
+    /// <summary>Why the library cannot be used, or null.</summary>
     internal static string? Problem => bound.Value.Problem;
 
-    /// <exception cref="PlatformNotSupportedException">There is a <see cref="Problem"/>.</exception>
+    /// <exception cref="PlatformNotSupportedException"><see cref="Problem"/> is not null.</exception>
     internal static Exports Use => bound.Value.Bound ?? throw new PlatformNotSupportedException(Problem);
 
-    /// <summary>Throws on an error of libtorch's C ABI, which wrote why to the error stream.</summary>
+    /// <summary>Throws on an error of libtorch's C ABI, whose message went to the error stream.</summary>
     internal static void Check(int code, string what)
     {
         if (code != 0)
             throw new ExternalException($"libtorch could not {what}: see the error stream", code);
     }
 
-    /// <summary>Throws on an error of the CUDA runtime, and takes it from what this thread will be told later.</summary>
+    /// <summary>Throws on an error of the CUDA runtime, and clears it for this thread.</summary>
     internal static void CheckCuda(int code, string what)
     {
         if (code == 0)
@@ -45,7 +45,7 @@ internal static unsafe class CudaLibrary
         var missing = new List<string>();
         var exports = new Exports(name =>
         {
-            // Of the library, or of one that it is linked with, such as the CUDA runtime.
+            // Searches the library and those it is linked with, such as the CUDA runtime.
             if (!NativeLibrary.TryGetExport(library, name, out nint address))
                 missing.Add(name);
             return address;
@@ -53,10 +53,11 @@ internal static unsafe class CudaLibrary
         return missing.Count == 0 ? (exports, null) : (null, $"{file} does not export {string.Join(", ", missing)}");
     }
 
-    /// <summary>The functions, as their headers declare them: sizes, structs in registers, and results are the caller's to keep right.</summary>
+    /// <summary>The functions as in their headers. Callers are responsible for sizes, structs in registers, and results.</summary>
     internal sealed class Exports(Func<string, nint> find)
     {
-        // torch/csrc/stable/c/shim.h and aoti_torch/c/shim.h: kept from 2.10 on; 0 or an error, no exception passes.
+        // torch/csrc/stable/c/shim.h and aoti_torch/c/shim.h: stable from 2.10 on; return 0 or an error, and never
+        // throw.
         internal readonly delegate* unmanaged<byte, int, nint*, int> PoolStream =
             (delegate* unmanaged<byte, int, nint*, int>)find("torch_get_cuda_stream_from_pool");
         internal readonly delegate* unmanaged<nint, int, nint*, int> EnterStream =
@@ -64,7 +65,8 @@ internal static unsafe class CudaLibrary
         internal readonly delegate* unmanaged<nint, int> LeaveStream =
             (delegate* unmanaged<nint, int>)find("aoti_torch_delete_cuda_stream_guard");
 
-        // ATen/cuda/CUDAGraph.h: the same from 2.8 to 2.14 at least. MempoolId_t is a pair of 64-bit numbers, in registers.
+        // ATen/cuda/CUDAGraph.h: unchanged from 2.8 to at least 2.14. MempoolId_t is a pair of 64-bit numbers, in
+        // registers.
         internal readonly delegate* unmanaged<void*, byte, void> NewGraph =
             (delegate* unmanaged<void*, byte, void>)find("_ZN2at4cuda9CUDAGraphC1Eb");
         internal readonly delegate* unmanaged<void*, ulong, ulong, int, void> BeginCapture =

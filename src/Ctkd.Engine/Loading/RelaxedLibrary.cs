@@ -4,20 +4,20 @@ using System.Security.Cryptography;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// A copy of TorchSharp's native library that loads where the system's libstdc++ is older than the one that it was linked
-/// with (Debian 12, Ubuntu 22.04). The library asks for a version of libstdc++ for the sake of one symbol that nothing in it
-/// refers to; the copy marks that version as one that may be absent. Packages stay as they are.
+/// Makes a copy of TorchSharp's native library that loads where the system's libstdc++ is older than the one it was
+/// linked with (Debian 12, Ubuntu 22.04). The library requires a version of libstdc++ for one symbol that nothing in it
+/// refers to; the copy marks that version as optional. Packages are not modified.
 /// </summary>
 internal static class RelaxedLibrary
 {
-    /// <summary>What GCC 13's libstdc++ has and GCC 12's has not.</summary>
+    /// <summary>GCC 13's libstdc++ has this version, GCC 12's has not.</summary>
     private const string version = "GLIBCXX_3.4.32";
 
-    // ELF's numbers.
+    // ELF constants.
     private const uint relocations = 4, dynamicSymbols = 11, symbolVersions = 0x6fffffff, neededVersions = 0x6ffffffe;
     private const byte weak = 2;
 
-    /// <summary>The bytes of a library with the version marked, or nothing where that is not possible.</summary>
+    /// <summary>Returns the library with the version marked, or null if that is not possible.</summary>
     public static byte[]? Relax(byte[] library)
     {
         try
@@ -33,14 +33,14 @@ internal static class RelaxedLibrary
         }
         catch (Exception error) when (error is ArgumentException or OverflowException or InvalidOperationException)
         {
-            // A table that is absent or points out of the file.
+            // A table is missing or points outside the file.
             return null;
         }
     }
 
-    /// <summary>Writes the copy of a library to a cache folder, unless it is there whole.</summary>
-    /// <returns>Its path.</returns>
-    /// <exception cref="IOException">The folder cannot be written, likewise <see cref="UnauthorizedAccessException"/>.</exception>
+    /// <summary>Writes the copy of a library to a cache folder, unless a complete one exists.</summary>
+    /// <returns>The path of the copy.</returns>
+    /// <exception cref="IOException">The folder is not writable; likewise <see cref="UnauthorizedAccessException"/>.</exception>
     public static string Keep(byte[] relaxed, string name, string cache)
     {
         string folder = Path.Combine(cache, Convert.ToHexString(SHA256.HashData(relaxed))[..16]);
@@ -50,7 +50,7 @@ internal static class RelaxedLibrary
             Directory.CreateDirectory(folder);
             string draft = Path.Combine(folder, Path.GetRandomFileName());
             File.WriteAllBytes(draft, relaxed);
-            // In one step: several processes may start at once.
+            // Atomic: several processes may start at once.
             File.Move(draft, path, overwrite: true);
         }
 
@@ -69,13 +69,13 @@ internal static class RelaxedLibrary
 
         public byte[] Bytes => bytes;
 
-        /// <summary>Where the version is asked for: the place of its flags, and its number in the table of symbols.</summary>
+        /// <summary>Finds the requirements of the version: the position of its flags, and its number in the symbol table.</summary>
         public IEnumerable<Need> Needs()
         {
             foreach (var section in sections.Where(section => section.Type == neededVersions))
             {
                 int strings = sections[section.Link].Start;
-                // No library is that long: a chain that goes in circles ends.
+                // No library is that long: the bound ends cyclic chains.
                 int left = section.Size / 16;
                 int need = section.Start;
                 while (left-- > 0)
@@ -96,7 +96,7 @@ internal static class RelaxedLibrary
             }
         }
 
-        /// <summary>The numbers of the versions whose symbols the loader would have to find.</summary>
+        /// <summary>Returns the numbers of the versions whose symbols the loader would have to find.</summary>
         public HashSet<int> ReferredVersions()
         {
             int versions = sections.Single(section => section.Type == symbolVersions).Start;

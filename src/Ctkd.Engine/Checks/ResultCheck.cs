@@ -6,9 +6,9 @@ using F = TorchSharp.torch.nn.functional;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Compares operations with numbers known beforehand. TorchSharp's native library is compiled for one version of libtorch:
-/// with another it may load and then misread shapes, types and lists. The numbers are small integers and their quotients,
-/// which tensor cores with 10 bits of a fraction give exactly too.
+/// Compares operations with known results. TorchSharp's native library is compiled for one version of libtorch: with
+/// another it may load and then misread shapes, types and lists. The numbers are small integers and their quotients,
+/// which tensor cores with a 10-bit mantissa compute exactly too.
 /// </summary>
 internal static class ResultCheck
 {
@@ -19,7 +19,7 @@ internal static class ResultCheck
 
     private const int most = 3;
 
-    /// <summary>The first operations that give something else than they should, or nothing.</summary>
+    /// <summary>Returns the first operations with wrong results, or null.</summary>
     public static string? Run()
     {
         Natives.Load();

@@ -8,49 +8,49 @@ using Pass = Ctkd.Engine.NormKernels.Pass;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Batch normalisation in training together with what stands behind it in residual networks, the sum and the ReLU: two passes over memory
-/// forward and two backward, where libtorch's operators take up to twice as many. On processors with 512-bit vectors, for images with
-/// channels innermost (<see cref="Suits"/>); elsewhere the same with libtorch's operators.
+/// Batch normalisation in training together with the following sum and ReLU of residual networks: two passes over
+/// memory forward and two backward, where libtorch's operators take up to twice as many. Needs a processor with 512-bit
+/// vectors and images with channels innermost (<see cref="Suits"/>); otherwise libtorch's operators compute the same.
 /// </summary>
 public static unsafe class FusedNorm
 {
     private const int MostChannels = 4096;
 
     /// <summary>
-    /// Normalises each channel by the mean and the variance over batch and image: <c>y = (x - mean) / sqrt(var + eps) weight + bias</c>, and
-    /// with <paramref name="relu"/> <c>max(0, y)</c>. Statistics are float32.
+    /// Normalises each channel by mean and variance over batch and image: <c>y = (x - mean) / sqrt(var + eps) weight + bias</c>,
+    /// and with <paramref name="relu"/> <c>max(0, y)</c>. Statistics are float32.
     /// </summary>
     /// <param name="x">Shape [N, C, H, W], float32 or bfloat16.</param>
-    /// <param name="weight">Shape [C], float32, as the next three.</param>
+    /// <param name="weight">Shape [C], float32, like the next three.</param>
     /// <param name="bias">Added to the normalised values.</param>
-    /// <param name="runningMean">Changed in place: <c>(1 - momentum) runningMean + momentum mean</c>.</param>
-    /// <param name="runningVar">Likewise, with the unbiased variance.</param>
-    /// <param name="momentum">The present batch's part in the running statistics, from 0 to 1.</param>
+    /// <param name="runningMean">Updated in place: <c>(1 - momentum) runningMean + momentum mean</c>.</param>
+    /// <param name="runningVar">Updated in place likewise, with the unbiased variance.</param>
+    /// <param name="momentum">Weight of this batch in the running statistics, 0 to 1.</param>
     /// <param name="eps">Added to the variance.</param>
     /// <param name="relu">Whether a ReLU follows.</param>
-    /// <returns>Shape, type and layout of <paramref name="x"/>.</returns>
+    /// <returns>Shape, type and memory format as <paramref name="x"/>.</returns>
     public static Tensor BatchNormRelu(
         Tensor x, Tensor weight, Tensor bias, Tensor runningMean, Tensor runningVar, double momentum, double eps, bool relu) =>
         Apply(x, null, weight, bias, new Call(runningMean, runningVar, momentum, eps, relu));
 
-    /// <summary>Likewise, with a sum before the ReLU: <c>max(0, norm(x) + residual)</c>.</summary>
+    /// <summary>As <see cref="BatchNormRelu"/>, with a sum before the ReLU: <c>max(0, norm(x) + residual)</c>.</summary>
     /// <param name="x">Shape [N, C, H, W], float32 or bfloat16.</param>
-    /// <param name="residual">Shape and type of <paramref name="x"/>.</param>
-    /// <param name="weight">Shape [C], float32, as the next three.</param>
+    /// <param name="residual">Shape and type as <paramref name="x"/>.</param>
+    /// <param name="weight">Shape [C], float32, like the next three.</param>
     /// <param name="bias">Added to the normalised values.</param>
-    /// <param name="runningMean">Changed in place: <c>(1 - momentum) runningMean + momentum mean</c>.</param>
-    /// <param name="runningVar">Likewise, with the unbiased variance.</param>
-    /// <param name="momentum">The present batch's part in the running statistics, from 0 to 1.</param>
+    /// <param name="runningMean">Updated in place: <c>(1 - momentum) runningMean + momentum mean</c>.</param>
+    /// <param name="runningVar">Updated in place likewise, with the unbiased variance.</param>
+    /// <param name="momentum">Weight of this batch in the running statistics, 0 to 1.</param>
     /// <param name="eps">Added to the variance.</param>
     /// <param name="relu">Whether a ReLU follows.</param>
-    /// <returns>Shape, type and layout of <paramref name="x"/>.</returns>
+    /// <returns>Shape, type and memory format as <paramref name="x"/>.</returns>
     public static Tensor BatchNormAddRelu(
         Tensor x, Tensor residual, Tensor weight, Tensor bias, Tensor runningMean, Tensor runningVar, double momentum, double eps, bool relu) =>
         Apply(x, residual, weight, bias, new Call(runningMean, runningVar, momentum, eps, relu));
 
     /// <summary>
-    /// Whether the kernels here serve a tensor: on the CPU, float32 or bfloat16, [N, C, H, W] with channels innermost and nothing between,
-    /// C a multiple of 16 up to 4,096, two values or more a channel.
+    /// Whether the kernels support a tensor: on the CPU, float32 or bfloat16, [N, C, H, W] dense with channels
+    /// innermost, C a multiple of 16 up to 4,096, at least two values per channel.
     /// </summary>
     public static bool Suits(DeviceType device, ScalarType type, ReadOnlySpan<long> shape, ReadOnlySpan<long> strides)
     {
@@ -65,25 +65,25 @@ public static unsafe class FusedNorm
     }
 
     /// <summary>
-    /// Frees the gradients that the last backward pass of this thread handed over: libtorch has taken them when the pass has ended, and the
-    /// next pass frees them too.
+    /// Frees the gradients that this thread's last backward pass returned: libtorch has taken them by the end of the
+    /// pass. The next pass frees them too.
     /// </summary>
     public static void Release()
     {
-        if (handed is null)
+        if (returned is null)
             return;
-        foreach (var gradient in handed)
+        foreach (var gradient in returned)
             gradient.Dispose();
-        handed.Clear();
+        returned.Clear();
     }
 
     [ThreadStatic]
-    private static List<Tensor>? handed;
+    private static List<Tensor>? returned;
 
-    /// <summary>What is not a variable of the graph.</summary>
+    /// <summary>The arguments that are not variables of the graph.</summary>
     private sealed record Call(Tensor RunningMean, Tensor RunningVar, double Momentum, double Eps, bool Relu)
     {
-        /// <summary>The forward pass's result, before it becomes part of the graph, and what it found: see <see cref="Mean"/>.</summary>
+        /// <summary>The forward result before it joins the graph, and its statistics: see <see cref="Mean"/>.</summary>
         public Tensor? Raw, Statistics;
 
         public Mode ModeOf(Tensor? residual) =>
@@ -127,7 +127,7 @@ public static unsafe class FusedNorm
 
     // ---- forward ----
 
-    // Rows of the statistics that are kept for the backward pass.
+    // Rows of the statistics kept for the backward pass.
     private const int Mean = 0, Deviation = 1, Scale = 2, Shift = 3, Rows = 4;
 
     private static Tensor Forward(Tensor x, Tensor? residual, Tensor weight, Tensor bias, Call call)
@@ -151,12 +151,12 @@ public static unsafe class FusedNorm
         {
             NativeMemory.AlignedFree(job.Sums);
         }
-        // the addresses of these were in use until here
+        // their addresses were in use until here
         GC.KeepAlive((x, residual, weight, bias, call));
         return y;
     }
 
-    // Mean and variance of all rows from those of the chunks (Chan, Golub and LeVeque 1983), in double.
+    // Combines the chunks' means and variances (Chan, Golub and LeVeque 1983), in double.
     private static void Settle(in Job job, float* weight, float* bias, float* kept, float* runningMean, float* runningVar, Call call)
     {
         int channels = job.Channels;
@@ -172,7 +172,7 @@ public static unsafe class FusedNorm
                 squares += sums[2 * channels] - sum * sum / n + away * away * (count - n) * n / count;
                 mean += away * n / count;
             }
-            // rounding can take a variance of nothing below 0; a NaN stays
+            // rounding can make a variance of zero negative; a NaN stays
             double variance = squares < 0 ? 0 : squares / rows, inverse = 1 / Math.Sqrt(variance + call.Eps);
             kept[Mean * channels + c] = (float)mean;
             kept[Deviation * channels + c] = (float)inverse;
@@ -219,7 +219,7 @@ public static unsafe class FusedNorm
             var (x, weight, bias, residual, call) = ((Tensor)arguments[0], (Tensor)arguments[1], (Tensor)arguments[2], arguments[3] as Tensor, (Call)arguments[4]);
             var y = Forward(x, residual, weight, bias, call);
             var mode = call.ModeOf(residual);
-            // without a residual the ReLU's mask follows from x
+            // without a residual, x determines the ReLU's mask
             context.save_for_backward([x, weight, call.Statistics!, .. mode == Mode.AddRelu ? [y] : Array.Empty<Tensor>()]);
             context.save_data(nameof(Mode), mode);
             context.save_data(nameof(Call.Eps), call.Eps);
@@ -238,16 +238,16 @@ public static unsafe class FusedNorm
                     ? Differentiable(saved, dy, mode, (double)context.get_data(nameof(Call.Eps)))
                     : Backward(saved[0], saved[1], saved[2], mode == Mode.AddRelu ? saved[3] : null, dy, mode);
                 // libtorch reads them after this returns
-                handed ??= [];
+                returned ??= [];
                 foreach (var gradient in gradients)
                     if (gradient is not null)
-                        handed.Add(gradient.DetachFromDisposeScope());
+                        returned.Add(gradient.DetachFromDisposeScope());
                 return [gradients[0]!, gradients[1]!, gradients[2]!, gradients[3]!, null!];
             }
         }
     }
 
-    // dx, dweight, dbias and, with a residual, its gradient.
+    // Returns dx, dweight, dbias and, with a residual, its gradient.
     private static Tensor?[] Backward(Tensor x, Tensor weight, Tensor statistics, Tensor? y, Tensor dy, Mode mode)
     {
         int channels = (int)x.shape[1];
@@ -304,7 +304,7 @@ public static unsafe class FusedNorm
         }
     }
 
-    // The same from libtorch's operators, which record themselves: for gradients of gradients.
+    // The same with libtorch's operators, which record themselves: for second derivatives.
     private static Tensor?[] Differentiable(List<Tensor> saved, Tensor dy, Mode mode, double eps)
     {
         var (x, weight, statistics) = (saved[0], saved[1], saved[2]);
@@ -330,7 +330,7 @@ public static unsafe class FusedNorm
 
         Tensor Row(int row) => statistics.select(0, row).reshape(1, channels, 1, 1);
 
-        // a list of truth values has words as a list of integers has
+        // a list of booleans has the same words as a list of integers
         static ulong Mask() => Dispatcher.Of((ReadOnlySpan<long>)[1, 1, 1]);
     }
 }

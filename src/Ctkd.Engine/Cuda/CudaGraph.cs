@@ -3,20 +3,20 @@ using System.Runtime.InteropServices;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Recorded work of a CUDA device, which one call replays: the kernels, their order and the addresses that they read and
-/// write. What is to change between replays lies in tensors that were made before and are written in place.
+/// Recorded work of a CUDA device, replayed by one call: kernels, their order and their addresses. Inputs that change
+/// between replays must be in tensors created before the recording and written in place.
 /// </summary>
 /// <remarks>
-/// An error inside libtorch's own methods would end the process, since it is a C++ exception. What a recording is likely to
-/// run into, work that waits for the device, is found by asking CUDA first, and is an ordinary exception here. Whether this
-/// libtorch records at all is found out once in a process of its own.
+/// A C++ exception inside libtorch's own methods would end the process. The likely mistake in a recording, waiting for
+/// the device, is detected by asking CUDA first and raised as an ordinary exception. Whether this libtorch can record
+/// at all is tested once, in a child process.
 /// </remarks>
 public sealed unsafe class CudaGraph : SafeHandle
 {
     // at::cuda::CUDAGraph has about 300 bytes in 2.10 and 2.11.
     private const nuint size = 4096, alignment = 64;
 
-    // cudaStreamCaptureModeThreadLocal: other threads, such as the finaliser's, may go on with what is theirs.
+    // cudaStreamCaptureModeThreadLocal: does not restrict other threads, such as the finaliser's.
     private const int threadLocal = 1;
 
     // cudaStreamCaptureStatus.
@@ -26,35 +26,35 @@ public sealed unsafe class CudaGraph : SafeHandle
 
     private CudaGraph(int device) : base(0, ownsHandle: true) => this.device = device;
 
-    /// <summary>Why this process can record nothing, or null. Found out at the first call, in a process of its own.</summary>
+    /// <summary>Why this process cannot record, or null. The first call tests it in a child process.</summary>
     public static string? Problem => GraphCheck.Verdict;
 
     /// <inheritdoc/>
     public override bool IsInvalid => handle == 0;
 
-    /// <summary>Records what <paramref name="body"/> asks of a device, on a stream of its own.</summary>
-    /// <param name="device">The number of a CUDA device.</param>
+    /// <summary>Records the device work of <paramref name="body"/>, on its own stream.</summary>
+    /// <param name="device">Index of a CUDA device.</param>
     /// <param name="rehearse">
-    /// Runs before it on that stream and is done, not recorded: all that is done once, such as the choice of algorithms for
-    /// each shape, must happen here.
+    /// Runs first on that stream and is not recorded: all one-time work, such as selecting algorithms for each shape,
+    /// must happen here.
     /// </param>
-    /// <param name="body">Nothing of it is done now. It must not wait for the device, nor copy from or to the host's memory.</param>
-    /// <exception cref="PlatformNotSupportedException">There is a <see cref="Problem"/>.</exception>
-    /// <exception cref="ExternalException">The device refused the recording.</exception>
+    /// <param name="body">Is recorded, not executed. Must not wait for the device, nor copy from or to host memory.</param>
+    /// <exception cref="PlatformNotSupportedException"><see cref="Problem"/> is not null.</exception>
+    /// <exception cref="ExternalException">CUDA rejected the recording.</exception>
     public static CudaGraph Record(int device, Action rehearse, Action body)
     {
         if (!ChildCheck.IsChild && Problem is { } refused)
             throw new PlatformNotSupportedException($"CUDA graphs cannot be recorded: {refused}");
         var cuda = CudaLibrary.Use;
         nint stream, guard;
-        // Nothing can be recorded on the default stream, and what is rehearsed elsewhere leaves its memory there.
+        // The default stream cannot be recorded, and rehearsing on another stream would leave its memory there.
         CudaLibrary.Check(cuda.PoolStream(0, device, &stream), $"give a stream of CUDA device {device}");
         CudaLibrary.Check(cuda.EnterStream(stream, device, &guard), $"change to a stream of CUDA device {device}");
         try
         {
             CudaLibrary.CheckCuda(cuda.Synchronize(), "finish the work before a recording");
             rehearse();
-            // Nothing that was dropped before may be freed in the middle of the recording.
+            // No dropped object may be finalised during the recording.
             GC.Collect();
             GC.WaitForPendingFinalizers();
             CudaLibrary.CheckCuda(cuda.Synchronize(), "finish the rehearsal of a recording");
@@ -78,7 +78,7 @@ public sealed unsafe class CudaGraph : SafeHandle
         }
     }
 
-    /// <summary>Does the recorded work again, on the current stream; does not wait for it.</summary>
+    /// <summary>Runs the recorded work again on the current stream; does not wait for it.</summary>
     public void Replay()
     {
         ObjectDisposedException.ThrowIf(IsClosed, this);
@@ -110,7 +110,7 @@ public sealed unsafe class CudaGraph : SafeHandle
         }
         catch
         {
-            // What is wrong is what the body threw.
+            // The body's exception explains what is wrong.
             _ = End(cuda, stream);
             throw;
         }
@@ -120,7 +120,7 @@ public sealed unsafe class CudaGraph : SafeHandle
                 "CUDA refused the recording: something in it waited for the device, or copied from or to the host's memory");
     }
 
-    // Whether a recording was made.
+    // Returns whether the recording succeeded.
     private bool End(CudaLibrary.Exports cuda, nint stream)
     {
         int status;
@@ -128,8 +128,8 @@ public sealed unsafe class CudaGraph : SafeHandle
         bool whole = status == capturing;
         if (!whole)
         {
-            // libtorch's end of a spoilt recording throws, and leaves its allocator in the midst of it: CUDA ends this one,
-            // and libtorch an empty one in its place.
+            // libtorch throws when it ends a failed recording, and leaves its allocator in recording mode: end this one
+            // with CUDA, and then an empty one with libtorch.
             nint nothing;
             _ = cuda.EndRaw(stream, &nothing);
             _ = cuda.LastError();

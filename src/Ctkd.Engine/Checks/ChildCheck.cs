@@ -9,32 +9,32 @@ using System.Text;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Checks that may end the process run in one of their own, and what passed is remembered. The child is this program once
-/// more, with this assembly as the runtime's start-up hook: the hook answers and ends it before the program's own code runs.
-/// So it works for built and published programs and under F# Interactive.
+/// Runs checks that may crash the process in a child process, and remembers which passed. The child is this program
+/// again, with this assembly as the runtime's start-up hook: the hook runs the check and exits before the program's own
+/// code runs. This works for built and published programs and under F# Interactive.
 /// </summary>
 internal static class ChildCheck
 {
-    // Tells the child which check to run, and where TorchSharp lies.
+    // Tell the child which check to run, and where TorchSharp is.
     private const string task = "CTKD_CHECK", torchSharp = "CTKD_CHECK_TORCHSHARP";
 
     private const string mark = "ctkd-check";
 
     private static readonly TimeSpan limit = TimeSpan.FromMinutes(3);
 
-    /// <summary>The checks by name: each gives what is wrong, or nothing.</summary>
+    /// <summary>The checks by name; each returns what is wrong, or null.</summary>
     private static readonly Dictionary<string, Func<string?>> checks = new() { ["results"] = ResultCheck.Run, ["graph"] = GraphCheck.Run };
 
-    /// <summary>Whether this process is there for a check only.</summary>
+    /// <summary>Whether this process exists only to run a check.</summary>
     public static bool IsChild { get; private set; }
 
-    /// <summary>What a check says: nothing wrong, or what, and whether that was known from earlier.</summary>
+    /// <summary>The result of a check: what is wrong, or null, and whether it was remembered from an earlier run.</summary>
     public readonly record struct Verdict(string? Fault, bool IsRemembered);
 
-    /// <summary>Runs a check in a process of its own, unless it passed before with the same files on such a processor.</summary>
-    /// <param name="check">Its name.</param>
-    /// <param name="files">What the verdict depends on.</param>
-    public static Verdict Ask(string check, IEnumerable<string> files)
+    /// <summary>Runs a check in a child process, unless it passed before with the same files on the same kind of processor.</summary>
+    /// <param name="check">The name of the check.</param>
+    /// <param name="files">The files that determine the result.</param>
+    public static Verdict Run(string check, IEnumerable<string> files)
     {
         if (Environment.GetEnvironmentVariable(task) is not null)
             return new("a check started this program, and not itself", false);
@@ -49,13 +49,13 @@ internal static class ChildCheck
         return new(fault, false);
     }
 
-    /// <summary>Answers as the child, and ends the process.</summary>
-    public static void Answer()
+    /// <summary>Runs the check in the child, and exits.</summary>
+    public static void RunAsChild()
     {
         if (Environment.GetEnvironmentVariable(task) is not { } check)
             return;
         IsChild = true;
-        // Under F# Interactive the program does not know TorchSharp.
+        // Under F# Interactive the program does not reference TorchSharp.
         string path = Environment.GetEnvironmentVariable(torchSharp) ?? "";
         AssemblyLoadContext.Default.Resolving += (context, name) =>
             name.Name == "TorchSharp" && File.Exists(path) ? context.LoadFromAssemblyPath(path) : null;
@@ -102,7 +102,7 @@ internal static class ChildCheck
         }
     }
 
-    /// <summary>What the runtime needs to know to run a program: its settings may be those of another, as under a test's host.</summary>
+    /// <summary>The runtime's arguments for the program: its settings may be another program's, as under a test host.</summary>
     private static string[] Managed(string program)
     {
         string? settings = File.Exists(Path.ChangeExtension(program, "runtimeconfig.json"))
@@ -116,7 +116,7 @@ internal static class ChildCheck
         child.StandardInput.Close();
         var errors = child.StandardError.ReadToEndAsync();
         var output = child.StandardOutput.ReadToEndAsync();
-        // A process of its own may outlive it and hold its output open.
+        // A grandchild may outlive it and keep its output open.
         if (!child.WaitForExit(limit) || !Task.WaitAll([output, errors], limit))
         {
             child.Kill(entireProcessTree: true);
@@ -126,7 +126,7 @@ internal static class ChildCheck
         return Reading(output.Result, errors.Result, child.ExitCode);
     }
 
-    /// <summary>What the child's output says is wrong, or nothing.</summary>
+    /// <summary>Returns what the child's output reports as wrong, or null.</summary>
     internal static string? Reading(string output, string errors, int code)
     {
         string answer = output.Split('\n').LastOrDefault(line => line.StartsWith(mark, StringComparison.Ordinal))?.Trim() ?? "";
@@ -134,7 +134,7 @@ internal static class ChildCheck
             return null;
         if (answer.StartsWith($"{mark} failed ", StringComparison.Ordinal))
             return answer[$"{mark} failed ".Length..];
-        // Of a C++ exception the line that says what; else the last one, which is nearest to the end.
+        // For a C++ exception the line with its message, else the last line.
         string[] lines = errors.Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
         string? line = lines.FirstOrDefault(text => text.StartsWith("what():", StringComparison.Ordinal)) ?? lines.LastOrDefault();
         return $"the process ended with exit code {code}{(line is null ? "" : $": {line}")}";
@@ -152,7 +152,8 @@ internal static class ChildCheck
         return string.Join('\n', [$"{check} {assembly.ManifestModule.ModuleVersionId}", $"processor {Processor()}", .. files.Select(OfFile)]);
     }
 
-    // A home folder may be that of many machines, and results depend on the kernels that libtorch takes for a processor.
+    // Several machines may share a home folder, and results depend on the kernels that libtorch selects for the
+    // processor.
     private static string Processor()
     {
         if (!X86Base.IsSupported)
@@ -170,7 +171,7 @@ internal static class ChildCheck
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            // What cannot be read is asked again.
+            // Unreadable files are checked again.
             return null;
         }
     }
@@ -186,7 +187,7 @@ internal static class ChildCheck
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            // Where nothing can be kept, each start checks anew.
+            // Without a writable cache every start checks again.
         }
     }
 }

@@ -5,31 +5,32 @@ using TorchSharp;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Where large tensors live in main memory. On x64 Linux, with the libtorch that this was checked with, they lie in one range of huge
-/// pages that <see cref="Blocks"/> divides, which a training step reuses with less waste than malloc. Everything else, and every doubt,
-/// stays with libtorch's own allocator.
+/// Allocates large CPU tensors. On x64 Linux, with the libtorch version it was tested with, they lie in one range of
+/// huge pages that <see cref="Blocks"/> divides, which a training step reuses with less waste than malloc. Small
+/// tensors, and all tensors in case of doubt, stay with libtorch's own allocator.
 /// </summary>
 /// <remarks>
-/// libtorch asks a <c>c10::Allocator</c>, an object of virtual functions, for memory. Ours is libtorch's own with two functions replaced
-/// by a few instructions in <see cref="Stub"/>: they ask <see cref="Take"/> for large sizes, and jump to libtorch's function for small
-/// ones and where the range is used up. So an error of libtorch (a C++ exception) never meets a managed frame, and at the process's end
-/// the two ways into managed code can be closed while libtorch still frees tensors.
+/// libtorch requests memory from a <c>c10::Allocator</c>, an object with virtual functions. Ours copies libtorch's and
+/// replaces two functions by a few instructions in <see cref="Stub"/>: they call <see cref="Take"/> for large sizes,
+/// and jump to libtorch's function for small ones and when the range is full. So a C++ exception of libtorch never
+/// meets a managed frame, and at process exit both entries to managed code can be closed while libtorch still frees
+/// tensors.
 /// </remarks>
 public static unsafe class Heap
 {
-    /// <summary>Bytes from which on a tensor lies in the range.</summary>
+    /// <summary>Tensors of at least this many bytes lie in the range.</summary>
     public const int Large = 256 << 10;
 
     private const int HugePage = 2 << 20;
     private const uint Libtorch = 0x020a; // the ABI's version that the layout was checked with: 2.10
 
-    /// <summary>What serves tensors, in words: <c>huge pages: …</c>, or <c>malloc: …</c> with the reason.</summary>
+    /// <summary>The allocator in use: <c>huge pages: …</c>, or <c>malloc: …</c> with the reason.</summary>
     public static string State { get; private set; } = "malloc: the engine is not loaded";
 
     /// <summary>Whether large tensors lie on huge pages.</summary>
     public static bool Active { get; private set; }
 
-    /// <summary>Bytes of large tensors alive, and their number; 0 where <see cref="Active"/> is false.</summary>
+    /// <summary>Bytes and number of live large tensors; 0 unless <see cref="Active"/>.</summary>
     public static (long Bytes, int Count) Taken
     {
         get
@@ -44,12 +45,12 @@ public static unsafe class Heap
     }
 
     /// <summary>
-    /// Puts the allocator in libtorch's place, once a process; later calls change nothing. The environment variable CTKD_HEAP=malloc
-    /// leaves libtorch's in place. Tensors that are alive already stay where they are.
+    /// Replaces libtorch's allocator, once per process; later calls do nothing. The environment variable
+    /// CTKD_HEAP=malloc keeps libtorch's. Existing tensors stay where they are.
     /// </summary>
-    /// <param name="c10">libtorch's library of this name.</param>
-    /// <param name="cpu">libtorch's library torch_cpu.</param>
-    /// <returns>Whether large tensors lie on huge pages; <see cref="State"/> says why not.</returns>
+    /// <param name="c10">Handle of libtorch's library c10.</param>
+    /// <param name="cpu">Handle of libtorch's library torch_cpu.</param>
+    /// <returns>Whether large tensors lie on huge pages; if not, <see cref="State"/> gives the reason.</returns>
     internal static bool Use(nint c10, nint cpu)
     {
         lock (gate)
@@ -68,7 +69,7 @@ public static unsafe class Heap
         }
     }
 
-    /// <summary>Gives the pages of free blocks back to the system: worthwhile after a phase that needed much more memory than the next.</summary>
+    /// <summary>Returns the pages of free blocks to the system: useful after a phase that needed much more memory than the next.</summary>
     public static void Trim()
     {
         if (blocks is null)
@@ -84,15 +85,15 @@ public static unsafe class Heap
     private static long length;
     private static Blocks? blocks;
     private static int turn;
-    private static nuint asked; // by the last Take: the check at start reads it
+    private static nuint requested; // by the last Take, for the check at start
 
-    // ---- called by the machine code in Stub, on any thread, known to the runtime or not; they throw nothing and allocate nothing ----
+    // ---- called by the machine code in Stub, on any thread, also native ones: must neither throw nor allocate ----
 
     [UnmanagedCallersOnly]
     private static nint Take(nuint bytes)
     {
         Enter();
-        asked = bytes;
+        requested = bytes;
         nint at = blocks!.Take(bytes);
         Leave();
         return at;
@@ -108,7 +109,7 @@ public static unsafe class Heap
             Environment.FailFast("A tensor's memory was freed twice, or its address was changed, at 0x" + at.ToString("x"));
     }
 
-    // A lock of the runtime may wait and allocate; this is held for less than a microsecond, but by Trim.
+    // The runtime's locks may wait and allocate. This one is held for less than a microsecond, except by Trim.
     private static void Enter()
     {
         var wait = new SpinWait();
@@ -120,7 +121,8 @@ public static unsafe class Heap
 
     // ---- libtorch's allocator ----
 
-    // c10::DataPtr, as libstdc++ lays out its unique_ptr. A C++ function returns it through a pointer in its first argument.
+    // c10::DataPtr in libstdc++'s layout of unique_ptr. C++ functions return it through a pointer in the first
+    // argument.
     [StructLayout(LayoutKind.Sequential)]
     private struct DataPtr
     {
@@ -128,10 +130,11 @@ public static unsafe class Heap
         public ushort Device;
     }
 
-    // c10::Allocator's virtual functions, from the table's address point on. Before it: offset to top, type information.
+    // c10::Allocator's virtual functions, from the vtable's address point on. Before it: offset to top, type
+    // information.
     private const int Allocate = 2, IsSimpleDataPtr = 3, RawDeleter = 4, CopyData = 5, Functions = 6, Before = 2;
 
-    /// <summary>Puts our allocator in libtorch's place; null, or the doubt that forbids it, and then everything is as before.</summary>
+    /// <summary>Replaces libtorch's allocator. Returns null, or the doubt that forbids it, and then changes nothing.</summary>
     private static string? Place(nint c10, nint cpu)
     {
         if (!OperatingSystem.IsLinux() || RuntimeInformation.ProcessArchitecture != Architecture.X64)
@@ -153,7 +156,7 @@ public static unsafe class Heap
         if (old == null || *old != defaultTable + Before * sizeof(nint))
             return "another allocator than libtorch's own is in use";
         var table = (nint*)*old;
-        if (table[IsSimpleDataPtr] != isSimple || !Understood(old, table, out ushort device))
+        if (table[IsSimpleDataPtr] != isSimple || !IsLayoutKnown(old, table, out ushort device))
             return "libtorch's allocator is not laid out as expected";
         if (!Reserve())
             return "the system reserves no range of addresses";
@@ -183,30 +186,30 @@ public static unsafe class Heap
         return works ? null : "a tensor made for a test did not come from the range";
     }
 
-    // Whether libtorch's allocator, asked for 64 bytes, answers as DataPtr describes, frees, and copies.
-    private static bool Understood(nint* allocator, nint* table, out ushort device)
+    // Whether libtorch's allocator, for 64 bytes, returns what DataPtr describes, frees, and copies.
+    private static bool IsLayoutKnown(nint* allocator, nint* table, out ushort device)
     {
         const int Bytes = 64;
         const byte Untouched = 0xa5;
-        byte* answer = stackalloc byte[Bytes];
-        new Span<byte>(answer, Bytes).Fill(Untouched);
+        byte* result = stackalloc byte[Bytes];
+        new Span<byte>(result, Bytes).Fill(Untouched);
         var allocate = (delegate* unmanaged<void*, nint*, nuint, void*>)table[Allocate];
         var rawDeleter = (delegate* unmanaged<nint*, nint>)table[RawDeleter];
         var copy = (delegate* unmanaged<nint*, void*, void*, nuint, void>)table[CopyData];
-        void* returned = allocate(answer, allocator, Bytes);
-        var p = (DataPtr*)answer;
+        void* returned = allocate(result, allocator, Bytes);
+        var p = (DataPtr*)result;
         device = p->Device;
-        // type CPU (0) in the low byte, index "current" (-1) in the high byte; behind it nothing was written
-        if (returned != answer || p->Data == 0 || p->Data % Bytes != 0 || p->Context != p->Data || p->Deleter != rawDeleter(allocator)
-            || device != 0xff00 || new Span<byte>(answer + sizeof(DataPtr), Bytes - sizeof(DataPtr)).ContainsAnyExcept(Untouched))
+        // type CPU (0) in the low byte, index "current" (-1) in the high byte; nothing was written after it
+        if (returned != result || p->Data == 0 || p->Data % Bytes != 0 || p->Context != p->Data || p->Deleter != rawDeleter(allocator)
+            || device != 0xff00 || new Span<byte>(result + sizeof(DataPtr), Bytes - sizeof(DataPtr)).ContainsAnyExcept(Untouched))
             return false;
-        copy(allocator, (void*)p->Data, answer, (nuint)sizeof(DataPtr));
-        bool copied = new Span<byte>((void*)p->Data, sizeof(DataPtr)).SequenceEqual(new Span<byte>(answer, sizeof(DataPtr)));
+        copy(allocator, (void*)p->Data, result, (nuint)sizeof(DataPtr));
+        bool copied = new Span<byte>((void*)p->Data, sizeof(DataPtr)).SequenceEqual(new Span<byte>(result, sizeof(DataPtr)));
         ((delegate* unmanaged<nint, void>)p->Deleter)(p->Data);
         return copied;
     }
 
-    // Whether a large tensor comes from the range, whole, and goes back, and a small one does not.
+    // Whether a large tensor is allocated within the range and freed, and a small one elsewhere.
     private static bool Works(delegate* unmanaged<nint, nint*, int> dataPtr)
     {
         const int Bytes = Large + 12345;
@@ -219,7 +222,7 @@ public static unsafe class Heap
         using (var large = torch.empty(Bytes, torch.uint8))
         {
             nint at;
-            if (asked != Bytes || Taken.Count != before.Count + 1 || dataPtr(large.Handle, &at) != 0 || at < begin || at + Bytes > begin + length)
+            if (requested != Bytes || Taken.Count != before.Count + 1 || dataPtr(large.Handle, &at) != 0 || at < begin || at + Bytes > begin + length)
                 return false;
             large.fill_(1);
             using var sum = large.sum();
@@ -229,7 +232,7 @@ public static unsafe class Heap
         return Taken == before;
     }
 
-    // As much as the machine has memory, for what does not fit malloc serves. Addresses cost nothing until they are written to.
+    // As large as the machine's memory; malloc serves what does not fit. Addresses cost nothing until written to.
     private static bool Reserve()
     {
         length = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / HugePage * HugePage;
@@ -238,7 +241,7 @@ public static unsafe class Heap
         if (length < HugePage || (nint)range == -1 || (nint)table == -1)
             return false;
         begin = ((nint)range + HugePage - 1) / HugePage * HugePage;
-        _ = madvise((void*)begin, (nuint)length, AdviseHugePages); // without them the range works as well, only slower
+        _ = madvise((void*)begin, (nuint)length, AdviseHugePages); // optional: without huge pages the range is only slower
         blocks = new Blocks(begin, length, (nint)table);
         return true;
     }
@@ -254,7 +257,7 @@ public static unsafe class Heap
     [DllImport("libc.so.6")]
     private static extern int mprotect(void* at, nuint bytes, int protection);
 
-    /// <summary>The instructions that libtorch calls: one page of code and behind it one page of the words that it reads.</summary>
+    /// <summary>The instructions that libtorch calls: one page of code, followed by one page of the words that it reads.</summary>
     private static class Stub
     {
         public const int Allocate = 0, RawDeleter = 0x90;
@@ -263,7 +266,7 @@ public static unsafe class Heap
         // words of the second page
         private const int TakeWord = 0, GiveWord = 1, BeginWord = 2, LengthWord = 3, OldWord = 4, OldAllocateWord = 5, OldDeleterWord = 6, DeviceWord = 7;
 
-        /// <summary>Address of the code; 0 where the system refuses.</summary>
+        /// <summary>Writes the code; returns its address, or 0 if the system refuses.</summary>
         public static nint Write(nint take, nint give, nint begin, long length, nint old, nint oldAllocate, nint oldDeleter, ushort device)
         {
             byte* at = mmap(null, 2 * Page, ReadWrite, PrivateAnonymousUnreserved, -1, 0);
@@ -283,7 +286,7 @@ public static unsafe class Heap
             return mprotect(at, Page, ReadExecute) == 0 ? (nint)at : 0;
         }
 
-        /// <summary>From now on nothing is taken from the range and nothing goes back: the runtime is about to end.</summary>
+        /// <summary>Stops taking from and returning to the range, before the runtime ends.</summary>
         public static void Close(nint code)
         {
             var words = (nint*)(code + Page);
@@ -291,7 +294,8 @@ public static unsafe class Heap
             Volatile.Write(ref words[GiveWord], code + Nothing);
         }
 
-        // System V: arguments in rdi, rsi, rdx; the result's place is allocate's first argument and is returned.
+        // System V: arguments in rdi, rsi, rdx; allocate gets the result's address as its first argument and returns
+        // it.
         private static ReadOnlySpan<byte> Code =>
         [
             // DataPtr allocate(self, bytes)
@@ -333,7 +337,7 @@ public static unsafe class Heap
             0x48, 0x8d, 0x05, 0xc5, 0xff, 0xff, 0xff, // 94 lea   rax, [free]
             0xc3, //                                     9b ret
             0, 0, 0, 0,
-            // nothing: takes nothing, gives nothing back
+            // nothing: takes and frees nothing
             0xf3, 0x0f, 0x1e, 0xfa, //                   a0 endbr64
             0x31, 0xc0, //                               a4 xor   eax, eax
             0xc3, //                                     a6 ret

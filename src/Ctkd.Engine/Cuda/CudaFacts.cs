@@ -7,10 +7,10 @@ namespace Ctkd.Engine;
 public static unsafe class CudaFacts
 {
     /// <summary>
-    /// Bytes of a device's memory in use, by this process and all others: what <c>nvidia-smi</c> shows. libtorch keeps what
-    /// tensors gave back, so it does not fall, and stays flat when nothing leaks.
+    /// Returns the bytes of a device's memory used by all processes, like <c>nvidia-smi</c>. libtorch keeps freed
+    /// memory, so the number does not fall, and is constant if nothing leaks.
     /// </summary>
-    /// <exception cref="ExternalException">There is no such device.</exception>
+    /// <exception cref="ExternalException">The device does not exist.</exception>
     public static long UsedBytes(int device)
     {
         var cuda = CudaLibrary.Use;
@@ -24,15 +24,15 @@ public static unsafe class CudaFacts
         return (long)(total - free);
     }
 
-    /// <summary>Products and convolutions of float32 numbers on tensor cores, with 10 bits of the fraction instead of 23.</summary>
+    /// <summary>Enables float32 products and convolutions on tensor cores, with a 10-bit instead of a 23-bit mantissa.</summary>
     public static void TensorFloat32(bool enabled)
     {
         torch.backends.cuda.matmul.allow_tf32 = enabled;
         torch.backends.cudnn.allow_tf32 = enabled;
     }
 
-    /// <summary>cuDNN's algorithms that repeat to the bit, in place of the fastest ones found by trying.</summary>
-    /// <exception cref="PlatformNotSupportedException">This libtorch does not export its switches.</exception>
+    /// <summary>Enables cuDNN's bit-reproducible algorithms instead of the fastest ones found by benchmarking.</summary>
+    /// <exception cref="PlatformNotSupportedException">This libtorch does not export the switches.</exception>
     public static void Deterministic(bool enabled)
     {
         if (!Context.TrySet(Context.DeterministicCuDnn, enabled) || !Context.TrySet(Context.BenchmarkCuDnn, !enabled))

@@ -9,20 +9,20 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Convolutions with the sum and the ReLU after them in one pass over memory, for networks that are run and not trained.
-/// oneDNN fuses them on the CPU (channels innermost, float32 and bfloat16), cuDNN on CUDA devices. Where they cannot, and
-/// where a gradient is wanted, the same is computed in steps.
+/// Convolutions with the following sum and ReLU in one pass over memory, for inference. oneDNN fuses them on the CPU
+/// (channels innermost, float32 and bfloat16), cuDNN on CUDA devices. Otherwise, and if gradients are required,
+/// separate operators compute the same.
 /// </summary>
 public static class FusedConvolution
 {
-    /// <summary>Whether the CPU fuses: oneDNN is part of libtorch on x86-64, except on macOS, and may be off.</summary>
+    /// <summary>Whether the CPU fuses: libtorch includes oneDNN on x86-64, except on macOS, and it may be off.</summary>
     public static bool OnCpu { get; } =
         RuntimeInformation.ProcessArchitecture == Architecture.X64 && !OperatingSystem.IsMacOS() && Natives.Load().UsesOneDnn;
 
-    // oneDNN has bfloat16 kernels for these processors only.
+    // oneDNN has bfloat16 kernels only for these processors.
     private static readonly bool bf16OnCpu = OnCpu && Avx512BW.IsSupported;
 
-    /// <summary>relu(conv x). A weight in bfloat16 takes its input rounded.</summary>
+    /// <summary>Computes relu(conv x). A bfloat16 weight rounds its input to bfloat16.</summary>
     public static Tensor Relu(Tensor input, Tensor weight, Tensor? bias, long stride, long padding, long groups)
     {
         var x = Rounded(input, weight);
@@ -36,7 +36,7 @@ public static class FusedConvolution
         };
     }
 
-    /// <summary>relu(residual + conv x), as <see cref="Relu"/>. The residual may be overwritten, and is then the result.</summary>
+    /// <summary>Computes relu(residual + conv x), as <see cref="Relu"/>. May overwrite the residual and return it.</summary>
     public static Tensor AddRelu(Tensor residual, Tensor input, Tensor weight, Tensor? bias, long stride, long padding, long groups)
     {
         var x = Rounded(input, weight);
@@ -69,12 +69,12 @@ public static class FusedConvolution
         if (x.device_type == DeviceType.CUDA)
             return type != ScalarType.Float64 && groups == 1 && residual is not { device_type: not DeviceType.CUDA } ? By.CuDnn : By.Steps;
         bool fast = type == ScalarType.Float32 ? OnCpu : type == ScalarType.BFloat16 && bf16OnCpu;
-        // A convolution cannot write where it still reads.
+        // A convolution cannot overwrite its own input.
         bool apart = residual is null || (Ops.IsChannelsLast(residual) && !SameMemory(residual, x));
         return fast && x.device_type == DeviceType.CPU && x.numel() > 0 && Ops.IsChannelsLast(x) && apart ? By.OneDnn : By.Steps;
     }
 
-    // Of dense tensors.
+    // For dense tensors.
     private static bool SameMemory(Tensor a, Tensor b)
     {
         nint startA = Address(a), startB = Address(b);
@@ -97,12 +97,12 @@ public static class FusedConvolution
 
     private static ulong NoScalars() => Of(ReadOnlySpan<long>.Empty);
 
-    // oneDNN wants a weight in a layout of its own, which depends on the shape of the input. What was arranged is kept as
-    // libtorch's own references, not as tensors of TorchSharp, which would be counted: it goes when the garbage collector
-    // takes its weight.
+    // oneDNN needs a weight in its own layout, which depends on the input's shape. Rearranged weights are kept as
+    // libtorch's references, since TorchSharp's tensors would be counted; they are freed when the garbage collector
+    // frees the weight.
     private sealed class Arrangements
     {
-        private const int most = 8; // shapes of one weight: batches, and the shorter last ones
+        private const int most = 8; // shapes per weight: full batches and shorter last ones
         private readonly List<(long[] Shape, int Threads, long Stride, long Padding, long Groups, ulong Weight)> known = [];
         private long version = -1;
 
@@ -138,7 +138,7 @@ public static class FusedConvolution
                 return Held(stack[0]);
             }
 
-            // The finaliser of what nobody holds any more would drop the reference first.
+            // Otherwise the finaliser could drop the reference first.
             ulong Held(ulong arranged)
             {
                 ulong again = Again(arranged);

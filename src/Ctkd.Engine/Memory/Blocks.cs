@@ -7,20 +7,22 @@ using System.Runtime.InteropServices;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Divides a range of addresses into blocks: the smallest free block that is large enough is taken, free neighbours merge. The range itself
-/// is never read or written, and nothing is allocated after construction, so that it can serve calls from native code. Not synchronised.
+/// Divides a range of addresses into blocks: takes the smallest free block that is large enough, and merges free
+/// neighbours. Never reads or writes the range itself, and allocates nothing after construction, so that native code
+/// may call it. Not synchronised.
 /// </summary>
 internal sealed unsafe class Blocks
 {
-    /// <summary>Bytes that sizes are rounded up to, and that every block is aligned to as far as the range is.</summary>
+    /// <summary>Sizes are rounded up to this number of bytes, and blocks aligned to it if the range is.</summary>
     public const int Grain = 4096;
 
-    // One a unit of Grain bytes. A block is described at its first unit; a free one at its last unit too, for its right neighbour to find.
+    // Describes Grain bytes. A block is described in its first unit; a free one also in its last, for its right
+    // neighbour.
     private struct Unit
     {
-        public int Size; // units, at a block's first unit: above 0 free, below 0 taken, 0 in the midst of a block
-        public int Length; // units, at a free block's last unit: its size; else 0
-        public int Next, Previous; // the neighbours in the list of free blocks of about this size, none: -1
+        public int Size; // units, at a block's first unit: > 0 free, < 0 taken; 0 inside a block
+        public int Length; // units, at a free block's last unit, else 0
+        public int Next, Previous; // neighbours in the bin's list, or -1
     }
 
     private const int Bins = 256;
@@ -28,11 +30,11 @@ internal sealed unsafe class Blocks
     private readonly int count;
     private readonly Unit* units;
     private readonly int* heads; // first free block of each bin
-    private readonly ulong* filled; // a bit a bin
+    private readonly ulong* filled; // one bit per bin: whether it has blocks
 
     /// <param name="begin">First address.</param>
     /// <param name="length">Bytes, a multiple of <see cref="Grain"/>.</param>
-    /// <param name="table">Zeroed memory of <see cref="TableBytes"/> bytes; only the parts that describe blocks are touched.</param>
+    /// <param name="table">Zeroed memory of <see cref="TableBytes"/> bytes, touched only where blocks begin or end.</param>
     public Blocks(nint begin, long length, nint table)
     {
         this.begin = begin;
@@ -44,19 +46,19 @@ internal sealed unsafe class Blocks
         Insert(0, count);
     }
 
-    /// <summary>Bytes of the table that a range of this length needs.</summary>
+    /// <summary>Returns the bytes of the table for a range of this length.</summary>
     public static long TableBytes(long length) => Bins / 8 + Bins * sizeof(int) + length / Grain * sizeof(Unit);
 
-    /// <summary>Bytes in taken blocks, rounded up to <see cref="Grain"/>.</summary>
+    /// <summary>Bytes in taken blocks, rounded up to <see cref="Grain"/> each.</summary>
     public long Taken { get; private set; }
 
     /// <summary>Number of taken blocks.</summary>
     public int TakenBlocks { get; private set; }
 
-    /// <summary>Number of free blocks; neighbours count as one.</summary>
+    /// <summary>Number of free blocks, after merging neighbours.</summary>
     public int FreeBlocks { get; private set; }
 
-    /// <summary>Takes the smallest free block that holds so many bytes; 0 where there is none.</summary>
+    /// <summary>Takes the smallest free block of at least <paramref name="bytes"/>; returns 0 if there is none.</summary>
     public nint Take(nuint bytes)
     {
         if (bytes == 0 || bytes > (nuint)count * Grain)
@@ -78,7 +80,7 @@ internal sealed unsafe class Blocks
         return begin + (nint)best * Grain;
     }
 
-    /// <summary>Gives a taken block back; false, and nothing happens, where no taken block begins at this address.</summary>
+    /// <summary>Frees a taken block. Returns false and does nothing if no taken block begins at this address.</summary>
     public bool Give(nint address)
     {
         nint offset = address - begin;
@@ -108,7 +110,7 @@ internal sealed unsafe class Blocks
         return true;
     }
 
-    /// <summary>Calls <paramref name="visit"/> with the address and the bytes of every free block.</summary>
+    /// <summary>Calls <paramref name="visit"/> with address and size in bytes of every free block.</summary>
     public void ForEachFree(Action<nint, long> visit)
     {
         for (int bin = NextFilled(0); bin < Bins; bin = NextFilled(bin + 1))
@@ -116,7 +118,8 @@ internal sealed unsafe class Blocks
                 visit(begin + (nint)at * Grain, (long)units[at].Size * Grain);
     }
 
-    // Sizes below 8 have a bin each; above, every doubling is divided into 8 bins. A bin's sizes are all above those of the bins before.
+    // Sizes below 8 have a bin each; above, each power of two is divided into 8 bins. Bins are in ascending order of
+    // size.
     private static int Bin(int size)
     {
         int log = BitOperations.Log2((uint)size);
@@ -134,7 +137,7 @@ internal sealed unsafe class Blocks
         return Bins;
     }
 
-    // Of equal blocks the one at the lowest address, so that what is used stays together.
+    // Of equal blocks the one with the lowest address, to keep used memory together.
     private int Smallest(int bin, int size)
     {
         int best = -1;

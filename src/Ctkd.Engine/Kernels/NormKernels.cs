@@ -7,39 +7,39 @@ using V = System.Runtime.Intrinsics.Vector512<float>;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// The loops of <see cref="FusedNorm"/> over a matrix [rows, channels] in memory, channels innermost, in vectors of 16 channels and on
-/// libtorch's own threads. The rows are divided into chunks by shape alone, and the sums of chunks are joined in order: results do not
-/// depend on the number of threads.
+/// The loops of <see cref="FusedNorm"/> over a matrix [rows, channels] with channels innermost, in vectors of 16
+/// channels and on libtorch's threads. The rows are divided into chunks by shape alone, and the chunks' sums are
+/// combined in order: results do not depend on the number of threads.
 /// </summary>
 internal static unsafe class NormKernels
 {
-    /// <summary>Channels must be a multiple of it.</summary>
+    /// <summary>The number of channels must be a multiple of it.</summary>
     public const int Width = 16;
 
-    private const int Unroll = 8; // rows at once, for one load of a channel's constants
-    private const int ChunkElements = 1 << 15; // 64 to 128 KiB: stays in the second cache
-    private const int LeastRows = 64; // of a chunk: its sums are to be few beside its elements
+    private const int Unroll = 8; // rows per load of a channel's constants
+    private const int ChunkElements = 1 << 15; // 64 to 128 KiB: fits the second-level cache
+    private const int LeastRows = 64; // per chunk, so that its sums are few compared with its elements
 
-    /// <summary>Pass over the rows.</summary>
+    /// <summary>A pass over the rows.</summary>
     public enum Pass
     {
-        /// <summary>Sums of x - k and of its square, k near the mean, for each chunk.</summary>
+        /// <summary>Sums of x - k and of its square per chunk, with k near the mean.</summary>
         Moments,
 
-        /// <summary>y = (x - mean) scale + shift, and what the mode says.</summary>
+        /// <summary>y = (x - mean) scale + shift, then the mode's operations.</summary>
         Normalise,
 
-        /// <summary>Sums of g and of g (x - mean) for each chunk.</summary>
+        /// <summary>Sums of g and of g (x - mean) per chunk.</summary>
         Reduce,
 
         /// <summary>dx = g a + (x - mean) b + d.</summary>
         Differentiate,
     }
 
-    /// <summary>What is between the normalised value and the result.</summary>
+    /// <summary>The operations between the normalised value and the result.</summary>
     public enum Mode
     {
-        /// <summary>Nothing: g = dy.</summary>
+        /// <summary>None: g = dy.</summary>
         Plain,
 
         /// <summary>ReLU: g = dy where (x - mean) scale + shift is above 0.</summary>
@@ -48,11 +48,11 @@ internal static unsafe class NormKernels
         /// <summary>Sum with r: g = dy.</summary>
         Add,
 
-        /// <summary>Sum with r, then ReLU: g = dy where y is above 0, kept in dr.</summary>
+        /// <summary>Sum with r, then ReLU: g = dy where y is above 0, stored in dr.</summary>
         AddRelu,
     }
 
-    /// <summary>What a pass reads and writes: matrices of one type of element, and rows of float32 constants, one a channel.</summary>
+    /// <summary>Inputs and outputs of a pass: matrices of one element type, and rows of float32 constants, one per channel.</summary>
     public struct Job
     {
         public Pass Pass;
@@ -62,22 +62,22 @@ internal static unsafe class NormKernels
         public int Channels;
         public byte* X, R, Y, Dy, Dx, Dr;
         public float* Scale, Shift, Mean, A, B, D;
-        public float* Sums; // for each chunk: k, sum of x - k, sum of squares; or sum of g, sum of g (x - mean)
+        public float* Sums; // per chunk: k, sum of x - k, sum of squares; or sum of g, sum of g (x - mean)
 
-        /// <summary>Rows of a chunk; the last may have fewer.</summary>
+        /// <summary>Rows per chunk; the last may have fewer.</summary>
         public readonly long ChunkRows => Math.Max(ChunkElements / Channels / Unroll * Unroll, LeastRows);
 
         /// <summary>Number of chunks.</summary>
         public readonly int Chunks => (int)((Rows + ChunkRows - 1) / ChunkRows);
 
-        /// <summary>Floats of <see cref="Sums"/> for a chunk.</summary>
+        /// <summary>Floats of <see cref="Sums"/> per chunk.</summary>
         public readonly int SumsStride => 3 * Channels;
 
-        /// <summary>Rows of one chunk.</summary>
+        /// <summary>Returns the rows of one chunk.</summary>
         public readonly long RowsOf(int chunk) => Math.Min(ChunkRows, Rows - chunk * ChunkRows);
     }
 
-    /// <summary>Whether this processor has the vectors and this libtorch the threads.</summary>
+    /// <summary>Whether this processor has the vectors and this libtorch the thread functions.</summary>
     public static bool Available { get; } =
         Lanes.IsHardwareAccelerated && NativeLibrary.TryLoad(Natives.Torch, typeof(NormKernels).Assembly, null, out openmp)
         && NativeLibrary.TryGetExport(openmp, "GOMP_parallel", out parallel)
@@ -86,7 +86,7 @@ internal static unsafe class NormKernels
 
     private static nint openmp, parallel, threadNumber, threadCount;
 
-    /// <summary>Runs a pass on so many threads, fewer where there is too little to do.</summary>
+    /// <summary>Runs a pass on up to <paramref name="threads"/> threads, fewer for little work.</summary>
     public static void Run(ref Job job, int threads)
     {
         threads = Math.Min(threads, job.Chunks);
@@ -100,7 +100,7 @@ internal static unsafe class NormKernels
         }
     }
 
-    // On each thread of the team; throws nothing and allocates nothing.
+    // Runs on each thread of the team; must neither throw nor allocate.
     [UnmanagedCallersOnly]
     private static void RunShare(Job* job)
     {
@@ -145,14 +145,14 @@ internal static unsafe class NormKernels
         long rows = job->RowsOf(chunk), step = (long)channels * T.Size;
         byte* x = job->X + chunk * job->ChunkRows * step;
         float* k = job->Sums + (long)chunk * job->SumsStride, sum = k + channels, square = sum + channels;
-        // k is the mean of the first rows: without it, squares of a mean far from 0 would swallow the variance
+        // k is the mean of the first rows: otherwise the squares of a mean far from 0 would swallow the variance
         long first = Math.Min(rows, Unroll);
         for (int c = 0; c < channels; c += Width)
         {
             var total = V.Zero;
             for (long row = 0; row < first; row++)
                 total += T.Load(x + row * step + c * T.Size);
-            // an infinity must reach the sum as it is, and minus itself it would be a NaN
+            // an infinity must reach the sum unchanged: minus itself it would become a NaN
             (total / first & Lanes.LessThan(Lanes.Abs(total), Lanes.Create(float.PositiveInfinity))).Store(k + c);
             V.Zero.Store(sum + c);
             V.Zero.Store(square + c);
@@ -306,7 +306,7 @@ internal static unsafe class NormKernels
         public static bool On => false;
     }
 
-    /// <summary>A type of element, loaded to and stored from float32.</summary>
+    /// <summary>An element type, loaded to and stored from float32.</summary>
     private interface IElement
     {
         static abstract int Size { get; }
@@ -334,7 +334,8 @@ internal static unsafe class NormKernels
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static V Load(byte* at) => (Lanes.WidenLower(Vector256.Load((ushort*)at).ToVector512Unsafe()) << 16).AsSingle();
 
-        // To the nearest, halves to the even; a NaN to libtorch's, as rounding could carry it into an infinity.
+        // Rounds to nearest, halves to even. A NaN becomes libtorch's NaN, since rounding could turn it into an
+        // infinity.
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public static void Store(byte* at, V value)
         {

@@ -8,31 +8,31 @@ using F = TorchSharp.torch.nn.functional;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Tells oneDNN the sizes of the caches where a virtual machine hides them. oneDNN 3.7 asks AMD's processors by a CPUID leaf
-/// that such a machine leaves empty, takes every cache for one byte, and then computes some convolutions wrongly.
+/// Gives oneDNN the cache sizes that a virtual machine hides. oneDNN 3.7 reads them on AMD processors from a CPUID leaf
+/// that is empty on such a machine, assumes caches of one byte, and then computes some convolutions wrongly.
 /// </summary>
 internal static unsafe class ProcessorCaches
 {
-    /// <summary>What had to be done, or nothing.</summary>
-    /// <param name="libtorch">The file of libtorch_cpu, which is loaded.</param>
+    /// <summary>Corrects oneDNN if necessary; returns what was done, or null.</summary>
+    /// <param name="libtorch">The file of the loaded libtorch_cpu.</param>
     /// <param name="handle">Its handle.</param>
-    /// <exception cref="EngineMissingException">Convolutions stay wrong.</exception>
+    /// <exception cref="EngineMissingException">Convolutions remain wrong.</exception>
     public static string? Mend(string libtorch, IntPtr handle)
     {
         if (!AreHidden)
             return null;
         using (NewDisposeScope())
         {
-            // oneDNN looks at the processor at its first use; nothing else has this shape, whose kernel is kept.
+            // oneDNN reads the processor at its first use. Nothing else has this shape, whose kernel is cached.
             F.conv2d(ones(1, 5, 3, 7), ones(3, 5, 1, 1));
-            int told = OperatingSystem.IsLinux() ? Tell(handle) : 0;
+            int corrected = OperatingSystem.IsLinux() ? WriteSizes(handle) : 0;
             if (AreConvolutionsRight())
-                return told > 0 ? "told the sizes of the caches, which this machine hides" : null;
+                return corrected > 0 ? "told the sizes of the caches, which this machine hides" : null;
             return Context.TrySet(Context.Mkldnn, false) && AreConvolutionsRight() ? Off : throw Wrong(libtorch);
         }
     }
 
-    /// <summary>What <see cref="Mend"/> gives where oneDNN is not used at all.</summary>
+    /// <summary>The result of <see cref="Mend"/> if oneDNN is turned off.</summary>
     public const string Off = "off: it computes wrongly where a machine hides the sizes of the caches";
 
     /// <summary>Whether this is an AMD processor without the leaf that describes its caches.</summary>
@@ -45,7 +45,7 @@ internal static unsafe class ProcessorCaches
         }
     }
 
-    /// <summary>Bytes of the data caches by the older leaves, else of the smallest that such processors have.</summary>
+    /// <summary>Sizes of the data caches in bytes: from the older leaves, else the smallest of such processors.</summary>
     private static (uint First, uint Second, uint Third) Sizes
     {
         get
@@ -58,10 +58,10 @@ internal static unsafe class ProcessorCaches
     }
 
     /// <summary>Writes the sizes into each description of the processor in libtorch's memory.</summary>
-    /// <returns>How many there were.</returns>
-    private static int Tell(IntPtr handle)
+    /// <returns>The number of descriptions.</returns>
+    private static int WriteSizes(IntPtr handle)
     {
-        // Of Xbyak: ten sizes, ten numbers of cores that share one, and the number of levels.
+        // Xbyak's layout: ten sizes, ten numbers of cores that share one, and the number of levels.
         const int sharing = 10, levels = 20, words = 21, found = 3;
         var (first, second, third) = Sizes;
         int count = 0;
@@ -77,7 +77,7 @@ internal static unsafe class ProcessorCaches
                     plausible &= at[sharing + i] is > 0 and < 1024;
                 if (!empty || !plausible)
                     continue;
-                // oneDNN divides by the cores that share a cache.
+                // oneDNN divides by the number of cores that share a cache.
                 at[0] = first * at[sharing];
                 at[1] = second * at[sharing + 1];
                 at[2] = third * at[sharing + 2];
@@ -87,7 +87,7 @@ internal static unsafe class ProcessorCaches
         return count;
     }
 
-    /// <summary>The process's own data of libtorch_cpu: its writable segments, and the zeroed memory after them.</summary>
+    /// <summary>Returns libtorch_cpu's writable segments and the zeroed memory after them.</summary>
     private static List<(ulong Start, ulong End)> WritableParts(IntPtr handle)
     {
         var lines = File.ReadLines("/proc/self/maps").Select(line =>
@@ -96,7 +96,7 @@ internal static unsafe class ProcessorCaches
             var range = fields[0].Split('-').Select(text => ulong.Parse(text, NumberStyles.HexNumber, CultureInfo.InvariantCulture)).ToArray();
             return (Start: range[0], End: range[1], IsWritable: fields[1].StartsWith("rw", StringComparison.Ordinal), Path: fields.Length == 6 ? fields[5] : "");
         }).ToList();
-        // Its path in full, where the one that it was loaded by has links.
+        // The full path, in case it was loaded through links.
         ulong inside = (ulong)NativeLibrary.GetExport(handle, Context.Global);
         string library = lines.Single(line => line.Start <= inside && inside < line.End).Path;
         var parts = new List<(ulong Start, ulong End)>();
@@ -113,7 +113,7 @@ internal static unsafe class ProcessorCaches
         return parts;
     }
 
-    /// <summary>Compares what such a machine computes wrongly with the same in float64, which oneDNN has no part in.</summary>
+    /// <summary>Compares the convolutions that such a machine computes wrongly with float64, which does not use oneDNN.</summary>
     private static bool AreConvolutionsRight()
     {
         (long Inputs, long Outputs, long Kernel, long Groups, bool Last, ScalarType Type)[] cases =
@@ -140,7 +140,7 @@ internal static unsafe class ProcessorCaches
         return true;
     }
 
-    /// <summary>Minus one, zero and one by turns, in float64.</summary>
+    /// <summary>Returns minus one, zero and one in turn, in float64.</summary>
     private static Tensor Pattern(params long[] shape)
     {
         var values = new double[shape.Aggregate(1L, (a, b) => a * b)];

@@ -3,28 +3,28 @@ using TorchSharp;
 
 namespace Ctkd.Engine;
 
-/// <summary>The native libraries of one libtorch and TorchSharp's own, as files.</summary>
-/// <param name="Folder">Where libtorch lies.</param>
+/// <summary>The files of a libtorch's native libraries and of TorchSharp's own.</summary>
+/// <param name="Folder">libtorch's folder.</param>
 /// <param name="Sharp">TorchSharp's native library.</param>
 /// <param name="IsOwn">Whether LIBTORCH names the libtorch.</param>
 internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
 {
-    /// <summary>The version that TorchSharp's native library is compiled for.</summary>
+    /// <summary>The version of libtorch that TorchSharp's native library is compiled for.</summary>
     public const string Wanted = "2.10";
 
     private static readonly string[] always = ["c10", "torch_cpu"], cuda = ["c10_cuda", "torch_cuda"], last = ["torch"];
 
-    /// <summary>What is loaded, each after what it needs.</summary>
+    /// <summary>The libraries to load, each after its dependencies.</summary>
     public IEnumerable<string> Names => [.. always, .. HasCuda ? cuda : [], .. last];
 
-    /// <summary>Whether this libtorch has CUDA's part.</summary>
+    /// <summary>Whether this libtorch includes CUDA.</summary>
     public bool HasCuda => cuda.All(name => File.Exists(PathOf(name)));
 
-    /// <summary>The file of one of libtorch's libraries.</summary>
+    /// <summary>Returns the file of one of libtorch's libraries.</summary>
     public string PathOf(string name) => Path.Combine(Folder, NativeFile.NameOf(name));
 
-    /// <summary>Looks for the libtorch that LIBTORCH names, or for the package's, and for TorchSharp's native library.</summary>
-    /// <exception cref="EngineMissingException">One of them is absent or damaged.</exception>
+    /// <summary>Finds the libtorch named by LIBTORCH, or else the package's, and TorchSharp's native library.</summary>
+    /// <exception cref="EngineMissingException">One of them is missing or damaged.</exception>
     public static Libraries Find()
     {
         string? own = Environment.GetEnvironmentVariable("LIBTORCH");
@@ -38,7 +38,7 @@ internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
         return found;
     }
 
-    /// <summary>The version that the folder's own files state: PyTorch's, or an unpacked libtorch's.</summary>
+    /// <summary>The version in the folder's own files: PyTorch's, or an unpacked libtorch's.</summary>
     public string StatedVersion
     {
         get
@@ -54,12 +54,12 @@ internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
         }
     }
 
-    /// <summary>A library of the same name from another libtorch, where the program's own search for libraries finds one.</summary>
+    /// <summary>Returns a library of the same name from another libtorch, if the program's library search would find one.</summary>
     public string? Other(string name) =>
         Listed.Select(folder => Path.Combine(folder, NativeFile.NameOf(name)))
             .FirstOrDefault(path => File.Exists(path) && path != PathOf(name));
 
-    /// <summary>What to do about a library of these that cannot be used.</summary>
+    /// <summary>Returns how to fix one of these libraries that cannot be used.</summary>
     public string Next(string path) =>
         IsOwn && path != Sharp
             ? $"set LIBTORCH to the torch folder of a PyTorch {Wanted}, or unset it"
@@ -92,13 +92,13 @@ internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
 
     private static string LibtorchPackage => $"libtorch-cpu-{Platform}";
 
-    /// <summary>Where a program that was built or published looks for libraries.</summary>
+    /// <summary>The folders that a built or published program searches for libraries.</summary>
     private static IEnumerable<string> Listed =>
         (AppContext.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string ?? "")
         .Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)
         .Select(Path.TrimEndingDirectorySeparator);
 
-    /// <summary>The folder of the libtorch that LIBTORCH names: PyTorch's, or its lib.</summary>
+    /// <summary>Returns the folder of the libtorch named by LIBTORCH: PyTorch's, or its lib.</summary>
     private static string Named(string value)
     {
         string[] inside = ["lib", ".", "torch/lib", "libtorch/lib"];
@@ -110,7 +110,7 @@ internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
                 "set it to what this prints, or unset it: python3 -c 'import torch; print(torch.__path__[0])'");
     }
 
-    /// <summary>The folder of a package's native library, for this platform.</summary>
+    /// <summary>Returns the folder of a package's native library for this platform.</summary>
     private static string Packaged(string name, string package, string add)
     {
         var folders = Folders(package).Distinct().ToList();
@@ -133,7 +133,7 @@ internal sealed record Libraries(string Folder, string Sharp, bool IsOwn)
             yield return Path.Combine(folder, native);
         }
 
-        // F# Interactive uses assemblies where NuGet keeps them: packages/torchsharp/0.107.0/lib/net8.0.
+        // F# Interactive loads assemblies from NuGet's cache: packages/torchsharp/0.107.0/lib/net8.0.
         string? cache = assembly is null ? null : Path.GetFullPath(Path.Combine(assembly, "..", "..", "..", ".."));
         if (cache is null || !Directory.Exists(Path.Combine(cache, package)))
             yield break;

@@ -3,18 +3,18 @@ using static TorchSharp.torch;
 
 namespace Ctkd.Engine;
 
-/// <summary>Whether this libtorch records CUDA graphs: a small one is recorded and replayed.</summary>
+/// <summary>Checks whether this libtorch records CUDA graphs, by recording and replaying a small one.</summary>
 internal static class GraphCheck
 {
-    private static readonly Lazy<string?> verdict = new(() => CudaLibrary.Problem ?? ChildCheck.Ask("graph", Natives.Files).Fault);
+    private static readonly Lazy<string?> verdict = new(() => CudaLibrary.Problem ?? ChildCheck.Run("graph", Natives.Files).Fault);
 
     /// <summary>
-    /// Why nothing can be recorded, or nothing. Found out once in a process of its own, since what libtorch refuses there
-    /// can end the process, and remembered.
+    /// Why nothing can be recorded, or null. Tested once in a child process, since a failure in libtorch can end the
+    /// process, and remembered.
     /// </summary>
     public static string? Verdict => verdict.Value;
 
-    /// <summary>The check itself.</summary>
+    /// <summary>Runs the check.</summary>
     public static string? Run()
     {
         Natives.Load();

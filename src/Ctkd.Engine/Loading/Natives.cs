@@ -7,18 +7,18 @@ using TorchSharp;
 namespace Ctkd.Engine;
 
 /// <summary>
-/// Loads libtorch and TorchSharp's native library, once in a process and before anything else touches <c>torch</c>: in a
-/// built or published program, in F# Interactive and in programs that use the package.
+/// Loads libtorch and TorchSharp's native library, once per process and before anything else uses <c>torch</c>: in
+/// built and published programs, in F# Interactive and in programs that use the package.
 /// </summary>
 public static partial class Natives
 {
-    /// <summary>The name that P/Invoke of this assembly has for libtorch, on every platform.</summary>
+    /// <summary>P/Invoke name of libtorch in this assembly, on every platform.</summary>
     internal const string Torch = "torch_cpu";
 
-    /// <summary>Likewise for its base, which has the allocators.</summary>
+    /// <summary>P/Invoke name of its base library, which has the allocators.</summary>
     internal const string C10 = "c10";
 
-    /// <summary>Likewise for CUDA's part of it.</summary>
+    /// <summary>P/Invoke name of its CUDA library.</summary>
     internal const string TorchCuda = "torch_cuda";
 
     private const string C10Cuda = "c10_cuda", sharp = "LibTorchSharp";
@@ -29,8 +29,8 @@ public static partial class Natives
 
     private static readonly Lazy<EngineFacts> loaded = new(Start);
 
-    /// <summary>Loads what is not loaded yet. Cheap afterwards; any thread may call it.</summary>
-    /// <exception cref="EngineMissingException">A library is absent, damaged, foreign, or computes wrongly.</exception>
+    /// <summary>Loads the libraries if necessary. Cheap afterwards, and thread-safe.</summary>
+    /// <exception cref="EngineMissingException">A library is missing, damaged, foreign, or computes wrongly.</exception>
     public static EngineFacts Load() => loaded.Value;
 
     /// <summary>The libraries' files.</summary>
@@ -44,12 +44,12 @@ public static partial class Natives
     }
 
     /// <summary>
-    /// Whether more is done than loading. With the environment variable CTKD_TUNING=none it is not: memory, waiting threads and the
-    /// choice of kernels are then as TorchSharp has them, so that a program can be measured as it would run without this library.
+    /// Whether to do more than loading. The environment variable CTKD_TUNING=none turns it off: memory, waiting threads
+    /// and selection of kernels are then TorchSharp's, to measure a program as it would run without this library.
     /// </summary>
     internal static bool Tunes => Environment.GetEnvironmentVariable("CTKD_TUNING") != "none";
 
-    /// <summary>The folder of this program's files that can be made anew, such as copies and verdicts.</summary>
+    /// <summary>The folder for files that can be recreated, such as copies and check results.</summary>
     internal static string Cache
     {
         get
@@ -63,7 +63,7 @@ public static partial class Natives
         }
     }
 
-    // P/Invoke of this assembly loads the engine. TorchSharp's own search gets the libraries too, should it come first.
+    // P/Invoke in this assembly loads the engine. If TorchSharp's own search comes first, it finds the libraries too.
 #pragma warning disable CA2255 // The attribute is meant for programs: here it only registers functions.
     [ModuleInitializer]
 #pragma warning restore CA2255
@@ -79,7 +79,7 @@ public static partial class Natives
     private static IntPtr HandleOf(string name) =>
         opened.Value.Handles.TryGetValue(name, out var handle) ? handle : IntPtr.Zero;
 
-    /// <summary>Loads the libraries. Nothing here may use <c>torch</c>, which may be waiting for them.</summary>
+    /// <summary>Loads the libraries. Must not use <c>torch</c>, which may be waiting for them.</summary>
     private static Opened OpenAll()
     {
         var libraries = Libraries.Find();
@@ -109,7 +109,7 @@ public static partial class Natives
         var (libraries, handles, copy, check) = opened.Value;
         KeepOthersOut(libraries);
         Heap.Use(handles[C10], handles[Torch]);
-        // Without effect but a warning at each call where it does not know the processor; oneDNN is the faster one anyway.
+        // Otherwise NNPACK warns at each call on processors that it does not know; oneDNN is faster anyway.
         if (Tunes)
             Context.TrySet(Context.Nnpack, false);
         string? oneDnn = Tunes ? ProcessorCaches.Mend(libraries.PathOf(Torch), handles[Torch]) : null;
@@ -117,7 +117,7 @@ public static partial class Natives
             VersionOf(handles[Torch]), libraries.Folder, libraries.IsOwn, libraries.HasCuda, copy, copy != libraries.Sharp, check, oneDnn);
     }
 
-    /// <summary>Two libtorches in one process share names, and computing ends in a crash.</summary>
+    /// <summary>Two libtorches in one process share symbols, and computing then crashes.</summary>
     private static void RefuseSecond(Libraries libraries)
     {
         string end = "/" + NativeFile.NameOf(Torch);
@@ -126,7 +126,7 @@ public static partial class Natives
                 "LIBTORCH names a libtorch, and another one was loaded before", libraries.Folder, "call Ctkd.Engine.Natives.Load() before torch is used");
     }
 
-    /// <summary>Loads TorchSharp's native library, or a copy of it that suits this system.</summary>
+    /// <summary>Loads TorchSharp's native library, or a copy adapted to this system.</summary>
     private static string OpenSharp(Libraries libraries, Dictionary<string, IntPtr> handles)
     {
         if (NativeLibrary.TryLoad(libraries.Sharp, out var handle))
@@ -144,7 +144,7 @@ public static partial class Natives
                 return kept;
             }
 
-            // The cache cannot be written, or nothing there may be executed: a copy for this process alone.
+            // The cache is not writable, or does not allow execution: use a copy for this process only.
             string folder = Directory.CreateTempSubdirectory("ctkd-").FullName;
             try
             {
@@ -158,7 +158,7 @@ public static partial class Natives
             }
         }
 
-        // For the loader's words.
+        // For the loader's message.
         handles[sharp] = Open(libraries, libraries.Sharp);
         return libraries.Sharp;
     }
@@ -178,15 +178,15 @@ public static partial class Natives
     }
 
     /// <summary>
-    /// Loads CUDA's own libraries where a PyTorch from pip keeps them, <c>nvidia/cublas/lib</c> and the like, or
-    /// <c>nvidia/cu13/lib</c>, when libtorch's do not find them by themselves. PyTorch does the same.
+    /// Loads CUDA's own libraries from where a PyTorch from pip keeps them, <c>nvidia/cublas/lib</c> and the like or
+    /// <c>nvidia/cu13/lib</c>, if libtorch's do not find them by themselves. PyTorch does the same.
     /// </summary>
     private static void PreloadCuda(Libraries libraries)
     {
         string nvidia = Path.GetFullPath(Path.Combine(libraries.Folder, "..", "..", "nvidia"));
         if (!Directory.Exists(nvidia) || NativeLibrary.TryLoad(libraries.PathOf(TorchCuda), out _))
             return;
-        // Each after what it needs.
+        // Each after its dependencies.
         string[] names =
         [
             "cudart", "nvJitLink", "nvrtc-builtins", "nvrtc", "cublasLt", "cublas", "cupti", "cusparse", "cusparseLt", "cusolver",
@@ -205,16 +205,16 @@ public static partial class Natives
         }
         catch (Exception error) when (error is DllNotFoundException or BadImageFormatException)
         {
-            // The loader's own words are the last line; above it .NET advises on debugging.
+            // The last line is the loader's message; the lines above it are .NET's advice on debugging.
             string words = error.Message.Trim().Split('\n')[^1];
             throw new EngineMissingException($"{Path.GetFileName(path)} cannot be loaded: {words}", path, libraries.Next(path));
         }
     }
 
-    /// <summary>Computes with a libtorch that no package brought, in another process, before this one uses it.</summary>
+    /// <summary>Checks a libtorch that is not from a package in a child process, before this one uses it.</summary>
     private static string Check(Libraries libraries)
     {
-        var verdict = ChildCheck.Ask("results", [.. libraries.Names.Select(libraries.PathOf), libraries.Sharp]);
+        var verdict = ChildCheck.Run("results", [.. libraries.Names.Select(libraries.PathOf), libraries.Sharp]);
         if (verdict.Fault is not null)
             throw new EngineMissingException(
                 $"the libtorch {libraries.StatedVersion} that LIBTORCH names does not pass the self-check, wanted is {Libraries.Wanted}: {verdict.Fault}",
@@ -224,14 +224,14 @@ public static partial class Natives
     }
 
     /// <summary>
-    /// TorchSharp looks for the libraries by name. What this process has loaded is what it gets, and not another libtorch
-    /// from the program's folder.
+    /// TorchSharp searches for the libraries by name. Makes it use those that this process has loaded, not another
+    /// libtorch in the program's folder.
     /// </summary>
     private static void KeepOthersOut(Libraries libraries)
     {
         string[] flags = ["nativeBackendLoaded", "nativeBackendCudaLoaded"];
         var fields = flags.Select(name => typeof(torch).GetField(name, BindingFlags.NonPublic | BindingFlags.Static)).ToList();
-        // It looks for CUDA's part before its flags can be set, and for all of it where it has none.
+        // It searches for CUDA's library before its flags can be set, and for all libraries without such flags.
         string[] unguarded = fields.Contains(null) ? [Torch, TorchCuda] : [TorchCuda];
         if (unguarded.Select(libraries.Other).FirstOrDefault(path => path is not null) is { } other)
             throw new EngineMissingException(
@@ -256,10 +256,10 @@ public static partial class Natives
         return $"{version >> 56}.{(version >> 48) & 0xff}.{(version >> 40) & 0xff}";
     }
 
-    /// <summary>What must be settled before libtorch's first allocation.</summary>
+    /// <summary>Applies settings that must precede libtorch's first allocation.</summary>
     private static void SetUp()
     {
-        // Without it cuBLAS does not promise the same bits twice.
+        // cuBLAS is bit-reproducible only with this setting.
         const string workspace = "CUBLAS_WORKSPACE_CONFIG", size = ":4096:8";
         if (OperatingSystem.IsWindows())
         {
@@ -274,8 +274,8 @@ public static partial class Natives
     }
 
     /// <summary>
-    /// Lets glibc keep what is freed. Activations are large: by default each goes back to the kernel and comes again, empty
-    /// and page by page, in the next step; a training step then takes twice as long.
+    /// Makes glibc keep freed memory. By default it returns large blocks, such as activations, to the kernel and gets
+    /// them back page by page in the next step; a training step then takes twice as long.
     /// </summary>
     private static void KeepMemory()
     {
