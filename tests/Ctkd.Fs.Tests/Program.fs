@@ -123,6 +123,7 @@ let private tests: Test =
             RlkdSumsTests.tests
             RlkdTests.tests
             CSharpTests.tests
+            DocsTests.tests
         ]
     )
 

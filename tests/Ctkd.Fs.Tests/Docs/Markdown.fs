@@ -21,7 +21,10 @@ let private fenced (text: string) : (string * bool) list =
 /// The anchor of a heading's text, as code hosts make it: "Overheads a step" is "overheads-a-step".
 let slug (heading: string) : string =
     let plain = Regex.Replace(heading.Trim(), @"\[([^\]]*)\]\([^)]*\)", "$1")
-    let kept = plain.ToLowerInvariant() |> String.filter (fun c -> Char.IsLetterOrDigit c || " -_".Contains c)
+
+    let kept =
+        plain.ToLowerInvariant() |> String.filter (fun c -> Char.IsLetterOrDigit c || " -_".Contains c)
+
     kept.Replace(' ', '-')
 
 let private heading (line: string) : string option =
@@ -57,15 +60,20 @@ let anchors (text: string) : Set<string> =
 
     Set.ofSeq found
 
-/// The first fenced block of a language under the heading with this anchor.
-let snippet (language: string) (anchor: string) (text: string) : string list =
-    let marked = mapHeadings (fun anchor _ -> $"\u0000{anchor}") text |> lines
+/// The contents of the fenced blocks of a language, such as "fsharp".
+let blocks (language: string) (text: string) : string list list =
+    let rec go (found: string list list) (rest: string list) =
+        match List.skipWhile (isFence >> not) rest with
+        | [] -> List.rev found
+        | opening :: rest ->
+            let body = List.takeWhile (isFence >> not) rest
+            let isMeant = opening.Trim() = $"```{language}"
 
-    marked
-    |> List.skipWhile ((<>) $"\u0000{anchor}")
-    |> List.skipWhile ((<>) $"```{language}")
-    |> List.skip 1
-    |> List.takeWhile (isFence >> not)
+            go
+                (if isMeant then body :: found else found)
+                (rest |> List.skip (min rest.Length (body.Length + 1)))
+
+    go [] (lines text)
 
 /// A link: `[Text](Target)`, or an image.
 type Link = { Line: int; Text: string; Target: string }
@@ -107,13 +115,13 @@ let links (text: string) : Link list =
 
 let private externalMistake (target: string) : string option =
     match Uri.TryCreate(target, UriKind.Absolute) with
-    | true, uri when uri.Scheme = "https" && uri.Host.Contains '.' && uri.UserInfo = "" -> None
+    | true, NonNull uri when uri.Scheme = "https" && uri.Host.Contains '.' && uri.UserInfo = "" -> None
     | _ -> Some "is not a well-formed https address"
 
-let private anchorMistake (read: string -> string) (file: string) (anchor: string) : string option =
+let private anchorMistake (file: string) (anchor: string) : string option =
     if not (file.EndsWith(".md", StringComparison.Ordinal)) then
         Some "has an anchor but is no page"
-    elif Set.contains anchor (anchors (read file)) then
+    elif Set.contains anchor (anchors (File.ReadAllText file)) then
         None
     else
         Some $"has no heading '{anchor}'"
@@ -137,7 +145,7 @@ let private relativeMistake (root: string) (page: string) (target: string) : str
     elif not (File.Exists file || Directory.Exists file) then
         Some "does not exist"
     else
-        anchor |> Option.bind (anchorMistake File.ReadAllText file)
+        anchor |> Option.bind (anchorMistake file)
 
 /// What is wrong with the links of a page of the repository in `root`: targets that do not exist, anchors without a
 /// heading, external addresses that are not well-formed. Nothing is asked of the network.
