@@ -126,7 +126,11 @@ let tests =
                 for model, weights in [ model, weights; Snippets.ownTeacher () ] do
                     Must.equal [| 2L; 10L |] (Model.forward model false weights images).Logits.shape
 
-                Expect.floatClose Accuracy.high (Schedule.at 3 (Policy.schedule Snippets.falling)) 3.8 "T falls"
+                Expect.floatClose
+                    Accuracy.high
+                    (Schedule.at 3 (Policy.schedule Snippets.falling))
+                    3.8
+                    "T falls"
             )
         }
 

@@ -12,7 +12,7 @@ let private sections (help: string) : Section list =
     let add (found: Section list) (line: string) : Section list =
         let heading = Regex.Match(line, "^([A-Z]+):$")
         // One space is enough after a name that fills its column.
-        let full = Regex.Match(line, @"^    (\S.{20}\S) ([^<\[\s].*)$")
+        let full = Regex.Match(line, @"^    (\S.{19}\S) ([^<\[\s].*)$")
         let entry = if full.Success then full else Regex.Match(line, @"^    (\S.*?)(?:  +(\S.*))?$")
 
         match found with
