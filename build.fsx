@@ -2,6 +2,9 @@
 // A step takes what it needs as a value that only the step before it gives (a build needs HavePackages): the
 // compiler keeps the order. Messages go to the error stream: the output of `run` is the program's alone.
 #load "src/Ctkd.Fs/Core/Errors.fs"
+#load "tests/Ctkd.Fs.Tests/Docs/Markdown.fs"
+#load "tests/Ctkd.Fs.Tests/Docs/GeneratedPages.fs"
+#load "tests/Ctkd.Fs.Tests/Docs/Site.fs"
 
 open System
 open System.Diagnostics
@@ -10,6 +13,7 @@ open System.Runtime.InteropServices
 open System.Security.Cryptography
 open System.Text
 open Ctkd.Fs
+open Ctkd.Fs.Tests
 
 let root = __SOURCE_DIRECTORY__
 let inRoot (path: string) = Path.Combine(root, path)
@@ -162,7 +166,10 @@ let noSource () =
 let tools () : HaveTools =
     let home = Environment.GetFolderPath Environment.SpecialFolder.UserProfile
     let cache = variable "NUGET_PACKAGES" |> Option.defaultValue $"{home}/.nuget/packages"
-    let isThere = [ "paket"; "fantomas" ] |> List.forall (fun tool -> Directory.Exists $"{cache}/{tool}")
+
+    let isThere =
+        [ "paket"; "fantomas"; "fsdocs-tool" ]
+        |> List.forall (fun tool -> Directory.Exists $"{cache}/{tool}")
 
     let inputs = [ File.ReadAllText(inRoot ".config/dotnet-tools.json") ]
 
@@ -290,6 +297,20 @@ let pack (HaveBuilt: HaveBuilt) : int =
     files "artifacts/packages" "*.nupkg" |> List.iter (printfn "%s")
     0
 
+// ---- docs ----
+
+/// Makes the pages that the program itself describes, and the site.
+let docs (HaveBuilt: HaveBuilt) : int =
+    let ctkd (arguments: string list) = "dotnet" :: inRoot $"{app}/bin/Release/net10.0/ctkd.dll" :: arguments
+
+    match Site.make root (ctkd >> capture) capture with
+    | Ok page ->
+        printfn $"{page}"
+        0
+    | Error problems ->
+        problems |> List.iter (eprintfn "  %s")
+        stop Damaged $"the documentation has {problems.Length} mistakes" "" "mend those above"
+
 // ---- targets ----
 
 let targets = [
@@ -304,10 +325,11 @@ let targets = [
     "publish",
     "[--device D]",
     "makes artifacts/ctkd/ctkd, the program compiled ahead of time: it starts faster"
+    "docs", "", "makes the site with its API pages in artifacts/docs, and checks every link"
     "pack", "", "makes NuGet packages of the libraries in artifacts/packages"
 ]
 
-let help () : int =
+let usage () : int =
     printfn "dotnet fsi build.fsx TARGET: does first what the target needs, and skips what is done.\n"
     targets |> List.iter (fun (name, arguments, text) -> printfn "  %-23s%s" $"{name} {arguments}" text)
 
@@ -318,7 +340,7 @@ let help () : int =
 
 let perform (target: string) (arguments: string list) : int =
     match target, arguments with
-    | "help", [] -> help ()
+    | "help", [] -> usage ()
     | "deps", [] ->
         let HavePackages = tools () |> packages
         0
@@ -334,6 +356,7 @@ let perform (target: string) (arguments: string list) : int =
     | "format", [] -> format (tools ()) false
     | "format", [ "--check" ] -> format (tools ()) true
     | "publish", [] -> tools () |> packages |> publish
+    | "docs", [] -> built app |> docs
     | "pack", [] -> built everything |> pack
     | name, rest ->
         let names = targets |> List.map (fun (name, _, _) -> name)
@@ -346,7 +369,7 @@ let perform (target: string) (arguments: string list) : int =
 
 let main (arguments: string list) : int =
     match arguments with
-    | [] -> help ()
+    | [] -> usage ()
     | target :: rest -> chosen target rest |> perform target
 
 try

@@ -125,6 +125,7 @@ let private tests: Test =
             RlkdTests.tests
             DistilTests.tests
             CSharpTests.tests
+            DocsTests.tests
         ]
     )
 
