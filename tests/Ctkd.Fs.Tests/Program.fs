@@ -65,6 +65,7 @@ let private tests: Test =
             PicturesTests.tests
             ReportTests.tests
             RlkdSettingsTests.tests
+            FieldTests.tests
             SettingsTests.tests
             RecipesTests.tests
             ResolveTests.tests
@@ -92,6 +93,7 @@ let private tests: Test =
             EstimateTests.tests
             BenchTests.tests
             CommandTests.tests
+            ReferenceTests.tests
             CommandRecipeTests.tests
             CommandRunTests.tests
             CommandCacheTests.tests

@@ -82,7 +82,7 @@ module Run =
     let private checkAgent (s: Settings) (data: Splits) : Result<unit, Error> =
         let images = ImageSet.count data.Train
 
-        if s.Teacher = "" || s.Policy <> "rlkd" || s.Batch < images then
+        if s.Teacher = "" || s.Policy <> PolicyName.Rlkd || s.Batch < images then
             Ok()
         else
             Result.Error(
