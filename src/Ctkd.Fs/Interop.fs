@@ -74,48 +74,50 @@ type Policies =
     /// The policy on standardised logits.
     static member Standardised(policy: Policy) : Policy = Standardise.policy policy
 
-/// The settings of a run, for object initialisers; what is not set keeps the recipe's value where one is
-/// named, else the library's default.
+/// The settings of a run, for object initialisers; what is not set keeps the recipe's value where one is named, else the
+/// library's default. The properties are for the settings in most frequent use; every other is set by its name and its value
+/// as text, as `--set` does on the command line: `new TrainingOptions { ["rlkd.warmUp"] = "6" }`.
 type TrainingOptions() =
-    let defaults = Settings.defaults
     let mutable assigned: Assignment list = []
-    let mutable current = defaults
+    let mutable current = Settings.defaults
     let mutable epochs = 0
     let mutable methods: string[] = [||]
     let mutable weights: float[] = [||]
 
-    let set (field: string) (change: Settings -> Settings) : unit =
-        assigned <- assigned @ [ Resolve.assign field [ field ] change ]
-        current <- change current
+    let add (assignment: Assignment) : unit =
+        current <- assignment.Change current |> Error.orRaise
+        assigned <- assigned @ [ assignment ]
+
+    let set (name: string) (value: 'T) : unit =
+        let field = SettingsTable.find (Json.name name) |> Error.orRaise
+        Resolve.field name field (box value) |> add
 
     let absolute (path: string) : string = if path = "" then "" else System.IO.Path.GetFullPath path
 
-    /// A published experiment, such as "ctkd/resnet56-resnet20/kd/ctkd-global", or a JSON file; empty for
-    /// none.
+    /// A published experiment, such as "ctkd/resnet56-resnet20/kd/ctkd-global", or a JSON file; empty for none.
     member val Recipe = "" with get, set
 
     member _.Student
         with get () = current.Student
-        and set (name: string) = set (nameof current.Student) (fun s -> { s with Student = name })
+        and set (name: string) = set (nameof current.Student) name
 
     /// A checkpoint file or a run's folder; empty to learn from labels alone.
     member _.TeacherWeights
         with get () = current.TeacherWeights
-        and set (path: string) =
-            set (nameof current.TeacherWeights) (fun s -> { s with TeacherWeights = absolute path })
+        and set (path: string) = set (nameof current.TeacherWeights) (absolute path)
 
     member _.Data
         with get () = current.Data
-        and set (name: string) = set (nameof current.Data) (fun s -> { s with Data = name })
+        and set (name: string) = set (nameof current.Data) name
 
     member _.DataDir
         with get () = current.DataDir
-        and set (path: string) = set (nameof current.DataDir) (fun s -> { s with DataDir = absolute path })
+        and set (path: string) = set (nameof current.DataDir) (absolute path)
 
-    /// Only the first so many training images of each class; 0 for all.
+    /// The number of training images of each class that are used, the first ones; 0 for all.
     member _.PerClass
         with get () = current.PerClass
-        and set (count: int) = set (nameof current.PerClass) (fun s -> { s with PerClass = count })
+        and set (count: int) = set (nameof current.PerClass) count
 
     /// 0 for the number that suits the data set, or the recipe's.
     member _.Epochs
@@ -124,11 +126,11 @@ type TrainingOptions() =
 
     member _.Batch
         with get () = current.Batch
-        and set (count: int) = set (nameof current.Batch) (fun s -> { s with Batch = count })
+        and set (count: int) = set (nameof current.Batch) count
 
     member _.LearningRate
         with get () = current.LearningRate
-        and set (rate: float) = set (nameof current.LearningRate) (fun s -> { s with LearningRate = rate })
+        and set (rate: float) = set (nameof current.LearningRate) rate
 
     /// Losses from `Settings.methods`, added up; empty for those that suit the policy, or the recipe's.
     member _.Methods
@@ -142,37 +144,48 @@ type TrainingOptions() =
 
     /// One of `Settings.policies`.
     member _.Policy
-        with get () = current.Policy
-        and set (name: string) = set (nameof current.Policy) (fun s -> { s with Policy = name })
+        with get () = Names.name current.Policy
+        and set (name: string) =
+            set (nameof current.Policy) (Names.find<PolicyName> "policy" name |> Error.orRaise)
 
     /// Whether logits are standardised before the policy softens them.
     member _.Standardise
         with get () = current.Standardise
-        and set (yes: bool) = set (nameof current.Standardise) (fun s -> { s with Standardise = yes })
+        and set (yes: bool) = set (nameof current.Standardise) yes
 
     /// Temperature of the fixed policy; tau of dtkd.
     member _.T
         with get () = current.T
-        and set (t: float) = set (nameof current.T) (fun s -> { s with T = t })
+        and set (t: float) = set (nameof current.T) t
 
+    /// One of `Settings.precisions`.
     member _.Precision
-        with get () = current.Precision
-        and set (name: string) = set (nameof current.Precision) (fun s -> { s with Precision = name })
+        with get () = Names.name current.Precision
+        and set (name: string) =
+            set (nameof current.Precision) (Names.find<Precision> "precision" name |> Error.orRaise)
 
     member _.Device
         with get () = current.Device
-        and set (name: string) = set (nameof current.Device) (fun s -> { s with Device = name })
+        and set (name: string) = set (nameof current.Device) name
 
     member _.Seed
         with get () = current.Seed
-        and set (number: int) = set (nameof current.Seed) (fun s -> { s with Seed = number })
+        and set (number: int) = set (nameof current.Seed) number
 
-    /// Any setting by its name and its value as text, such as Set("rlkd.warmUp", "6"): what `--set` is on the command line.
+    /// Any setting by its name, as text. Raises a `CtkdException` for a name or a value that it does not take.
+    member this.Item
+        with get (field: string) =
+            let row = SettingsTable.find field |> Error.orRaise
+            row.Kind.Show(Field.get field current)
+        and set (field: string) (value: string) = this.Set(field, value)
+
+    /// Any setting by its name and its value as text, such as Set("rlkd.warmUp", "6").
     /// Raises a `CtkdException` for a name or a value that it does not take.
     member this.Set(field: string, value: string) : unit =
-        let assignment = Resolve.set $"{field}={value}" |> Error.orRaise
-        current <- assignment.Change current |> Error.orRaise
-        assigned <- assigned @ [ { assignment with Origin = nameof this.Set } ]
+        add {
+            (Resolve.set $"{field}={value}" |> Error.orRaise) with
+                Origin = nameof this.Set
+        }
 
     /// The same as the library's settings.
     member this.ToSettings() : Settings =

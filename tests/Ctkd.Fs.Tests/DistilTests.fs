@@ -73,7 +73,8 @@ let tests =
                 Must.lie 2.4 6.0 last.SmallestT.Value
                 Must.lie last.SmallestT.Value 6.0 last.LargestT.Value
                 let info = (Checkpoint.read summary.Checkpoint |> Error.orRaise).Info
-                Must.equal ("by-confidence", Map [ "kd", 0.9; "logits", 0.1 ]) (info.Settings.Policy, info.Settings.Methods)
+                Must.equal (PolicyName.Own "by-confidence") info.Settings.Policy
+                Must.equal (Map [ "kd (own)", 0.9; "logits", 0.1 ]) info.Settings.Methods
                 Must.contain "by-confidence" (File.ReadAllText(Path.Combine(summary.Folder, "report.html")))
             )
         }

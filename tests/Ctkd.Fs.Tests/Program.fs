@@ -66,6 +66,7 @@ let private tests: Test =
             PicturesTests.tests
             ReportTests.tests
             RlkdSettingsTests.tests
+            FieldTests.tests
             SettingsTests.tests
             RecipesTests.tests
             ResolveTests.tests
@@ -93,6 +94,7 @@ let private tests: Test =
             EstimateTests.tests
             BenchTests.tests
             CommandTests.tests
+            ReferenceTests.tests
             CommandRecipeTests.tests
             CommandRunTests.tests
             CommandCacheTests.tests

@@ -4,20 +4,58 @@ open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
+/// The flags of `bench`.
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
+type BenchArgs =
+    | [<MainCommand; Unique>] What of NAME: string
+    | [<Unique>] Part of NAME: string
+    | [<Unique>] Pairs of COUNT: int
+    | [<Unique>] Steps of COUNT: int
+    | [<Unique>] Starts of COUNT: int
+    | [<Unique>] Precision of NAME: string
+    | [<Unique>] Teacher of NAME: string
+    | [<Unique>] Student of NAME: string
+    | [<Unique>] Device of NAME: string
+    | [<Unique>] Out of FOLDER: string
+    | [<Unique>] Sides of NAME: string list
+    | [<Unique>] Beside of PROGRAM: string
+    | [<Hidden>] Serve
+    | [<Hidden>] Tf32
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | What _ ->
+                "compare (with PyTorch and others), overheads (of policies and distillers) or scaling (with batch, classes, depth) [compare]"
+            | Part _ ->
+                "of compare: step, recorded, remembered, teacher, student or data [all; recorded on CUDA alone]"
+            | Pairs _ -> "rounds of measurements [15, of overheads 60, of scaling 9]"
+            | Steps _ -> "batches a measurement of compare [4] and overheads [1]"
+            | Starts _ ->
+                "spread the rounds over so many starts, of all processes in compare, of the learners in overheads [3]"
+            | Precision _ ->
+                $"{Command.precisions} [of compare: both; of overheads and scaling: {Names.name Settings.defaults.Precision}]"
+            | Teacher _ -> "of overheads: the teacher's model [resnet56]"
+            | Student _ -> "of overheads: the student's model [resnet20]"
+            | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
+            | Out _ -> "of scaling: folder of the charts [none are drawn]"
+            | Sides _ ->
+                "of compare: sides by their names or how these begin, such as ours torchsharp torchsharp-tuned-bf16 pytorch-tuned [ours, and PyTorch as it comes]"
+            | Beside _ ->
+                "of compare: one more program to compare with, the file ctkd or ctkd.dll of another version [none]"
+            | Serve -> "internal"
+            | Tf32 -> "internal"
+            | Json -> "the result as one JSON object"
+
 /// The command `bench`.
 module BenchCommand =
     let private benchmarks = [ "compare"; "overheads"; "scaling" ]
 
-    let private precision (args: ParseResults<BenchArgs>) : Result<Precision, Error> =
-        match args.GetResult(BenchArgs.Precision, Settings.defaults.Precision) with
-        | "f32" -> Ok F32
-        | "bf16" -> Ok Bf16
-        | other -> Result.Error(Error.unknown "precision" Settings.precisions other)
-
     /// The published work as the flags have it. On CUDA, TF32 is on where it is asked for.
     let private work (args: ParseResults<BenchArgs>) (tf32: bool) : Result<Workload.Workload, Error> =
         result {
-            let! precision = precision args
+            let! precision = Command.precision (args.TryGetResult BenchArgs.Precision)
             let! device = Engine.device (args.GetResult(BenchArgs.Device, Settings.defaults.Device))
 
             // As runs do.
@@ -30,29 +68,29 @@ module BenchCommand =
 
     /// The sides that the flags choose; a program that is named is one of them.
     let private sides (args: ParseResults<BenchArgs>) (device: Device) : Result<BenchSides.Side list, Error> =
-        let beside = args.TryGetResult Beside
-        let names = args.GetResult(Sides, BenchSides.usual) @ [ if beside.IsSome then "beside" ]
+        let beside = args.TryGetResult BenchArgs.Beside
+        let names = args.GetResult(BenchArgs.Sides, BenchSides.usual) @ [ if beside.IsSome then "beside" ]
         BenchSides.all device beside |> BenchSides.choose names (args.TryGetResult BenchArgs.Precision)
 
     let private counts (pairs: int) (steps: int) (starts: int) : Result<unit, Error> =
         if steps >= 1 && starts >= 1 && pairs >= starts then
             Ok()
         else
-            Commands.usage
+            Command.usage
                 $"pairs, steps and starts must be at least 1, and pairs no fewer than starts: got {pairs}, {steps} and {starts}"
                 "see: ctkd bench --help"
 
     let private measure (terminal: Terminal) (args: ParseResults<BenchArgs>) : Result<unit, Error> =
         result {
-            let what = args.GetResult(What, "compare")
+            let what = args.GetResult(BenchArgs.What, "compare")
             // As runs do.
             let! work = work args Settings.defaults.Tf32
-            let starts = args.GetResult(Starts, 3)
-            let pairs usual = args.GetResult(Pairs, usual)
+            let starts = args.GetResult(BenchArgs.Starts, 3)
+            let pairs usual = args.GetResult(BenchArgs.Pairs, usual)
 
             match what with
             | "compare" ->
-                let pairs, steps = pairs 15, args.GetResult(Steps, 4)
+                let pairs, steps = pairs 15, args.GetResult(BenchArgs.Steps, 4)
                 do! counts pairs steps starts
                 let! sides = sides args work.Device
 
@@ -60,7 +98,7 @@ module BenchCommand =
                     Bench.run terminal {
                         Sides = sides
                         Parts =
-                            args.TryGetResult Part
+                            args.TryGetResult BenchArgs.Part
                             |> Option.map List.singleton
                             |> Option.defaultValue (BenchWork.partsOn work.Device)
                         Pairs = pairs
@@ -68,7 +106,7 @@ module BenchCommand =
                         Starts = starts
                     }
             | "overheads" ->
-                let pairs, steps = pairs 60, args.GetResult(Steps, 1)
+                let pairs, steps = pairs 60, args.GetResult(BenchArgs.Steps, 1)
                 do! counts pairs steps starts
                 let teacher = args.GetResult(BenchArgs.Teacher, work.Teacher)
                 let student = args.GetResult(BenchArgs.Student, work.Student)
@@ -88,9 +126,9 @@ module BenchCommand =
 
     /// The command. The server of one side is ended by a signal as any process is.
     let command (args: ParseResults<BenchArgs>) : int =
-        if args.Contains Serve then
-            work args (args.Contains Tf32) |> Error.orRaise |> BenchWork.serve
+        if args.Contains BenchArgs.Serve then
+            work args (args.Contains BenchArgs.Tf32) |> Error.orRaise |> BenchWork.serve
             ExitCode.ok
         else
             let terminal = Terminal(args.Contains BenchArgs.Json)
-            Commands.guarded terminal (fun () -> measure terminal args)
+            Command.guarded terminal (fun () -> measure terminal args)

@@ -7,6 +7,19 @@ open System.Runtime.Intrinsics.X86
 open Argu
 open Ctkd.Fs
 
+/// The flags of `doctor`.
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
+type DoctorArgs =
+    | [<Unique>] Device of NAME: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Device _ ->
+                "cpu, cuda or cuda:N: train a little there, and check that recorded steps are those of the host [none]"
+            | Json -> "the findings as JSON"
+
 /// Looks at the engine and the machine.
 module Doctor =
     let private fine name value = { Name = name; Value = value; Mend = None }

@@ -4,6 +4,38 @@ open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
+/// The flags of `eval`.
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
+type EvalArgs =
+    | [<Unique>] Weights of FILE: string
+    | [<Unique>] Model of NAME: string
+    | [<Unique>] Teacher_Weights of FILE: string
+    | [<Unique>] Teacher of NAME: string
+    | [<Unique>] Data of NAME: string
+    | [<Unique>] Data_Dir of DIR: string
+    | [<Unique>] Mean of NUMBER: float list
+    | [<Unique>] Std of NUMBER: float list
+    | [<Unique>] Batch of COUNT: int
+    | [<Unique>] Precision of NAME: string
+    | [<Unique>] Device of NAME: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Weights _ -> "weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Model _ -> "model of the weights [the one that they name or fit]"
+            | Teacher_Weights _ -> "a teacher's weights: adds agreement with it and the mean KL to it [none]"
+            | Teacher _ -> "the teacher's model [the one that its weights name or fit]"
+            | Data _ -> "data set whose test images are classified [the one the weights were trained on]"
+            | Data_Dir _ -> "folder (or file) of the data set [as trained]"
+            | Mean _ -> "mean of each channel [as trained; of another --data its own]"
+            | Std _ -> "standard deviation of each channel [as trained; of another --data its own]"
+            | Batch _ -> "images a forward pass [250]"
+            | Precision _ -> $"{Command.precisions} [{Names.name Settings.defaults.Precision}]"
+            | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
+            | Json -> "the result as one JSON object"
+
 /// What `eval --json` prints; what needs a teacher is null without one.
 type EvalResult = {
     Model: string
@@ -29,7 +61,7 @@ type TestFlags = {
     Mean: float list option
     Std: float list option
     Batch: int
-    Precision: string
+    Precision: Precision
 }
 
 /// The command `eval`.
@@ -43,7 +75,7 @@ module Eval =
                 | Some info, _ -> Ok info.Settings
                 | None, Some _ -> Ok { Settings.defaults with Student = trained.Model.Name }
                 | None, None ->
-                    Commands.usage
+                    Command.usage
                         "these weights do not say what they were trained on"
                         "name the data set with --data; where it was normalised otherwise, --mean and --std too"
 
@@ -59,14 +91,16 @@ module Eval =
                 }
         }
 
-    let private flags (args: ParseResults<EvalArgs>) : TestFlags = {
-        Data = args.TryGetResult EvalArgs.Data
-        DataDir = args.TryGetResult EvalArgs.Data_Dir
-        Mean = args.TryGetResult EvalArgs.Mean
-        Std = args.TryGetResult EvalArgs.Std
-        Batch = args.GetResult(EvalArgs.Batch, 250)
-        Precision = args.GetResult(EvalArgs.Precision, "f32")
-    }
+    let private flags (args: ParseResults<EvalArgs>) : Result<TestFlags, Error> =
+        Command.precision (args.TryGetResult EvalArgs.Precision)
+        |> Result.map (fun precision -> {
+            Data = args.TryGetResult EvalArgs.Data
+            DataDir = args.TryGetResult EvalArgs.Data_Dir
+            Mean = args.TryGetResult EvalArgs.Mean
+            Std = args.TryGetResult EvalArgs.Std
+            Batch = args.GetResult(EvalArgs.Batch, 250)
+            Precision = precision
+        })
 
     let private resultOf (trained: LoadedModel) (teacher: LoadedModel option) (e: Evaluation) : EvalResult = {
         Model = trained.Model.Name
@@ -108,7 +142,7 @@ module Eval =
         : Result<LoadedModel option, Error> =
         match weights, model with
         | None, Some _ ->
-            Commands.usage "--teacher needs the teacher's weights" "give --teacher-weights FILE too"
+            Command.usage "--teacher needs the teacher's weights" "give --teacher-weights FILE too"
         | None, None -> Ok None
         | Some path, model -> LoadedModel.load device model path |> Result.map Some
 
@@ -116,19 +150,20 @@ module Eval =
     let command (args: ParseResults<EvalArgs>) : int =
         let terminal = Terminal(args.Contains EvalArgs.Json)
 
-        Commands.guarded
+        Command.guarded
             terminal
             (fun () ->
                 match args.TryGetResult EvalArgs.Weights with
                 | None ->
-                    Commands.usage
+                    Command.usage
                         "eval needs weights"
                         "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
                 | Some path ->
                     result {
                         let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
                         let! trained = LoadedModel.load device (args.TryGetResult EvalArgs.Model) path
-                        let! s = settings (flags args) trained
+                        let! flags = flags args
+                        let! s = settings flags trained
 
                         let! teacher =
                             teacher

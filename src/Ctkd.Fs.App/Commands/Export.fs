@@ -5,6 +5,35 @@ open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
+/// The flags of `export`.
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
+type ExportArgs =
+    | [<Unique>] Weights of FILE: string
+    | [<Unique>] Model of NAME: string
+    | [<Unique>] Onnx of FILE: string
+    | [<Unique>] Fold_Batch_Norm
+    | [<Unique>] Opset of NUMBER: int
+    | [<Unique>] Size of PIXELS: int
+    | [<Unique>] Normalise
+    | [<Unique>] Mean of NUMBER: float list
+    | [<Unique>] Std of NUMBER: float list
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Weights _ -> "weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Model _ -> "model of the weights [the one that they name or fit]"
+            | Onnx _ -> "the ONNX file to write or replace; needed"
+            | Fold_Batch_Norm -> "merge batch normalisations into the convolutions before them [no]"
+            | Opset _ -> $"version of ONNX's operators, 17 to 21 [{(OnnxOptions.forSize 1).Opset}]"
+            | Size _ -> "height and width of the images [those of the training data, or as published]"
+            | Normalise ->
+                "take pixels from 0 to 1 and normalise them in the network [the caller normalises them]"
+            | Mean _ -> "mean of each channel, pixels from 0 to 1 [as trained]"
+            | Std _ -> "standard deviation of each channel [as trained]"
+            | Json -> "what was written as one JSON object"
+
 /// What `export --json` prints.
 type Exported = {
     Path: string
@@ -22,7 +51,7 @@ module Export =
     let private needed (what: string) (next: string) (value: 'T option) : Result<'T, Error> =
         match value with
         | Some value -> Ok value
-        | None -> Commands.usage what next
+        | None -> Command.usage what next
 
     /// Mean and standard deviation of the flags, or those that the run recorded.
     let private scale
@@ -32,13 +61,13 @@ module Export =
         match args.TryGetResult ExportArgs.Mean, args.TryGetResult ExportArgs.Std with
         | Some mean, Some std -> Ok(Some(mean, std))
         | None, None -> trained.Info |> Option.map (fun info -> info.Images.Mean, info.Images.Std) |> Ok
-        | _ -> Commands.usage "mean and std must be given together" "give both, or neither"
+        | _ -> Command.usage "mean and std must be given together" "give both, or neither"
 
     let private images normalise (scale: (float list * float list) option) : Result<OnnxImages, Error> =
         match normalise, scale with
         | true, Some(mean, std) -> Ok(OnnxImages.Pixels(mean, std))
         | true, None ->
-            Commands.usage "these weights do not say how their images were normalised" "give --mean and --std"
+            Command.usage "these weights do not say how their images were normalised" "give --mean and --std"
         | false, Some(mean, std) -> Ok(OnnxImages.Normalised(mean, std))
         | false, None -> Ok OnnxImages.AsTrained
 
@@ -59,7 +88,7 @@ module Export =
     let command (args: ParseResults<ExportArgs>) : int =
         let terminal = Terminal(args.Contains ExportArgs.Json)
 
-        Commands.guarded
+        Command.guarded
             terminal
             (fun () ->
                 result {
@@ -76,7 +105,7 @@ module Export =
                     let! trained = LoadedModel.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
 
                     let! scale = scale args trained
-                    let! images = images (args.Contains Normalise) scale
+                    let! images = images (args.Contains ExportArgs.Normalise) scale
 
                     let! height, width = size args trained
                     let standard = OnnxOptions.forSize height
@@ -84,8 +113,8 @@ module Export =
                     let options = {
                         standard with
                             Width = width
-                            Opset = args.GetResult(Opset, standard.Opset)
-                            FoldBatchNorm = args.Contains Fold_Batch_Norm
+                            Opset = args.GetResult(ExportArgs.Opset, standard.Opset)
+                            FoldBatchNorm = args.Contains ExportArgs.Fold_Batch_Norm
                             Images = images
                     }
 

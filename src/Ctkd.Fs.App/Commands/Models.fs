@@ -7,7 +7,27 @@ open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
-/// What `models --json` prints of a layer: shapes of one image before and behind it.
+/// The flags of `models`.
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
+type ModelsArgs =
+    | [<MainCommand; Unique>] Name of NAME: string
+    | [<Unique>] Classes of COUNT: int
+    | [<Unique>] Size of PIXELS: int
+    | [<Unique>] Policy of NAME: string
+    | [<Unique>] Hidden of WIDTH: int
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Name _ -> "print the layers of this model"
+            | Classes _ -> "number of classes [100, of ImageNet's models 1000]"
+            | Size _ -> "height and width of the images [32, of ImageNet's models 224]"
+            | Policy _ -> $"add what this temperature policy's network costs [none]: {Command.policies}"
+            | Hidden _ -> $"hidden width of ctkd-instance [{Settings.defaults.Hidden}]"
+            | Json -> "everything as JSON: counts, features, the state_dict's names and shapes"
+
+/// What `models --json` prints of a layer: shapes of one image before and after it.
 type LayerRow = {
     [<JsonPropertyName "name">]
     Name: string
@@ -92,7 +112,7 @@ module Models =
     let private layerRow (starts: Starts) (traced: Traced) : LayerRow =
         let name, kind = kindOf traced.Layer
 
-        // Sums and joins stand behind their branches, which have rows of their own.
+        // Sums and joins follow their branches, which have rows of their own.
         let own =
             match traced.Layer with
             | Residual _
@@ -192,26 +212,30 @@ module Models =
     let command (args: ParseResults<ModelsArgs>) : int =
         let terminal = Terminal(args.Contains ModelsArgs.Json)
 
-        Commands.guarded
+        Command.guarded
             terminal
             (fun () ->
                 result {
                     do!
                         match args.TryGetResult ModelsArgs.Classes with
                         | Some classes when classes < 2 ->
-                            Commands.usage $"classes must be at least 2, got {classes}" "use --classes 100"
+                            Command.usage $"classes must be at least 2, got {classes}" "use --classes 100"
                         | _ -> Ok()
 
                     do!
                         match args.TryGetResult ModelsArgs.Size with
                         | Some size when size < 1 || size > 4096 ->
-                            Commands.usage $"size must be from 1 to 4096 pixels, got {size}" "use --size 32"
+                            Command.usage $"size must be from 1 to 4096 pixels, got {size}" "use --size 32"
                         | _ -> Ok()
+
+                    let! policy =
+                        args.GetResult(ModelsArgs.Policy, Names.name Settings.defaults.Policy)
+                        |> Names.find<PolicyName> "policy"
 
                     let! settings =
                         Settings.validate {
                             Settings.defaults with
-                                Policy = args.GetResult(ModelsArgs.Policy, Settings.defaults.Policy)
+                                Policy = policy
                                 Hidden = args.GetResult(ModelsArgs.Hidden, Settings.defaults.Hidden)
                         }
 

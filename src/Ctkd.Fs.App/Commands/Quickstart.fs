@@ -5,6 +5,25 @@ open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
+/// The flags of `quickstart`.
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
+type QuickstartArgs =
+    | [<Unique>] Out of DIR: string
+    | [<Unique>] Seed of NUMBER: int
+    | [<Unique>] Precision of NAME: string
+    | [<Unique>] Device of NAME: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Out _ ->
+                "folder of the runs [runs/quickstart, or the next free number; an interrupted one goes on]"
+            | Seed _ -> $"seed of everything random [{Settings.defaults.Seed}]"
+            | Precision _ -> $"{Command.precisions} [{Names.name Settings.defaults.Precision}]"
+            | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
+            | Json -> "the result as one JSON object"
+
 /// The tour: a teacher on handwritten digits, and four students that see only 10 images a class.
 module Quickstart =
     let private teacherEpochs, private studentEpochs, private perClass = 8, 60, 10
@@ -23,7 +42,7 @@ module Quickstart =
                 PerClass = perClass
         }
 
-        let taught (policy: string) = {
+        let taught (policy: PolicyName) = {
             student with
                 Teacher = "resnet20"
                 TeacherWeights = teacher
@@ -33,9 +52,9 @@ module Quickstart =
         [
             "teacher", { withEpochs teacherEpochs common with Student = "resnet20" }
             "alone", student
-            "kd-t4", taught "fixed"
-            "ctkd-global", taught "ctkd-global"
-            "ctkd-instance", taught "ctkd-instance"
+            "kd-t4", taught PolicyName.Fixed
+            "ctkd-global", taught PolicyName.CtkdGlobal
+            "ctkd-instance", taught PolicyName.CtkdInstance
         ]
 
     /// The first folder that holds no finished tour: an interrupted one goes on.
@@ -71,7 +90,7 @@ module Quickstart =
                     Run.start hooks out settings
             )
 
-    /// Runs the rest of the plan until it is done or interrupted.
+    /// Runs the rest of the plan, to its end or an interruption.
     let rec private go
         (terminal: Terminal)
         folder
@@ -94,7 +113,7 @@ module Quickstart =
     let command (args: ParseResults<QuickstartArgs>) : int =
         let terminal = Terminal(args.Contains QuickstartArgs.Json)
 
-        Commands.stoppable
+        Command.stoppable
             terminal
             (fun () ->
                 result {
@@ -106,12 +125,13 @@ module Quickstart =
 
                     let teacher = Path.Combine(folder, "teacher", "last.safetensors")
 
+                    let! precision = Command.precision (args.TryGetResult QuickstartArgs.Precision)
+
                     let! common =
                         Settings.validate {
                             Settings.defaults with
                                 Seed = args.GetResult(QuickstartArgs.Seed, Settings.defaults.Seed)
-                                Precision =
-                                    args.GetResult(QuickstartArgs.Precision, Settings.defaults.Precision)
+                                Precision = precision
                                 Device = args.GetResult(QuickstartArgs.Device, Settings.defaults.Device)
                         }
 
@@ -130,7 +150,7 @@ module Quickstart =
 
                     terminal.Json(
                         runs
-                        |> List.map (fun (name, summary) -> name, Commands.outcomeOf summary)
+                        |> List.map (fun (name, summary) -> name, RunResult.ofSummary summary)
                         |> Map.ofList
                     )
                 }

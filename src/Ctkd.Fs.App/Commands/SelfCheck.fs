@@ -11,13 +11,13 @@ type Finding = { Name: string; Value: string; Mend: string option }
 module SelfCheck =
 
     /// Policies, precisions and how far the teacher runs ahead; each plan has 25 steps an epoch.
-    let private cases: (string * string * int) list = [
-        "fixed", "f32", 1
-        "dtkd", "f32", 1
-        "ctkd-global", "f32", 1
-        "ctkd-instance", "f32", 1
-        "ctkd-global", "bf16", 1
-        "ctkd-global", "f32", 8
+    let private cases: (PolicyName * Precision * int) list = [
+        PolicyName.Fixed, F32, 1
+        PolicyName.Dtkd, F32, 1
+        PolicyName.CtkdGlobal, F32, 1
+        PolicyName.CtkdInstance, F32, 1
+        PolicyName.CtkdGlobal, Bf16, 1
+        PolicyName.CtkdGlobal, F32, 8
     ]
 
     let private epochs = 2
@@ -26,7 +26,7 @@ module SelfCheck =
     let private stepsOn (device: Device) : int = if Engine.records device then 25 else 5
 
     /// Digits, a fresh teacher; learning rate and lambda change at the second epoch.
-    let private settings (steps: int) (policy: string) (precision: string) : Settings = {
+    let private settings (steps: int) (policy: PolicyName) (precision: Precision) : Settings = {
         Settings.withMethods (Settings.methodsOf policy) { Settings.defaults with Policy = policy } with
             Teacher = "resnet20"
             // Batches of 64 of ten classes.
@@ -94,9 +94,9 @@ module SelfCheck =
 
     let private without = "train with --no-graph, and report this table"
 
-    let private check (device: Device) (policy: string, precision: string, ahead: int) : Finding =
+    let private check (device: Device) (policy: PolicyName, precision: Precision, ahead: int) : Finding =
         let beside = if ahead = 1 then "" else $", the teacher {ahead} steps ahead"
-        let name = $"step: {policy}, {precision}{beside}"
+        let name = $"step: {policy}, {Names.name precision}{beside}"
         let fine value = { Name = name; Value = value; Mend = None }
         let wrong value = { Name = name; Value = value; Mend = Some without }
 

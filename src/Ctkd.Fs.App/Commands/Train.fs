@@ -1,8 +1,6 @@
 namespace Ctkd.Fs.App
 
-open System
 open System.IO
-open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
@@ -18,34 +16,10 @@ type RunResult = {
     TeacherTop1: float option
 }
 
-/// The commands `teach` and `distill`: flags to settings, settings to library calls.
-module Commands =
-
-    /// Wrong usage: what is wrong, and what to do.
-    let usage (what: string) (next: string) : Result<'T, Error> =
-        Result.Error(Error.create ErrorKind.Usage what "" next)
-
-    /// Runs a command's body; errors become messages and exit codes. Ctrl-C ends the process.
-    let guarded (terminal: Terminal) (body: unit -> Result<unit, Error>) : int =
-        let outcome =
-            try
-                Engine.guarded body
-            with CtkdException error ->
-                Result.Error error
-
-        match outcome with
-        | Result.Error error -> terminal.Fail error
-        | Ok() -> ExitCode.ok
-
-    /// Runs the body of a command that trains: as `guarded`, but Ctrl-C and SIGTERM stop it between two steps, and the exit
-    /// code is then theirs.
-    let stoppable (terminal: Terminal) (body: unit -> Result<unit, Error>) : int =
-        use _ = Signals.listen ()
-        let code = guarded terminal body
-        if code = ExitCode.ok then Signals.exitCode () else code
+module RunResult =
 
     /// What is reported of a run.
-    let outcomeOf (summary: Summary) : RunResult =
+    let ofSummary (summary: Summary) : RunResult =
         let last = List.tryLast summary.Epochs
 
         {
@@ -59,12 +33,15 @@ module Commands =
             TeacherTop1 = summary.Teacher |> Option.map _.Top1
         }
 
+/// The commands `teach` and `distill`: flags to settings, settings to library calls.
+module Train =
+
     let private finish (terminal: Terminal) (name: string) (summary: Summary) : Result<unit, Error> =
         result {
             let report = Path.Combine(summary.Folder, "report.html")
             terminal.Table(RunReport.table [ name, summary ])
             terminal.Say $"checkpoint {summary.Checkpoint}"
-            terminal.Json(outcomeOf summary)
+            terminal.Json(RunResult.ofSummary summary)
 
             match summary.Ending with
             | Finished ->
@@ -73,39 +50,11 @@ module Commands =
             | Interrupted -> terminal.Say $"interrupted; go on with: ctkd {name} --resume {summary.Folder}"
         }
 
-    let private run (terminal: Terminal) (name: string) (args: ParseResults<TrainArgs>) (settings: Settings) =
+    let private resume (terminal: Terminal) (name: string) (given: GivenFlags) (path: string) =
         result {
-            let out =
-                args.TryGetResult TrainArgs.Out
-                |> Option.defaultWith (fun () ->
-                    let what =
-                        match args.TryGetResult Recipe with
-                        | Some file when Recipes.isFile file ->
-                            string (Path.GetFileNameWithoutExtension file)
-                        | Some recipe -> recipe
-                        | None -> $"{name}-{settings.Student}"
-
-                    Path.Combine("runs", $"{what.Replace('/', '-')}-{settings.Seed}")
-                )
-
-            let! summary = terminal.Progress name settings.Epochs (fun hooks -> Run.start hooks out settings)
-            return! finish terminal name summary
-        }
-
-    let private resume (terminal: Terminal) (name: string) (args: ParseResults<TrainArgs>) (path: string) =
-        result {
-            let ignored =
-                args.GetAllResults()
-                |> List.filter (
-                    function
-                    | Resume _
-                    | TrainArgs.Json -> false
-                    | _ -> true
-                )
-
-            if not ignored.IsEmpty then
+            if TrainFlags.hasOthers given then
                 return!
-                    usage
+                    Command.usage
                         "--resume goes on with the run's own settings: other flags cannot be changed"
                         "give --resume alone (and --json), or start a new run"
             else
@@ -116,22 +65,21 @@ module Commands =
                 return! finish terminal name summary
         }
 
-    /// A dry run, or what happens to settings that are whole.
-    let private proceed
-        (terminal: Terminal)
-        (name: string)
-        (args: ParseResults<TrainArgs>)
-        (resolved: Resolved)
-        =
-        if args.Contains Dry_Run then
-            result {
-                do! Configure.check resolved.Settings
-                terminal.Table(Configure.table resolved)
-                Configure.remarks args resolved.Settings |> List.iter terminal.Say
-                terminal.Json(Configure.json resolved)
-            }
-        else
-            run terminal name args resolved.Settings
+    /// A dry run, or a run of settings that are complete.
+    let private proceed (terminal: Terminal) (name: string) (given: GivenFlags) (resolved: Resolved) =
+        result {
+            let s = resolved.Settings
+
+            if TrainFlags.isDry given then
+                do! TrainFlags.check s
+                terminal.Table(TrainFlags.table resolved)
+                TrainFlags.remarks given s |> List.iter terminal.Say
+                terminal.Json(TrainFlags.toJson resolved)
+            else
+                let folder = TrainFlags.folder name s given
+                let! summary = terminal.Progress name s.Epochs (fun hooks -> Run.start hooks folder s)
+                return! finish terminal name summary
+        }
 
     let private noTeacher: Error =
         Error.create
@@ -140,25 +88,16 @@ module Commands =
             ""
             "leave them out, or use: ctkd distill"
 
-    /// Trains a model from labels alone.
-    let teach (args: ParseResults<TrainArgs>) : int =
-        let terminal = Terminal(args.Contains TrainArgs.Json)
-
-        stoppable
-            terminal
-            (fun () ->
-                match args.TryGetResult Resume with
-                | Some path -> resume terminal "teach" args path
-                | None ->
-                    result {
-                        let withoutTeacher = Result.requireFalse noTeacher
-                        do! withoutTeacher (Configure.needTeacher args)
-                        let! resolved = Configure.resolve args
-                        let s = resolved.Settings
-                        do! withoutTeacher (s.Teacher <> "" || s.TeacherWeights <> "")
-                        return! proceed terminal "teach" args resolved
-                    }
-            )
+    /// Settings without a teacher.
+    let private alone (given: GivenFlags) : Result<Resolved, Error> =
+        result {
+            let withoutTeacher = Result.requireFalse noTeacher
+            do! withoutTeacher (TrainFlags.needTeacher given)
+            let! resolved = TrainFlags.resolve given
+            let s = resolved.Settings
+            do! withoutTeacher (s.Teacher <> "" || s.TeacherWeights <> "")
+            return resolved
+        }
 
     /// The teacher's file, and its model where the flags name none.
     let private withTeacher (resolved: Resolved) : Result<Resolved, Error> =
@@ -177,30 +116,43 @@ module Commands =
             }
         }
 
+    /// Settings with a teacher; a dry run needs no weights.
+    let private taught (given: GivenFlags) : Result<Resolved, Error> =
+        result {
+            let! resolved = TrainFlags.resolve given
+
+            match Settings.planned resolved.Settings with
+            | what :: _ when not (TrainFlags.isDry given) ->
+                return! Command.usage what "ctkd distill --recipe NAME --dry-run prints the settings"
+            | _ when resolved.Settings.TeacherWeights <> "" -> return! withTeacher resolved
+            | _ when TrainFlags.isDry given -> return resolved
+            | _ ->
+                return!
+                    Command.usage
+                        "distill needs a teacher's weights"
+                        "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
+        }
+
+    let private command
+        (name: string)
+        (settings: GivenFlags -> Result<Resolved, Error>)
+        (words: string list)
+        : int =
+        match Flags.parse name TrainFlags.all words with
+        | Result.Error error -> Terminal(false).Fail error
+        | Ok given ->
+            let terminal = Terminal(TrainFlags.wantsJson given)
+
+            Command.stoppable
+                terminal
+                (fun () ->
+                    match TrainFlags.resumed given with
+                    | Some path -> resume terminal name given path
+                    | None -> settings given |> Result.bind (proceed terminal name given)
+                )
+
+    /// Trains a model from labels alone.
+    let teach (words: string list) : int = command "teach" alone words
+
     /// Trains a student from a teacher.
-    let distill (args: ParseResults<TrainArgs>) : int =
-        let terminal = Terminal(args.Contains TrainArgs.Json)
-
-        stoppable
-            terminal
-            (fun () ->
-                match args.TryGetResult Resume with
-                | Some path -> resume terminal "distill" args path
-                | None ->
-                    result {
-                        let! resolved = Configure.resolve args
-
-                        match Settings.planned resolved.Settings with
-                        | what :: _ when not (args.Contains Dry_Run) ->
-                            return! usage what "ctkd distill --recipe NAME --dry-run prints the settings"
-                        | _ when resolved.Settings.TeacherWeights <> "" ->
-                            let! resolved = withTeacher resolved
-                            return! proceed terminal "distill" args resolved
-                        | _ when args.Contains Dry_Run -> return! proceed terminal "distill" args resolved
-                        | _ ->
-                            return!
-                                usage
-                                    "distill needs a teacher's weights"
-                                    "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
-                    }
-            )
+    let distill (words: string list) : int = command "distill" taught words

@@ -2,22 +2,75 @@ namespace Ctkd.Fs
 
 open System
 open System.Text.Json
+open System.Text.Json.Serialization
 open FSharp.Reflection
 
+/// A union with names as its name; an option of one as its name or the empty text.
+type private NamedConverter<'T>(read: string -> 'T option, write: 'T -> string, names: string list) =
+    inherit JsonConverter<'T>()
+    // Null is an error, not the absence of a name.
+    override _.HandleNull = true
+
+    override _.Read(reader, _, _) =
+        if reader.TokenType <> JsonTokenType.String then raise (JsonException())
+        let text = reader.GetString() |> nonNull
+
+        match read text with
+        | Some value -> unbox<'T>(box value)
+        | None ->
+            let near = Error.nearest names text |> String.concat ", "
+            raise (JsonException $"unknown name '{text}', did you mean one of: {near}?")
+
+    override _.Write(writer, value, _) = writer.WriteStringValue(write (unbox<'T> value))
+
+type private Named<'T>() =
+    inherit NamedConverter<'T>(Names.tryFind<'T>, Names.name, Names.all<'T>())
+
+type private NamedOption<'T>() =
+    inherit
+        NamedConverter<'T option>(
+            (fun text -> if text = "" then Some None else Names.tryFind<'T> text |> Option.map Some),
+            (fun value -> value |> Option.map Names.name |> Option.defaultValue ""),
+            Names.all<'T>()
+        )
+
+type private NamedConverters() =
+    inherit JsonConverterFactory()
+
+    let isOption (kind: Type) =
+        kind.IsGenericType
+        && kind.GetGenericTypeDefinition() = typedefof<_ option>
+        && Names.has (kind.GetGenericArguments()[0])
+
+    override _.CanConvert kind = Names.has kind || isOption kind
+
+    override _.CreateConverter(kind, _) =
+        let converter =
+            if isOption kind then
+                typedefof<NamedOption<_>>.MakeGenericType(kind.GetGenericArguments())
+            else
+                typedefof<Named<_>>.MakeGenericType kind
+
+        Activator.CreateInstance converter |> nonNull :?> JsonConverter
+
 /// JSON of this library's records: strict both ways, so that a missing, misspelt or surplus field is an error
-/// by name.
+/// by name. Unions with names (`Names`) are texts.
 [<RequireQualifiedAccess>]
 module Json =
     let private options (indented: bool) =
-        JsonSerializerOptions(
-            PropertyNamingPolicy = JsonNamingPolicy.CamelCase,
-            WriteIndented = indented,
-            RespectRequiredConstructorParameters = true,
-            RespectNullableAnnotations = true,
-            UnmappedMemberHandling = Serialization.JsonUnmappedMemberHandling.Disallow,
-            AllowDuplicateProperties = false,
-            MaxDepth = 32
-        )
+        let options =
+            JsonSerializerOptions(
+                PropertyNamingPolicy = JsonNamingPolicy.CamelCase,
+                WriteIndented = indented,
+                RespectRequiredConstructorParameters = true,
+                RespectNullableAnnotations = true,
+                UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
+                AllowDuplicateProperties = false,
+                MaxDepth = 32
+            )
+
+        options.Converters.Add(NamedConverters())
+        options
 
     let private line, private pretty = options false, options true
 
@@ -35,7 +88,7 @@ module Json =
         for field in FSharpType.GetRecordFields record -> name field.Name, field.PropertyType
     ]
 
-    /// Fields that a record does not have, with the nearest names, that it lacks, and that are there twice.
+    /// Fields that a record does not have, with the nearest names, fields that are missing, and fields given twice.
     let rec private strangers (kind: Type) (json: JsonElement) : string list =
         if json.ValueKind <> JsonValueKind.Object then
             []
@@ -77,7 +130,11 @@ module Json =
 
         let refused (problem: exn) =
             match strangersOf<'T> text with
-            | [] -> damaged problem.Message
+            | [] ->
+                match problem with
+                | :? JsonException as named when not (named.Message.Contains(string named.Path)) ->
+                    damaged $"{named.Path}: {named.Message}"
+                | _ -> damaged problem.Message
             | found -> damaged (String.concat "; " found)
 
         try

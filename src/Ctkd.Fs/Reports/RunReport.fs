@@ -126,12 +126,12 @@ module RunReport =
     let private settingsFacts (settings: Settings) : (string * string) list = [
         "student", settings.Student
         "teacher", (if settings.Teacher = "" then "none" else settings.Teacher)
-        "policy", (if settings.Teacher = "" then "none" else settings.Policy)
-        if settings.Policy = "rlkd" then
+        "policy", (if settings.Teacher = "" then "none" else Names.name settings.Policy)
+        if settings.Policy = PolicyName.Rlkd then
             let agent = settings.Rlkd
 
             "agent",
-            $"{agent.Mode}, from epoch {agent.WarmUp} on, learning in epochs divisible by {agent.Every}"
+            $"{Names.name agent.Mode}, from epoch {agent.WarmUp} on, learning in epochs divisible by {agent.Every}"
         "logits standardised", (if settings.Standardise then "yes" else "no")
         "loss",
         (if settings.Teacher = "" then
@@ -143,7 +143,7 @@ module RunReport =
         "epochs", string settings.Epochs
         "batch", string settings.Batch
         "learning rate", string settings.LearningRate
-        "precision", settings.Precision
+        "precision", Names.name settings.Precision
         "seed", string settings.Seed
     ]
 
@@ -152,7 +152,7 @@ module RunReport =
         let adversarial =
             runs
             |> List.filter (fun (_, s) ->
-                s.Settings.Policy.StartsWith("ctkd", System.StringComparison.Ordinal)
+                List.contains s.Settings.Policy [ PolicyName.CtkdGlobal; PolicyName.CtkdInstance ]
             )
 
         let curves =

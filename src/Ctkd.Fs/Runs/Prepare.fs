@@ -69,9 +69,13 @@ module Prepare =
         Hooks = hooks
     }
 
+    /// The name that is recorded for a value: never one that a list has, which would stand for something else.
+    let private ownName (known: string list) (name: string) : string =
+        if List.contains name known then $"{name} (own)" else name
+
     /// The settings with the experiment's values by their names, as checkpoints record them.
     let private named (e: Experiment) : Settings =
-        let orElse current (name: 'T -> string) part = part |> Option.map name |> Option.defaultValue current
+        let orElse current name part = part |> Option.map name |> Option.defaultValue current
         let s = e.Settings
 
         {
@@ -81,12 +85,13 @@ module Prepare =
                 TeacherWeights = if e.Teacher.IsSome then "" else s.TeacherWeights
                 Data = e.Data |> orElse s.Data _.Train.Name
                 DataDir = if e.Data.IsSome then "" else s.DataDir
-                Policy = e.Policy |> orElse s.Policy _.Name
+                Policy =
+                    e.Policy |> orElse s.Policy (fun p -> PolicyName.Own(ownName Settings.policies p.Name))
                 Standardise = s.Standardise && e.Policy.IsNone
                 Methods =
                     match e.Distillers with
                     | None -> s.Methods
-                    | Some distillers -> Map [ for weight, d in distillers -> d.Name, weight ]
+                    | Some distillers -> Map [ for weight, d in distillers -> ownName Settings.methods d.Name, weight ]
         }
 
     /// The settings with known names in place of those of the experiment's values, which no list has.
@@ -113,7 +118,7 @@ module Prepare =
             lacks "student" e.Student.IsSome Zoo.names recorded.Student
             lacks "teacher" e.Teacher.IsSome Zoo.names recorded.Teacher
             lacks "data set" e.Data.IsSome Datasets.names recorded.Data
-            lacks "policy" e.Policy.IsSome Settings.policies recorded.Policy
+            lacks "policy" e.Policy.IsSome Settings.policies (string recorded.Policy)
             for method in recorded.Methods.Keys do
                 lacks "method" e.Distillers.IsSome Settings.methods method
         ]

@@ -10,7 +10,7 @@ type Recipe = {
     Source: string
     Method: string
     Policy: string
-    /// The published accuracies of the student in percent, where there are some.
+    /// The published accuracies of the student in percent, where the source has them.
     Top1: float option
     Top5: float option
     /// The published accuracy of the teacher, and of the student without one.
@@ -46,7 +46,7 @@ module Recipes =
             Settings.defaults with
                 Student = student
                 Teacher = teacher
-                Policy = "fixed"
+                Policy = PolicyName.Fixed
                 Momentum = 0.9
                 Nesterov = false
                 Decay = 0.1
@@ -97,17 +97,21 @@ module Recipes =
         let beta = Settings.withMethods [ method ] Settings.defaults |> _.Methods |> Map.find method
         weighing ce (Map.toList (Map [ method, beta; "kd", kd ]))
 
-    /// The policy of a name; "-standardised" names the one on standardised logits, "rlkd-no-" an ablation of its
+    /// The settings under the policy of a name: "-standardised" means on standardised logits, "rlkd-no-" an ablation of the
     /// agent.
     let private under (policy: string) (s: Settings) : Settings =
         let plain = policy.Replace("-standardised", "")
-        let without agent = { s with Policy = "rlkd"; Rlkd = agent }
+        let without agent = { s with Policy = PolicyName.Rlkd; Rlkd = agent }
 
         match policy with
-        | "rlkd-no-uncertainty" -> without { s.Rlkd with State = "confidences" }
-        | "rlkd-no-calibration" -> without { s.Rlkd with Calibration = "none" }
+        | "rlkd-no-uncertainty" -> without { s.Rlkd with State = Some RlkdState.Confidences }
+        | "rlkd-no-calibration" -> without { s.Rlkd with Calibration = Some RlkdCalibration.None }
         | "rlkd-no-exploration" -> without { s.Rlkd with Mix = false }
-        | _ -> { s with Policy = plain; Standardise = plain <> policy }
+        | _ -> {
+            s with
+                Policy = Names.find "policy" plain |> Error.orRaise
+                Standardise = plain <> policy
+          }
 
     let private published (value: float) : float option = Some value |> Option.filter Double.IsFinite
 
@@ -287,11 +291,11 @@ module Recipes =
         | Some found -> Ok found
         | None -> Result.Error(Error.unknown "recipe" (all |> List.map _.Name) name)
 
-    /// A recipe of one's own: a file with JSON as `Json.writeIndented` gives it.
+    /// The recipe in a JSON file, in the form that `ctkd recipes NAME` prints.
     let read (path: string) : Result<Recipe, Error> =
         Files.read path |> Result.bind (Text.Encoding.UTF8.GetString >> Json.read<Recipe> path)
 
-    /// Whether a name is that of a file.
+    /// Whether a recipe's name is a file's.
     let isFile (name: string) : bool = name.EndsWith(".json", StringComparison.Ordinal)
 
     /// The recipe of a name, or of a file whose name ends in .json.

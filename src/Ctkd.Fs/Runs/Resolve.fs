@@ -1,9 +1,7 @@
 namespace Ctkd.Fs
 
 open System
-open System.Text.Json
 open System.Text.Json.Nodes
-open FSharp.Reflection
 open FsToolkit.ErrorHandling
 
 /// A change of the settings: the fields that it sets, by their names in JSON, and who asked for it.
@@ -21,16 +19,6 @@ type Resolved = { Settings: Settings; Origins: Map<string, string> }
 [<RequireQualifiedAccess>]
 module Resolve =
 
-    let rec private kindsOf (record: Type) : (string * Type) list = [
-        for name, kind in Json.fields record do
-            if FSharpType.IsRecord kind then
-                yield! kindsOf kind |> List.map (fun (inner, kind) -> $"{name}.{inner}", kind)
-            else
-                yield name, kind
-    ]
-
-    let private kinds: (string * Type) list = kindsOf typeof<Settings>
-
     /// The object that holds a field, and the field's name in it.
     let private locate (json: JsonObject) (field: string) : JsonObject * string =
         let path = field.Split '.'
@@ -38,8 +26,8 @@ module Resolve =
         let inner (json: JsonObject) (name: string) = (nonNull json[name]).AsObject()
         Array.fold inner json (Array.truncate (path.Length - 1) path), Array.last path
 
-    /// The settings' fields by their names in JSON; those of the agent are `rlkd.` and a name.
-    let fields: string list = List.map fst kinds
+    /// The settings by their names in JSON; those of the agent are `rlkd.` and a name.
+    let fields: string list = SettingsTable.all |> List.map _.Name
 
     /// An assignment that cannot fail.
     let assign (origin: string) (fields: string list) (change: Settings -> Settings) : Assignment = {
@@ -63,89 +51,49 @@ module Resolve =
 
         { Fields = [ "methods" ]; Origin = origin; Change = change }
 
-    // ---- field=value ----
+    /// Sets a field of the table.
+    let field (origin: string) (field: Field) (value: objnull) : Assignment = {
+        Fields = [ field.Name ]
+        Origin = origin
+        Change = Field.set field.Name value >> Ok
+    }
 
-    /// What a field of a type looks like, and its value as JSON.
-    let private shape (kind: Type) : string * (string -> string) =
-        let bracketed (text: string) = if text.StartsWith '[' then text else $"[{text}]"
+    /// Texts hold finite numbers alone: "NaN" is none.
+    let private isFinite (value: objnull) : bool =
+        match value with
+        | :? float as number -> Double.IsFinite number
+        | :? (float list) as numbers -> List.forall Double.IsFinite numbers
+        | :? Map<string, float> as weights -> weights.Values |> Seq.forall Double.IsFinite
+        | _ -> true
 
-        /// kd:0.9,crd:0.8
-        let weights (text: string) =
-            if text.StartsWith '{' then
-                text
-            else
-                text.Split ','
-                |> Array.map (fun entry ->
-                    let name, weight = entry.Split(':', 2) |> fun p -> p[0], Array.tryItem 1 p
-                    $"{Json.write (name.Trim())}: " + Option.defaultValue "" weight
-                )
-                |> String.concat ", "
-                |> fun entries -> "{" + entries + "}"
-
-        if kind = typeof<string> then
-            "a text", Json.write
-        elif kind = typeof<bool> then
-            "true or false", id
-        elif kind = typeof<int> then
-            "a whole number", id
-        elif kind = typeof<float> then
-            "a number", id
-        elif kind = typeof<Map<string, float>> then
-            "names with weights such as kd:0.9,crd:0.8", weights
-        else
-            "numbers such as 1,2,3", bracketed
-
-    /// "field=value", where the field goes by its name in JSON.
+    /// Sets a field by its name in JSON: "field=value".
     let set (text: string) : Result<Assignment, Error> =
-        let wrong what next = Error.create Usage what "" next |> Result.Error
-
         match text.Split('=', 2) with
-        | [| field; value |] ->
-            match List.tryFind (fst >> (=) field) kinds with
-            | None -> Result.Error(Error.unknown "field" fields field)
-            | Some(_, kind) ->
-                let needed, toJson = shape kind
-
-                let change (s: Settings) =
-                    try
-                        let json = (JsonNode.Parse(Json.write s) |> nonNull).AsObject()
-                        let inner, name = locate json field
-                        inner[name] <- JsonNode.Parse(toJson value)
-                        json.ToJsonString() |> Json.read<Settings> field |> Result.toOption
-                    with :? JsonException ->
-                        None
-                    |> Result.requireSome (
-                        Error.create
-                            Usage
-                            $"'{value}' is no value for the field '{field}'"
-                            ""
-                            $"it takes {needed}"
-                    )
-
-                Ok { Fields = [ field ]; Origin = "--set"; Change = change }
-        | _ -> wrong $"'{text}' sets no field" "write --set field=value, such as --set learningRate=0.1"
+        | [| name; value |] ->
+            result {
+                let! setting = SettingsTable.find name
+                let kind = setting.Kind
+                let finite = { setting with Kind.Read = kind.Read >> Option.filter isFinite }
+                let! value = Field.read $"the field '{name}'" value finite
+                return field "--set" setting value
+            }
+        | _ ->
+            Error.create
+                Usage
+                $"'{text}' sets no field"
+                ""
+                "write --set field=value, such as --set learningRate=0.1"
+            |> Result.Error
 
     // ---- layers ----
 
-    /// What a recipe speaks of; the rest is the user's machine and data.
-    let private spoken: Set<string> =
-        let unspoken = [
-            "teacherWeights"
-            "dataDir"
-            "mean"
-            "std"
-            "perClass"
-            "precision"
-            "channelsLast"
-            "device"
-            "seed"
-        ]
-
-        Set fields - Set unspoken
+    /// The fields that a recipe sets; the rest is the user's machine and data.
+    let private inRecipes: Set<string> =
+        SettingsTable.all |> List.filter _.InRecipes |> List.map _.Name |> Set
 
     /// An agent's schedule for another number of epochs than its own, where what is asked for has an agent.
     let private fitted (asked: Settings) (before: int) (epochs: int) (agent: RlkdSettings) : RlkdSettings =
-        if asked.Policy = "rlkd" then
+        if asked.Policy = PolicyName.Rlkd then
             { agent with Mode = asked.Rlkd.Mode; Mix = asked.Rlkd.Mix } |> RlkdSettings.scaled before epochs
         else
             agent
@@ -174,7 +122,7 @@ module Resolve =
     let private scaled (recipe: Settings) (asked: Settings) : Settings * Set<string> =
         let epochs = asked.Epochs
         // The agent beside another policy's recipe is that of the defaults.
-        let ofAgent = if recipe.Policy = "rlkd" then recipe.Epochs else RlkdSettings.publishedEpochs
+        let ofAgent = if recipe.Policy = PolicyName.Rlkd then recipe.Epochs else RlkdSettings.publishedEpochs
 
         let milestones () =
             recipe.Milestones
@@ -224,7 +172,7 @@ module Resolve =
 
                         let origin field =
                             if changed.Contains field then "recipe, scaled"
-                            elif spoken.Contains field then "recipe"
+                            elif inRecipes.Contains field then "recipe"
                             elif field = "seed" && seeded then "recipe"
                             else "default"
 

@@ -3,7 +3,6 @@ module Ctkd.Fs.Tests.CommandTests
 open System
 open System.IO
 open System.Text.Json.Nodes
-open Argu
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.App
@@ -34,9 +33,6 @@ let tests =
         // ---- help and wrong usage ----
 
         test "help of a command names every flag with what it is when it is not given" {
-            let flags (parser: ArgumentParser) =
-                parser.GetArgumentCases() |> List.collect _.CommandLineNames.Value
-
             let withoutDefault = [
                 "--weights"
                 "--out"
@@ -49,26 +45,12 @@ let tests =
                 "--help"
             ]
 
-            let commands: (string * ArgumentParser) list = [
-                "teach", ArgumentParser.Create<TrainArgs>()
-                "distill", ArgumentParser.Create<TrainArgs>()
-                "eval", ArgumentParser.Create<EvalArgs>()
-                "export", ArgumentParser.Create<ExportArgs>()
-                "quickstart", ArgumentParser.Create<QuickstartArgs>()
-                "models", ArgumentParser.Create<ModelsArgs>()
-                "recipes", ArgumentParser.Create<RecipesArgs>()
-                "inspect", ArgumentParser.Create<InspectArgs>()
-                "convert", ArgumentParser.Create<ConvertArgs>()
-                "doctor", ArgumentParser.Create<DoctorArgs>()
-                "bench", ArgumentParser.Create<BenchArgs>()
-            ]
-
-            for name, parser in commands do
+            for name, _, flags in Reference.commands () |> List.filter (fun (name, _, _) -> name <> "plot") do
                 let help = expect 0 "/" $"{name} --help"
                 Must.contain "Exit codes: 0 done, 1 failed or diverged, 2 wrong usage, 130" help.Out
                 let options = (help.Out.Split "OPTIONS:")[1]
 
-                for flag in flags parser |> List.except [ "--serve"; "--tf32" ] do
+                for flag in flags do
                     let at = Text.RegularExpressions.Regex.Match(options, $@"\n    {flag}[ ,\n]").Index
                     Expect.isTrue (at > 0) $"{name} --help does not list {flag}"
                     let next = options.IndexOf("\n    --", at + 1)

@@ -41,7 +41,7 @@ let tests =
             Must.equal [ "teacher"; "alone"; "kd-t4"; "ctkd-global"; "ctkd-instance" ] (List.map fst plan)
 
             Must.beEmpty (plan |> List.collect (snd >> Settings.mistakes))
-            let input s = { s with Teacher = ""; TeacherWeights = ""; Policy = "" }
+            let input s = { s with Teacher = ""; TeacherWeights = ""; Policy = PolicyName.Own "" }
             Must.single (plan.Tail |> List.map (snd >> input) |> List.distinct) |> ignore
 
             Must.equal [ 4.0 ] [

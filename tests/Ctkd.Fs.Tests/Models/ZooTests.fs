@@ -187,7 +187,7 @@ let tests =
 
         test "the instance-wise temperature of CTKD adds a tenth of a million multiply-accumulates" {
             let network = Macs.ofLayer [ 3; 32; 32 ] (Model.layers (snd (model "resnet20")))
-            let policy = { Settings.defaults with Policy = "ctkd-instance" } |> Settings.policy
+            let policy = { Settings.defaults with Policy = PolicyName.CtkdInstance } |> Settings.policy
             let millions (macs: Macs) = Math.Round(float macs.WithBatchNorm / 1e6, 1)
             Must.equal 41.6 (millions network)
             Must.equal 41.7 (millions (network + Policy.macs 100 policy))

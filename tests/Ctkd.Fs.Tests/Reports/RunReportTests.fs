@@ -40,7 +40,7 @@ let private summary (policy: string) (epochs: int) : Summary =
             Runs.small with
                 Teacher = (if taught then "resnet20" else "")
                 TeacherWeights = (if taught then "t.safetensors" else "")
-                Policy = (if taught then policy else Settings.defaults.Policy)
+                Policy = (if taught then Runs.policy policy else Settings.defaults.Policy)
         }
         Best = { Epoch = 2; Top1 = 82.5 }
         Teacher = None

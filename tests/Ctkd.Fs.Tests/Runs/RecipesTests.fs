@@ -48,7 +48,7 @@ let tests =
                 let plain =
                     if r.Policy.StartsWith("rlkd-no-", StringComparison.Ordinal) then "rlkd" else r.Policy
 
-                Must.equal (plain.Replace("-standardised", "")) r.Settings.Policy
+                Must.equal (plain.Replace("-standardised", "")) (Names.name r.Settings.Policy)
                 Must.have r.Method r.Settings.Methods.Keys
 
             Must.contain
@@ -149,26 +149,26 @@ let tests =
                 let s = settings name
                 s.CrossEntropy, Map.toList s.Methods, s.DkdAlpha, s.DkdBeta, s.WarmUp
 
-            let of' beta warmUp = 1.0, [ "dkd", 1.0 ], 1.0, beta, warmUp
+            let values beta warmUp = 1.0, [ "dkd", 1.0 ], 1.0, beta, warmUp
 
             let expected = [
-                "ctkd/resnet32x4-ShuffleV1/dkd/ctkd-global", of' 2.0 0
-                "ctkd/ResNet34-ResNet18/dkd/fixed", of' 1.0 0
-                "mdistiller/resnet56-resnet20/dkd/fixed", of' 2.0 20
-                "mdistiller/resnet32x4-resnet8x4/dkd/fixed", of' 8.0 20
-                "mdistiller/vgg13-MobileNetV2/dkd/fixed", of' 6.0 20
-                "mdistiller/wrn_40_2-wrn_40_1/dkd/fixed", of' 6.0 20
-                "mdistiller/ResNet50-MobileNetV2/dkd/fixed", of' 8.0 20
-                "mdistiller/ResNet34-ResNet18/dkd/fixed", of' 0.5 1
-                "mdistiller/ResNet50-MobileNetV1/dkd/fixed", of' 2.0 1
-                "rlkd/resnet110-resnet32/dkd/rlkd", of' 2.0 20
-                "rlkd/resnet32x4-ShuffleV2/dkd/rlkd", of' 8.0 20
-                "rlkd/ResNet34-ResNet18/dkd/rlkd", of' 1.0 1
+                "ctkd/resnet32x4-ShuffleV1/dkd/ctkd-global", values 2.0 0
+                "ctkd/ResNet34-ResNet18/dkd/fixed", values 1.0 0
+                "mdistiller/resnet56-resnet20/dkd/fixed", values 2.0 20
+                "mdistiller/resnet32x4-resnet8x4/dkd/fixed", values 8.0 20
+                "mdistiller/vgg13-MobileNetV2/dkd/fixed", values 6.0 20
+                "mdistiller/wrn_40_2-wrn_40_1/dkd/fixed", values 6.0 20
+                "mdistiller/ResNet50-MobileNetV2/dkd/fixed", values 8.0 20
+                "mdistiller/ResNet34-ResNet18/dkd/fixed", values 0.5 1
+                "mdistiller/ResNet50-MobileNetV1/dkd/fixed", values 2.0 1
+                "rlkd/resnet110-resnet32/dkd/rlkd", values 2.0 20
+                "rlkd/resnet32x4-ShuffleV2/dkd/rlkd", values 8.0 20
+                "rlkd/ResNet34-ResNet18/dkd/rlkd", values 1.0 1
                 "ls/resnet32x4-resnet8x4/dkd/fixed-standardised", (1.0, [ "dkd", 9.0 ], 1.0, 8.0, 20)
             ]
 
-            for name, values in expected do
-                Must.equal (name, values) (name, dkd name)
+            for name, expected in expected do
+                Must.equal (name, expected) (name, dkd name)
         }
 
         test "MobileNets and ShuffleNets train at 0.01 on CIFAR-100, and all others at 0.05" {
@@ -233,7 +233,7 @@ let tests =
                 Must.equal (name, values) (name, weights name)
 
             let dtkd = settings "dtkd/resnet56-resnet20/kd/dtkd"
-            Must.equal (20, 4.0, "dtkd") (dtkd.WarmUp, dtkd.T, dtkd.Policy)
+            Must.equal (20, 4.0, PolicyName.Dtkd) (dtkd.WarmUp, dtkd.T, dtkd.Policy)
             Must.equal 8.0 ((settings "rlkd/resnet110-resnet20/kd/rlkd").T)
             Must.equal 2.0 ((settings "ls/wrn_40_2-wrn_16_2/kd/fixed-standardised").T)
             Must.equal 3.0 ((settings "ls/ResNet50-MobileNetV2/kd/fixed-standardised").T)
@@ -246,8 +246,8 @@ let tests =
             let full = settings "rlkd/resnet56-resnet20/kd/rlkd"
 
             let expected = [
-                "uncertainty", { full.Rlkd with State = "confidences" }
-                "calibration", { full.Rlkd with Calibration = "none" }
+                "uncertainty", { full.Rlkd with State = Some RlkdState.Confidences }
+                "calibration", { full.Rlkd with Calibration = Some RlkdCalibration.None }
                 "exploration", { full.Rlkd with Mix = false }
             ]
 

@@ -164,7 +164,6 @@ let tests =
             Must.have "rl-every must be at least 1, got 0" (mistakes 240 { agent with Every = 0 })
             Must.have "rl-ramp must be at least 0, got -1" (mistakes 240 { agent with Ramp = -1 })
             Must.have "rl-mix-until must be at least 0, got -3" (mistakes 240 { agent with MixUntil = -3 })
-            Must.contain "rl-mode" (String.concat "" (mistakes 240 { agent with Mode = "offical" }))
             // No epochs to scale by: the recipe's numbers as they are, too long for 24 epochs.
             Must.contain "rl-warm-up is 30" (String.concat "" (mistakes 0 { agent with WarmUp = 30 }))
         }

@@ -14,7 +14,7 @@ let private model (name: string) : Model = Zoo.find name 10 |> Error.orRaise
 let private settings (methods: string list) (policy: string) (standardise: bool) : Settings =
     Settings.withMethods methods {
         Runs.small with
-            Policy = policy
+            Policy = Runs.policy policy
             Standardise = standardise
             Teacher = "resnet8x4"
             TeacherWeights = "-"
@@ -66,7 +66,11 @@ let tests =
 
         test "kd-fixed is KD at T whatever the policy decides, and DTKD's recipe is a sum of two KD losses" {
             let s =
-                Settings.withMethods (Settings.methodsOf "dtkd") { Runs.small with Policy = "dtkd"; T = 3.0 }
+                Settings.withMethods (Settings.methodsOf PolicyName.Dtkd) {
+                    Runs.small with
+                        Policy = PolicyName.Dtkd
+                        T = 3.0
+                }
 
             let student = model "resnet8"
             let pair = ModelPair.create 8 8 [| 0..99 |] 10 student student

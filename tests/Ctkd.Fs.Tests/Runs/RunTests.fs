@@ -152,12 +152,12 @@ let tests =
         }
 
         test "a run in bfloat16 with the channels outermost resumes identical to the bit" {
-            let settings = { Runs.small with Precision = "bf16"; ChannelsLast = false; Nesterov = true }
+            let settings = { Runs.small with Precision = Bf16; ChannelsLast = false; Nesterov = true }
             resumesIdentically settings [ 2; 5 ]
         }
 
         test "a run under RLKD's agent in bfloat16 resumes identical to the bit" {
-            resumesIdentically { Runs.taught "rlkd" Runs.small with Precision = "bf16" } [ 2; 6 ]
+            resumesIdentically { Runs.taught "rlkd" Runs.small with Precision = Bf16 } [ 2; 6 ]
         }
 
         test "a run that is interrupted after every batch ends like the undisturbed one" {

@@ -46,12 +46,15 @@ let teacher: Lazy<string> =
         })
             .Checkpoint
 
+/// The policy of a name.
+let policy (name: string) : PolicyName = Names.find "policy" name |> Error.orRaise
+
 /// The settings with the teacher and a policy.
-let taught (policy: string) (settings: Settings) : Settings = {
+let taught (policyName: string) (settings: Settings) : Settings = {
     settings with
         Teacher = "resnet8"
         TeacherWeights = teacher.Value
-        Policy = policy
+        Policy = policy policyName
 }
 
 /// Hooks that ask to stop when so many batches are done.

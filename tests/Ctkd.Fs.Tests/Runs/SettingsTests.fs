@@ -32,6 +32,18 @@ let rec private valueOf (kind: Type) : Gen<objnull> =
         Gen.listOf whole |> Gen.map box
     elif kind = typeof<Map<string, float>> then
         Gen.zip (Gen.elements texts) number |> Gen.listOf |> Gen.map (Map >> box)
+    elif Names.has kind then
+        let plain = FSharpType.GetUnionCases kind |> Array.filter (fun case -> case.GetFields().Length = 0)
+        Gen.elements plain |> Gen.map (fun case -> FSharpValue.MakeUnion(case, [||]))
+    elif kind.IsGenericType && kind.GetGenericTypeDefinition() = typedefof<_ option> then
+        let some, none =
+            FSharpType.GetUnionCases(kind)[1], FSharpValue.MakeUnion(FSharpType.GetUnionCases(kind)[0], [||])
+
+        Gen.oneof [
+            Gen.constant none
+            valueOf (kind.GetGenericArguments()[0])
+            |> Gen.map (fun value -> FSharpValue.MakeUnion(some, [| value |]))
+        ]
     elif FSharpType.IsRecord kind then
         FSharpType.GetRecordFields kind
         |> Array.map (fun field -> valueOf field.PropertyType)
@@ -213,14 +225,17 @@ let tests =
         }
 
         test "an unknown name is answered by the nearest ones" {
-            let policy = mistake (fun s -> { s with Policy = "ctkd-globl" })
+            let policy = mistake (fun s -> { s with Policy = PolicyName.Own "ctkd-globl" })
             Must.startWith "unknown policy 'ctkd-globl': did you mean one of: ctkd-global" policy
             let methods = mistake (fun s -> { s with Methods = Map [ "kdd", 1.0 ] })
             Must.startWith "unknown method 'kdd': did you mean one of: kd, dkd" methods
             Must.contain "at least" (mistake (fun s -> { s with Epochs = 0 }))
             Must.contain "one loss" (mistake (fun s -> { s with Methods = Map.empty }))
-            Must.startWith "unknown precision 'f16': did" (mistake (fun s -> { s with Precision = "f16" }))
-            Must.contain "bf16" (mistake (fun s -> { s with Precision = "f16" }))
+            Must.startWith "unknown precision 'f64': did" (mistake (fun s -> { s with Precision = F64 }))
+            Must.contain "bf16" (mistake (fun s -> { s with Precision = F64 }))
+            let unknown = errorOf (Resolve.set "precision=f16")
+            Must.equal (Usage, "unknown precision 'f16'") (unknown.Kind, unknown.What)
+            Must.contain "bf16" unknown.Next
             Must.contain "cifar100" (mistake (fun s -> { s with Data = "cifar-100" }))
             Must.contain ": resnet8, " (mistake (fun s -> { s with Student = "resne8" }))
             let teacher = mistake (fun s -> { s with Teacher = "RESNET57"; TeacherWeights = "x" })
@@ -230,7 +245,13 @@ let tests =
         test "several mistakes are reported together" {
             let error =
                 errorOf (
-                    Settings.validate { valid with LearningRate = 0.0; T = nan; Batch = 0; Policy = "kd" }
+                    Settings.validate {
+                        valid with
+                            LearningRate = 0.0
+                            T = nan
+                            Batch = 0
+                            Policy = PolicyName.Own "kd"
+                    }
                 )
 
             Must.equal Usage error.Kind
@@ -258,7 +279,15 @@ let tests =
 
         test "every policy's name builds that policy" {
             for name in Settings.policies do
-                let policy = Settings.policy { valid with Policy = name; T = 5.0; TStop = 2.0; Epochs = 10 }
+                let policy =
+                    Settings.policy {
+                        valid with
+                            Policy = Names.find "policy" name |> Error.orRaise
+                            T = 5.0
+                            TStop = 2.0
+                            Epochs = 10
+                    }
+
                 let at epoch = Schedule.at epoch (Policy.schedule policy)
 
                 match name with
@@ -268,7 +297,13 @@ let tests =
                 | "dtkd" -> Must.equal ("dtkd", 5.0, 5.0) (policy.Name, at 0, at 10)
                 | learned -> Must.equal learned policy.Name
 
-                let standardised = Settings.policy { valid with Policy = name; Standardise = true }
+                let standardised =
+                    Settings.policy {
+                        valid with
+                            Policy = Names.find "policy" name |> Error.orRaise
+                            Standardise = true
+                    }
+
                 Must.equal (policy.Name + "-standardised") standardised.Name
 
             let strength =
@@ -284,10 +319,12 @@ let tests =
                 (0.2, 0.7, 0.7)
                 (Schedule.at 0 strength, Schedule.at 4 strength, Schedule.at 9 strength)
 
-            let instance = Settings.policy { valid with Policy = "ctkd-instance"; Hidden = 7 }
+            let instance = Settings.policy { valid with Policy = PolicyName.CtkdInstance; Hidden = 7 }
             Must.have [ 7; 20 ] (Policy.declarations 10 instance |> List.map _.Shape)
 
-            Must.throw<CtkdException>(fun () -> Settings.policy { valid with Policy = "x" } |> ignore)
+            Must.throw<CtkdException>(fun () ->
+                Settings.policy { valid with Policy = PolicyName.Own "x" } |> ignore
+            )
             |> ignore
         }
 
@@ -309,7 +346,7 @@ let tests =
                     CrossEntropy = 0.3
                     Methods = Map [ "kd", 0.6; "dkd", 2.0; "kd-fixed", 0.5 ]
                     WarmUp = 4
-                    Precision = "bf16"
+                    Precision = Bf16
                     ChannelsLast = false
                     Seed = 11
             }

@@ -10,7 +10,7 @@ let private settings: Settings = {
         Student = "resnet8"
         Teacher = "resnet8"
         TeacherWeights = "-"
-        Policy = "ctkd-global"
+        Policy = PolicyName.CtkdGlobal
         Batch = 32
         Epochs = 20
         Milestones = [ 12; 16 ]
@@ -46,7 +46,7 @@ let tests =
                             settings with
                                 Seed = seed
                                 ChannelsLast = fast
-                                Precision = if fast then "bf16" else "f32"
+                                Precision = if fast then Bf16 else F32
                         }
 
                         Settings.plan s model (Some(model, weights)) data Device.Cpu |> Error.orRaise

@@ -2,6 +2,7 @@ namespace Ctkd.Fs.App
 
 open System.IO
 open Argu
+open FSharp.Reflection
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
@@ -16,31 +17,20 @@ module Plot =
         "tsne", [ "weights"; "model"; "data"; "images"; "classes"; "perplexity"; "seed" ]
     ]
 
-    /// Which group of flags a flag belongs to; None: every figure knows it.
+    /// Which group of flags a flag belongs to; None when every figure knows it.
     let private group (flag: PlotArgs) : string option =
         match flag with
         | PlotArgs.Figure _
         | PlotArgs.Out _
         | PlotArgs.Width _
         | PlotArgs.Json -> None
-        | PlotArgs.Quantiles -> Some "quantiles"
-        | PlotArgs.Epochs _ -> Some "epochs"
-        | PlotArgs.Curriculum_Start _ -> Some "curriculum-start"
-        | PlotArgs.Curriculum_Stop _ -> Some "curriculum-stop"
-        | PlotArgs.Curriculum_Epochs _ -> Some "curriculum-epochs"
-        | PlotArgs.Weights _ -> Some "weights"
-        | PlotArgs.Model _ -> Some "model"
-        | PlotArgs.Teacher_Weights _ -> Some "teacher-weights"
-        | PlotArgs.Teacher _ -> Some "teacher"
-        | PlotArgs.Data _
         | PlotArgs.Data_Dir _
         | PlotArgs.Mean _
         | PlotArgs.Std _
         | PlotArgs.Device _ -> Some "data"
-        | PlotArgs.Images _ -> Some "images"
-        | PlotArgs.Classes _ -> Some "classes"
-        | PlotArgs.Perplexity _ -> Some "perplexity"
-        | PlotArgs.Seed _ -> Some "seed"
+        | flag ->
+            let case, _ = FSharpValue.GetUnionFields(flag, typeof<PlotArgs>)
+            Some(case.Name.ToLowerInvariant().Replace('_', '-'))
 
     let private checkFlags
         (figure: string)
@@ -51,7 +41,7 @@ module Plot =
         | None -> Ok()
         | Some name ->
             let flags = if name = "data" then "--data, --data-dir, --mean, --std or --device" else $"--{name}"
-            Commands.usage $"the figure '{figure}' takes no {flags}" "see: ctkd plot --help"
+            Command.usage $"the figure '{figure}' takes no {flags}" "see: ctkd plot --help"
 
     /// A run's folder as the name that tells it from the others, and its metrics.
     let private readRun (path: string) : Result<string * EpochMetrics list, Error> =
@@ -92,7 +82,7 @@ module Plot =
         : Result<PlotResult, Error> =
         match chart with
         | None ->
-            Commands.usage
+            Command.usage
                 $"these runs have no {figure} to draw"
                 "give runs of `ctkd distill`; quantiles need a policy with a T for each image"
         | Some chart ->
@@ -140,10 +130,10 @@ module Plot =
             match args.Contains PlotArgs.Quantiles, runs with
             | _, [] ->
                 return!
-                    Commands.usage "temperature needs runs" "give one or more: ctkd plot temperature RUN..."
+                    Command.usage "temperature needs runs" "give one or more: ctkd plot temperature RUN..."
             | true, [ run ] -> return! Curves.spread run |> drawChart "temperature" out width
             | true, _ ->
-                return! Commands.usage "--quantiles draws one run" "give one run, or leave --quantiles out"
+                return! Command.usage "--quantiles draws one run" "give one run, or leave --quantiles out"
             | false, _ -> return! Curves.temperature runs |> drawChart "temperature" out width
         }
 
@@ -162,7 +152,7 @@ module Plot =
                 | "curriculum", runs -> return! curriculum args runs out width
                 | "temperature", runs -> return! temperature args runs out width
                 | _, _ :: _ ->
-                    return! Commands.usage $"{figure} takes no runs" "give the weights with --weights"
+                    return! Command.usage $"{figure} takes no runs" "give the weights with --weights"
                 | "correlation", [] -> return! PlotModels.correlation args out width
                 | _ -> return! PlotModels.tsne args out width
         }
@@ -171,13 +161,13 @@ module Plot =
     let command (args: ParseResults<PlotArgs>) : int =
         let terminal = Terminal(args.Contains PlotArgs.Json)
 
-        Commands.guarded
+        Command.guarded
             terminal
             (fun () ->
                 match args.GetResult(PlotArgs.Figure, []) with
                 | [] ->
                     let names = figures |> List.map fst |> String.concat ", "
-                    Commands.usage "plot needs a figure" $"give one of: {names}"
+                    Command.usage "plot needs a figure" $"give one of: {names}"
                 | figure :: runs ->
                     draw args figure runs
                     |> Result.map (fun result ->

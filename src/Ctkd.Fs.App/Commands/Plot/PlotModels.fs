@@ -34,7 +34,7 @@ module PlotModels =
         Mean = args.TryGetResult PlotArgs.Mean
         Std = args.TryGetResult PlotArgs.Std
         Batch = 250
-        Precision = "f32"
+        Precision = F32
     }
 
     /// A flag's number, checked.
@@ -42,7 +42,7 @@ module PlotModels =
         if value >= least then
             Ok()
         else
-            Commands.usage $"{name} must be at least {least}, got {value}" $"give --{name} {least} or more"
+            Command.usage $"{name} must be at least {least}, got {value}" $"give --{name} {least} or more"
 
     /// The student that --weights names, and how its test images are made.
     let private student
@@ -51,7 +51,7 @@ module PlotModels =
         : Result<LoadedModel * Settings, Error> =
         result {
             match args.TryGetResult PlotArgs.Weights with
-            | None -> return! Commands.usage "this figure needs a student's weights" "give --weights FILE"
+            | None -> return! Command.usage "this figure needs a student's weights" "give --weights FILE"
             | Some path ->
                 let! trained = LoadedModel.load device (args.TryGetResult PlotArgs.Model) path
                 let! settings = Eval.settings (flags args) trained
@@ -74,7 +74,7 @@ module PlotModels =
 
             match teacher with
             | None ->
-                return! Commands.usage "correlation needs a teacher's weights" "give --teacher-weights FILE"
+                return! Command.usage "correlation needs a teacher's weights" "give --teacher-weights FILE"
             | Some teacher ->
                 match! LoadedModel.outputs device s images [ trained; teacher ] with
                 | [ struct (ofStudent, _); struct (ofTeacher, _) ], _ ->
@@ -110,7 +110,7 @@ module PlotModels =
                 if classes <= Scatter.mostClasses then
                     Ok()
                 else
-                    Commands.usage
+                    Command.usage
                         $"at most {Scatter.mostClasses} classes can be told apart, got {classes}"
                         $"give --classes {Scatter.mostClasses} or less"
 
@@ -127,11 +127,11 @@ module PlotModels =
 
             do!
                 if chosen.Length > most || chosen.Length < 3 then
-                    Commands.usage
+                    Command.usage
                         $"t-SNE takes 3 to {Tsne.mostPoints} images, got {chosen.Length}"
                         "change --images or --classes"
                 elif not (perplexity > 1.0 && perplexity < float (chosen.Length - 1)) then
-                    Commands.usage
+                    Command.usage
                         $"perplexity must be > 1 and below {chosen.Length - 1} for {chosen.Length} images, \
                           got {perplexity}"
                         "give --perplexity 5 to 50, or more images"

@@ -4,6 +4,33 @@ open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
+/// The flags of `recipes`.
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
+type RecipesArgs =
+    | [<MainCommand; Unique>] Name of NAME: string
+    | [<Unique>] Source of NAME: string
+    | [<Unique>] Teacher of NAME: string
+    | [<Unique>] Student of NAME: string
+    | [<Unique>] Method of NAME: string
+    | [<Unique>] Policy of NAME: string
+    | [<Unique>] Data of NAME: string
+    | [<Unique>] Json
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            let names (value: Recipe -> string) =
+                Recipes.all |> List.map value |> List.distinct |> String.concat ", "
+
+            match this with
+            | Name _ -> "print this recipe as JSON, which distill --recipe FILE.json takes as well"
+            | Source _ -> $"only those of [all]: {names _.Source}"
+            | Teacher _ -> "only those of this teacher [all]"
+            | Student _ -> "only those of this student [all]"
+            | Method _ -> $"only those of this method [all]: {names _.Method}"
+            | Policy _ -> $"only those of this temperature policy [all]: {names _.Policy}"
+            | Data _ -> $"only those of this data set [all]: {names _.Settings.Data}"
+            | Json -> "the list as JSON"
+
 /// A line of `recipes --json`.
 type RecipeLine = {
     Name: string
@@ -80,7 +107,7 @@ module RecipeList =
         let json = args.Contains RecipesArgs.Json
         let terminal = Terminal json
 
-        Commands.guarded
+        Command.guarded
             terminal
             (fun () ->
                 match args.TryGetResult RecipesArgs.Name with

@@ -1,0 +1,43 @@
+namespace Ctkd.Fs.App
+
+open Argu
+
+/// The commands. `teach` and `distill` have the flags of `TrainFlags`.
+[<RequireQualifiedAccess; CliPrefix(CliPrefix.None); HelpFlags("--help", "-h", "help")>]
+type CtkdArgs =
+    | [<SubCommand>] Quickstart of ParseResults<QuickstartArgs>
+    | [<SubCommand>] Teach
+    | [<SubCommand>] Distill
+    | [<SubCommand>] Eval of ParseResults<EvalArgs>
+    | [<SubCommand>] Plot of ParseResults<PlotArgs>
+    | [<SubCommand>] Export of ParseResults<ExportArgs>
+    | [<SubCommand>] Models of ParseResults<ModelsArgs>
+    | [<SubCommand>] Recipes of ParseResults<RecipesArgs>
+    | [<SubCommand>] Inspect of ParseResults<InspectArgs>
+    | [<SubCommand>] Convert of ParseResults<ConvertArgs>
+    | [<SubCommand>] Doctor of ParseResults<DoctorArgs>
+    | [<SubCommand>] Bench of ParseResults<BenchArgs>
+    | [<SubCommand>] Version
+    | [<SubCommand; Hidden>] Reference
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Quickstart _ ->
+                "train a teacher on handwritten digits and distil students from it: the tour, under 3 minutes"
+            | Teach -> "train a model from labels alone"
+            | Distill ->
+                "train a student from a teacher: methods under a temperature policy, or a published recipe"
+            | Eval _ ->
+                "classify a test set with trained weights: accuracy, calibration, likeness to a teacher"
+            | Plot _ -> "draw curves of runs, class correlations or a t-SNE of features as SVG or PNG"
+            | Export _ -> "write trained weights as a network that other runtimes read: ONNX"
+            | Models _ ->
+                "list the models with their parameters, multiply-accumulates and features, or print the layers of one"
+            | Recipes _ -> "list published experiments with their accuracies, or print one as JSON"
+            | Inspect _ -> "what a file of weights holds, and which model it fits"
+            | Convert _ -> "write weights in another format: PyTorch's, or safetensors"
+            | Doctor _ -> "what the engine is, what is missing and the command that mends it"
+            | Bench _ -> "time the training step: beside PyTorch's, its overheads, its scaling"
+            | Version -> "print the version"
+            | Reference -> "print the reference of commands and settings as Markdown"

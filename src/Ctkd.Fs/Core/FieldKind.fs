@@ -1,0 +1,220 @@
+namespace Ctkd.Fs
+
+open System
+open System.Globalization
+
+/// What a field of a record can hold: how it reads a text, and which values are mistakes.
+[<NoComparison; NoEquality>]
+type FieldKind = {
+    /// What it takes, in words: "a whole number".
+    Takes: string
+    /// Its bound, in words: "> 0"; empty without one.
+    Bound: string
+    /// The names that a choice has; empty for other kinds.
+    Names: string list
+    /// Whether it holds several values.
+    IsList: bool
+    /// A value from its text; None when the text is no such value.
+    Read: string -> objnull option
+    /// The text of a value.
+    Show: objnull -> string
+    /// The mistakes of a value under a label such as "lr".
+    Mistakes: string -> objnull -> string list
+}
+
+/// A bound of numbers, in words and as a test.
+[<NoComparison; NoEquality>]
+type NumberBound = { Words: string; Holds: float -> bool }
+
+/// The kinds of fields; tables of settings open it.
+module FieldKind =
+
+    let private kind
+        takes
+        (read: string -> 'T option)
+        (show: 'T -> string)
+        (mistakes: string -> 'T -> string list)
+        : FieldKind = {
+        Takes = takes
+        Bound = ""
+        Names = []
+        IsList = false
+        Read = read >> Option.map box
+        Show = fun value -> show (unbox<'T> value)
+        Mistakes = fun label value -> mistakes label (unbox<'T> value)
+    }
+
+    // ---- numbers ----
+
+    let positive: NumberBound = { Words = "> 0"; Holds = fun x -> x > 0.0 }
+    let atLeast0: NumberBound = { Words = ">= 0"; Holds = fun x -> x >= 0.0 }
+    let share: NumberBound = { Words = "in [0, 1)"; Holds = fun x -> x >= 0.0 && x < 1.0 }
+    let anyNumber: NumberBound = { Words = "any number"; Holds = fun _ -> true }
+
+    let private parsed (result: bool * 'T) : 'T option = if fst result then Some(snd result) else None
+
+    let private readNumber (text: string) : float option =
+        Double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture) |> parsed
+
+    let private readWhole (text: string) : int option =
+        Int32.TryParse(text, NumberStyles.Integer, CultureInfo.InvariantCulture) |> parsed
+
+    let private notFinite (bound: NumberBound) (label: string) (value: float) : string list =
+        if Double.IsFinite value && bound.Holds value then
+            []
+        else
+            [ $"{label} must be finite and {bound.Words}, got {string value}" ]
+
+    /// A finite number within a bound.
+    let number (bound: NumberBound) : FieldKind = {
+        kind "a number" readNumber string (notFinite bound) with
+            Bound = bound.Words
+    }
+
+    /// A whole number from `least` to `most`.
+    let whole (least: int) (most: int) : FieldKind = {
+        kind
+            "a whole number"
+            readWhole
+            string
+            (fun label value -> [
+                if value < least then $"{label} must be at least {least}, got {value}"
+                if value > most then $"{label} must be at most {most}, got {value}"
+            ]) with
+            Bound =
+                match least, most with
+                | Int32.MinValue, _ -> ""
+                | _, Int32.MaxValue -> $">= {least}"
+                | _ -> $"from {least} to {most}"
+    }
+
+    /// Any whole number.
+    let anyWhole: FieldKind = whole Int32.MinValue Int32.MaxValue
+
+    /// True or false.
+    let switch: FieldKind =
+        kind
+            "true or false"
+            (Boolean.TryParse >> parsed)
+            (fun on -> if on then "yes" else "no")
+            (fun _ _ -> [])
+
+    // ---- lists ----
+
+    /// The items of "1,2,3" or "[1, 2, 3]".
+    let private items (text: string) : string list =
+        let inner = text.Trim().TrimStart('[').TrimEnd ']'
+
+        if String.IsNullOrWhiteSpace inner then
+            []
+        else
+            inner.Split(',', StringSplitOptions.TrimEntries) |> List.ofArray
+
+    let private readAll (read: string -> 'T option) (texts: string list) : 'T list option =
+        let values = texts |> List.map read
+        if List.forall Option.isSome values then Some(List.choose id values) else None
+
+    let private list (read: string -> 'T option) mistakes : FieldKind =
+        let show values = values |> List.map string |> String.concat ","
+
+        {
+            kind "numbers such as 1,2,3" (items >> readAll read) show mistakes with
+                IsList = true
+        }
+
+    /// Finite numbers within a bound.
+    let numbers (bound: NumberBound) : FieldKind = {
+        list readNumber (fun label values -> values |> List.collect (notFinite bound label)) with
+            Bound = (if bound.Words = anyNumber.Words then "" else $"each {bound.Words}")
+    }
+
+    /// Numbers that a rule of their own judges, in words and by their mistakes.
+    let ruled (words: string) (mistakes: string -> float list -> string list) : FieldKind = {
+        list readNumber mistakes with
+            Bound = words
+    }
+
+    /// Epochs from 1 on in rising order.
+    let epochs: FieldKind = {
+        list
+            readWhole
+            (fun label values ->
+                if List.sort values = values && List.forall (fun epoch -> epoch >= 1) values then
+                    []
+                else
+                    let text = values |> List.map string |> String.concat ", "
+                    [ $"{label} must be epochs from 1 on in rising order, got {text}" ]
+            ) with
+            Bound = "from 1 on, rising"
+    }
+
+    // ---- texts and names ----
+
+    /// Any text.
+    let text: FieldKind = kind "a text" Some id (fun _ _ -> [])
+
+    let private unknown what (names: string list) (name: string) : string list =
+        if List.contains name names then
+            []
+        else
+            let error = Error.unknown what names name
+            [ $"{error.What}: {error.Next}" ]
+
+    let private oneOf (names: string list) (kind: FieldKind) : FieldKind = {
+        kind with
+            Takes = "one of " + String.concat ", " names
+            Names = names
+    }
+
+    /// The name of something that messages call `what`, such as "data set". It may be empty where `optional`.
+    let nameOf (what: string) (optional: bool) (names: string list) : FieldKind =
+        let mistakes _ name = if optional && name = "" then [] else unknown what names name
+        kind "" Some id mistakes |> oneOf names
+
+    /// A case of a union, of which only these names are allowed.
+    let caseAmong<'T> (names: string list) : FieldKind =
+        kind "" Names.tryFind<'T> Names.name (fun label value -> unknown label names (Names.name value))
+        |> oneOf names
+
+    /// A case of a union.
+    let case<'T> () : FieldKind = caseAmong<'T>(Names.all<'T>())
+
+    /// A case of a union, or none for the empty text.
+    let optionalCase<'T> () : FieldKind =
+        let read name = if name = "" then Some None else Names.tryFind<'T> name |> Option.map Some
+        let show = Option.map Names.name >> Option.defaultValue ""
+        kind "" read show (fun _ _ -> []) |> oneOf (Names.all<'T>())
+
+    /// Names with weights >= 0, at least one: "kd:0.9,crd:0.8" or {"kd": 0.9, "crd": 0.8}.
+    let weights (what: string) (names: string list) : FieldKind =
+        let read (text: string) : Map<string, float> option =
+            let entry (item: string) =
+                match item.Split(':', 2) with
+                | [| name; weight |] -> readNumber weight |> Option.map (fun w -> name.Trim().Trim '"', w)
+                | _ -> None
+
+            items (text.Trim().TrimStart('{').TrimEnd '}')
+            |> readAll entry
+            |> Option.filter (fun entries -> List.distinctBy fst entries = entries)
+            |> Option.map Map
+
+        let mistakes label (weights: Map<string, float>) = [
+            if weights.IsEmpty then $"{label} must name one loss at least, such as kd"
+
+            for name, weight in Map.toList weights do
+                yield! unknown what names name
+                yield! notFinite atLeast0 $"the weight of {name}" weight
+        ]
+
+        let show (weights: Map<string, float>) =
+            Map.toList weights
+            |> List.map (fun (name, weight) -> $"{name}:{string weight}")
+            |> String.concat ","
+
+        {
+            kind "" read show mistakes with
+                Takes = "names with weights such as kd:0.9,crd:0.8"
+                Bound = "weights >= 0"
+                Names = names
+                IsList = true
+        }

@@ -1,0 +1,254 @@
+namespace Ctkd.Fs
+
+open System
+open Ctkd.Fs.FieldKind
+
+/// The temperature policies that settings name.
+[<RequireQualifiedAccess>]
+type PolicyName =
+    | Fixed
+    | Linear
+    | Cosine
+    | Dtkd
+    | CtkdGlobal
+    | CtkdInstance
+    | Rlkd
+    /// A policy of the program's own; `ctkd` knows none.
+    | Own of string
+
+    override policy.ToString() = Names.name policy
+
+/// Every setting of a training run as plain data: it prints, serialises, compares, and a checkpoint carries it. What each
+/// field means, its unit and its bound are in its row of `SettingsTable.all`.
+type Settings = {
+    Student: string
+    Teacher: string
+    TeacherWeights: string
+    Data: string
+    DataDir: string
+    Mean: float list
+    Std: float list
+    PerClass: int
+    Epochs: int
+    Batch: int
+    LearningRate: float
+    Milestones: int list
+    Decay: float
+    Momentum: float
+    WeightDecay: float
+    Nesterov: bool
+    Policy: PolicyName
+    Standardise: bool
+    T: float
+    TStop: float
+    TStart: float
+    TScale: float
+    Hidden: int
+    CurriculumStart: float
+    CurriculumStop: float
+    CurriculumEpochs: int
+    Rlkd: RlkdSettings
+    DecayTemperature: bool
+    CrossEntropy: float
+    /// The distillation losses that are added up, each by its name with its weight.
+    Methods: Map<string, float>
+    DkdAlpha: float
+    DkdBeta: float
+    WarmUp: int
+    Precision: Precision
+    ChannelsLast: bool
+    Device: string
+    Tf32: bool
+    Graph: bool
+    Seed: int
+    TeacherAhead: int
+    TeacherCache: string
+    TeacherCacheGb: float
+    TeacherCacheHalf: bool
+}
+
+/// The one table of the settings. From it come the flags of `teach` and `distill` with their help, the bounds and their
+/// messages, the defaults, `--set`, the options of C#, and the reference. To add a setting, add a field to `Settings` and a
+/// row here; the field's use in `Settings.plan` or `Run` is all that is left.
+[<RequireQualifiedAccess>]
+module SettingsTable =
+
+    /// The distillation losses by name: the distillers, and KD at the temperature T whatever the policy decides.
+    let methods: string list = Distillers.names @ [ "kd-fixed" ]
+
+    /// The precisions of runs; float64 is for reference numbers.
+    let precisions: string list = [ Names.name F32; Names.name Bf16 ]
+
+    /// Data sets that recipes name and that cannot be loaded yet.
+    let plannedData: string list = [ "imagenet" ]
+
+    /// The learning rate's milestones at 5/8, 6/8 and 7/8 of a run: 150, 180, 210 of 240, as the papers have them.
+    let milestones (epochs: int) : int list =
+        [ 5L; 6L; 7L ]
+        |> List.map (fun eighths -> int (int64 epochs * eighths / 8L))
+        |> List.filter (fun m -> m > 0)
+        |> List.distinct
+
+    let private listed (names: string list) : string = String.concat ", " names
+
+    let private own: Field list =
+        let s = Unchecked.defaultof<Settings>
+        let any flag name kind value = Field.row Audience.EveryRun flag name kind value
+        let taught flag name kind value = Field.row Audience.WithTeacher flag name kind value
+        let count least = whole least Int32.MaxValue
+
+        [
+            taught "student NAME" (nameof s.Student) (nameOf "model" false Zoo.names) "resnet8"
+            |> Field.means "the model to train"
+
+            taught "teacher NAME" (nameof s.Teacher) (nameOf "model" true Zoo.names) ""
+            |> Field.means "the teacher's model"
+            |> Field.by "the one that its weights name or fit"
+
+            taught "weights FILE" (nameof s.TeacherWeights) text ""
+            |> Field.means
+                "the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            |> Field.yours
+
+            any "data NAME" (nameof s.Data) (nameOf "data set" false (Datasets.names @ plannedData)) "digits"
+            |> Field.means $"data set, one of {listed Datasets.names}"
+
+            any "data-dir DIR" (nameof s.DataDir) text ""
+            |> Field.means "folder (or file) of the data set; digits need none"
+            |> Field.yours
+
+            any "mean NUMBER" (nameof s.Mean) (numbers anyNumber) ([]: float list)
+            |> Field.means "mean of each channel, pixels from 0 to 1"
+            |> Field.by "the data set's"
+            |> Field.yours
+
+            any "std NUMBER" (nameof s.Std) (numbers positive) ([]: float list)
+            |> Field.means "standard deviation of each channel"
+            |> Field.by "the data set's"
+            |> Field.yours
+
+            any "per-class COUNT" (nameof s.PerClass) (count 0) 0
+            |> Field.means "train on the first COUNT images of each class only, 0 for all"
+            |> Field.yours
+
+            any "epochs COUNT" (nameof s.Epochs) (count 1) 30
+            |> Field.means "passes over the training images"
+            |> Field.by "30 for digits, 240 for others"
+
+            any "batch COUNT" (nameof s.Batch) (count 1) 64 |> Field.means "images per step"
+
+            any "lr RATE" (nameof s.LearningRate) (number positive) 0.05 |> Field.means "learning rate"
+
+            any "milestones EPOCH" (nameof s.Milestones) epochs (milestones 30)
+            |> Field.means "epochs after which the learning rate is multiplied by --decay"
+            |> Field.by "5/8, 6/8, 7/8 of all"
+
+            any "decay FACTOR" (nameof s.Decay) (number positive) 0.1 |> Field.means "factor at a milestone"
+
+            any "momentum SHARE" (nameof s.Momentum) (number share) Sgd.defaults.Momentum
+            |> Field.means "momentum of the optimiser, in [0, 1)"
+
+            any "weight-decay WEIGHT" (nameof s.WeightDecay) (number atLeast0) Sgd.defaults.WeightDecay
+            |> Field.means "weight decay"
+
+            any "nesterov" (nameof s.Nesterov) switch Sgd.defaults.Nesterov
+            |> Field.means "Nesterov's momentum"
+
+            taught "policy NAME" (nameof s.Policy) (case<PolicyName>()) PolicyName.CtkdGlobal
+            |> Field.means $"temperature policy, one of {listed (Names.all<PolicyName>())}"
+
+            taught "standardise" (nameof s.Standardise) switch false
+            |> Field.means "standardise the logits before the policy softens them"
+
+            taught "t NUMBER" (nameof s.T) (number positive) 4.0
+            |> Field.means "T of fixed, kd-fixed and rlkd's warm-up, start of linear and cosine, tau of dtkd"
+
+            taught "t-stop NUMBER" (nameof s.TStop) (number positive) 1.0
+            |> Field.means "end of linear and cosine"
+
+            taught "t-start NUMBER" (nameof s.TStart) (number atLeast0) Ctkd.publishedRange.Start
+            |> Field.means "a learned T lies in (T-START, T-START + T-SCALE)"
+
+            taught "t-scale NUMBER" (nameof s.TScale) (number positive) Ctkd.publishedRange.Scale
+            |> Field.means "see --t-start"
+
+            taught "hidden WIDTH" (nameof s.Hidden) (whole 1 65536) 512
+            |> Field.means "hidden width of ctkd-instance"
+
+            taught "curriculum-start LAMBDA" (nameof s.CurriculumStart) (number atLeast0) 0.0
+            |> Field.means "lambda at epoch 0"
+
+            taught "curriculum-stop LAMBDA" (nameof s.CurriculumStop) (number atLeast0) 1.0
+            |> Field.means "lambda at the end of the curriculum"
+
+            taught "curriculum-epochs COUNT" (nameof s.CurriculumEpochs) (count 1) 10
+            |> Field.means "length of the curriculum"
+
+            taught "no-temperature-decay" (nameof s.DecayTemperature) switch true
+            |> Field.means "leave the temperature's parameters out of weight decay"
+            |> Field.by "they decay, as published"
+
+            taught "ce WEIGHT" (nameof s.CrossEntropy) (number atLeast0) 0.1
+            |> Field.means "weight of the cross entropy with the labels"
+            |> Field.by "0.1 beside kd, else 1; dtkd: 1"
+
+            taught "" (nameof s.Methods) (weights "method" methods) (Map [ "kd", 0.9 ])
+            |> Field.means
+                "the distillation losses that are added up, with their weights; see --method, --method-weights and --kd"
+
+            taught "dkd-alpha WEIGHT" (nameof s.DkdAlpha) (number atLeast0) 1.0
+            |> Field.means "dkd's weight of the target class"
+
+            taught "dkd-beta WEIGHT" (nameof s.DkdBeta) (number atLeast0) 2.0
+            |> Field.means "dkd's weight of the other classes, published from 0.5 to 8 by pair"
+
+            taught "warm-up EPOCHS" (nameof s.WarmUp) (count 0) 0
+            |> Field.means "the methods' weights rise from 0 over this many epochs"
+            |> Field.by "20 with dkd or dtkd, else 0"
+
+            any "precision NAME" (nameof s.Precision) (caseAmong<Precision> precisions) F32
+            |> Field.means $"precision of products and convolutions, one of {listed precisions}"
+            |> Field.yours
+
+            any "contiguous" (nameof s.ChannelsLast) switch true
+            |> Field.means "keep images with their channels outermost: slower on most processors"
+            |> Field.by "channels innermost"
+            |> Field.yours
+
+            any "device NAME" (nameof s.Device) text "cpu" |> Field.means "cpu, cuda or cuda:N" |> Field.yours
+
+            any "no-tf32" (nameof s.Tf32) switch true
+            |> Field.means "CUDA: multiply float32 numbers in full, not on the tensor cores as TF32"
+            |> Field.by "TF32"
+
+            any "no-graph" (nameof s.Graph) switch true
+            |> Field.means "CUDA: ask for each operation of a step, record no graph"
+            |> Field.by "a graph"
+
+            any "seed NUMBER" (nameof s.Seed) anyWhole 1
+            |> Field.means "seed of everything random"
+            |> Field.yours
+
+            taught "teacher-cache DIR" (nameof s.TeacherCache) text ""
+            |> Field.means "remember the teacher's features in this folder, for later epochs and runs"
+            |> Field.by "not remembered"
+
+            taught "teacher-cache-gb SIZE" (nameof s.TeacherCacheGb) (number positive) 4.0
+            |> Field.means "the most space of the cache, in 10^9 bytes"
+
+            taught "teacher-cache-half" (nameof s.TeacherCacheHalf) switch false
+            |> Field.means "remember features in 16 bits: half the space, inexact"
+            |> Field.by "32 bits, exact"
+
+            taught "teacher-ahead STEPS" (nameof s.TeacherAhead) (whole 1 1024) 1
+            |> Field.means "the teacher runs for this many steps at once"
+        ]
+
+    /// Every setting.
+    let all: Field list = own @ RlkdSettings.fields
+
+    /// The row of a name in JSON, or an error with the nearest names.
+    let find (name: string) : Result<Field, Error> =
+        match all |> List.tryFind (fun field -> field.Name = name) with
+        | Some field -> Ok field
+        | None -> Result.Error(Error.unknown "field" (all |> List.map _.Name) name)
