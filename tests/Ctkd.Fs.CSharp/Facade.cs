@@ -55,6 +55,27 @@ public static class Facade
         That(student.Settings.Standardise);
     });
 
+    public static void A_teacher_a_policy_a_loss_and_images_of_ones_own_are_values() => InFolder(folder =>
+    {
+        var images = Enumerable.Range(0, 60).Select(i => Enumerable.Repeat((byte)(i % 2 == 0 ? 40 + i : 200 - i), 64).ToArray());
+        var data = Values.Images("levels", 8, 8, [.. images], [.. Enumerable.Range(0, 60).Select(i => i % 2)]);
+        using var head = torch.nn.Linear(3, 2);
+        var teacher = Values.Teacher("mean", 2, x => head.forward(x.mean([2L, 3L])));
+        var certain = Policies.Own("certain", (t, s) => torch.nn.functional.softmax(t, 1).amax([1L]) * 4.0 + 2.0);
+        var logits = Methods.Own("logits", input => (input.Student.Logits - input.Teacher.Logits).square().mean());
+        TrainingOptions Options() => new TrainingOptions { Student = "resnet8", Epochs = 2, Batch = 16 }
+            .Use(data).Use(teacher).Use(certain).Use(0.9, Methods.Kd).Use(0.1, logits);
+
+        var path = Path.Combine(folder, "run");
+        using var stop = new CancellationTokenSource();
+        That(Training.Start(Options(), path, _ => stop.Cancel(), stop.Token).Ending.IsInterrupted);
+        var summary = Training.Resume(Options(), path, null, CancellationToken.None);
+        Equal([1, 2], summary.Epochs.Select(m => m.Epoch));
+        That(summary.Epochs.Last().T?.Value is >= 4.0 and <= 6.0);
+        That(summary.Epochs.Last().Terms.ContainsKey("logits"));
+        That(Fails(() => Training.Resume(path, null, CancellationToken.None)).Message.Contains("policy 'certain'"));
+    });
+
     public static void A_recipe_gives_what_the_options_leave_open()
     {
         var plain = new TrainingOptions { Recipe = "mdistiller/resnet32x4-ShuffleV1/dkd/fixed" }.ToSettings();

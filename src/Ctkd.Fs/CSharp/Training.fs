@@ -3,77 +3,6 @@ namespace Ctkd.Fs
 open System
 open System.Threading
 
-/// Tensor scopes for C#.
-[<AbstractClass; Sealed>]
-type Scopes =
-    /// Runs the body, then frees every tensor that it made except its result.
-    static member Run(body: Func<Tensor>) : Tensor =
-        ArgumentNullException.ThrowIfNull body
-        Tensor.scope body.Invoke
-
-    /// Runs the body, then frees every tensor that it made.
-    static member Run(body: Action) : unit =
-        ArgumentNullException.ThrowIfNull body
-        Tensor.scoped body.Invoke
-
-/// Losses for C#; `Loss` has their formulas and shapes.
-[<AbstractClass; Sealed>]
-type Losses =
-    /// T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch.
-    static member Kd(temperature: float, teacher: Tensor, student: Tensor) : Tensor =
-        Scopes.Run(
-            Func<Tensor>(fun () ->
-                let t = Tensor.scalar (Tensor.dtype student) (Tensor.device student) temperature
-                Loss.kd t teacher student |> Tensor.mean
-            )
-        )
-
-    /// Cross entropy with integer labels, mean over the batch.
-    static member CrossEntropy(labels: Tensor, logits: Tensor) : Tensor = Loss.crossEntropy labels logits
-
-    /// d loss / d leaves.
-    static member Gradients(loss: Tensor, [<ParamArray>] leaves: Tensor[]) : Tensor[] =
-        Autograd.gradients loss leaves
-
-/// Schedules for C#; ask one with `At`.
-[<AbstractClass; Sealed>]
-type Schedules =
-    static member Constant(value: float) : Schedule = Schedule.constant value
-
-    static member Linear(start: float, stop: float, epochs: int) : Schedule =
-        Schedule.linear start stop epochs
-
-    static member Cosine(start: float, stop: float, epochs: int) : Schedule =
-        Schedule.cosine start stop epochs
-
-    static member MultiStep(start: float, factor: float, [<ParamArray>] milestones: int[]) : Schedule =
-        Schedule.multiStep start factor (List.ofArray milestones)
-
-/// Temperature policies for C#.
-[<AbstractClass; Sealed>]
-type Policies =
-    static member Fixed(t: float) : Policy = Scheduled.fixedAt t
-    static member Scheduled(schedule: Schedule) : Policy = Scheduled.by schedule
-
-    /// CTKD with one learned temperature in (1, 21) and a curriculum of `curriculumEpochs` epochs.
-    static member CtkdGlobal(curriculumEpochs: int) : Policy =
-        Ctkd.globalPolicy Ctkd.publishedRange (Schedule.curriculum curriculumEpochs)
-
-    /// CTKD with a learned temperature for each instance.
-    static member CtkdInstance(hidden: int, curriculumEpochs: int) : Policy =
-        Ctkd.instancePolicy Ctkd.publishedRange hidden (Schedule.curriculum curriculumEpochs)
-
-    /// DTKD: tau split between teacher and student by their largest logits.
-    static member Dtkd(tau: float) : Policy = Dtkd.policy tau
-
-    /// The agent of RLKD: it chooses T for each instance from epoch `warmUp` on, and learns in the epochs from there on
-    /// that are divisible by `every`; before it chooses, T is `t`.
-    static member Rlkd(warmUp: int, every: int, t: float) : Policy =
-        Rlkd.policy { RlkdConfig.paper with WarmUp = warmUp; Every = every } t
-
-    /// The policy on standardised logits.
-    static member Standardised(policy: Policy) : Policy = Standardise.policy policy
-
 /// The settings of a run, for object initialisers; what is not set keeps the recipe's value where one is named, else the
 /// library's default. The properties are for the settings in most frequent use; every other is set by its name and its value
 /// as text, as `--set` does on the command line: `new TrainingOptions { ["rlkd.warmUp"] = "6" }`.
@@ -83,6 +12,7 @@ type TrainingOptions() =
     let mutable epochs = 0
     let mutable methods: string[] = [||]
     let mutable weights: float[] = [||]
+    let mutable values = Distil.defaults
 
     let add (assignment: Assignment) : unit =
         current <- assignment.Change current |> Error.orRaise
@@ -187,6 +117,39 @@ type TrainingOptions() =
                 Origin = nameof this.Set
         }
 
+    /// Trains a model of your own.
+    member this.Use(student: Model) : TrainingOptions =
+        values <- { values with Student = Some student }
+        this
+
+    /// Learns from a trained model, in place of `TeacherWeights`.
+    member this.Use(teacher: LoadedModel) : TrainingOptions =
+        values <- { values with Teacher = Some teacher }
+        this
+
+    /// Trains on images of your own.
+    member this.Use(data: Splits) : TrainingOptions =
+        values <- { values with Data = Some data }
+        this
+
+    /// Softens by a policy of your own.
+    member this.Use(policy: Policy) : TrainingOptions =
+        values <- { values with Policy = Some policy }
+        this
+
+    /// Adds a distillation loss of your own with its weight, in place of `Methods`; call again for a sum.
+    member this.Use(weight: float, distiller: Distiller) : TrainingOptions =
+        let others = Option.defaultValue [] values.Distillers
+        values <- { values with Distillers = Some(others @ [ weight, distiller ]) }
+        this
+
+    /// The settings and the values as one experiment.
+    member internal this.ToExperiment(hooks: Hooks) : Experiment = {
+        values with
+            Settings = this.ToSettings()
+            Hooks = hooks
+    }
+
     /// The same as the library's settings.
     member this.ToSettings() : Settings =
         let recipe = if this.Recipe = "" then None else Some(Recipes.load this.Recipe |> Error.orRaise)
@@ -237,17 +200,27 @@ type Training =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull folder
 
-        Engine.guarded (fun () ->
-            options.ToSettings() |> Run.start (Training.Hooks(onEpoch, stop)) folder |> Error.orRaise
-        )
+        options.ToExperiment(Training.Hooks(onEpoch, stop)) |> Distil.run folder
 
     /// Trains in a new folder.
     static member Start(options: TrainingOptions, folder: string) : Summary =
         Training.Start(options, folder, null, CancellationToken.None)
+
+    /// Resumes an interrupted run that began with values of the program's own: give them again by `options`.
+    static member Resume
+        (
+            options: TrainingOptions,
+            path: string,
+            onEpoch: Action<EpochMetrics> | null,
+            stop: CancellationToken
+        ) : Summary =
+        ArgumentNullException.ThrowIfNull options
+        ArgumentNullException.ThrowIfNull path
+        options.ToExperiment(Training.Hooks(onEpoch, stop)) |> Distil.resume path
 
     /// Resumes an interrupted run from its folder or a checkpoint file.
     static member Resume
         (path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken)
         : Summary =
         ArgumentNullException.ThrowIfNull path
-        Engine.guarded (fun () -> Run.resume (Training.Hooks(onEpoch, stop)) path |> Error.orRaise)
+        Prepare.ofSettings (Training.Hooks(onEpoch, stop)) Settings.defaults |> Distil.resume path
