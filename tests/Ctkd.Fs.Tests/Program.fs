@@ -115,12 +115,11 @@ let private tests: Test =
             RewardTests.tests
             AdvantageTests.tests
             PpoTests.tests
-            LstmTests.tests
-            PerceptronTests.tests
             CorrectorTests.tests
             UpdaterTests.tests
             ExplorationTests.tests
-            RlkdSumsTests.tests
+            RlkdReportTests.tests
+            RlkdLearningTests.tests
             RlkdTests.tests
             CSharpTests.tests
         ]

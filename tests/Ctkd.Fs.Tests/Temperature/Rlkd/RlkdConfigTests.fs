@@ -28,4 +28,11 @@ let tests =
                 Must.equal (expected "mix_epochs_zero_based_end") ends
             )
         }
+
+        test "the published agents have no mistakes, and all mistakes are named at once" {
+            Must.beEmpty (RlkdConfig.mistakes RlkdConfig.paper)
+            Must.beEmpty (RlkdConfig.mistakes RlkdConfig.official)
+            let wrong = { RlkdConfig.paper with Every = 0; CoolestT = 10.0; Factor = RlkdFactor.Ramp 0 }
+            Must.equal 3 (RlkdConfig.mistakes wrong).Length
+        }
     ]

@@ -138,4 +138,27 @@ let tests =
                         |]
             )
         }
+
+        test "logits of 30 at T = 0.1 give finite losses and gradients" {
+            Tensor.scoped (fun () ->
+                let logits seed =
+                    (Inputs.normal seed [ 4; 5 ]).Values
+                    |> Array.map (fun v -> 30.0 * float (sign v))
+                    |> Tensor.ofFloats DType.Float32 [ 4; 5 ]
+
+                let t = Tensor.full DType.Float32 Device.Cpu 0.1 [| 4L |]
+                let student = Autograd.leaf (logits 1)
+                let softened = Policy.shared t (logits 2) student
+                let labels = Inputs.ofLabels [| 0; 1; 2; 3 |]
+
+                for loss in [ Loss.kd t (logits 2) student; Dkd.loss 1.0 2.0 labels softened ] do
+                    let gradient = Autograd.gradients (Tensor.mean loss) [| student |] |> Array.head
+
+                    for v in Tensor.toFloats loss do
+                        Must.hold (System.Double.IsFinite v)
+
+                    for v in Tensor.toFloats gradient do
+                        Must.hold (System.Double.IsFinite v)
+            )
+        }
     ]
