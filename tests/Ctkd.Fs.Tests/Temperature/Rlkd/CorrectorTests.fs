@@ -1,4 +1,4 @@
-/// A batch's reward shared out among its instances (F19, F20).
+/// A batch's reward split among its instances (F19, F20).
 module Ctkd.Fs.Tests.CorrectorTests
 
 open Expecto

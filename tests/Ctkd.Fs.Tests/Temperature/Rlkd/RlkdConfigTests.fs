@@ -1,4 +1,4 @@
-/// The epochs in which something happens (F23).
+/// The epochs of acting, learning and mixing (F23), and the validation.
 module Ctkd.Fs.Tests.RlkdConfigTests
 
 open Expecto

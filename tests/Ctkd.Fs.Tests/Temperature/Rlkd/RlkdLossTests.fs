@@ -1,4 +1,4 @@
-/// The losses that RLKD's temperatures go into, against reference numbers (F1 to F6, F25, F26).
+/// The losses under RLKD's temperatures, against reference numbers (F1 to F6, F25, F26).
 module Ctkd.Fs.Tests.RlkdLossTests
 
 open System
@@ -6,7 +6,7 @@ open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Reference
 
-/// What a distiller makes of the reference logits at some temperatures.
+/// A distiller's loss of the reference logits at given temperatures.
 let private lost (distiller: Distiller) (t: Tensor) : Tensor =
     let teacher, student = teacher (), student ()
     let labels = Tensor.toInt64s (labels ()) |> Array.map int

@@ -7,13 +7,14 @@ open Ctkd.Fs.Tests.Oracle
 
 let private classes = 4
 
-/// An agent that learns in every epoch, and a fresh state for batches of so many.
+/// An agent that learns in every epoch.
 let private early (config: RlkdConfig) : RlkdConfig = { config with WarmUp = 1; Every = 1 }
 
+/// A fresh state for batches of a size.
 let private fresh (config: RlkdConfig) (batch: int) : Tree =
     RlkdNetworks.start (RlkdNetworks.create config) (4 * batch) batch DType.Float32 Device.Cpu (Rng.ofSeed 7)
 
-/// A batch of the epoch whose first instances, as many as `right`, the student classifies correctly.
+/// A batch of the epoch whose first `right` instances the student classifies correctly.
 let private observation (epoch: int) (step: int) (batch: int) (right: int) : Observation =
     let tensor seed =
         Inputs.normal (100 * epoch + 10 * step + seed) [ batch; classes ]
@@ -46,7 +47,7 @@ let tests =
     testList "Rlkd" [
         // ---- order and reward (B1) --------------------------------------------------------------------------
 
-        test "the paper's reward is the next accuracy less the own one, the released one is a step older" {
+        test "the paper's reward is the next accuracy less the own one, the released one is one step older" {
             let rewards config =
                 Tensor.scoped (fun () ->
                     let config = early config

@@ -23,7 +23,7 @@ type Draws = {
 
 let private batch = 64
 
-/// States of a step: two confidences and the uncertainty, uniform in [0, 1].
+/// States of one step: two confidences and the uncertainty, uniform in [0, 1].
 let private states (dtype: DType) (rng: Rng) : Tensor =
     Rng.uniforms 0.5 (3 * batch) rng
     |> Array.map (fun x -> x + 0.5)
