@@ -4,7 +4,7 @@
 // the best constant T. The agent of the paper is told the batch's reward, or each instance's own; that of the
 // released code is told the batch's. The last tenth of the updates is judged, by the temperatures as drawn.
 #load "_load.fsx"
-#load "../tests/Ctkd.Fs.Tests/Temperature/Rlkd/Toy.fs"
+#load "../tests/Ctkd.Fs.Tests/Temperature/Rlkd/Support/Toy.fs"
 
 open Ctkd.Fs
 open Ctkd.Fs.Tests

@@ -118,12 +118,11 @@ let private tests: Test =
             RewardTests.tests
             AdvantageTests.tests
             PpoTests.tests
-            LstmTests.tests
-            PerceptronTests.tests
             CorrectorTests.tests
             UpdaterTests.tests
             ExplorationTests.tests
-            RlkdSumsTests.tests
+            RlkdReportTests.tests
+            RlkdLearningTests.tests
             RlkdTests.tests
             DistilTests.tests
             CSharpTests.tests

@@ -39,62 +39,25 @@ module Curves =
     let gradient (runs: (string * EpochMetrics list) list) : Chart option =
         chart "Gradient of T" "dL/dT" _.GradientT runs
 
-    /// Correlation of an agent's temperatures with the student's uncertainty.
-    let agentCorrelation (runs: (string * EpochMetrics list) list) : Chart option =
-        chart "T and the student's uncertainty" "correlation" (_.Agent >> Map.tryFind "correlation") runs
-
-    /// Mean of the agent's policy over the draws z, and its spread.
-    let agentPolicy (name: string, epochs: EpochMetrics list) : Chart option =
-        let of' (label: string) (key: string) =
-            chart "" "" (_.Agent >> Map.tryFind key) [ label, epochs ]
-            |> Option.map _.Series
-            |> Option.defaultValue []
-
-        match of' "mean" "policyMean" @ of' "spread" "policySpread" with
-        | [] -> None
-        | series ->
-            Some {
-                Chart.defaults with
-                    Title = $"The agent's policy: {name}"
-                    XLabel = "epoch"
-                    YLabel = "z"
-                    Series = series
-            }
-
-    /// T at the mean of the agent's policy, and one deviation beside it, against the student's uncertainty in the latest
-    /// epoch in which the agent chose.
-    let agentByUncertainty (name: string, epochs: EpochMetrics list) : Chart option =
-        let tenths (m: EpochMetrics) = [
-            for tenth in 0 .. RlkdSums.tenths - 1 do
-                match m.Agent.TryFind $"policyMean.{tenth}", m.Agent.TryFind $"policySpread.{tenth}" with
-                | Some mean, Some spread -> (float tenth + 0.5) / float RlkdSums.tenths, mean, spread
-                | _ -> ()
+    /// The figures by which an agent shows the numbers of its runs; those of one title are one chart.
+    let agents (runs: (string * Agent * EpochMetrics list) list) : Chart list =
+        [
+            for name, agent, epochs in runs do
+                yield! agent.Figures name [ for m in epochs -> m.Epoch, m.Agent ]
         ]
-
-        let chart (epoch: int, tenths: (float * float * float) list) =
-            let curve label sign : Series = {
-                Name = label
-                Points =
-                    tenths
-                    |> List.map (fun (u, mean, spread) ->
-                        u, RlkdConfig.hottest / (1.0 + exp -(mean + sign * spread))
-                    )
-            }
-
-            {
-                Chart.defaults with
-                    Title = $"The agent's T by uncertainty: {name}, epoch {epoch}"
-                    XLabel = "student's uncertainty"
-                    YLabel = "T"
-                    Series = [ curve "mean" 0.0; curve "mean + spread" 1.0; curve "mean - spread" -1.0 ]
-                    YRange = Some(0.0, RlkdConfig.hottest)
-            }
-
-        epochs
-        |> List.map (fun m -> m.Epoch, tenths m)
-        |> List.filter (fun (_, tenths) -> tenths.Length > 1)
-        |> List.tryLast
-        |> Option.map chart
+        |> List.groupBy _.Title
+        |> List.map (fun (title, figures) -> {
+            Title = title
+            XLabel = figures.Head.XLabel
+            YLabel = figures.Head.YLabel
+            YRange = figures.Head.YRange
+            Series =
+                figures
+                |> List.collect _.Curves
+                |> List.filter (fun (_, points) -> not points.IsEmpty)
+                |> List.map (fun (name, points) -> { Name = name; Points = points })
+        })
+        |> List.filter (fun chart -> not chart.Series.IsEmpty)
 
     /// Mean and quantiles of T over the images of each epoch, of one run; None where all images have one T.
     let spread (name: string, epochs: EpochMetrics list) : Chart option =

@@ -76,37 +76,35 @@ module RunReport =
             ]
         )
 
-    /// Lists an agent's epochs of learning, one row each.
-    let private agentTable (name: string, epochs: EpochMetrics list) : Table option =
-        let columns = [
-            "updates", "updates", fixedPoint 0
-            "reward", "reward", fixedPoint 5
-            "rms reward", "rewardSize", fixedPoint 5
-            "advantage", "advantage", fixedPoint 5
-            "correlation", "correlation", fixedPoint 3
-            "policy mean", "policyMean", fixedPoint 3
-            "spread", "policySpread", fixedPoint 3
-            "mask", "mask", fixedPoint 3
-            "corrector", "correctorLoss", fixedPoint 6
-            "updater", "updaterLoss", fixedPoint 6
-            "critic", "criticLoss", fixedPoint 6
-        ]
+    /// Returns the runs in which an agent chose the temperatures, with the agent.
+    let private agents (runs: (string * Summary) list) : (string * Agent * EpochMetrics list) list = [
+        for name, summary in runs do
+            // A policy of the program's own does not come back from the settings.
+            if summary.Epochs |> List.exists (fun m -> not m.Agent.IsEmpty) && not summary.Settings.Policy.IsOwn then
+                match Policy.agent (Settings.policy summary.Settings) with
+                | Some agent -> name, agent, summary.Epochs
+                | None -> ()
+    ]
 
-        let row (m: EpochMetrics) =
+    let private agentTable (name: string, agent: Agent, epochs: EpochMetrics list) : Table option =
+        let row (columns: (string * string * int) list) (m: EpochMetrics) =
             string m.Epoch
             :: [
-                for _, key, write in columns ->
-                    m.Agent |> Map.tryFind key |> Option.map write |> Option.defaultValue "-"
+                for _, key, digits in columns ->
+                    m.Agent |> Map.tryFind key |> Option.map (fixedPoint digits) |> Option.defaultValue "-"
             ]
 
-        match epochs |> List.filter (_.Agent.ContainsKey("updates")) with
-        | [] -> None
-        | learned ->
-            Some {
-                Caption = $"Epochs in which the agent learned: {name}"
-                Header = "epoch" :: [ for title, _, _ in columns -> title ]
-                Rows = List.map row learned
-            }
+        match agent.Table with
+        | Some { Caption = caption; Columns = (_, key, _) :: _ as columns } ->
+            match epochs |> List.filter (_.Agent.ContainsKey(key)) with
+            | [] -> None
+            | shown ->
+                Some {
+                    Caption = $"{caption}: {name}"
+                    Header = "epoch" :: [ for title, _, _ in columns -> title ]
+                    Rows = List.map (row columns) shown
+                }
+        | _ -> None
 
     /// Returns the warnings of all runs, with their epochs.
     let warnings (runs: (string * Summary) list) : string list = [
@@ -162,11 +160,8 @@ module RunReport =
                 temperatureChart runs
                 Curves.gradient (metrics runs)
                 Curves.curriculum (metrics adversarial)
-                Curves.agentCorrelation (metrics runs)
             ]
             @ List.map Curves.spread (metrics runs)
-            @ List.map Curves.agentPolicy (metrics runs)
-            @ List.map Curves.agentByUncertainty (metrics runs)
             |> List.choose id
 
         let temperatures = metrics runs |> List.choose temperatureRow
@@ -187,8 +182,10 @@ module RunReport =
                     ]
                 ]
 
-        let agents =
-            match metrics runs |> List.choose agentTable with
+        let agents = agents runs
+
+        let ofAgents =
+            match agents |> List.choose agentTable with
             | [] -> []
             | tables -> [ "Agent", List.map Section.Table tables ]
 
@@ -204,10 +201,10 @@ module RunReport =
             Sections =
                 [
                     "Result", [ Section.Headline headline; Section.Table(table runs) ]
-                    "Curves", [ Section.Charts curves ]
+                    "Curves", [ Section.Charts(curves @ Curves.agents agents) ]
                 ]
                 @ temperatureSection
-                @ agents
+                @ ofAgents
                 @ [
                     for name, summary in runs ->
                         $"Settings: {name}", [ Section.Facts(settingsFacts summary.Settings) ]

@@ -46,6 +46,25 @@ type Observation = {
     Key: Tensor
 }
 
+/// A line chart of an agent's numbers.
+type AgentFigure = {
+    /// Figures of one title are drawn as one, whichever run they are of.
+    Title: string
+    XLabel: string
+    YLabel: string
+    /// Lowest and highest y; None: all of the data.
+    YRange: (float * float) option
+    /// Names and points (x, y); curves without points are left out.
+    Curves: (string * (float * float) list) list
+}
+
+/// A table of an agent's numbers, with a row for each epoch that has the number of the first column.
+type AgentTable = {
+    Caption: string
+    /// Title, name of the number, digits after the point.
+    Columns: (string * string * int) list
+}
+
 /// Chooses temperatures from experience, not by gradient. Its state is a tree of tensors that is updated in place and
 /// stored in checkpoints. Only `Report` waits for the device.
 [<NoComparison; NoEquality>]
@@ -61,6 +80,10 @@ type Agent = {
     Macs: Macs
     /// The numbers that describe the epoch so far, by name. Waits for the device.
     Report: Tree -> Map<string, float>
+    /// How a run's report shows those numbers.
+    Table: AgentTable option
+    /// Figures of a run's report, from the run's name and each epoch's number and report.
+    Figures: string -> (int * Map<string, float>) list -> AgentFigure list
 }
 
 /// Where a policy's temperature comes from.

@@ -2,59 +2,55 @@ namespace Ctkd.Fs
 
 open System
 
-/// A normal distribution for each instance: over the draws z that become temperatures.
+/// A normal distribution of each instance's draw z.
 [<ReferenceEquality>]
 type Gaussian = {
     /// Shape [batch].
     Mean: Tensor
-    /// Logarithm of the deviation: shape [batch], or [] for one that all share.
+    /// Logarithm of the deviation: shape [batch], or [] for one that all instances share.
     LogDeviation: Tensor
 }
 
-/// The policy (RLKD, eq. 8): a state to a normal distribution, a draw from it to a temperature.
+/// The policy (RLKD, arXiv:2407.00115, eq. 8): maps a state to a normal distribution, and a draw z from it to a temperature.
 [<RequireQualifiedAccess>]
 module Actor =
     let private hidden = 256
 
-    /// The logarithm of the deviation at the start: the deviation is 0.6065.
+    /// Logarithm of the deviation at the start: the deviation is 0.6065.
     let private startLog = -0.5
 
-    /// Within these the logarithm of a head's deviation stays: the deviation is 0.0067 to 2.7.
+    /// Range of the logarithm of a head's deviation: the deviation is 0.0067 to 2.7.
     let private narrowest, private widest = -5.0, 1.0
 
-    /// The network: two hidden layers of 256, and a mean; with a head, its log-deviation starts at -0.5
-    /// everywhere.
+    /// The two hidden layers of actor and critic, and their output of one number.
+    let internal layers (features: int) (output: string) : Dense list = [
+        Layer.dense "l1" features hidden
+        Layer.dense "l2" hidden hidden
+        Layer.dense output hidden 1
+    ]
+
+    /// The network: two hidden layers of 256 units, and the mean. A head adds a second output, the log-deviation, which
+    /// is -1/2 for every state at the start.
     let pack (spread: RlkdSpread) (features: int) : Pack =
-        let body =
-            Pack.ofLayers [
-                Layer.dense "l1" features hidden
-                Layer.dense "l2" hidden hidden
-                Layer.dense "mean" hidden 1
-            ]
-
-        let declares, (meanWeight, meanBias) =
-            match List.splitAt 4 body.Declares with
-            | declares, [ weight; bias ] -> declares, (weight, bias)
-            | _ -> invalidOp "three linear layers have six parameters"
-
+        let mean = Pack.ofLayers (layers features "mean")
         let fill name shape value = { Name = name; Shape = shape; Initial = Fill value; Trained = true }
 
-        let last, shapes =
-            match spread with
-            | RlkdSpread.Head ->
-                [
-                    meanWeight
-                    fill "deviation.weight" [ 1; hidden ] 0.0
-                    meanBias
-                    fill "deviation.bias" [ 1 ] startLog
-                ],
-                [ [ 2; hidden ]; [ 2 ] ]
-            | RlkdSpread.Shared rows ->
-                [ meanWeight; meanBias; fill "deviation" [ rows ] 0.0 ], [ [ 1; hidden ]; [ 1 ]; [ rows ] ]
+        match spread, mean.Declares with
+        | RlkdSpread.Head, [ w1; b1; w2; b2; weight; bias ] ->
+            let body = [ w1; b1; w2; b2 ]
+            let weights = [ weight; fill "deviation.weight" weight.Shape 0.0 ]
+            let biases = [ bias; fill "deviation.bias" bias.Shape startLog ]
 
-        { Declares = declares @ last; Shapes = (declares |> List.map _.Shape) @ shapes }
+            {
+                Declares = body @ weights @ biases
+                // Mean and deviation are the two rows of one layer.
+                Shapes = (body |> List.map _.Shape) @ [ [ 2; hidden ]; [ 2 ] ]
+            }
+        | RlkdSpread.Shared rows, declares ->
+            Pack.ofDeclarations (declares @ [ fill "deviation" [ rows ] 0.0 ])
+        | RlkdSpread.Head, _ -> invalidOp "three linear layers have six parameters"
 
-    /// The two hidden layers of actor and critic.
+    /// The hidden layers of actor and critic: relu(W2 relu(W1 s + b1) + b2), shape [batch, 256].
     let internal body (p: Tensor[]) (states: Tensor) : Tensor =
         states
         |> Tensor.linear p[0] (Some p[1])
@@ -88,23 +84,23 @@ module Actor =
     /// The noise of draws z [batch]: (z - mean) / deviation.
     let noiseOf (policy: Gaussian) (z: Tensor) : Tensor = (z - policy.Mean) * Tensor.exp -policy.LogDeviation
 
-    /// T = 10 sigmoid(z), at least `coolest` and, however far the draw, below 10.
+    /// T = 10 sigmoid(z), clamped to [coolest, 10).
     let squash (coolest: float) (z: Tensor) : Tensor =
         Tensor.sigmoid z
         |> Tensor.scale RlkdConfig.hottest
         |> Tensor.clamp coolest (RlkdConfig.hottest * (1.0 - 1e-6))
 
-    /// Logarithm of the density, [batch], at so many deviations from the mean.
+    /// Log-density [batch] at a standardised draw: -x^2 / 2 - log deviation - log(2 pi) / 2.
     let private logDensity (standard: Tensor) (policy: Gaussian) : Tensor =
         Tensor.scale -0.5 (standard * standard) - policy.LogDeviation
         |> Tensor.addNumber (-0.5 * log (2.0 * Math.PI))
 
-    /// Logarithm of the likelihood of draws z [batch] that became temperatures t [batch]. The released code adds 1e-8 to the
-    /// deviation that divides.
+    /// Log-likelihood [batch] of draws z [batch] that became temperatures t [batch].
     let logLikelihood (where: RlkdLikelihood) (z: Tensor) (t: Tensor) (policy: Gaussian) : Tensor =
         match where with
         | RlkdLikelihood.Draw -> logDensity (noiseOf policy z) policy
         | RlkdLikelihood.Temperature ->
+            // The released code adds 1e-8 to the deviation that divides.
             let deviation = Tensor.exp policy.LogDeviation |> Tensor.addNumber 1e-8
             logDensity ((t - policy.Mean) / deviation) policy
 
@@ -112,9 +108,8 @@ module Actor =
 [<RequireQualifiedAccess>]
 module Critic =
 
-    /// The network: two hidden layers of 256, and a number.
-    let pack (features: int) : Pack =
-        Pack.ofLayers [ Layer.dense "l1" features 256; Layer.dense "l2" 256 256; Layer.dense "value" 256 1 ]
+    /// The network: two hidden layers of 256 units, and a number.
+    let pack (features: int) : Pack = Pack.ofLayers (Actor.layers features "value")
 
     /// Values [batch] of states [batch, features].
     let forward (p: Tensor[]) (states: Tensor) : Tensor =

@@ -1,10 +1,10 @@
 namespace Ctkd.Fs
 
-/// Discounted sums along the instances of a batch, and how advantages are scaled.
+/// Advantages and returns along the instances of a batch, and the scaling of advantages.
 [<RequireQualifiedAccess>]
 module Advantage =
 
-    /// Discounts share^(j - i) of the position j as seen from i, 0 for j before i: [rows, columns].
+    /// The matrix of discounts share^(j - i), 0 for j < i: [rows, columns].
     let private discounts (dtype: DType) (device: Device) (share: float) (rows: int) (columns: int) : Tensor =
         let at count = Tensor.arange device count |> Tensor.toType DType.Float64
         let ahead = Tensor.unsqueeze 0 (at columns) - Tensor.unsqueeze 1 (at rows)
@@ -12,17 +12,18 @@ module Advantage =
         let past = Tensor.lessThanNumber 0.0 ahead
         Tensor.where past (Tensor.scale 0.0 powers) powers |> Tensor.toType dtype
 
-    /// sum_k share^k x_(i + k) for each i [n]; `share` in (0, 1]. One product instead of a loop.
+    /// sum_k share^k x_(i + k) for each i of x [n], as one matrix product; `share` in (0, 1].
     let discounted (share: float) (x: Tensor) : Tensor =
         let n = Tensor.size 0 x
         Tensor.matmul (discounts (Tensor.dtype x) (Tensor.device x) share n n) x
 
-    /// The value of the state after each: those of the batch moved by one, and the one beyond it (shape [1]).
+    /// V_(t+1) [n] from the values V_t [n] and the value beyond the batch [1].
     let private following (beyond: Tensor) (values: Tensor) : Tensor =
         Tensor.cat 0 [ Tensor.slice 0 1 (Tensor.size 0 values) values; beyond ]
 
-    /// Generalised advantages (Schulman et al. 2016, arXiv:1506.02438, eq. 16): discounted sums of
-    /// r_t + discount V_(t+1) - V_t. Rewards and values [n], the value beyond them [1].
+    /// Generalised advantages [n] (Schulman et al. 2016, arXiv:1506.02438, eq. 16):
+    /// sum_k (discount lambda)^k d_(t+k), d_t = r_t + discount V_(t+1) - V_t.
+    /// Rewards and values [n], the value beyond the batch [1].
     let generalised
         (discount: float)
         (lambda: float)
@@ -32,34 +33,34 @@ module Advantage =
         : Tensor =
         rewards + Tensor.scale discount (following beyond values) - values |> discounted (discount * lambda)
 
-    /// Discounted rewards to go, with the value beyond the batch [1] as the last: [n].
+    /// Returns [n]: sum_k discount^k r_(t+k), with the value beyond the batch [1] as the last reward.
     let returns (discount: float) (rewards: Tensor) (beyond: Tensor) : Tensor =
         let n = Tensor.size 0 rewards
         let discounts = discounts (Tensor.dtype rewards) (Tensor.device rewards) discount n (n + 1)
         Tensor.matmul discounts (Tensor.cat 0 [ rewards; beyond ])
 
-    /// Mean 0 and deviation 1 within the batch (deviation without Bessel's correction, plus 1e-8).
+    /// (A - mean A) / (deviation A + 1e-8) within the batch; the deviation is the biased one.
     let zScored (advantages: Tensor) : Tensor =
         let centred = advantages - Tensor.mean advantages
         let deviation = Tensor.mean (centred * centred) |> Tensor.sqrt
         centred / Tensor.addNumber 1e-8 deviation
 
-    /// The running mean of numbers that were seen before, each weighing `kept` times the next: from their weighted sum
-    /// and their count (float64 [], both from 0); 0 of none.
+    /// The running mean of the numbers seen so far, where each weighs `kept` times the next, from their weighted sum and
+    /// their count (float64 [] each, 0 at first); 0 before the first.
     let runningMean (kept: float) (sum: Tensor) (count: Tensor) : Tensor =
         let weight = Tensor.scale (log kept) count |> Tensor.exp |> Tensor.neg |> Tensor.addNumber 1.0
         sum / Tensor.clamp 1e-12 infinity weight
 
-    /// Adds a number (shape []) to such a sum, in place.
+    /// Adds x [] to the weighted sum of `runningMean`, in place: kept sum + (1 - kept) x.
     let addRunning (kept: float) (sum: Tensor) (x: Tensor) : unit =
         let x = Tensor.toType DType.Float64 x |> Tensor.scale (1.0 - kept)
         Tensor.copyInto sum (Tensor.scale kept sum + x)
 
-    /// The share of the running mean square that an update keeps.
+    /// The part of the running mean square that an update keeps.
     let private kept = 0.99
 
-    /// Divided by the root of a running mean square, which is updated in place (float64 [], from 0): the mean of
-    /// a batch stays, and with it the sign of its reward. `updates` (float64 []) came before.
+    /// Divides by the root of a running mean square, which is updated in place (float64 [], 0 at first). The mean of a batch
+    /// remains, and with it the sign of its reward. `updates` (float64 []) is the number of batches before.
     let scaled (running: Tensor) (updates: Tensor) (advantages: Tensor) : Tensor =
         addRunning kept running (Tensor.mean (advantages * advantages))
         let square = runningMean kept running (Tensor.addNumber 1.0 updates)

@@ -1,13 +1,13 @@
 namespace Ctkd.Fs
 
-/// How sure teacher and student are of a batch's instances.
+/// How confident teacher and student are of a batch's instances.
 [<ReferenceEquality>]
 type Confidence = {
     /// The agent's states, [batch, features].
     State: Tensor
-    /// 1 - (largest - second largest probability of the student), in [0, 1]: shape [batch].
+    /// 1 - (largest - second largest probability of the student), in [0, 1], shape [batch].
     Uncertainty: Tensor
-    /// Entropy of the student's prediction in nats, shape [batch].
+    /// Entropy of the student's probabilities in nats, shape [batch].
     Entropy: Tensor
 }
 
@@ -15,22 +15,22 @@ type Confidence = {
 [<RequireQualifiedAccess>]
 module Confidence =
 
-    /// Numbers of a state.
+    /// Number of features of a state.
     let width (state: RlkdState) : int =
         match state with
         | RlkdState.Confidences -> 2
         | RlkdState.Uncertainty
         | RlkdState.SecondSmallest -> 3
 
-    /// The second smallest of each row.
+    /// The second smallest number of each row: [batch].
     let private secondSmallest (x: Tensor) : Tensor =
         let struct (values, _) = Tensor.topK 2 1 (Tensor.neg x)
         Tensor.neg (Tensor.select 1 1 values)
 
-    /// <summary>What a batch shows (RLKD, eq. 6-7 and 14).</summary>
-    /// <param name="form">The numbers that make a state.</param>
+    /// <summary>States, uncertainties and entropies of a batch (RLKD, arXiv:2407.00115, eq. 6-7 and 14).</summary>
+    /// <param name="form">The features of a state.</param>
     /// <param name="teacher">Teacher logits, shape [batch, classes].</param>
-    /// <param name="student">Student logits, shape [batch, classes], outside the graph.</param>
+    /// <param name="student">Student logits, shape [batch, classes], without gradient.</param>
     let seen (form: RlkdState) (teacher: Tensor) (student: Tensor) : Confidence =
         let logQ = Tensor.logSoftmax -1 student
         let q = Tensor.exp logQ

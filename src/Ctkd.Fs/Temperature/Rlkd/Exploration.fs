@@ -1,20 +1,20 @@
 namespace Ctkd.Fs
 
-/// Efficient exploration (RLKD, eq. 14-16, after Xu et al. 2022, "Knowledge Condensation Distillation"):
-/// images whose predictions have a high, but not the highest entropy are mixed with others.
+/// Efficient exploration (RLKD, arXiv:2407.00115, eq. 14-16, after Xu et al. 2022, "Knowledge Condensation Distillation"):
+/// mixes images whose predictions have a high, but not the highest entropy with others.
 [<RequireQualifiedAccess>]
 module Exploration =
 
-    /// How many of so many images are mixed, and the first ranks of the dominant ones and of their partners.
+    /// The number of mixed images among `images`, and the first ranks of dominant images and of their partners.
     let ranks (mixing: RlkdMixing) (images: int) : struct (int * int * int) =
-        // The smallest excess keeps a share such as 0.1 of 20 whole.
+        // The excess keeps a product such as 0.1 * 20 from falling below a whole number.
         let part share = int (share * float images + 1e-9)
         struct (part mixing.Share, part mixing.Dominant, part mixing.Partner)
 
-    /// <summary>The images that are mixed: dominant ones and partners, by rank of their entropies.</summary>
+    /// <summary>Selects dominant images and partners by rank of their entropies.</summary>
     /// <param name="mixing">The ranks.</param>
-    /// <param name="entropies">Of every image, shape [N].</param>
-    /// <returns>Their positions in the set, int64 [M] each; the i-th goes with the i-th.</returns>
+    /// <param name="entropies">Entropy of every image, shape [N].</param>
+    /// <returns>Positions in the set, int64 [M] each; the i-th dominant image is mixed with the i-th partner.</returns>
     let select (mixing: RlkdMixing) (entropies: Tensor) : struct (Tensor * Tensor) =
         let struct (count, dominant, partner) = ranks mixing (Tensor.size 0 entropies)
         let struct (_, order) = Tensor.topK (max dominant partner + count) 0 entropies
@@ -22,11 +22,11 @@ module Exploration =
         struct (Tensor.slice 0 dominant (dominant + count) order,
                 Tensor.slice 0 partner (partner + count) order)
 
-    /// Weights of the dominant images by rank, from 1 down towards `Least`: 1 - (1 - Least) i / M.
+    /// Weights of the dominant images by rank i, from 1 down towards `Least`: 1 - (1 - Least) i / M.
     let weights (mixing: RlkdMixing) (count: int) : float[] =
         Array.init count (fun i -> 1.0 - (1.0 - mixing.Least) * float i / float count)
 
-    /// weight dominant + (1 - weight) partner in numbers of the weights' type; images [M, ...], weights [M].
+    /// weight dominant + (1 - weight) partner, in the weights' type; images [M, ...], weights [M].
     let mixed (weights: Tensor) (dominant: Tensor) (partner: Tensor) : Tensor =
         let exact = Tensor.toType (Tensor.dtype weights)
         let shape = Array.append [| -1L |] (Array.create (Tensor.rank dominant - 1) 1L)
@@ -34,14 +34,14 @@ module Exploration =
         let partner = exact partner
         partner + weights * (exact dominant - partner)
 
-    /// Pixels as bytes: rounded, or, as released, cut.
+    /// Pixels as bytes: rounded, or, as released, truncated.
     let bytes (cut: bool) (pixels: Tensor) : Tensor =
-        // 28.2 may come as 28.199999 and 15 as 14.999999: a thousandth of a grey level is no cut.
+        // A whole number may be 14.999999 after rounding: a thousandth of a grey level keeps it from being truncated.
         Tensor.addNumber (if cut then 1e-3 else 0.5) pixels |> Tensor.toType DType.Byte
 
-    /// <summary>Mixes the training images of an epoch; the given set stays as it is.</summary>
+    /// <summary>Returns the training images of an epoch with some of them mixed; `set` is unchanged.</summary>
     /// <param name="mixing">How images are mixed.</param>
-    /// <param name="dtype">Type of the weights.</param>
+    /// <param name="dtype">Type of the weights and of the computation.</param>
     /// <param name="dominant">Positions of the dominant images, int64 [M].</param>
     /// <param name="partner">Positions of their partners, int64 [M].</param>
     /// <param name="set">All images, N.</param>
@@ -85,8 +85,8 @@ module Exploration =
                     }
         }
 
-    /// Writes a batch's entropies into the table [N], in place: the latest of images that are not blends, or the sum over
-    /// the epochs from the second on (`epoch` counts from 1).
+    /// Writes a batch's entropies [batch] into the table [N], in place: the latest of images that are not mixed, or the sum
+    /// over the epochs from the second on. `epoch` counts from 1.
     let record (history: RlkdHistory) (epoch: int) (batch: Batch) (entropies: Tensor) (table: Tensor) : unit =
         let entropies = Tensor.toType (Tensor.dtype table) entropies
         let old () = Tensor.indexSelect 0 batch.Index table

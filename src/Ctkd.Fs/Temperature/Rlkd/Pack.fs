@@ -1,32 +1,42 @@
 namespace Ctkd.Fs
 
-/// A small network whose parameters lie in one vector: an optimiser's step, a norm, is then one call of the
-/// engine and not one a layer.
+/// A small network whose parameters lie in one vector: an optimiser's step and a norm then take one call of the engine
+/// and not one per layer.
 type Pack = {
-    /// The parameters in their order, as they are initialised.
+    /// The parameters in the order of the vector, with their initial values.
     Declares: Declaration list
-    /// The shapes as the network reads the vector.
+    /// The shapes in which the network reads the vector.
     Shapes: int list list
 }
 
-/// A packed network that Adam trains: parameters and moments, each a vector.
+/// A packed network and its state of Adam: parameters and moments, each a vector.
 [<ReferenceEquality>]
 type Learner = { Pack: Pack; Weights: Tensor; First: Tensor; Second: Tensor }
 
 [<RequireQualifiedAccess>]
 module Pack =
 
-    /// Linear layers one after the other, with PyTorch's start.
+    /// A pack whose network reads its parameters in the shapes in which they are initialised.
+    let ofDeclarations (declares: Declaration list) : Pack = {
+        Declares = declares
+        Shapes = declares |> List.map _.Shape
+    }
+
+    /// Linear layers in sequence, with PyTorch's initial values.
     let ofLayers (layers: Dense list) : Pack =
-        let declares = layers |> List.map Linear |> Sequence |> Layer.declarations Starts.pyTorch
-        { Declares = declares; Shapes = declares |> List.map _.Shape }
+        layers |> List.map Linear |> Sequence |> Layer.declarations Starts.pyTorch |> ofDeclarations
 
     let private size (shape: int list) : int = List.fold (*) 1 shape
 
     /// Number of parameters.
     let count (pack: Pack) : int = pack.Shapes |> List.sumBy size
 
-    /// Fresh parameters.
+    /// Multiply-accumulates of a network of linear layers for one row: the sizes of its matrices.
+    let macs (pack: Pack) : Macs =
+        let matrices = pack.Shapes |> List.filter (fun shape -> shape.Length = 2)
+        { Macs.Zero with Linear = matrices |> List.sumBy size |> int64 }
+
+    /// Initial parameters.
     let start (dtype: DType) (device: Device) (rng: Rng) (pack: Pack) : Tensor =
         Tensor.scope (fun () ->
             Initialise.tree dtype device rng pack.Declares
@@ -51,23 +61,24 @@ module Pack =
     let joined (gradients: Tensor[]) : Tensor =
         gradients |> List.ofArray |> List.map (Tensor.reshape [| -1L |]) |> Tensor.cat 0
 
-    /// A gradient shortened to a norm, as PyTorch does it.
+    /// Shortens a gradient to a norm: g min(1, longest / (|g| + 1e-6)), as PyTorch does.
     let clipped (longest: float) (gradient: Tensor) : Tensor =
         let norm = Tensor.norm gradient |> Tensor.addNumber 1e-6
         let limit = Tensor.scalar (Tensor.dtype gradient) (Tensor.device gradient) longest
         gradient * Tensor.clamp 0.0 1.0 (limit / norm)
 
+/// Packed networks in the agent's state, and their training.
 [<RequireQualifiedAccess>]
 module Learner =
     let private names = [ "weights"; "first"; "second" ]
 
-    /// A fresh learner as named tensors.
+    /// An untrained network as named tensors: NAME/weights, NAME/first, NAME/second.
     let start (dtype: DType) (device: Device) (rng: Rng) (name: string) (pack: Pack) : Tree =
         let zeros () = Tensor.zeros dtype device [| int64 (Pack.count pack) |]
         let weights = Pack.start dtype device (Rng.split name rng) pack
         List.zip names [ weights; zeros (); zeros () ] |> Tree.ofSeq |> Tree.prefixed (name + "/")
 
-    /// The learner of a name.
+    /// The network of a name in the agent's state.
     let find (pack: Pack) (name: string) (tree: Tree) : Learner =
         let tensor part = Tree.find $"{name}/{part}" tree
 
@@ -81,12 +92,12 @@ module Learner =
     /// The parameters by layer.
     let weights (learner: Learner) : Tensor[] = Pack.views learner.Pack learner.Weights
 
-    /// The parameters by layer as leaves of a graph. They share the vector's memory: each pass reads what the one
-    /// before it wrote.
+    /// The parameters by layer as leaves of a graph. They share the vector's memory: each pass reads what the pass before
+    /// it wrote.
     let leaves (learner: Learner) : Tensor[] = weights learner |> Array.map Autograd.leaf
 
-    /// One step down a loss of the leaves, in place; the gradient is shortened to the norm, if there is one.
-    /// Answers the loss before the step: shape [].
+    /// Takes one step of Adam down a loss of the leaves, in place; shortens the gradient to the norm `longest`, if given.
+    /// Returns the loss before the step, shape [].
     let pass
         (now: AdamStep)
         (longest: float option)
@@ -102,7 +113,7 @@ module Learner =
             Tensor.detach value
         )
 
-    /// As `pass`, once for each of the steps; answers the loss before the first.
+    /// Runs `pass` once per step. Returns the loss before the first, shape [].
     let descend
         (steps: AdamStep[])
         (longest: float option)
@@ -112,55 +123,15 @@ module Learner =
         let leaves = leaves learner
         steps |> Array.map (fun now -> pass now longest learner leaves loss) |> Array.head
 
-/// A learner in plain numbers: for networks so small that calls of an engine cost more than the arithmetic, and only where
-/// tensors lie in the processor's own memory, so that reading them waits for nothing.
-[<NoComparison>]
-type Numbers = { Parameters: float[]; Mean: float[]; Square: float[] }
-
+/// Two linear layers: inputs to 16 units to one number.
 [<RequireQualifiedAccess>]
-module Numbers =
+module Perceptron =
+    let private hidden = 16
 
-    /// A learner's numbers, each vector in the order that `arrange` gives it.
-    let ofLearner (arrange: float[] -> float[]) (learner: Learner) : Numbers =
-        let read = Tensor.toFloats >> arrange
+    /// The parameters: weights [16, inputs], biases [16], weights [1, 16], bias [1].
+    let pack (inputs: int) : Pack =
+        Pack.ofLayers [ Layer.dense "hidden" inputs hidden; Layer.dense "output" hidden 1 ]
 
-        {
-            Parameters = read learner.Weights
-            Mean = read learner.First
-            Square = read learner.Second
-        }
-
-    /// Writes the numbers back, in place; `arrange` is the reverse.
-    let into (arrange: float[] -> float[]) (learner: Learner) (numbers: Numbers) : unit =
-        let write (target: Tensor) (values: float[]) =
-            Tensor.scoped (fun () ->
-                Tensor.ofFloats (Tensor.dtype target) [ values.Length ] (arrange values)
-                |> Tensor.copyInto target
-            )
-
-        write learner.Weights numbers.Parameters
-        write learner.First numbers.Mean
-        write learner.Second numbers.Square
-
-    /// Settings, rate and epsilon of each step.
-    let rates (steps: AdamStep[]) : struct (Adam * float * float)[] =
-        steps
-        |> Array.map (fun step ->
-            let adam, t = step.Of, Tensor.toFloat step.Number
-            let second = sqrt (1.0 - adam.Beta2 ** t)
-            struct (adam, adam.Rate * second / (1.0 - adam.Beta1 ** t), adam.Epsilon * second)
-        )
-
-    /// One step of Adam, in place.
-    let step
-        (struct (adam, rate, epsilon): struct (Adam * float * float))
-        (gradient: float[])
-        (numbers: Numbers)
-        : unit =
-        let p, m, v = numbers.Parameters, numbers.Mean, numbers.Square
-
-        for i in 0 .. p.Length - 1 do
-            let g = gradient[i]
-            m[i] <- adam.Beta1 * m[i] + (1.0 - adam.Beta1) * g
-            v[i] <- adam.Beta2 * v[i] + (1.0 - adam.Beta2) * g * g
-            p[i] <- p[i] - rate * m[i] / (sqrt v[i] + epsilon)
+    /// Outputs [batch] of inputs [batch, inputs]; `activation` follows the hidden layer.
+    let forward (activation: Tensor -> Tensor) (p: Tensor[]) (x: Tensor) : Tensor =
+        Tensor.linear p[0] (Some p[1]) x |> activation |> Tensor.linear p[2] (Some p[3]) |> Tensor.squeeze 1

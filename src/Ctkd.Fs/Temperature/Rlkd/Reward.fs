@@ -2,7 +2,7 @@ namespace Ctkd.Fs
 
 open System
 
-/// What a batch's temperatures led to (RLKD, eq. 9).
+/// The reward of a batch's temperatures (RLKD, arXiv:2407.00115, eq. 9).
 [<RequireQualifiedAccess>]
 module Reward =
 
@@ -18,13 +18,13 @@ module Reward =
         let known = Tensor.clamp 0.0 1.0 (truth + Tensor.sumOver 0 predicted)
         Tensor.sum (hits / Tensor.clamp 1.0 infinity truth) / Tensor.sum known
 
-    /// The accuracy of a batch, 0 .. 1: shape [].
+    /// The accuracy of a batch in [0, 1], shape [], from labels int64 [batch] and logits [batch, classes].
     let accuracy (kind: RlkdAccuracy) (labels: Tensor) (logits: Tensor) : Tensor =
         match kind with
         | RlkdAccuracy.Micro -> micro labels logits
         | RlkdAccuracy.Macro -> macro labels logits
 
-    /// The released factor: three falling cosines and 1, on epochs that end at the boundaries.
+    /// The released factor: a falling cosine up to each of three epochs, then 1.
     let private cosines (first: int, second: int, third: int) (epoch: int) : float =
         let wave height period = height * ((cos (Math.PI * float epoch / period) + 1.0) / 2.0 + 1.0)
 
@@ -33,15 +33,15 @@ module Reward =
         elif epoch < third then wave 2.0 30.0
         else 1.0
 
-    /// The reward's factor in an epoch.
+    /// The reward's factor in an epoch, counted from 1.
     let factor (factor: RlkdFactor) (epoch: int) : float =
         match factor with
         | RlkdFactor.Ramp epochs -> min 1.0 (float epoch / float epochs)
         | RlkdFactor.CosineCifar -> cosines (150, 210, 240) epoch
         | RlkdFactor.CosineImageNet -> cosines (30, 60, 90) epoch
 
-    /// The reward of the temperatures of a batch, from its accuracy, that of the batch before it and that of
-    /// the one after it: shape [] each.
+    /// The reward R [] of a batch's temperatures from the accuracies of the batch before, the batch itself and the batch
+    /// after, shape [] each. Next: factor (after - own). Lagged: factor (own - before).
     let ofAccuracies
         (kind: RlkdReward)
         (factor: float)

@@ -1,6 +1,6 @@
 namespace Ctkd.Fs
 
-/// A batch that the agent acted on, and has not learned from yet.
+/// A batch that the agent acted on and has yet to learn from.
 [<ReferenceEquality>]
 type RlkdExperience = {
     /// [batch, features].
@@ -9,11 +9,11 @@ type RlkdExperience = {
     Draws: Tensor
 }
 
-/// What RLKD's agent learns from a batch: the reward is shared out, states are masked, critic and actor descend.
+/// How the agent learns from a batch: its reward is split among the instances, states are masked, critic and actor descend.
 [<RequireQualifiedAccess>]
 module RlkdLearning =
 
-    /// Number of optimiser steps that came before, for a part that takes so many an update.
+    /// Number of optimiser steps done so far by a part that takes `steps` per update.
     let private taken (tree: Tree) (steps: int) : Tensor =
         Tree.find "updates" tree |> Tensor.scale (float steps)
 
@@ -21,88 +21,102 @@ module RlkdLearning =
         Adam.ahead (Adam.ofRate config.CreditRate) steps (taken tree steps)
 
     /// The value beyond a batch, [1]: that of the next batch's first state, or of the batch's own last one.
-    let private beyond
-        (config: RlkdConfig)
-        (nets: RlkdNetworks)
-        (tree: Tree)
-        (states: Tensor)
-        (next: Tensor)
-        : Tensor =
+    let private beyond (nets: RlkdNetworks) (tree: Tree) (states: Tensor) (next: Tensor) : Tensor =
         let last = Tensor.size 0 states - 1
-        let state = if config.LooksAhead then next else Tensor.slice 0 last (last + 1) states
-        Critic.forward (Learner.weights (Learner.find nets.Critic "critic" tree)) state
 
-    /// The share of the running mean of rewards that an update keeps.
+        (if nets.Config.LooksAhead then next else Tensor.slice 0 last (last + 1) states)
+        |> RlkdNetworks.values nets tree
+
+    let private temperatures (nets: RlkdNetworks) (experience: RlkdExperience) : Tensor =
+        Actor.squash nets.Config.CoolestT experience.Draws
+
+    /// The part of the running mean of rewards that an update keeps.
     let private usualKept = 0.95
 
-    /// A batch's reward R [] as rewards of its instances [batch], and the corrector's loss; the corrector is trained.
-    let private shared
-        (config: RlkdConfig)
+    /// The mean of the rewards before this one, shape []; adds this one to it, in place.
+    let private usual (tree: Tree) (reward: Tensor) : Tensor =
+        let sum = Tree.find "usual" tree
+
+        let usual =
+            Advantage.runningMean usualKept sum (Tree.find "updates" tree)
+            |> Tensor.toType (Tensor.dtype reward)
+
+        Advantage.addRunning usualKept sum reward
+        usual
+
+    /// <summary>Splits a batch's reward among its instances; trains the corrector on it.</summary>
+    /// <param name="nets">The agent.</param>
+    /// <param name="tree">Its state, updated in place.</param>
+    /// <param name="experience">The batch.</param>
+    /// <param name="next">First state of the next batch, shape [1, features].</param>
+    /// <param name="reward">R, shape [].</param>
+    /// <returns>Rewards for the advantages, shape [batch], and the corrector's loss before, shape [].</returns>
+    let credit
         (nets: RlkdNetworks)
         (tree: Tree)
         (experience: RlkdExperience)
         (next: Tensor)
         (reward: Tensor)
         : struct (Tensor * Tensor) =
-        let sparse = Corrector.sparse (Tensor.size 0 experience.Draws) reward
-        let t = Actor.squash config.CoolestT experience.Draws
+        let config = nets.Config
+        let count = Tensor.size 0 experience.Draws
+        let sparse = Corrector.sparse count reward
 
         match nets.Corrector with
         | None -> struct (sparse, Tensor.scale 0.0 reward)
         | Some pack ->
             let steps = creditSteps config tree config.CorrectorSteps
-            let x = Corrector.inputs config.Corrector experience.States t
-            let train = Corrector.train config.Corrector steps (Learner.find pack "corrector" tree)
+            let x = temperatures nets experience |> Corrector.inputs config.Corrector experience.States
+            let learner = Learner.find pack "corrector" tree
+
+            let split reward returns =
+                let struct (loss, g) = Corrector.train config.Corrector steps learner reward returns x
+                struct (Corrector.redistribute config.Corrector reward returns g, loss)
 
             let struct (corrected, loss) =
                 if config.Corrector = RlkdCorrector.Linear then
                     // As released: towards the discounted returns.
-                    let beyond = beyond config nets tree experience.States next
-                    let returns = Advantage.returns config.Ppo.Discount sparse beyond
-                    let struct (loss, g) = train reward returns x
-                    struct (Corrector.redistribute config.Corrector reward returns g, loss)
+                    beyond nets tree experience.States next
+                    |> Advantage.returns config.Ppo.Discount sparse
+                    |> split reward
                 else
-                    // The network predicts by how much a reward differs from the usual one, which all share alike: else
-                    // its start along the batch, from nothing to that constant, would count as reward of the first ones.
-                    let sum = Tree.find "usual" tree
-
-                    let usual =
-                        Advantage.runningMean usualKept sum (Tree.find "updates" tree)
-                        |> Tensor.toType (Tensor.dtype reward)
-
+                    // The network predicts the difference from the usual reward, which all instances share alike. Its
+                    // predictions begin near 0: a constant reward would be credited to the first instances.
+                    let usual = usual tree reward
                     let unusual = reward - usual
-                    Advantage.addRunning usualKept sum reward
-                    let struct (loss, g) = train unusual unusual x
-                    let shares = Corrector.redistribute config.Corrector unusual unusual g
-                    struct (shares + Tensor.scale (1.0 / float (Tensor.size 0 g)) usual, loss)
+                    let struct (shares, loss) = split unusual unusual
+                    struct (shares + Tensor.scale (1.0 / float count) usual, loss)
 
             struct ((if config.Corrects then corrected else sparse), loss)
 
-    /// <summary>A batch's reward as rewards of its instances; the corrector is trained on it.</summary>
-    /// <param name="config">The agent.</param>
-    /// <param name="tree">Its state, updated in place.</param>
-    /// <param name="experience">The batch.</param>
-    /// <param name="next">First state of the batch after it, shape [1, features].</param>
-    /// <param name="reward">R, shape [].</param>
-    /// <returns>Rewards as the advantages use them, and the corrector's loss before.</returns>
-    let credit
-        (config: RlkdConfig)
-        (tree: Tree)
-        (experience: RlkdExperience)
-        (next: Tensor)
-        (reward: Tensor)
-        : struct (Tensor * Tensor) =
-        shared config (RlkdNetworks.create config) tree experience next reward
+    /// Trains mask and estimator, if the agent has them. Returns the masks [rows, 1] of states [rows, features], or the
+    /// number 1, as a function, and the losses of both, shape [] each.
+    let private masks (nets: RlkdNetworks) (tree: Tree) (states: Tensor) (reward: Tensor) =
+        let config = nets.Config
+
+        match nets.Mask with
+        | None ->
+            let none = Tensor.scale 0.0 reward
+            let one = Tensor.addNumber 1.0 none
+            struct ((fun _ -> one), none, none)
+        | Some pack ->
+            let steps = creditSteps config tree config.UpdaterSteps
+            let masker, estimator = Learner.find pack "mask" tree, Learner.find pack "estimator" tree
+
+            let struct (maskLoss, error) =
+                Updater.train config.Updater config.MaskWeight steps masker estimator reward states
+
+            struct (Updater.mask (Learner.weights masker), maskLoss, error)
 
     /// <summary>Learns from a batch: mask, then critic and actor.</summary>
-    /// <param name="config">The agent.</param>
+    /// <param name="nets">The agent.</param>
     /// <param name="tree">Its state, updated in place.</param>
     /// <param name="experience">The batch.</param>
-    /// <param name="next">First state of the batch after it, shape [1, features].</param>
+    /// <param name="next">First state of the next batch, shape [1, features].</param>
     /// <param name="reward">R, shape [].</param>
     /// <param name="credit">Rewards of the instances, shape [batch], and the corrector's loss, shape [].</param>
     let improve
-        (config: RlkdConfig)
+        (nets: RlkdNetworks)
         (tree: Tree)
         (experience: RlkdExperience)
         (next: Tensor)
@@ -110,32 +124,14 @@ module RlkdLearning =
         (credit: struct (Tensor * Tensor))
         : unit =
         let struct (rewards, correctorLoss) = credit
-        let nets = RlkdNetworks.create config
-        let ppo, states = config.Ppo, experience.States
-        let actor, critic = Learner.find nets.Actor "actor" tree, Learner.find nets.Critic "critic" tree
-
-        // Masks [rows, 1] of states, or the number 1, and the losses.
-        let maskOf, struct (updaterLoss, estimatorLoss) =
-            if config.Updater = RlkdUpdater.Off then
-                let none = Tensor.scale 0.0 reward
-                let one = Tensor.addNumber 1.0 none
-                (fun _ -> one), struct (none, none)
-            else
-                let steps = creditSteps config tree config.UpdaterSteps
-
-                let masker, estimator =
-                    Learner.find nets.Mask "mask" tree, Learner.find nets.Mask "estimator" tree
-
-                let losses =
-                    Updater.train config.Updater config.MaskWeight steps masker estimator reward states
-
-                Updater.mask (Learner.weights masker), losses
-
+        let config, states = nets.Config, experience.States
+        let ppo = config.Ppo
+        let struct (maskOf, updaterLoss, estimatorLoss) = masks nets tree states reward
         let mask = maskOf states
         let updated = mask * states
 
-        // The value beyond the batch is masked as those within it: seen raw it would be larger by 1 / M, and the
-        // critic, which learns from masked states to predict it, would run after itself without end.
+        // The value beyond the batch is masked like those within it. Unmasked it would be larger by 1 / M, and the critic,
+        // which learns from masked states to predict it, would grow without bound.
         let valued, next =
             if config.Masked = RlkdMasked.Afterwards then
                 states, next
@@ -148,20 +144,20 @@ module RlkdLearning =
             | RlkdMasked.States -> updated, updated
             | RlkdMasked.Afterwards -> states, updated
 
-        let t = Actor.squash config.CoolestT experience.Draws
-        let values = Critic.forward (Learner.weights critic) valued
-        let policyOf = Actor.forward config.Spread (Learner.weights actor)
-        let policy = policyOf acted
-        let beyond = beyond config nets tree states next
+        let policy = RlkdNetworks.policy nets tree acted
+        let values, beyond = RlkdNetworks.values nets tree valued, beyond nets tree states next
         let advantages = Advantage.generalised ppo.Discount ppo.Lambda rewards values beyond
 
-        // As it is, a draw would lie deviations away from a narrow policy's mean at the masked state, and drag it along
-        // whatever it earned.
+        // An unchanged draw would lie deviations away from a narrow policy's mean at the masked state, and pull the mean
+        // towards itself whatever it earned.
         let draws =
             if config.Masked = RlkdMasked.States then
-                Actor.draw (Actor.noiseOf (policyOf states) experience.Draws) policy
+                let noise = experience.Draws |> Actor.noiseOf (RlkdNetworks.policy nets tree states)
+                Actor.draw noise policy
             else
                 experience.Draws
+
+        let t = temperatures nets experience
 
         let batch = {
             ActorStates = actorStates
@@ -177,10 +173,12 @@ module RlkdLearning =
             Returns = Advantage.returns ppo.Discount rewards beyond
         }
 
-        let taken = taken tree ppo.Passes
-        let criticLoss = Ppo.criticPasses ppo taken critic batch
-        let actorLoss = Ppo.actorPasses ppo config.Spread config.Likelihood taken actor batch
-        let updates = Tree.find "updates" tree
+        let taken, updates = taken tree ppo.Passes, Tree.find "updates" tree
+        let criticLoss = Ppo.criticPasses ppo taken (RlkdNetworks.critic nets tree) batch
+
+        let actorLoss =
+            Ppo.actorPasses ppo config.Spread config.Likelihood taken (RlkdNetworks.actor nets tree) batch
+
         Tensor.copyInto updates (Tensor.addNumber 1.0 updates)
 
         Tree.find "sums" tree
@@ -195,14 +193,14 @@ module RlkdLearning =
             ActorLoss = actorLoss
         }
 
-    /// One update from a batch with the reward R [].
+    /// Updates the agent from a batch with the reward R [].
     let learn
-        (config: RlkdConfig)
+        (nets: RlkdNetworks)
         (tree: Tree)
         (experience: RlkdExperience)
         (next: Tensor)
         (reward: Tensor)
         : unit =
         Tensor.scoped (fun () ->
-            credit config tree experience next reward |> improve config tree experience next reward
+            credit nets tree experience next reward |> improve nets tree experience next reward
         )

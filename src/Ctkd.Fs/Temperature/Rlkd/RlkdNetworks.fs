@@ -1,10 +1,18 @@
 namespace Ctkd.Fs
 
-/// The networks of RLKD's agent.
+/// An agent's configuration and its networks, built once.
 [<NoComparison; NoEquality>]
-type RlkdNetworks = { Actor: Pack; Critic: Pack; Corrector: Pack option; Mask: Pack }
+type RlkdNetworks = {
+    Config: RlkdConfig
+    Actor: Pack
+    Critic: Pack
+    /// None where rewards are not corrected.
+    Corrector: Pack option
+    /// The network of the mask and of the estimator; None where states are not masked.
+    Mask: Pack option
+}
 
-/// Networks, and the agent's state: everything that changes, as named tensors.
+/// The networks, and the agent's state: everything that changes, as named tensors.
 [<RequireQualifiedAccess>]
 module RlkdNetworks =
 
@@ -13,30 +21,51 @@ module RlkdNetworks =
         let features = Confidence.width config.State
 
         {
+            Config = config
             Actor = Actor.pack config.Spread features
             Critic = Critic.pack features
             Corrector = Corrector.pack config.Corrector features
-            Mask = Updater.pack features
+            Mask = if config.Updater = RlkdUpdater.Off then None else Some(Updater.pack features)
         }
 
-    /// A fresh state of the agent, for so many training images and batches of so many.
+    /// The actor in the agent's state.
+    let actor (nets: RlkdNetworks) (tree: Tree) : Learner = Learner.find nets.Actor "actor" tree
+
+    /// The critic in the agent's state.
+    let critic (nets: RlkdNetworks) (tree: Tree) : Learner = Learner.find nets.Critic "critic" tree
+
+    /// The policy for states [batch, features].
+    let policy (nets: RlkdNetworks) (tree: Tree) (states: Tensor) : Gaussian =
+        Actor.forward nets.Config.Spread (Learner.weights (actor nets tree)) states
+
+    /// Values [batch] of states [batch, features].
+    let values (nets: RlkdNetworks) (tree: Tree) (states: Tensor) : Tensor =
+        Critic.forward (Learner.weights (critic nets tree)) states
+
+    /// <summary>A fresh state of the agent.</summary>
+    /// <param name="nets">Its networks.</param>
+    /// <param name="images">Number of training images.</param>
+    /// <param name="batch">Images per batch.</param>
+    /// <param name="dtype">Type of the networks.</param>
+    /// <param name="device">Where the state lies.</param>
+    /// <param name="rng">Decides the initial parameters.</param>
     let start
-        (config: RlkdConfig)
+        (nets: RlkdNetworks)
         (images: int)
         (batch: int)
         (dtype: DType)
         (device: Device)
         (rng: Rng)
         : Tree =
-        let nets = create config
         let learner name pack = Learner.start dtype device rng name pack
-        let features = Confidence.width config.State
+        let optional names = Option.map (fun pack -> names |> List.map (fun name -> learner name pack))
+        let features = Confidence.width nets.Config.State
 
         let zeros dtype (shape: int list) =
             Tensor.zeros dtype device (shape |> List.map int64 |> Array.ofList)
 
         let exploration =
-            match config.Mixing with
+            match nets.Config.Mixing with
             | None -> Tree.empty
             | Some mixing ->
                 let struct (count, _, _) = Exploration.ranks mixing images
@@ -50,14 +79,12 @@ module RlkdNetworks =
         Tree.concat [
             learner "actor" nets.Actor
             learner "critic" nets.Critic
-            nets.Corrector |> Option.map (learner "corrector") |> Option.defaultValue Tree.empty
-            if config.Updater <> RlkdUpdater.Off then
-                learner "mask" nets.Mask
-                learner "estimator" nets.Mask
+            yield! nets.Corrector |> optional [ "corrector" ] |> Option.defaultValue []
+            yield! nets.Mask |> optional [ "mask"; "estimator" ] |> Option.defaultValue []
             Tree.ofSeq [
                 "pending/states", zeros dtype [ batch; features ]
                 "pending/draws", zeros dtype [ batch ]
-                // Of the latest batch, and of the one before it.
+                // Accuracy of the latest batch, and of the one before it.
                 "accuracy/own", zeros dtype []
                 "accuracy/before", zeros dtype []
                 // Running means of the reward and of the advantages' squares.

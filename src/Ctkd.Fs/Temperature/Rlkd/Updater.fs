@@ -1,27 +1,36 @@
 namespace Ctkd.Fs
 
-/// Masks states before the policy learns from them (RLKD, eq. 12-13, after Liu et al. 2023, "Deep State
-/// Identifier"): s' = M(s) s with one factor in (0, 1) an instance, small where an estimator of the return
-/// does without the state.
+/// Masks states before the critic or the policy learns from them (RLKD, arXiv:2407.00115, eq. 12-13, after Liu et al. 2023,
+/// "Deep State Identifier"): s' = M(s) s with one factor in (0, 1) per instance, which is small where an estimator of the
+/// return does not need the state.
 [<RequireQualifiedAccess>]
 module Updater =
-    /// The mask's network and the estimator's: features to 16 to 1.
+    /// The network of the mask and that of the estimator.
     let pack (features: int) : Pack = Perceptron.pack features
 
-    /// What the networks do to their hidden layer: the mask's is linear, as released.
-    let private ofMask, private ofEstimator = Activation.Identity, Activation.Relu
-
-    /// M [batch, 1] of states [batch, features]: two linear layers and a sigmoid.
+    /// Masks M [batch, 1] of states [batch, features]: two linear layers, as released, and a sigmoid.
     let mask (p: Tensor[]) (states: Tensor) : Tensor =
-        Perceptron.forward ofMask p states |> Tensor.sigmoid |> Tensor.unsqueeze 1
+        Perceptron.forward id p states |> Tensor.sigmoid |> Tensor.unsqueeze 1
 
-    /// The return of states [batch, features] as it is estimated, [batch].
-    let estimate (p: Tensor[]) (states: Tensor) : Tensor = Perceptron.forward ofEstimator p states
+    /// Estimated returns G [batch] of states [batch, features].
+    let estimate (p: Tensor[]) (states: Tensor) : Tensor = Perceptron.forward Tensor.relu p states
 
     let private meanSquare (x: Tensor) : Tensor = Tensor.mean (x * x)
 
-    /// As `train` by the engine, on any device.
-    let trainByEngine
+    /// <summary>
+    /// Trains mask and estimator on a batch, in place. Estimated: each step descends first, in the estimator,
+    /// mean_t (G(s_t) - R)^2, then, in the mask, mean_t (G(M s_t) - R)^2 + weight mean_t M_t. Collapsing, as released:
+    /// each step descends weight sum_t M_t in the mask.
+    /// </summary>
+    /// <param name="kind">How the mask is trained.</param>
+    /// <param name="weight">Weight of the mask's size.</param>
+    /// <param name="steps">The steps of Adam.</param>
+    /// <param name="masker">The mask's network.</param>
+    /// <param name="estimator">The estimator's network.</param>
+    /// <param name="reward">R: shape [], or [batch] for a return of each instance.</param>
+    /// <param name="states">Shape [batch, features].</param>
+    /// <returns>The first losses of mask and estimator, shape [] each.</returns>
+    let train
         (kind: RlkdUpdater)
         (weight: float)
         (steps: AdamStep[])
@@ -31,7 +40,7 @@ module Updater =
         (states: Tensor)
         : struct (Tensor * Tensor) =
         let maskLeaves, estimatorLeaves = Learner.leaves masker, Learner.leaves estimator
-        // The mask's loss sees the estimator as it is, outside the graph.
+        // The mask's loss reads the estimator's latest weights, outside the graph.
         let frozen = Learner.weights estimator
 
         let turn (now: AdamStep) =
@@ -52,77 +61,6 @@ module Updater =
             | RlkdUpdater.Collapsing ->
                 let loss p = mask p states |> Tensor.sum |> Tensor.scale weight
                 struct (descend masker maskLeaves loss, Tensor.scale 0.0 reward)
-            | RlkdUpdater.Off -> invalidArg (nameof kind) "states that are not masked need no training."
+            | RlkdUpdater.Off -> invalidArg (nameof kind) "an updater that is off has no networks."
 
         steps |> Array.map turn |> Array.head
-
-    /// As `train` for the estimated mask, in plain numbers.
-    let trainByHand
-        (weight: float)
-        (steps: AdamStep[])
-        (masker: Learner)
-        (estimator: Learner)
-        (reward: Tensor)
-        (states: Tensor)
-        : struct (Tensor * Tensor) =
-        let features, batch = Tensor.size 1 states, Tensor.size 0 states
-        let s, returns = Tensor.toFloats states, Tensor.toFloats reward
-        let masks, estimates = Numbers.ofLearner id masker, Numbers.ofLearner id estimator
-        let m, e = masks.Parameters, estimates.Parameters
-        let goal t = if returns.Length = 1 then returns[0] else returns[t]
-        let part = 1.0 / float batch
-
-        let inner, outer =
-            Array.zeroCreate<float> Perceptron.hidden, Array.zeroCreate<float> Perceptron.hidden
-
-        let gradient = Array.zeroCreate<float> m.Length
-
-        /// One step down the sum over the instances of what a body answers, and of which it adds the gradient.
-        let descend now (numbers: Numbers) (body: int -> float) =
-            System.Array.Clear gradient
-            let mutable loss = 0.0
-
-            for t in 0 .. batch - 1 do
-                loss <- loss + body t
-
-            Numbers.step now gradient numbers
-            loss
-
-        let estimated t =
-            let error = Perceptron.output ofEstimator features e s t 1.0 inner - goal t
-            Perceptron.back ofEstimator features e s t inner (2.0 * part * error) gradient
-            part * error * error
-
-        let masked t =
-            let mask = 1.0 / (1.0 + exp -(Perceptron.output ofMask features m s t 1.0 inner))
-            let error = Perceptron.output ofEstimator features e s t mask outer - goal t
-            let slope = part * (2.0 * error * Perceptron.byFactor ofEstimator features e s t outer + weight)
-            Perceptron.back ofMask features m s t inner (slope * mask * (1.0 - mask)) gradient
-            part * (error * error + weight * mask)
-
-        let turn now =
-            let error = descend now estimates estimated
-            struct (descend now masks masked, error)
-
-        let struct (maskLoss, error) = Numbers.rates steps |> Array.map turn |> Array.head
-        Numbers.into id masker masks
-        Numbers.into id estimator estimates
-        let number = Tensor.scalar (Tensor.dtype reward) Device.Cpu
-        struct (number maskLoss, number error)
-
-    /// Trains estimator and mask on the states of a batch with reward R, in place. Estimated: in turn one step of the
-    /// estimator on states as seen and one of the mask on mean_t (G(M s_t) - R)^2 + weight mean_t M_t. Collapsing, as
-    /// released: the mask alone, on weight sum_t M_t. Answers the first losses of mask and estimator, shape [] each.
-    let train
-        (kind: RlkdUpdater)
-        (weight: float)
-        (steps: AdamStep[])
-        (masker: Learner)
-        (estimator: Learner)
-        (reward: Tensor)
-        (states: Tensor)
-        : struct (Tensor * Tensor) =
-        if kind = RlkdUpdater.Estimated && Tensor.device states = Device.Cpu then
-            trainByHand weight steps masker estimator reward states
-        else
-            trainByEngine kind weight steps masker estimator reward states

@@ -23,13 +23,13 @@ let tests =
                     Array.scanBack (fun x sum -> x + share * sum) xs start |> Array.truncate n
 
                 Tensor.scoped (fun () ->
-                    let beyond' = row [| beyond |]
+                    let last = row [| beyond |]
 
-                    Advantage.generalised 0.99 0.95 (row rewards) (row values) beyond'
+                    Advantage.generalised 0.99 0.95 (row rewards) (row values) last
                     |> Tensor.toFloats
                     |> Must.beClose 1e-10 1e-10 (recursion (0.99 * 0.95) 0.0 deltas)
 
-                    Advantage.returns 0.99 (row rewards) beyond'
+                    Advantage.returns 0.99 (row rewards) last
                     |> Tensor.toFloats
                     |> Must.beClose 1e-10 1e-10 (recursion 0.99 beyond rewards)
                 )

@@ -12,7 +12,7 @@ let private mixing (config: RlkdConfig) : RlkdMixing = Option.get config.Mixing
 let private chosen (struct (dominant, partner): struct (Tensor * Tensor)) =
     Array.map float (Tensor.toInt64s dominant), Array.map float (Tensor.toInt64s partner)
 
-/// A batch of the images at these positions; nobody looks at their pixels.
+/// A batch of the images at these positions; their pixels are not read.
 let private batchOf (index: int64[]) : Batch = {
     Images = Tensor.zeros DType.Float64 Device.Cpu [| int64 index.Length; 3L; 2L; 2L |]
     Labels = Tensor.zeros DType.Int64 Device.Cpu [| int64 index.Length |]

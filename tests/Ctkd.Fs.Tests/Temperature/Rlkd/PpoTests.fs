@@ -1,4 +1,4 @@
-/// What actor and critic descend (F15, F16).
+/// The losses of actor and critic (F15, F16).
 module Ctkd.Fs.Tests.PpoTests
 
 open Expecto

@@ -21,9 +21,9 @@ let tests =
 
         test "the accuracy of a batch, over instances and over classes" {
             reading (fun expected ->
-                let of' kind = Reward.accuracy kind (labels ()) (student ())
-                exactly (expected "recommended.micro_acc") (of' RlkdAccuracy.Micro)
-                exactly (expected "macro_acc.value") (of' RlkdAccuracy.Macro)
+                let accuracy kind = Reward.accuracy kind (labels ()) (student ())
+                exactly (expected "recommended.micro_acc") (accuracy RlkdAccuracy.Micro)
+                exactly (expected "macro_acc.value") (accuracy RlkdAccuracy.Macro)
                 // Predictions 0 0 1 2 for 0 0 0 1 of four classes.
                 let predictions = [| 0; 0; 1; 2 |]
                 let logits = tabulate 4 4 (fun i j -> if predictions[int i] = int j then 1.0 else 0.0)

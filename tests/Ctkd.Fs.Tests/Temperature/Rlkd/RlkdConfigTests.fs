@@ -1,4 +1,4 @@
-/// The epochs in which something happens (F23).
+/// The epochs of acting, learning and mixing (F23), and the validation.
 module Ctkd.Fs.Tests.RlkdConfigTests
 
 open Expecto
@@ -27,5 +27,12 @@ let tests =
                 let ends = epochs |> List.map (fun e -> float (e - 2)) |> Array.ofList
                 Must.equal (expected "mix_epochs_zero_based_end") ends
             )
+        }
+
+        test "the published agents have no mistakes, and all mistakes are named at once" {
+            Must.beEmpty (RlkdConfig.mistakes RlkdConfig.paper)
+            Must.beEmpty (RlkdConfig.mistakes RlkdConfig.official)
+            let wrong = { RlkdConfig.paper with Every = 0; CoolestT = 10.0; Factor = RlkdFactor.Ramp 0 }
+            Must.equal 3 (RlkdConfig.mistakes wrong).Length
         }
     ]

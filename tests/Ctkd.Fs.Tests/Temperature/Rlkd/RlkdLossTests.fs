@@ -1,4 +1,4 @@
-/// The losses that RLKD's temperatures go into, against reference numbers (F1 to F6, F25, F26).
+/// The losses under RLKD's temperatures, against reference numbers (F1 to F6, F25, F26).
 module Ctkd.Fs.Tests.RlkdLossTests
 
 open System
@@ -6,7 +6,7 @@ open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Reference
 
-/// What a distiller makes of the reference logits at some temperatures.
+/// A distiller's loss of the reference logits at given temperatures.
 let private lost (distiller: Distiller) (t: Tensor) : Tensor =
     let teacher, student = teacher (), student ()
     let labels = Tensor.toInt64s (labels ()) |> Array.map int
@@ -136,6 +136,29 @@ let tests =
                         Must.beClose 1e-8 1e-9 (expected $"mlp_decay.{kind}.{epoch}") [|
                             Schedule.at epoch schedule
                         |]
+            )
+        }
+
+        test "logits of 30 at T = 0.1 give finite losses and gradients" {
+            Tensor.scoped (fun () ->
+                let logits seed =
+                    (Inputs.normal seed [ 4; 5 ]).Values
+                    |> Array.map (fun v -> 30.0 * float (sign v))
+                    |> Tensor.ofFloats DType.Float32 [ 4; 5 ]
+
+                let t = Tensor.full DType.Float32 Device.Cpu 0.1 [| 4L |]
+                let student = Autograd.leaf (logits 1)
+                let softened = Policy.shared t (logits 2) student
+                let labels = Inputs.ofLabels [| 0; 1; 2; 3 |]
+
+                for loss in [ Loss.kd t (logits 2) student; Dkd.loss 1.0 2.0 labels softened ] do
+                    let gradient = Autograd.gradients (Tensor.mean loss) [| student |] |> Array.head
+
+                    for v in Tensor.toFloats loss do
+                        Must.hold (System.Double.IsFinite v)
+
+                    for v in Tensor.toFloats gradient do
+                        Must.hold (System.Double.IsFinite v)
             )
         }
     ]

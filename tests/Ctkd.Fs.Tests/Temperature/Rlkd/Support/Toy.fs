@@ -10,10 +10,10 @@ open Ctkd.Fs
 type Feedback =
     /// The batch's reward alone.
     | OfBatch
-    /// Each instance's own reward: the policy's part, isolated.
+    /// Each instance's own reward, which tests the policy alone.
     | OfInstances
 
-/// How the drawn temperatures were over some batches.
+/// The drawn temperatures of some batches.
 type Draws = {
     /// Correlation of T with the uncertainty.
     Correlation: float
@@ -23,7 +23,7 @@ type Draws = {
 
 let private batch = 64
 
-/// States of a step: two confidences and the uncertainty, uniform in [0, 1].
+/// States of one step: two confidences and the uncertainty, uniform in [0, 1].
 let private states (dtype: DType) (rng: Rng) : Tensor =
     Rng.uniforms 0.5 (3 * batch) rng
     |> Array.map (fun x -> x + 0.5)
@@ -34,8 +34,8 @@ let private correlation (xs: float[]) (ys: float[]) : float =
     let dot f = Array.fold2 (fun sum x y -> sum + f (x - mx) (y - my)) 0.0 xs ys
     dot (fun x y -> x * y) / sqrt (dot (fun x _ -> x * x) * dot (fun _ y -> y * y))
 
-/// Runs an agent, from a state that is changed before, for so many updates and answers how it drew in each of so many parts
-/// of them.
+/// Runs an agent for a number of updates, from a fresh state that `change` has changed. Returns how it drew in each of `parts`
+/// equal parts of them.
 let runFrom
     (change: Tree -> unit)
     (config: RlkdConfig)
@@ -45,10 +45,11 @@ let runFrom
     (parts: int)
     : Draws list =
     let dtype, rng = DType.Float32, Rng.ofSeed seed
+    let nets = RlkdNetworks.create config
     let width = Confidence.width config.State
 
     Tensor.scoped (fun () ->
-        let tree = RlkdNetworks.start config 1 batch dtype Device.Cpu (Rng.split "agent" rng)
+        let tree = RlkdNetworks.start nets 1 batch dtype Device.Cpu (Rng.split "agent" rng)
         Tensor.scoped (fun () -> change tree)
         let stateOf step = states dtype (rng |> Rng.split "states" |> Rng.at step)
         let ofWidth (all: Tensor) = if width = 3 then all else Tensor.slice 1 0 width all
@@ -58,7 +59,7 @@ let runFrom
                 let all = stateOf number
                 let states = ofWidth all
                 let key = rng |> Rng.split "draws" |> Draws.key Device.Cpu number
-                let struct (z, t) = Rlkd.policyOf config tree states |> Rlkd.act config 1 key
+                let struct (z, t) = RlkdNetworks.policy nets tree states |> Rlkd.act config 1 key
                 let u = Tensor.select 1 2 all
                 let error = t - Tensor.addNumber 2.0 (Tensor.scale 6.0 u)
                 let each = Tensor.neg (error * error)
@@ -67,12 +68,12 @@ let runFrom
                 let experience = { States = states; Draws = z }
 
                 match feedback with
-                | OfBatch -> RlkdLearning.learn config tree experience next reward
+                | OfBatch -> RlkdLearning.learn nets tree experience next reward
                 | OfInstances ->
                     let shares = Tensor.scale (1.0 / float batch) each
 
                     RlkdLearning.improve
-                        config
+                        nets
                         tree
                         experience
                         next

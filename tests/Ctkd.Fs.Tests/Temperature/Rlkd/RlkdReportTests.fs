@@ -1,5 +1,5 @@
-/// What an epoch says of the agent, against a plain computation.
-module Ctkd.Fs.Tests.RlkdSumsTests
+/// The numbers of an epoch against a plain computation, and how reports show them.
+module Ctkd.Fs.Tests.RlkdReportTests
 
 open Expecto
 open Ctkd.Fs
@@ -30,7 +30,7 @@ let private addRows (sums: Tensor) (rows: Rows) : unit =
         sums
 
 let tests =
-    testList "RlkdSums" [
+    testList "RlkdReport" [
         test "means, correlation and the policy by tenths of the uncertainty equal those of all images" {
             Tensor.scoped (fun () ->
                 let sums, batches = sums (), [ rows 1 37; rows 2 20; { rows 3 2 with U = [| 0.0; 1.0 |] } ]
@@ -134,6 +134,49 @@ let tests =
 
                 for name, value in Map.toList expected do
                     Must.beNear 1e-12 0.0 value report[name]
+            )
+        }
+
+        test "the table and the figures show numbers that the agent reports" {
+            Tensor.scoped (fun () ->
+                let sums = sums ()
+                addRows sums (rows 1 200)
+                let one = Plain.number 1.0
+
+                RlkdSums.addUpdate
+                    {
+                        Reward = one
+                        Advantages = row [| 1.0 |]
+                        Mask = one
+                        CorrectorLoss = one
+                        UpdaterLoss = one
+                        EstimatorLoss = one
+                        CriticLoss = one
+                        ActorLoss = one
+                    }
+                    sums
+
+                let report = RlkdSums.read sums
+
+                for _, key, _ in RlkdReport.table.Columns do
+                    Must.hold (report.ContainsKey key)
+
+                let figures = RlkdReport.figures "run" [ 1, Map.empty; 2, report; 3, Map.empty ]
+
+                Must.equal
+                    [
+                        "T and the student's uncertainty"
+                        "The agent's policy: run"
+                        "The agent's T by uncertainty: run, epoch 2"
+                    ]
+                    (figures |> List.map _.Title)
+
+                Must.equal [ "run", [ 2.0, report["correlation"] ] ] figures.Head.Curves
+                let mean = figures[1].Curves.Head |> snd
+                Must.equal [ 2.0, report["policyMean"] ] mean
+
+                for _, points in figures[2].Curves do
+                    Must.equal 10 points.Length
             )
         }
     ]

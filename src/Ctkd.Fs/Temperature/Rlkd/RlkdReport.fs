@@ -1,16 +1,16 @@
 namespace Ctkd.Fs
 
-/// What is counted of a batch whose temperatures the agent chose.
+/// What is summed of a batch whose temperatures the agent chose: uncertainty and T, shape [batch], and the policy.
 [<ReferenceEquality>]
 type RlkdChoice = { Uncertainty: Tensor; T: Tensor; Policy: Gaussian }
 
-/// What is counted of an update: shape [] each.
+/// What is summed of an update: shape [] each, unless stated.
 [<ReferenceEquality>]
 type RlkdUpdate = {
     Reward: Tensor
-    /// Before they are scaled, [batch].
+    /// Before scaling, [batch].
     Advantages: Tensor
-    /// M, or 1 where states are not masked.
+    /// M [batch, 1], or 1 where states are not masked.
     Mask: Tensor
     CorrectorLoss: Tensor
     UpdaterLoss: Tensor
@@ -19,22 +19,22 @@ type RlkdUpdate = {
     ActorLoss: Tensor
 }
 
-/// Sums of an epoch on the device, float64 [`length`]: adding to them waits for nothing.
+/// Sums of an epoch on the device, float64 [`length`]. Adding to them waits for nothing.
 [<RequireQualifiedAccess>]
 module RlkdSums =
     let private choices = 8
     let private updates = 11
 
-    /// Parts of the uncertainty's range.
-    let tenths: int = 10
+    /// Number of equal parts of the uncertainty's range [0, 1].
+    let internal tenths: int = 10
 
-    /// What is summed in each: images, policy means, policy deviations.
+    /// Sums of each part: images, policy means, policy deviations.
     let private ofTenth = 3
 
-    /// Numbers of the sums.
+    /// Number of sums.
     let length: int = choices + updates + tenths * ofTenth
 
-    /// Adds terms from a place on, the first being a count.
+    /// Adds a count and terms to the sums from `start` on.
     let private add (start: int) (count: int) (terms: Tensor list) (sums: Tensor) : unit =
         Tensor.scoped (fun () ->
             let one = Tensor.scalar DType.Float64 (Tensor.device sums) (float count)
@@ -51,7 +51,7 @@ module RlkdSums =
         let ones = Tensor.addNumber 1.0 (Tensor.scale 0.0 u)
         Tensor.matmul isIn (Tensor.stack 1 [ ones; mean; deviation ]) |> Tensor.reshape [| -1L |]
 
-    /// Adds a batch.
+    /// Adds a batch, in place.
     let addChoice (choice: RlkdChoice) (sums: Tensor) : unit =
         Tensor.scoped (fun () ->
             let count = Tensor.size 0 choice.T
@@ -63,7 +63,7 @@ module RlkdSums =
             Tensor.addInto (Tensor.slice 0 (choices + updates) length sums) (byTenth u mean deviation)
         )
 
-    /// Adds an update.
+    /// Adds an update, in place.
     let addUpdate (update: RlkdUpdate) (sums: Tensor) : unit =
         Tensor.scoped (fun () ->
             let size = update.Advantages * update.Advantages |> Tensor.mean |> Tensor.sqrt
@@ -84,8 +84,8 @@ module RlkdSums =
             add choices 1 terms sums
         )
 
-    /// The means by name; what did not happen is absent. "policyMean.3" is that of the images whose uncertainty is
-    /// in the tenth from 0.3 on. Waits for the device.
+    /// The means by name, without those of which there is no value. "policyMean.3" is the mean over the images whose
+    /// uncertainty is in [0.3, 0.4). Waits for the device.
     let read (sums: Tensor) : Map<string, float> =
         let s = Tensor.toFloats sums
         let chosen i = s[i] / s[0]
@@ -125,3 +125,74 @@ module RlkdSums =
         ]
         |> List.filter (snd >> System.Double.IsFinite)
         |> Map
+
+/// How reports show the numbers of `RlkdSums.read`.
+[<RequireQualifiedAccess>]
+module RlkdReport =
+
+    /// A row for each epoch in which the agent learned.
+    let table: AgentTable = {
+        Caption = "Epochs in which the agent learned"
+        Columns = [
+            "updates", "updates", 0
+            "reward", "reward", 5
+            "rms reward", "rewardSize", 5
+            "advantage", "advantage", 5
+            "correlation", "correlation", 3
+            "policy mean", "policyMean", 3
+            "spread", "policySpread", 3
+            "mask", "mask", 3
+            "corrector", "correctorLoss", 6
+            "updater", "updaterLoss", 6
+            "critic", "criticLoss", 6
+        ]
+    }
+
+    let private byEpoch (key: string) (epochs: (int * Map<string, float>) list) : (float * float) list =
+        epochs
+        |> List.choose (fun (epoch, numbers) -> numbers.TryFind key |> Option.map (fun y -> float epoch, y))
+
+    /// 10 sigmoid(mean) and one deviation on either side against the uncertainty, in an epoch with two or more tenths.
+    let private byUncertainty (run: string) (epoch: int, numbers: Map<string, float>) : AgentFigure option =
+        let tenths = [
+            for tenth in 0 .. RlkdSums.tenths - 1 do
+                match numbers.TryFind $"policyMean.{tenth}", numbers.TryFind $"policySpread.{tenth}" with
+                | Some mean, Some spread -> (float tenth + 0.5) / float RlkdSums.tenths, mean, spread
+                | _ -> ()
+        ]
+
+        let curve label sign =
+            label,
+            tenths
+            |> List.map (fun (u, mean, spread) -> u, RlkdConfig.hottest / (1.0 + exp -(mean + sign * spread)))
+
+        if tenths.Length < 2 then
+            None
+        else
+            Some {
+                Title = $"The agent's T by uncertainty: {run}, epoch {epoch}"
+                XLabel = "student's uncertainty"
+                YLabel = "T"
+                YRange = Some(0.0, RlkdConfig.hottest)
+                Curves = [ curve "mean" 0.0; curve "mean + spread" 1.0; curve "mean - spread" -1.0 ]
+            }
+
+    /// The correlation of T with the uncertainty, the policy's mean and spread by epoch, and T by uncertainty in the latest
+    /// epoch in which the agent chose.
+    let figures (run: string) (epochs: (int * Map<string, float>) list) : AgentFigure list = [
+        {
+            Title = "T and the student's uncertainty"
+            XLabel = "epoch"
+            YLabel = "correlation"
+            YRange = None
+            Curves = [ run, byEpoch "correlation" epochs ]
+        }
+        {
+            Title = $"The agent's policy: {run}"
+            XLabel = "epoch"
+            YLabel = "z"
+            YRange = None
+            Curves = [ "mean", byEpoch "policyMean" epochs; "spread", byEpoch "policySpread" epochs ]
+        }
+        yield! epochs |> List.choose (byUncertainty run) |> List.tryLast |> Option.toList
+    ]

@@ -1,4 +1,4 @@
-/// What the tests of the agent's parts begin with.
+/// Inputs of the tests of the agent's parts.
 module Ctkd.Fs.Tests.Parts
 
 open Expecto
