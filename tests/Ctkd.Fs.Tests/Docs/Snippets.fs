@@ -7,13 +7,13 @@ open TorchSharp
 /// README.
 let readme () : unit =
     let run folder settings = Run.start Hooks.none folder settings |> Error.orRaise
+    let epochs n (s: Settings) = { s with Epochs = n; Milestones = Settings.milestones n }
 
-    let digits = { Settings.defaults with Student = "resnet14"; PerClass = 100; Epochs = 4 }
-    let teacher = digits |> run "runs/teacher"
+    let digits = { Settings.defaults with PerClass = 100; Student = "resnet8" }
+    let teacher = { digits with Student = "resnet14" } |> epochs 5 |> run "runs/teacher"
 
-    let small = { digits with Student = "resnet8"; PerClass = 20; Epochs = 6 }
-    let taught = { small with Teacher = "resnet14"; TeacherWeights = teacher.Checkpoint }
-    let student = taught |> run "runs/student"
+    let taught = { digits with Teacher = "resnet14"; TeacherWeights = teacher.Checkpoint }
+    let student = taught |> epochs 6 |> run "runs/student" // under CTKD's global temperature
 
     for epoch in student.Epochs do
         printfn $"{epoch.Epoch}: T %.2f{epoch.T.Value}, %.2f{epoch.Top1} %%"
