@@ -83,24 +83,16 @@ let private commands (ctkd: string list -> string) : string =
     ]
     |> String.concat "\n"
 
-/// The page of the settings, from the table of `ctkd teach --dry-run`: name, value, origin.
-let private settings (ctkd: string list -> string) : string =
-    let row (line: string) =
-        match Regex.Split(line.Trim(), "  +") with
-        | [| name; value; "default" |] -> [ $"| `{name}` | `{value}` |" ]
-        | _ -> []
-
+/// The page of the settings, from their table.
+let private settings: string =
     [
         "# Settings"
         ""
-        "Every setting of a run by its name in `settings.json`, with its default. `--set NAME=VALUE` sets any of them; most"
-        "have a flag of their own, which [ctkd teach](commands.md#ctkd-teach) explains. Made from `ctkd teach --dry-run` by"
+        "Every setting of a run by its name in `settings.json`. `--set NAME=VALUE` sets any of them, and so do the options of"
+        "C#; most have a flag of `ctkd teach` and `ctkd distill`. Made from the table of the settings by"
         "`dotnet fsi build.fsx docs`."
         ""
-        "| setting | default |"
-        "| --- | --- |"
-        yield!
-            (ctkd [ "teach"; "--dry-run" ]).Replace("\r", "").Split '\n' |> List.ofArray |> List.collect row
+        Ctkd.Fs.App.Reference.settings ()
         ""
     ]
     |> String.concat "\n"
@@ -108,5 +100,5 @@ let private settings (ctkd: string list -> string) : string =
 /// The pages by the names of their files in docs. `ctkd` runs the program and returns its output.
 let pages (ctkd: string list -> string) : (string * string) list = [
     "commands.md", commands ctkd
-    "settings.md", settings ctkd
+    "settings.md", settings
 ]

@@ -6,17 +6,14 @@ open TorchSharp
 
 /// README.
 let readme () : unit =
-    let run folder settings = Run.start Hooks.none folder settings |> Error.orRaise
-    let epochs n (s: Settings) = { s with Epochs = n; Milestones = Settings.milestones n }
+    let digits = { Settings.defaults with PerClass = 50; Epochs = 5; Milestones = [ 4 ] }
+    let labels = { Distil.defaults with Settings = { digits with Student = "resnet14" } }
+    let teacher = Distil.run "runs/teacher" labels
 
-    let digits = { Settings.defaults with PerClass = 100; Student = "resnet8" }
-    let teacher = { digits with Student = "resnet14" } |> epochs 5 |> run "runs/teacher"
-
-    let taught = { digits with Teacher = "resnet14"; TeacherWeights = teacher.Checkpoint }
-    let student = taught |> epochs 6 |> run "runs/student" // under CTKD's global temperature
-
-    for epoch in student.Epochs do
-        printfn $"{epoch.Epoch}: T %.2f{epoch.T.Value}, %.2f{epoch.Top1} %%"
+    // resnet8, by KD under CTKD's global temperature
+    let taught = { Distil.defaults with Settings = digits; Teacher = Some(Distil.load teacher.Checkpoint) }
+    let student = Distil.run "runs/student" taught
+    printfn $"best: %.2f{student.Best.Top1} %% in epoch {student.Best.Epoch}, {student.Checkpoint}"
 
 /// docs/guides/own-data.md.
 let ownData (pixels: byte[]) (classes: byte[]) : unit =
@@ -31,11 +28,16 @@ let ownData (pixels: byte[]) (classes: byte[]) : unit =
     let file = { Metadata = [ "classes", "10" ]; Tensors = [ images; labels ] }
     Safetensors.write "my-set.safetensors" file |> Error.orRaise
 
+/// docs/guides/own-data.md: vertical and horizontal stripes.
+let stripes () : Splits =
+    let stripe (i: int) (pixel: int) = if (if i % 2 = 0 then pixel % 16 else pixel / 16) % 4 < 2 then 200uy else 50uy
+    let images = Array.init 400 (fun i -> Array.init 256 (stripe i))
+    let data = OwnSet.ofArrays "stripes" 16 16 images (Array.init 400 (fun i -> i % 2)) |> Error.orRaise
+    data
+
 /// docs/guides/own-model.md.
-let small (classes: int) : Model = {
-    Name = "small"
-    Classes = classes
-    Body =
+let small: Model =
+    let body =
         Sequence [
             Block(Sequence [ Layer.conv "conv1" 3 1 3 16; Layer.batchNorm "bn1" 16; Relu ])
             Tap
@@ -43,13 +45,18 @@ let small (classes: int) : Model = {
             Tap
             GlobalPool
         ]
-    Classifier = Layer.dense "fc" 32 classes
-    Dropout = 0.0
-    Starts = Starts.kaiming
-}
+
+    let small = Model.ofLayers "small" Starts.kaiming body (Layer.dense "fc" 32 10)
+    small
+
+/// docs/guides/own-model.md: trains it.
+let ownModel () : unit =
+    let settings = { Settings.defaults with PerClass = 20; Epochs = 2; Milestones = [] }
+    let own = { Distil.defaults with Settings = settings; Student = Some small }
+    Distil.run "runs/small" own |> ignore
 
 /// docs/guides/own-teacher.md.
-let ownTeacher () : Model * Tree =
+let ownTeacher () : LoadedModel =
     let layers: (string * torch.nn.Module<torch.Tensor, torch.Tensor>)[] = [|
         "conv", torch.nn.Conv2d(3L, 32L, 3L, padding = 1L)
         "relu", torch.nn.ReLU()
@@ -60,7 +67,7 @@ let ownTeacher () : Model * Tree =
 
     let network = torch.nn.Sequential layers // trained elsewhere: network.load "teacher.dat"
     network.eval ()
-    let teacher = Model.ofLogits "my-network" 10 network.forward
+    let teacher = Model.ofLogits "my-network" 10 network.forward |> Distil.teacher
     teacher
 
 /// docs/guides/own-policy.md.
@@ -79,19 +86,7 @@ let falling = Scheduled.by (Schedule.linear 8.0 1.0 5)
 
 /// docs/guides/own-policy.md: trains with a policy, from the teacher of the README.
 let ownPolicy () : unit =
-    let settings = { Settings.defaults with PerClass = 20 }
-    let data = Settings.loadData settings |> Error.orRaise
-    let student = Zoo.find "resnet8" data.Train.Classes |> Error.orRaise
-    let teacher = LoadedModel.load Device.Cpu None "runs/teacher" |> Error.orRaise
-    let pair = Some(teacher.Model, teacher.Weights)
-    let plan = Settings.plan settings student pair data Device.Cpu |> Error.orRaise
-    let distillation = plan.Distillation |> Option.map (fun d -> { d with Policy = byConfidence })
-    let ready = TrainingPlan.prepareTeacher { plan with Distillation = distillation }
-
-    let images = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std data.Train
-    let trainer = { Plan = ready; Teacher = TeacherOutputs.simple; Images = images }
-
-    match Train.epoch trainer (Train.fromHost trainer) 50 (fun _ _ -> false) (TrainState.start ready) with
-    | Complete state -> printfn $"mean T %.2f{(EpochSums.means state.Sums).T}"
-    | Stopped _ -> printfn "stopped, as the last function asked"
-    | Broke(step, term) -> printfn $"{term} was not finite in step {step}"
+    let settings = { Settings.defaults with PerClass = 20; Epochs = 2; Milestones = [] }
+    let own = { Distil.defaults with Settings = settings; Policy = Some byConfidence }
+    let student = Distil.run "runs/by-confidence" { own with Teacher = Some(Distil.load "runs/teacher") }
+    printfn $"T from %.2f{student.Epochs.Head.SmallestT.Value} to %.2f{student.Epochs.Head.LargestT.Value}"
