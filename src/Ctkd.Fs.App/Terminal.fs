@@ -13,7 +13,7 @@ module ExitCode =
     let failed = 1
     let usage = 2
 
-/// Ctrl-C and SIGTERM ask for a stop between two steps; asked again, the process ends at once. Within a second it is the
+/// Ctrl-C and SIGTERM stop a run between two steps; a second one ends the process at once. Within a second it counts as the
 /// same signal: launchers pass on to their child what the whole process group received.
 module Signals =
     let mutable private received = 0
@@ -121,7 +121,7 @@ type Terminal(json: bool) =
         |> List.choose id
         |> String.concat "  "
 
-    /// Runs the body with hooks that show its progress over so many epochs.
+    /// Runs the body with hooks that show its progress over `epochs` epochs.
     member this.Progress (title: string) (epochs: int) (body: Hooks -> 'T) : 'T =
         let hooks = { Hooks.none with Say = this.Say; Stop = Signals.stop }
 
@@ -152,10 +152,29 @@ type Terminal(json: bool) =
                     }
                 )
 
-    /// An error, on the standard error; answers its exit code.
+    /// Prints an error on the standard error. Returns its exit code.
     member _.Fail(error: Error) : int =
         eprintfn "error: %O" error
         if error.Kind = ErrorKind.Usage then ExitCode.usage else ExitCode.failed
 
     /// A value as one line of JSON, when JSON was asked for.
     member _.Json(value: 'T) : unit = if json then Console.Out.WriteLine(Ctkd.Fs.Json.write value)
+
+    /// Runs a command's body; errors become messages and exit codes. Ctrl-C ends the process.
+    member this.Guarded(body: unit -> Result<unit, Error>) : int =
+        let outcome =
+            try
+                Engine.guarded body
+            with CtkdException error ->
+                Result.Error error
+
+        match outcome with
+        | Result.Error error -> this.Fail error
+        | Ok() -> ExitCode.ok
+
+    /// Runs the body of a command that trains: as `Guarded`, but Ctrl-C and SIGTERM stop it between two steps, and the exit
+    /// code is then theirs.
+    member this.Stoppable(body: unit -> Result<unit, Error>) : int =
+        use _ = Signals.listen ()
+        let code = this.Guarded body
+        if code = ExitCode.ok then Signals.exitCode () else code

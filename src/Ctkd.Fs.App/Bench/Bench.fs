@@ -226,7 +226,7 @@ let private speedTable (report: Report) : Table =
             |> List.map (fun speed ->
                 let share = speed.ShareOfCeiling |> Option.map (fun share -> $"%.0f{100.0 * share}")
 
-                // A process's own, whatever its parts: it stands in the first one's rows.
+                // One number per process, whatever its parts: the first part's rows hold it.
                 let memory =
                     if speed.Part <> report.Speeds.Head.Part then
                         None

@@ -33,7 +33,7 @@ type BenchArgs =
             | Pairs _ -> "rounds of measurements [15, of overheads 60, of scaling 9]"
             | Steps _ -> "batches a measurement of compare [4] and overheads [1]"
             | Starts _ ->
-                "spread the rounds over so many starts, of all processes in compare, of the learners in overheads [3]"
+                "number of starts over which the rounds are spread: of all processes in compare, of the learners in overheads [3]"
             | Precision _ ->
                 $"{Command.precisions} [of compare: both; of overheads and scaling: {Names.name Settings.defaults.Precision}]"
             | Teacher _ -> "of overheads: the teacher's model [resnet56]"
@@ -41,7 +41,7 @@ type BenchArgs =
             | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
             | Out _ -> "of scaling: folder of the charts [none are drawn]"
             | Sides _ ->
-                "of compare: sides by their names or how these begin, such as ours torchsharp torchsharp-tuned-bf16 pytorch-tuned [ours, and PyTorch as it comes]"
+                "of compare: sides by their names or how these begin, such as ours torchsharp torchsharp-tuned-bf16 pytorch-tuned [ours, and PyTorch untuned]"
             | Beside _ ->
                 "of compare: one more program to compare with, the file ctkd or ctkd.dll of another version [none]"
             | Serve -> "internal"
@@ -131,4 +131,4 @@ module BenchCommand =
             ExitCode.ok
         else
             let terminal = Terminal(args.Contains BenchArgs.Json)
-            Command.guarded terminal (fun () -> measure terminal args)
+            terminal.Guarded(fun () -> measure terminal args)

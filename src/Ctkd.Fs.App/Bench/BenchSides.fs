@@ -1,5 +1,5 @@
 /// The sides of `ctkd bench`: this program, another one of it, TorchSharp as its users write it, and PyTorch. Each is a
-/// process of its own that answers commands on its standard input and sleeps while another one works.
+/// process of its own that takes commands on its standard input and sleeps while another one works.
 module Ctkd.Fs.App.BenchSides
 
 open System
@@ -34,11 +34,11 @@ let private tunedMalloc = [
     "MALLOC_TOP_PAD_", string (64 <<< 20)
 ]
 
-// Malloc is as it comes unless a side has it otherwise, and what our engine sets in this process is not for other programs.
+// Malloc has its defaults unless a side tunes it; what our engine sets in this process does not reach other programs.
 let private cleared = [ "GOMP_SPINCOUNT"; "CUBLAS_WORKSPACE_CONFIG" ] @ List.map fst tunedMalloc
 
 /// All sides on a device: ours as the library trains, another ctkd's if one is named, TorchSharp's and PyTorch's with
-/// malloc as it comes and tuned as ours, PyTorch's as published and as fast as eager code can be.
+/// malloc with its defaults and tuned as ours, PyTorch's as published and as fast as eager code can be.
 let all (device: Device) (beside: string option) : Side list =
     let on name program precision options = {
         Name = name
@@ -151,7 +151,7 @@ type Server(failure: string -> Error, environment: (string * string) list, comma
             failure $"{line}\n  exit code: {server.ExitCode}" |> Error.raise
         )
 
-    /// Seconds of so many batches of a part.
+    /// Seconds that a number of batches of a part take.
     member server.Time (part: string) (count: int) : float = server.Ask $"run {part} {count}" |> float
 
     /// Ends the process: asked to, it removes its temporary files.

@@ -39,7 +39,7 @@ type Report = {
     Overheads: Overhead list
 }
 
-/// Per cent that each variant adds, pair by pair, and seconds of a plain step. A pair is A B B A, or B A A B, of so many
+/// Per cent that each variant adds, pair by pair, and seconds of a plain step. A pair is A B B A, or B A A B, of `steps`
 /// steps each: what drifts in a straight line cancels. Learners are made anew, since tensors keep their luck with memory.
 let private pairsOf (work: Workload) (steps: int) (pairs: int list) : Map<string, float[]> * float[] =
     let plain = plan work
@@ -65,7 +65,7 @@ let private pairsOf (work: Workload) (steps: int) (pairs: int list) : Map<string
             time () |> ignore
 
     let found = others |> List.map (fun (name, _) -> name, ResizeArray<float>())
-    let base' = ResizeArray<float>()
+    let baseline = ResizeArray<float>()
 
     for pair in pairs do
         for (_, time), (_, found) in List.zip others found do
@@ -75,11 +75,11 @@ let private pairsOf (work: Workload) (steps: int) (pairs: int list) : Map<string
             let a = a1 + first ()
             let plain, other = if pair % 2 = 1 then a, b else b, a
             found.Add(100.0 * (other / plain - 1.0))
-            base'.Add(plain / float (2 * steps))
+            baseline.Add(plain / float (2 * steps))
 
         eprintf $"\rpair {pair}"
 
-    found |> List.map (fun (name, values) -> name, values.ToArray()) |> Map.ofList, base'.ToArray()
+    found |> List.map (fun (name, values) -> name, values.ToArray()) |> Map.ofList, baseline.ToArray()
 
 let private print (terminal: Terminal) (report: Report) : unit =
     let { Median = median; Low = low; High = high } = report.Milliseconds
@@ -87,7 +87,7 @@ let private print (terminal: Terminal) (report: Report) : unit =
     terminal.Say
         $"Teacher {report.Teacher}, student {report.Student}, batch {report.Batch}, {report.Precision}; {report.Engine}"
 
-    terminal.Say $"KD at T = 4: %.2f{median} (%.2f{low} to %.2f{high}) ms a step"
+    terminal.Say $"KD at T = 4: %.2f{median} (%.2f{low} to %.2f{high}) ms per step"
 
     terminal.Table {
         Caption =

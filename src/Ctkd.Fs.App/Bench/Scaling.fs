@@ -42,10 +42,10 @@ let private steps (work: Workload) : (string * string * int * Workload) list = [
         "depth", "teacher, of resnet20", depth, { work with Teacher = $"resnet{depth}" }
 ]
 
-/// A measurement lasts about so many seconds.
+/// About how many seconds a measurement lasts.
 let private length = 0.3
 
-/// Seconds of a step on one batch, by so many of them, and the number of them that a measurement needs.
+/// Seconds per step on one batch, measured over several, and the number of steps that a measurement needs.
 let private prepared (work: Workload) : (int -> float) * int =
     let plan = plan work
     let batch = firstBatch plan (upload work plan)
@@ -113,8 +113,8 @@ let private charts (points: Point list) : (string * Chart) list =
 
     [
         chart "batch" "Training step against batch size" "images a batch" "images/s" _.ImagesPerSecond
-        chart "classes" "Training step against classes" "classes" "ms a step" milliseconds
-        chart "depth" "Training step against depth" "layers" "ms a step" milliseconds
+        chart "classes" "Training step against classes" "classes" "ms per step" milliseconds
+        chart "depth" "Training step against depth" "layers" "ms per step" milliseconds
     ]
 
 let private write (folder: string) (points: Point list) : Result<unit, Error> =
@@ -133,7 +133,7 @@ let run (terminal: Terminal) (work: Workload) (rounds: int) (folder: string opti
 
     terminal.Table {
         Caption = $"median of {rounds} measurements, 95 %% interval"
-        Header = [ "axis"; "curve"; "at"; "ms a step"; "from"; "to"; "images/s" ]
+        Header = [ "axis"; "curve"; "at"; "ms per step"; "from"; "to"; "images/s" ]
         Rows =
             report.Points
             |> List.map (fun point ->

@@ -148,7 +148,7 @@ let engine (work: Workload) : string =
 
 /// Seconds that some work takes on a device.
 let seconds (device: Device) (work: unit -> unit) : float =
-    // A CUDA device works on behind the host's back.
+    // A CUDA device still works when the host is done.
     let wait () = if Engine.records device then Engine.synchronize ()
     wait ()
     let start = Stopwatch.GetTimestamp()

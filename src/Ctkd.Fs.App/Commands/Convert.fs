@@ -95,47 +95,45 @@ module Convert =
     let command (args: ParseResults<ConvertArgs>) : int =
         let terminal = Terminal(args.Contains ConvertArgs.Json)
 
-        Command.guarded
-            terminal
-            (fun () ->
-                match args.TryGetResult ConvertArgs.Weights, args.TryGetResult ConvertArgs.Out with
-                | None, _
-                | _, None ->
-                    Command.usage
-                        "convert needs two files"
-                        "give them: ctkd convert --weights FILE --out NEW.safetensors"
-                | Some path, Some out ->
-                    result {
-                        let! format = formatOf args out
-                        let! file = Inspect.read path
-                        let! model = modelOf (args.TryGetResult ConvertArgs.Model) file
+        terminal.Guarded(fun () ->
+            match args.TryGetResult ConvertArgs.Weights, args.TryGetResult ConvertArgs.Out with
+            | None, _
+            | _, None ->
+                Command.usage
+                    "convert needs two files"
+                    "give them: ctkd convert --weights FILE --out NEW.safetensors"
+            | Some path, Some out ->
+                result {
+                    let! format = formatOf args out
+                    let! file = Inspect.read path
+                    let! model = modelOf (args.TryGetResult ConvertArgs.Model) file
 
-                        let found =
-                            match model with
-                            | Some model -> WeightsFile.find (expected model) file
-                            | None -> file.Found
+                    let found =
+                        match model with
+                        | Some model -> WeightsFile.find (expected model) file
+                        | None -> file.Found
 
-                        do! write format out model found.Tensors
+                    do! write format out model found.Tensors
 
-                        let written = {
-                            File = out
-                            Bytes = FileInfo(out).Length
-                            Format = format
-                            Model = model |> Option.map _.Name
-                            Tensors = found.Tensors.Length
-                        }
-
-                        let fits =
-                            match model with
-                            | Some model -> $"{model.Name}, {model.Classes} classes"
-                            | None -> "no model of the zoo"
-
-                        let place = StateDict.describe found
-                        let place = if place = "" then "" else $" ({place})"
-                        terminal.Say $"read     {path}: {file.Format}{place}"
-                        terminal.Say $"weights  {written.Tensors} tensors, {fits}"
-                        Inspect.warn terminal (Inspect.notFinite found.Tensors)
-                        terminal.Say $"written  {out}: {format}, {written.Bytes:N0} bytes"
-                        terminal.Json written
+                    let written = {
+                        File = out
+                        Bytes = FileInfo(out).Length
+                        Format = format
+                        Model = model |> Option.map _.Name
+                        Tensors = found.Tensors.Length
                     }
-            )
+
+                    let fits =
+                        match model with
+                        | Some model -> $"{model.Name}, {model.Classes} classes"
+                        | None -> "no model of the zoo"
+
+                    let place = StateDict.describe found
+                    let place = if place = "" then "" else $" ({place})"
+                    terminal.Say $"read     {path}: {file.Format}{place}"
+                    terminal.Say $"weights  {written.Tensors} tensors, {fits}"
+                    Inspect.warn terminal (Inspect.notFinite found.Tensors)
+                    terminal.Say $"written  {out}: {format}, {written.Bytes:N0} bytes"
+                    terminal.Json written
+                }
+        )

@@ -150,30 +150,28 @@ module Eval =
     let command (args: ParseResults<EvalArgs>) : int =
         let terminal = Terminal(args.Contains EvalArgs.Json)
 
-        Command.guarded
-            terminal
-            (fun () ->
-                match args.TryGetResult EvalArgs.Weights with
-                | None ->
-                    Command.usage
-                        "eval needs weights"
-                        "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
-                | Some path ->
-                    result {
-                        let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
-                        let! trained = LoadedModel.load device (args.TryGetResult EvalArgs.Model) path
-                        let! flags = flags args
-                        let! s = settings flags trained
+        terminal.Guarded(fun () ->
+            match args.TryGetResult EvalArgs.Weights with
+            | None ->
+                Command.usage
+                    "eval needs weights"
+                    "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
+            | Some path ->
+                result {
+                    let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
+                    let! trained = LoadedModel.load device (args.TryGetResult EvalArgs.Model) path
+                    let! flags = flags args
+                    let! s = settings flags trained
 
-                        let! teacher =
-                            teacher
-                                device
-                                (args.TryGetResult EvalArgs.Teacher_Weights)
-                                (args.TryGetResult EvalArgs.Teacher)
+                    let! teacher =
+                        teacher
+                            device
+                            (args.TryGetResult EvalArgs.Teacher_Weights)
+                            (args.TryGetResult EvalArgs.Teacher)
 
-                        let! evaluation = LoadedModel.evaluate device s teacher trained
-                        let result = resultOf trained teacher evaluation
-                        terminal.Table(table result)
-                        terminal.Json result
-                    }
-            )
+                    let! evaluation = LoadedModel.evaluate device s teacher trained
+                    let result = resultOf trained teacher evaluation
+                    terminal.Table(table result)
+                    terminal.Json result
+                }
+        )

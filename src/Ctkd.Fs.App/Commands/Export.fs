@@ -88,66 +88,64 @@ module Export =
     let command (args: ParseResults<ExportArgs>) : int =
         let terminal = Terminal(args.Contains ExportArgs.Json)
 
-        Command.guarded
-            terminal
-            (fun () ->
-                result {
-                    let! weights =
-                        args.TryGetResult ExportArgs.Weights
-                        |> needed
-                            "export needs weights"
-                            "give --weights FILE: a checkpoint, a run's folder, a safetensors or PyTorch file"
+        terminal.Guarded(fun () ->
+            result {
+                let! weights =
+                    args.TryGetResult ExportArgs.Weights
+                    |> needed
+                        "export needs weights"
+                        "give --weights FILE: a checkpoint, a run's folder, a safetensors or PyTorch file"
 
-                    let! path =
-                        args.TryGetResult ExportArgs.Onnx
-                        |> needed "export needs a file to write" "give --onnx FILE"
+                let! path =
+                    args.TryGetResult ExportArgs.Onnx
+                    |> needed "export needs a file to write" "give --onnx FILE"
 
-                    let! trained = LoadedModel.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
+                let! trained = LoadedModel.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
 
-                    let! scale = scale args trained
-                    let! images = images (args.Contains ExportArgs.Normalise) scale
+                let! scale = scale args trained
+                let! images = images (args.Contains ExportArgs.Normalise) scale
 
-                    let! height, width = size args trained
-                    let standard = OnnxOptions.forSize height
+                let! height, width = size args trained
+                let standard = OnnxOptions.forSize height
 
-                    let options = {
-                        standard with
-                            Width = width
-                            Opset = args.GetResult(ExportArgs.Opset, standard.Opset)
-                            FoldBatchNorm = args.Contains ExportArgs.Fold_Batch_Norm
-                            Images = images
-                    }
-
-                    do! Onnx.write path options trained.Model trained.Weights
-
-                    let exported = {
-                        Path = Path.GetFullPath path
-                        Bytes = FileInfo(path).Length
-                        Model = trained.Model.Name
-                        Parameters = Model.parameterCount trained.Model
-                        Opset = options.Opset
-                        Input = $"[batch, 3, {height}, {width}]"
-                        Pixels = described images
-                        BatchNormFolded = options.FoldBatchNorm
-                    }
-
-                    terminal.Table {
-                        Caption = ""
-                        Header = [ "model"; "parameters"; "input"; "opset"; "bytes"; "batch norm" ]
-                        Rows = [
-                            [
-                                exported.Model
-                                $"{exported.Parameters:N0}"
-                                exported.Input
-                                string exported.Opset
-                                $"{exported.Bytes:N0}"
-                                (if exported.BatchNormFolded then "folded" else "kept")
-                            ]
-                        ]
-                    }
-
-                    terminal.Say $"pixels     {exported.Pixels}"
-                    terminal.Say $"written    {exported.Path}"
-                    terminal.Json exported
+                let options = {
+                    standard with
+                        Width = width
+                        Opset = args.GetResult(ExportArgs.Opset, standard.Opset)
+                        FoldBatchNorm = args.Contains ExportArgs.Fold_Batch_Norm
+                        Images = images
                 }
-            )
+
+                do! Onnx.write path options trained.Model trained.Weights
+
+                let exported = {
+                    Path = Path.GetFullPath path
+                    Bytes = FileInfo(path).Length
+                    Model = trained.Model.Name
+                    Parameters = Model.parameterCount trained.Model
+                    Opset = options.Opset
+                    Input = $"[batch, 3, {height}, {width}]"
+                    Pixels = described images
+                    BatchNormFolded = options.FoldBatchNorm
+                }
+
+                terminal.Table {
+                    Caption = ""
+                    Header = [ "model"; "parameters"; "input"; "opset"; "bytes"; "batch norm" ]
+                    Rows = [
+                        [
+                            exported.Model
+                            $"{exported.Parameters:N0}"
+                            exported.Input
+                            string exported.Opset
+                            $"{exported.Bytes:N0}"
+                            (if exported.BatchNormFolded then "folded" else "kept")
+                        ]
+                    ]
+                }
+
+                terminal.Say $"pixels     {exported.Pixels}"
+                terminal.Say $"written    {exported.Path}"
+                terminal.Json exported
+            }
+        )

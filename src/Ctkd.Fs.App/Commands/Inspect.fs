@@ -149,29 +149,27 @@ module Inspect =
     let command (args: ParseResults<InspectArgs>) : int =
         let terminal = Terminal(args.Contains InspectArgs.Json)
 
-        Command.guarded
-            terminal
-            (fun () ->
-                match args.TryGetResult InspectArgs.File with
-                | None -> Command.usage "inspect needs a file" "give one: ctkd inspect FILE"
-                | Some path ->
-                    result {
-                        let! file = read path
-                        let found = inspection file
-                        say terminal found
+        terminal.Guarded(fun () ->
+            match args.TryGetResult InspectArgs.File with
+            | None -> Command.usage "inspect needs a file" "give one: ctkd inspect FILE"
+            | Some path ->
+                result {
+                    let! file = read path
+                    let found = inspection file
+                    say terminal found
 
-                        terminal.Table {
-                            Caption = ""
-                            Header = [ "tensor"; "type"; "shape" ]
-                            Rows =
-                                found.Tensors
-                                |> List.map (fun t -> [
-                                    Files.printable t.Name
-                                    t.Type
-                                    t.Shape |> List.map string |> String.concat " x "
-                                ])
-                        }
-
-                        terminal.Json found
+                    terminal.Table {
+                        Caption = ""
+                        Header = [ "tensor"; "type"; "shape" ]
+                        Rows =
+                            found.Tensors
+                            |> List.map (fun t -> [
+                                Files.printable t.Name
+                                t.Type
+                                t.Shape |> List.map string |> String.concat " x "
+                            ])
                     }
-            )
+
+                    terminal.Json found
+                }
+        )

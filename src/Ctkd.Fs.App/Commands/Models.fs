@@ -212,56 +212,53 @@ module Models =
     let command (args: ParseResults<ModelsArgs>) : int =
         let terminal = Terminal(args.Contains ModelsArgs.Json)
 
-        Command.guarded
-            terminal
-            (fun () ->
-                result {
-                    do!
-                        match args.TryGetResult ModelsArgs.Classes with
-                        | Some classes when classes < 2 ->
-                            Command.usage $"classes must be at least 2, got {classes}" "use --classes 100"
-                        | _ -> Ok()
+        terminal.Guarded(fun () ->
+            result {
+                do!
+                    match args.TryGetResult ModelsArgs.Classes with
+                    | Some classes when classes < 2 ->
+                        Command.usage $"classes must be at least 2, got {classes}" "use --classes 100"
+                    | _ -> Ok()
 
-                    do!
-                        match args.TryGetResult ModelsArgs.Size with
-                        | Some size when size < 1 || size > 4096 ->
-                            Command.usage $"size must be from 1 to 4096 pixels, got {size}" "use --size 32"
-                        | _ -> Ok()
+                do!
+                    match args.TryGetResult ModelsArgs.Size with
+                    | Some size when size < 1 || size > 4096 ->
+                        Command.usage $"size must be from 1 to 4096 pixels, got {size}" "use --size 32"
+                    | _ -> Ok()
 
-                    let! policy =
-                        args.GetResult(ModelsArgs.Policy, Names.name Settings.defaults.Policy)
-                        |> Names.find<PolicyName> "policy"
+                let! policy =
+                    args.GetResult(ModelsArgs.Policy, Names.name Settings.defaults.Policy)
+                    |> Names.find<PolicyName> "policy"
 
-                    let! settings =
-                        Settings.validate {
-                            Settings.defaults with
-                                Policy = policy
-                                Hidden = args.GetResult(ModelsArgs.Hidden, Settings.defaults.Hidden)
-                        }
+                let! settings =
+                    Settings.validate {
+                        Settings.defaults with
+                            Policy = policy
+                            Hidden = args.GetResult(ModelsArgs.Hidden, Settings.defaults.Hidden)
+                    }
 
-                    let policy = Settings.policy settings
-                    let one = args.TryGetResult ModelsArgs.Name
+                let policy = Settings.policy settings
+                let one = args.TryGetResult ModelsArgs.Name
 
-                    let! chosen =
-                        match one with
-                        | Some name -> Zoo.published name |> Result.map List.singleton
-                        | None -> Ok Zoo.models
+                let! chosen =
+                    match one with
+                    | Some name -> Zoo.published name |> Result.map List.singleton
+                    | None -> Ok Zoo.models
 
-                    let asked = chosen |> List.map (asked args)
-                    // A list leaves out the models that cannot see so small an image; one model says why.
-                    let seeing = if one.IsSome then asked else List.filter Result.isOk asked
-                    let! models = seeing |> List.sequenceResultM
+                let asked = chosen |> List.map (asked args)
+                // A list leaves out the models that cannot see so small an image; one model says why.
+                let seeing = if one.IsSome then asked else List.filter Result.isOk asked
+                let! models = seeing |> List.sequenceResultM
 
-                    let rows =
-                        models
-                        |> List.map (fun (model, size) -> model.Name, row policy size one.IsSome model)
+                let rows =
+                    models |> List.map (fun (model, size) -> model.Name, row policy size one.IsSome model)
 
-                    terminal.Table(zooTable (args.Contains ModelsArgs.Policy) rows)
+                terminal.Table(zooTable (args.Contains ModelsArgs.Policy) rows)
 
-                    if one.IsSome then rows |> List.iter (snd >> layerTable >> terminal.Table)
+                if one.IsSome then rows |> List.iter (snd >> layerTable >> terminal.Table)
 
-                    terminal.Json(
-                        OrderedDictionary<string, ModelRow>(rows |> List.map KeyValuePair<string, ModelRow>)
-                    )
-                }
-            )
+                terminal.Json(
+                    OrderedDictionary<string, ModelRow>(rows |> List.map KeyValuePair<string, ModelRow>)
+                )
+            }
+        )

@@ -18,7 +18,7 @@ type QuickstartArgs =
         member this.Usage =
             match this with
             | Out _ ->
-                "folder of the runs [runs/quickstart, or the next free number; an interrupted one goes on]"
+                "folder of the runs [runs/quickstart, or the next free number; an interrupted one is resumed]"
             | Seed _ -> $"seed of everything random [{Settings.defaults.Seed}]"
             | Precision _ -> $"{Command.precisions} [{Names.name Settings.defaults.Precision}]"
             | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
@@ -57,7 +57,7 @@ module Quickstart =
             "ctkd-instance", taught PolicyName.CtkdInstance
         ]
 
-    /// The first folder that holds no finished tour: an interrupted one goes on.
+    /// The first folder that holds no finished tour: an interrupted one is resumed.
     let private freeFolder () : string =
         Seq.initInfinite (fun i ->
             Path.Combine("runs", if i = 0 then "quickstart" else $"quickstart-{i + 1}")
@@ -113,45 +113,41 @@ module Quickstart =
     let command (args: ParseResults<QuickstartArgs>) : int =
         let terminal = Terminal(args.Contains QuickstartArgs.Json)
 
-        Command.stoppable
-            terminal
-            (fun () ->
-                result {
-                    let folder =
-                        args.TryGetResult QuickstartArgs.Out
-                        |> Option.filter ((<>) "")
-                        |> Option.defaultWith freeFolder
-                        |> Path.GetFullPath
+        terminal.Stoppable(fun () ->
+            result {
+                let folder =
+                    args.TryGetResult QuickstartArgs.Out
+                    |> Option.filter ((<>) "")
+                    |> Option.defaultWith freeFolder
+                    |> Path.GetFullPath
 
-                    let teacher = Path.Combine(folder, "teacher", "last.safetensors")
+                let teacher = Path.Combine(folder, "teacher", "last.safetensors")
 
-                    let! precision = Command.precision (args.TryGetResult QuickstartArgs.Precision)
+                let! precision = Command.precision (args.TryGetResult QuickstartArgs.Precision)
 
-                    let! common =
-                        Settings.validate {
-                            Settings.defaults with
-                                Seed = args.GetResult(QuickstartArgs.Seed, Settings.defaults.Seed)
-                                Precision = precision
-                                Device = args.GetResult(QuickstartArgs.Device, Settings.defaults.Device)
-                        }
+                let! common =
+                    Settings.validate {
+                        Settings.defaults with
+                            Seed = args.GetResult(QuickstartArgs.Seed, Settings.defaults.Seed)
+                            Precision = precision
+                            Device = args.GetResult(QuickstartArgs.Device, Settings.defaults.Device)
+                    }
 
-                    terminal.Say
-                        $"a teacher (resnet20) on all training digits, then resnet8 on {perClass} images a class:\nalone, with KD at T = 4, with CTKD's global and with its instance-wise temperature"
+                terminal.Say
+                    $"a teacher (resnet20) on all training digits, then resnet8 on {perClass} images a class:\nalone, with KD at T = 4, with CTKD's global and with its instance-wise temperature"
 
-                    let! runs = go terminal folder [] (plan common teacher)
-                    terminal.Table(RunReport.table runs)
+                let! runs = go terminal folder [] (plan common teacher)
+                terminal.Table(RunReport.table runs)
 
-                    if runs.Length = 5 && List.forall (fun (_, s: Summary) -> s.Ending = Finished) runs then
-                        let report = Path.Combine(folder, "report.html")
-                        do! RunReport.write report "Quickstart: handwritten digits" runs
-                        terminal.Say $"report {report}"
-                    else
-                        terminal.Say $"interrupted; go on with: ctkd quickstart --out {folder}"
+                if runs.Length = 5 && List.forall (fun (_, s: Summary) -> s.Ending = Finished) runs then
+                    let report = Path.Combine(folder, "report.html")
+                    do! RunReport.write report "Quickstart: handwritten digits" runs
+                    terminal.Say $"report {report}"
+                else
+                    terminal.Say $"interrupted; go on with: ctkd quickstart --out {folder}"
 
-                    terminal.Json(
-                        runs
-                        |> List.map (fun (name, summary) -> name, RunResult.ofSummary summary)
-                        |> Map.ofList
-                    )
-                }
-            )
+                terminal.Json(
+                    runs |> List.map (fun (name, summary) -> name, RunResult.ofSummary summary) |> Map.ofList
+                )
+            }
+        )

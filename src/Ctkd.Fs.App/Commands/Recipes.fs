@@ -107,16 +107,14 @@ module RecipeList =
         let json = args.Contains RecipesArgs.Json
         let terminal = Terminal json
 
-        Command.guarded
-            terminal
-            (fun () ->
-                match args.TryGetResult RecipesArgs.Name with
-                | None -> filtered args |> Result.map (list terminal)
-                | Some name ->
-                    Recipes.find name
-                    |> Result.map (fun recipe ->
-                        System.Console.Out.WriteLine(
-                            if json then Json.write recipe else Json.writeIndented recipe
-                        )
+        terminal.Guarded(fun () ->
+            match args.TryGetResult RecipesArgs.Name with
+            | None -> filtered args |> Result.map (list terminal)
+            | Some name ->
+                Recipes.find name
+                |> Result.map (fun recipe ->
+                    System.Console.Out.WriteLine(
+                        if json then Json.write recipe else Json.writeIndented recipe
                     )
-            )
+                )
+        )

@@ -10,7 +10,7 @@ type Finding = { Name: string; Value: string; Mend: string option }
 /// Whether a device trains as it should, on small plans: `ctkd doctor --device`.
 module SelfCheck =
 
-    /// Policies, precisions and how far the teacher runs ahead; each plan has 25 steps an epoch.
+    /// Policies, precisions and how far the teacher runs ahead; each plan has 25 steps per epoch.
     let private cases: (PolicyName * Precision * int) list = [
         PolicyName.Fixed, F32, 1
         PolicyName.Dtkd, F32, 1
@@ -22,7 +22,7 @@ module SelfCheck =
 
     let private epochs = 2
 
-    /// Steps an epoch: fewer where nothing is recorded, and only the counter is at stake.
+    /// Steps per epoch: fewer where nothing is recorded, and only the counter is at stake.
     let private stepsOn (device: Device) : int = if Engine.records device then 25 else 5
 
     /// Digits, a fresh teacher; learning rate and lambda change at the second epoch.
@@ -50,7 +50,7 @@ module SelfCheck =
     [<NoComparison; NoEquality>]
     type private Training = {
         State: TrainState
-        /// Milliseconds a step in the last epoch.
+        /// Milliseconds per step in the last epoch.
         Step: float
         /// Handles and bytes on the device after each of its steps.
         Held: (int64 * int64) list

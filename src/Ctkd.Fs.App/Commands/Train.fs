@@ -55,7 +55,7 @@ module Train =
             if TrainFlags.hasOthers given then
                 return!
                     Command.usage
-                        "--resume goes on with the run's own settings: other flags cannot be changed"
+                        "--resume keeps the run's own settings: other flags cannot be changed"
                         "give --resume alone (and --json), or start a new run"
             else
                 let! file = RunDirectory.checkpointOf path
@@ -143,13 +143,11 @@ module Train =
         | Ok given ->
             let terminal = Terminal(TrainFlags.wantsJson given)
 
-            Command.stoppable
-                terminal
-                (fun () ->
-                    match TrainFlags.resumed given with
-                    | Some path -> resume terminal name given path
-                    | None -> settings given |> Result.bind (proceed terminal name given)
-                )
+            terminal.Stoppable(fun () ->
+                match TrainFlags.resumed given with
+                | Some path -> resume terminal name given path
+                | None -> settings given |> Result.bind (proceed terminal name given)
+            )
 
     /// Trains a model from labels alone.
     let teach (words: string list) : int = command "teach" alone words

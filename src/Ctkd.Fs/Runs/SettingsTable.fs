@@ -222,7 +222,7 @@ module SettingsTable =
             |> Field.by "TF32"
 
             any "no-graph" (nameof s.Graph) switch true
-            |> Field.means "CUDA: ask for each operation of a step, record no graph"
+            |> Field.means "CUDA: launch each operation of a step, record no graph"
             |> Field.by "a graph"
 
             any "seed NUMBER" (nameof s.Seed) anyWhole 1

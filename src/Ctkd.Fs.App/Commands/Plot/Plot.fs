@@ -161,17 +161,15 @@ module Plot =
     let command (args: ParseResults<PlotArgs>) : int =
         let terminal = Terminal(args.Contains PlotArgs.Json)
 
-        Command.guarded
-            terminal
-            (fun () ->
-                match args.GetResult(PlotArgs.Figure, []) with
-                | [] ->
-                    let names = figures |> List.map fst |> String.concat ", "
-                    Command.usage "plot needs a figure" $"give one of: {names}"
-                | figure :: runs ->
-                    draw args figure runs
-                    |> Result.map (fun result ->
-                        terminal.Say $"{result.Figure}: {result.File}"
-                        terminal.Json result
-                    )
-            )
+        terminal.Guarded(fun () ->
+            match args.GetResult(PlotArgs.Figure, []) with
+            | [] ->
+                let names = figures |> List.map fst |> String.concat ", "
+                Command.usage "plot needs a figure" $"give one of: {names}"
+            | figure :: runs ->
+                draw args figure runs
+                |> Result.map (fun result ->
+                    terminal.Say $"{result.Figure}: {result.File}"
+                    terminal.Json result
+                )
+        )
