@@ -14,5 +14,11 @@ let logits =
 
 let settings = { Settings.defaults with PerClass = 50; Epochs = 5; Milestones = [ 4 ] }
 let teacher = Distil.run (Distil.fresh "runs/teacher") { Distil.defaults with Settings = settings }
-let own = { Distil.defaults with Settings = settings; Distillers = Some [ 0.9, Kd.distiller; 0.1, logits ] }
+
+let own = {
+    Distil.defaults with
+        Settings = settings
+        Distillers = Some [ 0.9, Kd.distiller; 0.1, logits ]
+}
+
 Distil.run (Distil.fresh "runs/own-distiller") { own with Teacher = Some(Distil.load teacher.Checkpoint) }

@@ -13,5 +13,12 @@ let data = OwnSet.ofArrays "stripes" 16 16 images (Array.init 400 (fun i -> i % 
 let body = Sequence [ Layer.convWithBias "conv" 3 2 3 8; Relu; Tap; GlobalPool ]
 let model = Model.ofLayers "mine" Starts.kaiming body (Layer.dense "fc" 8 2)
 let settings = { Settings.defaults with Epochs = 5; Milestones = [ 4 ] }
-let own = { Distil.defaults with Settings = settings; Student = Some model; Data = Some data }
+
+let own = {
+    Distil.defaults with
+        Settings = settings
+        Student = Some model
+        Data = Some data
+}
+
 Distil.run (Distil.fresh "runs/own-model") own

@@ -13,11 +13,7 @@ module Distil =
         $"epoch {m.Epoch}: loss %.4f{m.Loss}{t}, top-1 %.2f{m.Top1} %%, %.0f{m.ImagesPerSecond} images/s"
 
     /// Hooks that print what a run says, and a line per epoch.
-    let printing: Hooks = {
-        Hooks.none with
-            Say = printfn "%s"
-            OnEpoch = epochLine >> printfn "%s"
-    }
+    let printing: Hooks = { Hooks.none with Say = printfn "%s"; OnEpoch = epochLine >> printfn "%s" }
 
     /// `Settings.defaults` with no values in place of names: resnet8 on the embedded digits, from labels alone until a
     /// teacher is given. Prints its progress.
@@ -27,7 +23,11 @@ module Distil =
     let load (path: string) : LoadedModel = LoadedModel.load Device.Cpu None path |> Error.orRaise
 
     /// A teacher from a model and its weights, such as `Model.ofLogits` gives for a TorchSharp module.
-    let teacher (model: Model, weights: Tree) : LoadedModel = { Model = model; Weights = weights; Info = None }
+    let teacher (model: Model, weights: Tree) : LoadedModel = {
+        Model = model
+        Weights = weights
+        Info = None
+    }
 
     /// A folder for a new run: `path`, or the first of path-2, path-3 ... that is not used yet.
     let fresh (path: string) : string =
@@ -45,7 +45,9 @@ module Distil =
     let private reported (summary: Summary) : Summary =
         if summary.Ending = Finished then
             let name = summary.Settings.Student
-            RunReport.write (Path.Combine(summary.Folder, "report.html")) name [ name, summary ] |> Error.orRaise
+
+            RunReport.write (Path.Combine(summary.Folder, "report.html")) name [ name, summary ]
+            |> Error.orRaise
 
         summary
 

@@ -31,7 +31,12 @@ let private stripes () : Splits =
         let position = if i % 2 = 0 then pixel % 16 else pixel / 16
         if (position + i / 2) % 4 < 2 then 200uy else 50uy
 
-    OwnSet.ofArrays "stripes" 16 16 (Array.init 60 (fun i -> Array.init 256 (stripe i))) (Array.init 60 (fun i -> i % 2))
+    OwnSet.ofArrays
+        "stripes"
+        16
+        16
+        (Array.init 60 (fun i -> Array.init 256 (stripe i)))
+        (Array.init 60 (fun i -> i % 2))
     |> Error.orRaise
 
 let private model: Model =
@@ -54,7 +59,13 @@ let private ownAll () : Experiment = {
         Settings = { Runs.small with PerClass = 0 }
         Student = Some model
         Data = Some(stripes ())
-        Teacher = Some(Distil.teacher (model, Model.declarations model |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 5)))
+        Teacher =
+            Some(
+                Distil.teacher (
+                    model,
+                    Model.declarations model |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 5)
+                )
+            )
         Policy = Some byConfidence
 }
 
@@ -64,7 +75,8 @@ let private tensors (folder: string) : (string * string) list =
 
 let tests =
     testList "Distil" [
-        test "a policy and a distiller of the program's own train, and the report and the checkpoint name them" {
+        test
+            "a policy and a distiller of the program's own train, and the report and the checkpoint name them" {
             inFolder (fun folder ->
                 let summary = Distil.run (Runs.run folder) (own ())
                 let last = List.last summary.Epochs
@@ -97,7 +109,14 @@ let tests =
                 Distil.run run { ownAll () with Hooks = Runs.stopAfter 1 } |> ignore
                 let ended = expect 1 folder $"distill --resume {run}"
 
-                for name in [ "student 'mine'"; "teacher 'mine'"; "data set 'stripes'"; "policy 'by-confidence'"; "Distil.resume" ] do
+                for name in
+                    [
+                        "student 'mine'"
+                        "teacher 'mine'"
+                        "data set 'stripes'"
+                        "policy 'by-confidence'"
+                        "Distil.resume"
+                    ] do
                     Must.contain name ended.Err
             )
         }
@@ -105,10 +124,20 @@ let tests =
         test "a model for another number of classes, or too few images for the batch, is refused" {
             inFolder (fun folder ->
                 let refused experiment =
-                    (Must.throw<CtkdException>(fun () -> Distil.run (Runs.run folder) experiment |> ignore)).Message
+                    (Must.throw<CtkdException>(fun () -> Distil.run (Runs.run folder) experiment |> ignore))
+                        .Message
 
-                Must.contain "mine knows 2 classes, the data set has 10" (refused { quiet with Student = Some model })
-                Must.contain "only 54 training images" (refused { quiet with Data = Some(stripes ()); Settings = { Runs.small with PerClass = 0; Batch = 64 } })
+                Must.contain
+                    "mine knows 2 classes, the data set has 10"
+                    (refused { quiet with Student = Some model })
+
+                Must.contain
+                    "only 54 training images"
+                    (refused {
+                        quiet with
+                            Data = Some(stripes ())
+                            Settings = { Runs.small with PerClass = 0; Batch = 64 }
+                    })
             )
         }
 
@@ -116,9 +145,18 @@ let tests =
             let wrong images labels = (errorOf (OwnSet.ofArrays "x" 4 4 images labels)).What
             Must.contain "at least 2" (wrong [||] [||])
             Must.contain "3 images and 2 labels" (wrong (Array.create 3 (Array.zeroCreate 16)) [| 0; 1 |])
-            Must.contain "image 1 (from 0) has 15 bytes" (wrong [| Array.zeroCreate 16; Array.zeroCreate 15 |] [| 0; 1 |])
-            Must.contain "allowed are" (wrong (Array.create 12 (Array.create 16 1uy)) (Array.init 12 (fun i -> i - 1)))
-            Must.contain "all pixels" (wrong (Array.create 12 (Array.create 16 1uy)) (Array.init 12 (fun i -> i % 2)))
+
+            Must.contain
+                "image 1 (from 0) has 15 bytes"
+                (wrong [| Array.zeroCreate 16; Array.zeroCreate 15 |] [| 0; 1 |])
+
+            Must.contain
+                "allowed are"
+                (wrong (Array.create 12 (Array.create 16 1uy)) (Array.init 12 (fun i -> i - 1)))
+
+            Must.contain
+                "all pixels"
+                (wrong (Array.create 12 (Array.create 16 1uy)) (Array.init 12 (fun i -> i % 2)))
         }
 
         test "a fresh folder is the first that is not used" {

@@ -208,12 +208,7 @@ type Training =
 
     /// Resumes an interrupted run that began with values of the program's own: give them again by `options`.
     static member Resume
-        (
-            options: TrainingOptions,
-            path: string,
-            onEpoch: Action<EpochMetrics> | null,
-            stop: CancellationToken
-        ) : Summary =
+        (options: TrainingOptions, path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken) : Summary =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull path
         options.ToExperiment(Training.Hooks(onEpoch, stop)) |> Distil.resume path

@@ -78,8 +78,7 @@ type Policies =
         Scheduled.fixedAt 1.0 with
             Name = name
             Soften =
-                fun _ teacher student ->
-                    Policy.shared (temperature.Invoke(teacher, student)) teacher student
+                fun _ teacher student -> Policy.shared (temperature.Invoke(teacher, student)) teacher student
     }
 
 /// Distillation losses for C#.

@@ -234,13 +234,28 @@ module OwnSet =
     /// <param name="width">Width of the images in pixels.</param>
     /// <param name="images">One array per image: bytes [C, H, W] in row-major order, with 1 or 3 channels.</param>
     /// <param name="labels">The class of each image, from 0.</param>
-    let ofArrays (name: string) (height: int) (width: int) (images: byte[][]) (labels: int[]) : Result<Splits, Error> =
+    let ofArrays
+        (name: string)
+        (height: int)
+        (width: int)
+        (images: byte[][])
+        (labels: int[])
+        : Result<Splits, Error> =
         let channels = if images.Length = 0 then 0 else images[0].Length / (height * width)
 
         match images |> Array.tryFindIndex (fun image -> image.Length <> channels * height * width) with
-        | Some i -> Error(wrong name $"image {i} (from 0) has {images[i].Length} bytes, the first has {images[0].Length}")
+        | Some i ->
+            Error(
+                wrong
+                    name
+                    $"image {i} (from 0) has {images[i].Length} bytes, the first has {images[0].Length}"
+            )
         | None when images.Length < 2 || labels.Length <> images.Length ->
-            Error(wrong name $"it has {images.Length} images and {labels.Length} labels; at least 2 of each are needed")
+            Error(
+                wrong
+                    name
+                    $"it has {images.Length} images and {labels.Length} labels; at least 2 of each are needed"
+            )
         | None ->
             {
                 Name = name

@@ -80,7 +80,10 @@ module RunReport =
     let private agents (runs: (string * Summary) list) : (string * Agent * EpochMetrics list) list = [
         for name, summary in runs do
             // A policy of the program's own does not come back from the settings.
-            if summary.Epochs |> List.exists (fun m -> not m.Agent.IsEmpty) && not summary.Settings.Policy.IsOwn then
+            if
+                summary.Epochs |> List.exists (fun m -> not m.Agent.IsEmpty)
+                && not summary.Settings.Policy.IsOwn
+            then
                 match Policy.agent (Settings.policy summary.Settings) with
                 | Some agent -> name, agent, summary.Epochs
                 | None -> ()

@@ -91,7 +91,8 @@ module Prepare =
                 Methods =
                     match e.Distillers with
                     | None -> s.Methods
-                    | Some distillers -> Map [ for weight, d in distillers -> ownName Settings.methods d.Name, weight ]
+                    | Some distillers ->
+                        Map [ for weight, d in distillers -> ownName Settings.methods d.Name, weight ]
         }
 
     /// The settings with known names in place of those of the experiment's values, which no list has.
@@ -112,7 +113,10 @@ module Prepare =
     /// The parts of a recorded run that its settings cannot name and the experiment does not give.
     let missing (recorded: Settings) (e: Experiment) : string list =
         let lacks kind isGiven known name =
-            if isGiven || name = "" || List.contains name known then [] else [ $"the {kind} '{name}'" ]
+            if isGiven || name = "" || List.contains name known then
+                []
+            else
+                [ $"the {kind} '{name}'" ]
 
         [
             lacks "student" e.Student.IsSome Zoo.names recorded.Student
@@ -168,7 +172,11 @@ module Prepare =
             |> Result.Error
 
     /// The teacher, checked against the data; None where the student learns from labels alone.
-    let private teacherOf (e: Experiment) (data: Splits) (device: Device) : Result<LoadedModel option, Error> =
+    let private teacherOf
+        (e: Experiment)
+        (data: Splits)
+        (device: Device)
+        : Result<LoadedModel option, Error> =
         result {
             let! teacher =
                 match e.Teacher with
@@ -300,4 +308,3 @@ module Prepare =
                 DataHash = dataHash
             }
         }
-

@@ -96,7 +96,8 @@ module Run =
 
         let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = LoadedModel.accuracyIn Prepare.evaluationBatch plan plan.Student state.Student run.Test
+                let test =
+                    LoadedModel.accuracyIn Prepare.evaluationBatch plan plan.Student state.Student run.Test
 
                 do!
                     if Double.IsFinite test.Loss && isSound state then
@@ -238,7 +239,11 @@ module Run =
             Checkpoint.write folder.Last checkpoint.Info state
 
     /// Refuses to resume without the values of the program that began the run.
-    let private checkParts (path: string) (recorded: Settings) (experiment: Experiment) : Result<unit, Error> =
+    let private checkParts
+        (path: string)
+        (recorded: Settings)
+        (experiment: Experiment)
+        : Result<unit, Error> =
         match Prepare.missing recorded experiment with
         | [] -> Ok()
         | parts ->

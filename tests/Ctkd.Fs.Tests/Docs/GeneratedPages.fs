@@ -83,8 +83,15 @@ let private commands (ctkd: string list -> string) : string =
     ]
     |> String.concat "\n"
 
-/// The page of the settings, from their table.
-let private settings: string =
+/// The page of the settings, from `ctkd reference`, whose first table they are.
+let private settings (ctkd: string list -> string) : string =
+    let isRow (line: string) = line.StartsWith('|')
+
+    let table =
+        (ctkd [ "reference" ]).Replace("\r", "").Split '\n'
+        |> Array.skipWhile (isRow >> not)
+        |> Array.takeWhile isRow
+
     [
         "# Settings"
         ""
@@ -92,7 +99,7 @@ let private settings: string =
         "C#; most have a flag of `ctkd teach` and `ctkd distill`. Made from the table of the settings by"
         "`dotnet fsi build.fsx docs`."
         ""
-        Ctkd.Fs.App.Reference.settings ()
+        yield! table
         ""
     ]
     |> String.concat "\n"
@@ -100,5 +107,5 @@ let private settings: string =
 /// The pages by the names of their files in docs. `ctkd` runs the program and returns its output.
 let pages (ctkd: string list -> string) : (string * string) list = [
     "commands.md", commands ctkd
-    "settings.md", settings
+    "settings.md", settings ctkd
 ]
