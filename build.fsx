@@ -51,9 +51,7 @@ let capture (command: string list) : int * string =
     let text = StringBuilder()
 
     let receive (event: DataReceivedEventArgs) =
-        event.Data
-        |> Option.ofObj
-        |> Option.iter (fun line -> lock text (fun () -> text.AppendLine line |> ignore))
+        event.Data |> Option.ofObj |> Option.iter (fun line -> lock text (fun () -> text.AppendLine line |> ignore))
 
     use child = start true command
     child.OutputDataReceived.Add receive
@@ -168,8 +166,7 @@ let tools () : HaveTools =
     let cache = variable "NUGET_PACKAGES" |> Option.defaultValue $"{home}/.nuget/packages"
 
     let isThere =
-        [ "paket"; "fantomas"; "fsdocs-tool" ]
-        |> List.forall (fun tool -> Directory.Exists $"{cache}/{tool}")
+        [ "paket"; "fantomas"; "fsdocs-tool" ] |> List.forall (fun tool -> Directory.Exists $"{cache}/{tool}")
 
     let inputs = [ File.ReadAllText(inRoot ".config/dotnet-tools.json") ]
 
@@ -182,8 +179,7 @@ let tools () : HaveTools =
 
 /// The package source of this machine's NuGet configuration: no address stands in a committed file.
 let feed () : string =
-    let enabled (line: string) =
-        if line.StartsWith 'E' then Some(line.Substring(line.IndexOf ' ').Trim()) else None
+    let enabled (line: string) = if line.StartsWith 'E' then Some(line.Substring(line.IndexOf ' ').Trim()) else None
 
     let configured () = words "dotnet nuget list source --format short" |> capture |> snd
 
@@ -274,20 +270,11 @@ let format (HaveTools: HaveTools) (check: bool) : int =
 
 /// The program in a folder of its own, compiled ahead of time (ReadyToRun): it starts in less time than what `build` makes.
 let publish (HavePackages: HavePackages) : int =
-    let where = [
-        "-r"
-        RuntimeInformation.RuntimeIdentifier
-        "--self-contained"
-        "false"
-        "-o"
-        "artifacts/ctkd"
-    ]
+    let where = [ "-r"; RuntimeInformation.RuntimeIdentifier; "--self-contained"; "false"; "-o"; "artifacts/ctkd" ]
 
     quietly (noSource ()) ([ "dotnet"; "publish"; app ] @ quiet @ where)
 
-    printfn
-        "%s"
-        (inRoot (if OperatingSystem.IsWindows() then "artifacts/ctkd/ctkd.exe" else "artifacts/ctkd/ctkd"))
+    printfn "%s" (inRoot (if OperatingSystem.IsWindows() then "artifacts/ctkd/ctkd.exe" else "artifacts/ctkd/ctkd"))
 
     0
 
@@ -322,9 +309,7 @@ let targets = [
     "scripts", "", "runs every script in scripts/"
     "bench", "ARGS", "runs the benchmarks, side by side with PyTorch where python3 has it"
     "format", "[--check]", "formats the F# sources, or only checks them"
-    "publish",
-    "[--device D]",
-    "makes artifacts/ctkd/ctkd, the program compiled ahead of time: it starts faster"
+    "publish", "[--device D]", "makes artifacts/ctkd/ctkd, the program compiled ahead of time: it starts faster"
     "docs", "", "makes the site with its API pages in artifacts/docs, and checks every link"
     "pack", "", "makes NuGet packages of the libraries in artifacts/packages"
 ]

@@ -17,8 +17,4 @@ network.eval ()
 let teacher = Model.ofLogits "my-network" 10 network.forward |> Distil.teacher
 let settings = { Settings.defaults with PerClass = 20; Epochs = 2; Milestones = [ 2 ] }
 
-Distil.run (Distil.fresh "runs/own-teacher") {
-    Distil.defaults with
-        Settings = settings
-        Teacher = Some teacher
-}
+Distil.run (Distil.fresh "runs/own-teacher") { Distil.defaults with Settings = settings; Teacher = Some teacher }

@@ -27,9 +27,7 @@ let read (expected: int) (path: string) : byte[][] =
 let compress (bytes: byte[]) : byte[] =
     use target = new MemoryStream()
 
-    using
-        (new BrotliStream(target, CompressionLevel.SmallestSize))
-        (fun brotli -> brotli.Write(bytes, 0, bytes.Length))
+    using (new BrotliStream(target, CompressionLevel.SmallestSize)) (fun brotli -> brotli.Write(bytes, 0, bytes.Length))
 
     target.ToArray()
 

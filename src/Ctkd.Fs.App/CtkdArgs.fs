@@ -26,10 +26,8 @@ type CtkdArgs =
             | Quickstart _ ->
                 "train a teacher on handwritten digits and distil students from it: the tour, under 3 minutes"
             | Teach -> "train a model from labels alone"
-            | Distill ->
-                "train a student from a teacher: methods under a temperature policy, or a published recipe"
-            | Eval _ ->
-                "classify a test set with trained weights: accuracy, calibration, likeness to a teacher"
+            | Distill -> "train a student from a teacher: methods under a temperature policy, or a published recipe"
+            | Eval _ -> "classify a test set with trained weights: accuracy, calibration, likeness to a teacher"
             | Plot _ -> "draw curves of runs, class correlations or a t-SNE of features as SVG or PNG"
             | Export _ -> "write trained weights as a network that other runtimes read: ONNX"
             | Models _ ->

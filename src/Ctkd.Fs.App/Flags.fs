@@ -63,9 +63,7 @@ module Flags =
             let names = "    " + names
             let ownLine = if names.Length + 2 > column then names + "\n" else ""
 
-            ownLine
-            + (if ownLine = "" then names else "").PadRight column
-            + wrap column (List.ofArray (text.Split ' '))
+            ownLine + (if ownLine = "" then names else "").PadRight column + wrap column (List.ofArray (text.Split ' '))
 
         let usage = $"USAGE: ctkd {command} "
         let words = "[--help]" :: (flags |> List.map (fun flag -> $"[{written flag}]"))
@@ -87,7 +85,7 @@ module Flags =
 
     /// The flags among the words, or what is wrong with them.
     let parse (command: string) (flags: Flag list) (words: string list) : Result<GivenFlags, Error> =
-        let wrong what = Result.Error(Error.create Usage what "" $"see: ctkd {command} --help")
+        let wrong what = Error.fail Usage what "" $"see: ctkd {command} --help"
 
         let rec go (given: GivenFlags) (words: string list) =
             match words with
@@ -117,8 +115,7 @@ module Flags =
         given |> List.tryFind (fun (given, _) -> given = name) |> Option.map snd
 
     /// The one value of a flag, where it is given.
-    let tryValue (name: string) (given: GivenFlags) : string option =
-        tryValues name given |> Option.bind List.tryHead
+    let tryValue (name: string) (given: GivenFlags) : string option = tryValues name given |> Option.bind List.tryHead
 
     /// Whether a flag is given.
     let has (name: string) (given: GivenFlags) : bool = (tryValues name given).IsSome

@@ -70,7 +70,6 @@ let main (arguments: string[]) : int =
         eprintfn "error: %O" error
         ExitCode.failed
     | :? OutOfMemoryException ->
-        eprintfn
-            "error: there is not enough memory\n  next: a smaller --batch or model, or a machine with more memory"
+        eprintfn "error: there is not enough memory\n  next: a smaller --batch or model, or a machine with more memory"
 
         ExitCode.failed

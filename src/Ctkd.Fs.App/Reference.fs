@@ -21,9 +21,7 @@ module Reference =
     let trainHelp (command: string) : string = banner + "\n" + Flags.help command TrainFlags.all
 
     let private words (parser: ArgumentParser) : string list =
-        parser.GetArgumentCases()
-        |> List.filter (_.IsHidden.Value >> not)
-        |> List.collect _.CommandLineNames.Value
+        parser.GetArgumentCases() |> List.filter (_.IsHidden.Value >> not) |> List.collect _.CommandLineNames.Value
 
     /// The commands with flags: name, help and the flags of each.
     let commands () : (string * string * string list) list = [

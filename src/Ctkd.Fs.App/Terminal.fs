@@ -65,8 +65,7 @@ type Terminal(json: bool) =
             )
         )
 
-    let digits (count: int) (value: float) : string =
-        value.ToString($"F{count}", CultureInfo.InvariantCulture)
+    let digits (count: int) (value: float) : string = value.ToString($"F{count}", CultureInfo.InvariantCulture)
 
     /// A line of text.
     member _.Say(text: string) : unit =
@@ -90,8 +89,7 @@ type Terminal(json: bool) =
             let rows = table.Header :: table.Rows
             let widths = rows |> List.transpose |> List.map (List.map String.length >> List.max)
 
-            let padded i (cell: string) =
-                if numeric[i] then cell.PadLeft widths[i] else cell.PadRight widths[i]
+            let padded i (cell: string) = if numeric[i] then cell.PadLeft widths[i] else cell.PadRight widths[i]
 
             for row in rows do
                 (row |> List.mapi padded |> String.concat "  ").TrimEnd() |> this.Say
@@ -145,10 +143,8 @@ type Terminal(json: bool) =
                     body {
                         hooks with
                             OnBatch =
-                                fun epoch step steps ->
-                                    task.Value <- float (epoch - 1) + float step / float steps
-                            OnEpoch =
-                                fun m -> task.Description <- Markup.Escape(this.EpochLine title epochs m)
+                                fun epoch step steps -> task.Value <- float (epoch - 1) + float step / float steps
+                            OnEpoch = fun m -> task.Description <- Markup.Escape(this.EpochLine title epochs m)
                     }
                 )
 

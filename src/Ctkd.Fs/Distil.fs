@@ -23,16 +23,11 @@ module Distil =
     let load (path: string) : LoadedModel = LoadedModel.load Device.Cpu None path |> Error.orRaise
 
     /// A teacher from a model and its weights, such as `Model.ofLogits` gives for a TorchSharp module.
-    let teacher (model: Model, weights: Tree) : LoadedModel = {
-        Model = model
-        Weights = weights
-        Info = None
-    }
+    let teacher (model: Model, weights: Tree) : LoadedModel = { Model = model; Weights = weights; Info = None }
 
     /// A folder for a new run: `path`, or the first of path-2, path-3 ... that is not used yet.
     let fresh (path: string) : string =
-        Seq.append [ path ] (Seq.initInfinite (fun i -> $"{path}-{i + 2}"))
-        |> Seq.find (Directory.Exists >> not)
+        Seq.append [ path ] (Seq.initInfinite (fun i -> $"{path}-{i + 2}")) |> Seq.find (Directory.Exists >> not)
 
     /// Names the teacher's model where only its weights' file is given.
     let private completed (e: Experiment) : Experiment =
@@ -46,16 +41,13 @@ module Distil =
         if summary.Ending = Finished then
             let name = summary.Settings.Student
 
-            RunReport.write (Path.Combine(summary.Folder, "report.html")) name [ name, summary ]
-            |> Error.orRaise
+            RunReport.write (Path.Combine(summary.Folder, "report.html")) name [ name, summary ] |> Error.orRaise
 
         summary
 
     /// Trains in a new folder, and writes the report. Raises `CtkdException`, which says what, where and what to do next.
     let run (folder: string) (experiment: Experiment) : Summary =
-        Engine.guarded (fun () ->
-            completed experiment |> Run.startExperiment folder |> Error.orRaise |> reported
-        )
+        Engine.guarded (fun () -> completed experiment |> Run.startExperiment folder |> Error.orRaise |> reported)
 
     /// Resumes an interrupted run from its folder or a checkpoint: bit for bit what the uninterrupted run would have done.
     /// Give the values that it began with; its settings come from the checkpoint. Raises `CtkdException`.

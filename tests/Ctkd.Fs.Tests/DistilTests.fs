@@ -75,8 +75,7 @@ let private tensors (folder: string) : (string * string) list =
 
 let tests =
     testList "Distil" [
-        test
-            "a policy and a distiller of the program's own train, and the report and the checkpoint name them" {
+        test "a policy and a distiller of the program's own train, and the report and the checkpoint name them" {
             inFolder (fun folder ->
                 let summary = Distil.run (Runs.run folder) (own ())
                 let last = List.last summary.Epochs
@@ -124,12 +123,9 @@ let tests =
         test "a model for another number of classes, or too few images for the batch, is refused" {
             inFolder (fun folder ->
                 let refused experiment =
-                    (Must.throw<CtkdException>(fun () -> Distil.run (Runs.run folder) experiment |> ignore))
-                        .Message
+                    (Must.throw<CtkdException>(fun () -> Distil.run (Runs.run folder) experiment |> ignore)).Message
 
-                Must.contain
-                    "mine knows 2 classes, the data set has 10"
-                    (refused { quiet with Student = Some model })
+                Must.contain "mine knows 2 classes, the data set has 10" (refused { quiet with Student = Some model })
 
                 Must.contain
                     "only 54 training images"
@@ -150,13 +146,9 @@ let tests =
                 "image 1 (from 0) has 15 bytes"
                 (wrong [| Array.zeroCreate 16; Array.zeroCreate 15 |] [| 0; 1 |])
 
-            Must.contain
-                "allowed are"
-                (wrong (Array.create 12 (Array.create 16 1uy)) (Array.init 12 (fun i -> i - 1)))
+            Must.contain "allowed are" (wrong (Array.create 12 (Array.create 16 1uy)) (Array.init 12 (fun i -> i - 1)))
 
-            Must.contain
-                "all pixels"
-                (wrong (Array.create 12 (Array.create 16 1uy)) (Array.init 12 (fun i -> i % 2)))
+            Must.contain "all pixels" (wrong (Array.create 12 (Array.create 16 1uy)) (Array.init 12 (fun i -> i % 2)))
         }
 
         test "a fresh folder is the first that is not used" {

@@ -136,8 +136,7 @@ let private peer: Test =
 
 /// The tests with the text in their full name.
 let private named (text: string) : Test -> Test =
-    let isMeant (names: string list) =
-        (String.concat "." names).Contains(text, StringComparison.OrdinalIgnoreCase)
+    let isMeant (names: string list) = (String.concat "." names).Contains(text, StringComparison.OrdinalIgnoreCase)
 
     Test.filter "." isMeant
 

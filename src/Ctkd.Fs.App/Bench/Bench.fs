@@ -80,8 +80,7 @@ let private times (plan: Plan) (rounds: int list) (servers: (Side * Server) list
         for part, found in samples do
             let count = batchesOf plan part
 
-            let time (side: Side, server: Server) =
-                server.Time (BenchSides.partOf side part) count / float count
+            let time (side: Side, server: Server) = server.Time (BenchSides.partOf side part) count / float count
             // Forwards, then backwards: what drifts slowly meets all alike.
             let one =
                 if round % 2 = 1 then
@@ -207,9 +206,7 @@ let private measure (plan: Plan) : Report =
         Speeds = plan.Parts |> List.collect (fun part -> plan.Sides |> List.mapi (speed part))
         Ratios = plan.Parts |> List.collect (fun part -> ratios plan.Sides part (rounds part))
         DataShares = if has "data" && has "step" then List.mapi dataShare plan.Sides else []
-        PeakMiB =
-            plan.Sides
-            |> List.mapi (fun index side -> side.Name, starts |> List.map _.Memory[index] |> List.max)
+        PeakMiB = plan.Sides |> List.mapi (fun index side -> side.Name, starts |> List.map _.Memory[index] |> List.max)
         CallMicroseconds = extreme min _.Cost
     }
 
@@ -235,10 +232,7 @@ let private speedTable (report: Report) : Table =
 
                 [ speed.Part; speed.Side; $"%.0f{speed.ImagesPerSecond}" ]
                 @ List.map (sprintf "%.0f") speed.Starts
-                @ [
-                    Option.defaultValue "-" share
-                    memory |> Option.map (sprintf "%.0f") |> Option.defaultValue "-"
-                ]
+                @ [ Option.defaultValue "-" share; memory |> Option.map (sprintf "%.0f") |> Option.defaultValue "-" ]
             )
     }
 
@@ -261,8 +255,7 @@ let private ratioTable (report: Report) : Table =
 let private print (terminal: Terminal) (report: Report) : unit =
     let work = Workload.published
 
-    terminal.Say
-        $"Teacher {work.Teacher}, student {work.Student}, CTKD's global temperature, batch {work.Batch}."
+    terminal.Say $"Teacher {work.Teacher}, student {work.Student}, CTKD's global temperature, batch {work.Batch}."
 
     for version, sides in report.Versions |> List.groupBy snd do
         let names = sides |> List.map fst |> String.concat ", "
@@ -280,8 +273,7 @@ let private print (terminal: Terminal) (report: Report) : unit =
     for share in report.DataShares do
         let { Median = median; Low = low; High = high } = share.Percent
 
-        terminal.Say
-            $"{share.Side}: making the batch is %.2f{median} (%.2f{low} to %.2f{high}) %% of the step"
+        terminal.Say $"{share.Side}: making the batch is %.2f{median} (%.2f{low} to %.2f{high}) %% of the step"
 
     for cost in Option.toList report.CallMicroseconds do
         terminal.Say $"one call of the engine on one element: %.2f{cost} us"

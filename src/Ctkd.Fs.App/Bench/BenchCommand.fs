@@ -28,8 +28,7 @@ type BenchArgs =
             match this with
             | What _ ->
                 "compare (with PyTorch and others), overheads (of policies and distillers) or scaling (with batch, classes, depth) [compare]"
-            | Part _ ->
-                "of compare: step, recorded, remembered, teacher, student or data [all; recorded on CUDA alone]"
+            | Part _ -> "of compare: step, recorded, remembered, teacher, student or data [all; recorded on CUDA alone]"
             | Pairs _ -> "rounds of measurements [15, of overheads 60, of scaling 9]"
             | Steps _ -> "batches a measurement of compare [4] and overheads [1]"
             | Starts _ ->

@@ -85,9 +85,7 @@ let choose (names: string list) (precision: string option) (sides: Side list) : 
     | None ->
         let chosen =
             sides
-            |> List.filter (fun side ->
-                List.exists (bears side) names && Option.forall ((=) side.Precision) precision
-            )
+            |> List.filter (fun side -> List.exists (bears side) names && Option.forall ((=) side.Precision) precision)
 
         if chosen.IsEmpty then
             Error.create
@@ -202,9 +200,7 @@ let private torchSharp () : string =
     )
 
 let private python () : string =
-    Environment.GetEnvironmentVariable "CTKD_PYTHON"
-    |> Option.ofObj
-    |> Option.defaultValue "/usr/bin/python3"
+    Environment.GetEnvironmentVariable "CTKD_PYTHON" |> Option.ofObj |> Option.defaultValue "/usr/bin/python3"
 
 /// Starts a side's process.
 let start (side: Side) : Server =
@@ -212,8 +208,7 @@ let start (side: Side) : Server =
 
     let command, what, next =
         match side.Program with
-        | Ours ->
-            served (Environment.GetCommandLineArgs()[0]), "our side of the benchmark has ended", "ctkd doctor"
+        | Ours -> served (Environment.GetCommandLineArgs()[0]), "our side of the benchmark has ended", "ctkd doctor"
         | Beside program ->
             served program,
             "the other ctkd of the benchmark cannot be run",

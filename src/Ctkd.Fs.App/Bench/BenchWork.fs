@@ -12,8 +12,7 @@ open Ctkd.Fs.App.Workload
 let parts = [ "step"; "recorded"; "remembered"; "teacher"; "student"; "data" ]
 
 /// The parts that are timed on a device unless one is chosen.
-let partsOn (device: Device) : string list =
-    if Engine.records device then parts else List.except [ "recorded" ] parts
+let partsOn (device: Device) : string list = if Engine.records device then parts else List.except [ "recorded" ] parts
 
 /// The part of torch_step.py that does the same work.
 let twin (part: string) : string =
@@ -102,9 +101,7 @@ let private works (work: Workload) : Map<string, Lazy<unit -> unit>> =
         let images = one.Value.Images
 
         inScope (fun () ->
-            Autograd.noGrad (fun () ->
-                TrainingPlan.forward plan distillation.Model false distillation.Weights images
-            )
+            Autograd.noGrad (fun () -> TrainingPlan.forward plan distillation.Model false distillation.Weights images)
             |> ignore
         )
 

@@ -21,9 +21,7 @@ type Report = { Engine: string; Rounds: int; Points: Point list }
 /// The policies whose cost may hang on the number of classes.
 let private ofClasses: (string * Policy) list =
     policies
-    |> List.filter (fun (name, _) ->
-        List.contains name [ "fixed T"; "CTKD global"; "CTKD instance-wise"; "DTKD" ]
-    )
+    |> List.filter (fun (name, _) -> List.contains name [ "fixed T"; "CTKD global"; "CTKD instance-wise"; "DTKD" ])
 
 /// Every step that is measured, with its axis, its curve and its place; the work says what else it is like.
 let private steps (work: Workload) : (string * string * int * Workload) list = [
@@ -63,8 +61,7 @@ let private prepared (work: Workload) : (int -> float) * int =
 
 let private measure (work: Workload) (rounds: int) : Point list =
     Tensor.scoped (fun () ->
-        let steps =
-            steps work |> List.map (fun (axis, curve, at, work) -> axis, curve, at, work, prepared work)
+        let steps = steps work |> List.map (fun (axis, curve, at, work) -> axis, curve, at, work, prepared work)
 
         let found = steps |> List.map (fun _ -> ResizeArray<float>())
 

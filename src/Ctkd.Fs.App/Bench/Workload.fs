@@ -64,13 +64,7 @@ let plan (work: Workload) : TrainingPlan =
     let student, teacher = model work work.Student, model work work.Teacher
 
     let weight, distiller =
-        ModelPair.create
-            size
-            size
-            (Array.init trainImages (fun i -> i % work.Classes))
-            work.Batch
-            teacher
-            student
+        ModelPair.create size size (Array.init trainImages (fun i -> i % work.Classes)) work.Batch teacher student
         |> work.Distiller
         |> Error.orRaise
 
@@ -79,8 +73,7 @@ let plan (work: Workload) : TrainingPlan =
         Distillation =
             Some {
                 Model = teacher
-                Weights =
-                    Model.declarations teacher |> Initialise.tree DType.Float32 work.Device (Rng.ofSeed 2)
+                Weights = Model.declarations teacher |> Initialise.tree DType.Float32 work.Device (Rng.ofSeed 2)
                 Policy = work.Policy
                 Distillers = [ Schedule.constant weight, distiller ]
             }

@@ -6,8 +6,7 @@ open Ctkd.Fs
 module Command =
 
     /// Wrong usage: what is wrong, and what to do.
-    let usage (what: string) (next: string) : Result<'T, Error> =
-        Result.Error(Error.create ErrorKind.Usage what "" next)
+    let usage (what: string) (next: string) : Result<'T, Error> = Error.fail ErrorKind.Usage what "" next
 
     /// The names of precisions and policies, as help lists them.
     let precisions: string = String.concat ", " Settings.precisions

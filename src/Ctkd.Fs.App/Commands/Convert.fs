@@ -17,13 +17,10 @@ type ConvertArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Weights _ ->
-                "what is converted: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Weights _ -> "what is converted: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
             | Out _ -> "the new file; needed"
-            | Model _ ->
-                "model of the weights: they are checked against it [the one that they name or fit, if any]"
-            | Format _ ->
-                "safetensors or pytorch [by the new file's ending: .safetensors, or .pt .pth .th .ckpt]"
+            | Model _ -> "model of the weights: they are checked against it [the one that they name or fit, if any]"
+            | Format _ -> "safetensors or pytorch [by the new file's ending: .safetensors, or .pt .pth .th .ckpt]"
             | Json -> "the result as one JSON object"
 
 /// What `convert --json` prints.
@@ -70,12 +67,7 @@ module Convert =
             | [ only ] -> Ok(Some only)
             | _ -> Ok None
 
-    let private write
-        format
-        (out: string)
-        (model: Model option)
-        (tensors: StoredTensor list)
-        : Result<unit, Error> =
+    let private write format (out: string) (model: Model option) (tensors: StoredTensor list) : Result<unit, Error> =
         match format with
         | "safetensors" ->
             let metadata =
@@ -99,9 +91,7 @@ module Convert =
             match args.TryGetResult ConvertArgs.Weights, args.TryGetResult ConvertArgs.Out with
             | None, _
             | _, None ->
-                Command.usage
-                    "convert needs two files"
-                    "give them: ctkd convert --weights FILE --out NEW.safetensors"
+                Command.usage "convert needs two files" "give them: ctkd convert --weights FILE --out NEW.safetensors"
             | Some path, Some out ->
                 result {
                     let! format = formatOf args out

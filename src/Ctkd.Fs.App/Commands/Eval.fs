@@ -135,14 +135,9 @@ module Eval =
         { Caption = ""; Header = List.map fst cells; Rows = [ List.map snd cells ] }
 
     /// The teacher that the flags name, if they do.
-    let teacher
-        (device: Device)
-        (weights: string option)
-        (model: string option)
-        : Result<LoadedModel option, Error> =
+    let teacher (device: Device) (weights: string option) (model: string option) : Result<LoadedModel option, Error> =
         match weights, model with
-        | None, Some _ ->
-            Command.usage "--teacher needs the teacher's weights" "give --teacher-weights FILE too"
+        | None, Some _ -> Command.usage "--teacher needs the teacher's weights" "give --teacher-weights FILE too"
         | None, None -> Ok None
         | Some path, model -> LoadedModel.load device model path |> Result.map Some
 

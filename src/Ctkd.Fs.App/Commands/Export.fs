@@ -28,8 +28,7 @@ type ExportArgs =
             | Fold_Batch_Norm -> "merge batch normalisations into the convolutions before them [no]"
             | Opset _ -> $"version of ONNX's operators, 17 to 21 [{(OnnxOptions.forSize 1).Opset}]"
             | Size _ -> "height and width of the images [those of the training data, or as published]"
-            | Normalise ->
-                "take pixels from 0 to 1 and normalise them in the network [the caller normalises them]"
+            | Normalise -> "take pixels from 0 to 1 and normalise them in the network [the caller normalises them]"
             | Mean _ -> "mean of each channel, pixels from 0 to 1 [as trained]"
             | Std _ -> "standard deviation of each channel [as trained]"
             | Json -> "what was written as one JSON object"
@@ -97,8 +96,7 @@ module Export =
                         "give --weights FILE: a checkpoint, a run's folder, a safetensors or PyTorch file"
 
                 let! path =
-                    args.TryGetResult ExportArgs.Onnx
-                    |> needed "export needs a file to write" "give --onnx FILE"
+                    args.TryGetResult ExportArgs.Onnx |> needed "export needs a file to write" "give --onnx FILE"
 
                 let! trained = LoadedModel.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
 

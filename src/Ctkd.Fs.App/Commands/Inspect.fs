@@ -70,8 +70,7 @@ module Inspect =
                             Identify.modelKey, info.Settings.Student
                             Identify.classesKey, string info.Classes
                             "teacher", info.Settings.Teacher
-                            "policy",
-                            (if info.Settings.Teacher = "" then "" else Names.name info.Settings.Policy)
+                            "policy", (if info.Settings.Teacher = "" then "" else Names.name info.Settings.Policy)
                             "data", info.Settings.Data
                             "images", $"{info.Images.Height} x {info.Images.Width}"
                             "mean", numbers info.Images.Mean
@@ -87,8 +86,7 @@ module Inspect =
 
     let private elements (tensor: StoredTensor) : int64 = List.fold (*) 1L tensor.Shape
 
-    let private isFloat (tensor: StoredTensor) : bool =
-        List.contains tensor.DType [ "F64"; "F32"; "F16"; "BF16" ]
+    let private isFloat (tensor: StoredTensor) : bool = List.contains tensor.DType [ "F64"; "F32"; "F16"; "BF16" ]
 
     /// Names of the tensors with numbers that are not finite.
     let notFinite (tensors: StoredTensor list) : string list =
@@ -122,8 +120,7 @@ module Inspect =
             NotFinite = notFinite tensors
             Metadata = Map.ofList file.Metadata
             Tensors =
-                tensors
-                |> List.map (fun tensor -> { Name = tensor.Name; Type = tensor.DType; Shape = tensor.Shape })
+                tensors |> List.map (fun tensor -> { Name = tensor.Name; Type = tensor.DType; Shape = tensor.Shape })
         }
 
     let private say (terminal: Terminal) (i: Inspection) : unit =

@@ -147,15 +147,13 @@ module Models =
             MacsWithBatchNorm = macs.WithBatchNorm
             MacsTemperature = (Policy.macs model.Classes policy).Total
             Logits = [ 2; model.Classes ]
-            Features =
-                Shapes.tapped traced @ [ [ model.Classifier.In ] ] |> List.map (fun shape -> 2 :: shape)
+            Features = Shapes.tapped traced @ [ [ model.Classifier.In ] ] |> List.map (fun shape -> 2 :: shape)
             Classifier = model.Classifier.Weight
             StateDict = declared |> List.map (fun d -> [| box d.Name; box d.Shape |])
             Layers = if layers then List.map (layerRow model.Starts) traced else null
         }
 
-    let private invariant (number: float) (digits: int) =
-        number.ToString($"N{digits}", CultureInfo.InvariantCulture)
+    let private invariant (number: float) (digits: int) = number.ToString($"N{digits}", CultureInfo.InvariantCulture)
 
     let private millions (count: int64) : string = invariant (float count / 1e6) 2
     let private whole (count: int64) : string = invariant (float count) 0
@@ -171,9 +169,7 @@ module Models =
             rows
             |> List.map (fun (name, m) ->
                 let features =
-                    m.Features
-                    |> List.map (List.tail >> List.map string >> String.concat "x")
-                    |> String.concat " "
+                    m.Features |> List.map (List.tail >> List.map string >> String.concat "x") |> String.concat " "
 
                 [
                     name
@@ -250,15 +246,12 @@ module Models =
                 let seeing = if one.IsSome then asked else List.filter Result.isOk asked
                 let! models = seeing |> List.sequenceResultM
 
-                let rows =
-                    models |> List.map (fun (model, size) -> model.Name, row policy size one.IsSome model)
+                let rows = models |> List.map (fun (model, size) -> model.Name, row policy size one.IsSome model)
 
                 terminal.Table(zooTable (args.Contains ModelsArgs.Policy) rows)
 
                 if one.IsSome then rows |> List.iter (snd >> layerTable >> terminal.Table)
 
-                terminal.Json(
-                    OrderedDictionary<string, ModelRow>(rows |> List.map KeyValuePair<string, ModelRow>)
-                )
+                terminal.Json(OrderedDictionary<string, ModelRow>(rows |> List.map KeyValuePair<string, ModelRow>))
             }
         )

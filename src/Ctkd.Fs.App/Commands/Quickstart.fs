@@ -17,8 +17,7 @@ type QuickstartArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Out _ ->
-                "folder of the runs [runs/quickstart, or the next free number; an interrupted one is resumed]"
+            | Out _ -> "folder of the runs [runs/quickstart, or the next free number; an interrupted one is resumed]"
             | Seed _ -> $"seed of everything random [{Settings.defaults.Seed}]"
             | Precision _ -> $"{Command.precisions} [{Names.name Settings.defaults.Precision}]"
             | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
@@ -59,9 +58,7 @@ module Quickstart =
 
     /// The first folder that holds no finished tour: an interrupted one is resumed.
     let private freeFolder () : string =
-        Seq.initInfinite (fun i ->
-            Path.Combine("runs", if i = 0 then "quickstart" else $"quickstart-{i + 1}")
-        )
+        Seq.initInfinite (fun i -> Path.Combine("runs", if i = 0 then "quickstart" else $"quickstart-{i + 1}"))
         |> Seq.find (fun folder -> not (File.Exists(Path.Combine(folder, "report.html"))))
 
     let private run (terminal: Terminal) (folder: string) (name: string) (settings: Settings) =
@@ -72,13 +69,11 @@ module Quickstart =
             if checkpoint.Info.Settings = settings then
                 Run.resume hooks out
             else
-                Result.Error(
-                    Error.create
-                        ErrorKind.Usage
-                        $"the run '{name}' was begun with other flags"
-                        out
-                        "give the same flags again, or another folder with --out"
-                )
+                Error.fail
+                    ErrorKind.Usage
+                    $"the run '{name}' was begun with other flags"
+                    out
+                    "give the same flags again, or another folder with --out"
 
         terminal.Progress
             name

@@ -18,8 +18,7 @@ type RecipesArgs =
 
     interface IArgParserTemplate with
         member this.Usage =
-            let names (value: Recipe -> string) =
-                Recipes.all |> List.map value |> List.distinct |> String.concat ", "
+            let names (value: Recipe -> string) = Recipes.all |> List.map value |> List.distinct |> String.concat ", "
 
             match this with
             | Name _ -> "print this recipe as JSON, which distill --recipe FILE.json takes as well"
@@ -47,9 +46,7 @@ module RecipeList =
     let private short (model: string) : string = model.Replace("imagenet/", "")
 
     /// What the filters look at.
-    let private filters
-        (args: ParseResults<RecipesArgs>)
-        : (string * (Recipe -> string) * string option) list = [
+    let private filters (args: ParseResults<RecipesArgs>) : (string * (Recipe -> string) * string option) list = [
         "source", _.Source, args.TryGetResult RecipesArgs.Source
         "teacher", _.Settings.Teacher >> short, args.TryGetResult RecipesArgs.Teacher |> Option.map short
         "student", _.Settings.Student >> short, args.TryGetResult RecipesArgs.Student |> Option.map short
@@ -77,8 +74,7 @@ module RecipeList =
         Caption = "Published accuracies"
         Header = [ "recipe"; "data"; "top-1 %"; "teacher %"; "alone %" ]
         Rows = [
-            for r in recipes ->
-                [ r.Name; r.Settings.Data; percent r.Top1; percent r.TeacherTop1; percent r.AloneTop1 ]
+            for r in recipes -> [ r.Name; r.Settings.Data; percent r.Top1; percent r.TeacherTop1; percent r.AloneTop1 ]
         ]
     }
 
@@ -97,8 +93,7 @@ module RecipeList =
         else
             terminal.Table(table recipes)
 
-            terminal.Say
-                "settings of one: ctkd recipes NAME; to run it: ctkd distill --recipe NAME --weights FILE"
+            terminal.Say "settings of one: ctkd recipes NAME; to run it: ctkd distill --recipe NAME --weights FILE"
 
         terminal.Json(List.map line recipes)
 
@@ -113,8 +108,6 @@ module RecipeList =
             | Some name ->
                 Recipes.find name
                 |> Result.map (fun recipe ->
-                    System.Console.Out.WriteLine(
-                        if json then Json.write recipe else Json.writeIndented recipe
-                    )
+                    System.Console.Out.WriteLine(if json then Json.write recipe else Json.writeIndented recipe)
                 )
         )

@@ -81,8 +81,7 @@ module SelfCheck =
                     Held = List.ofSeq held
                 }
             | Broke(step, term) ->
-                Error.create Diverged $"the term '{term}' was not finite in step {step}" "" "ctkd doctor"
-                |> Error.raise
+                Error.create Diverged $"the term '{term}' was not finite in step {step}" "" "ctkd doctor" |> Error.raise
 
         go state
 
@@ -108,8 +107,7 @@ module SelfCheck =
             let options = { TeacherOutputs.simple with Ahead = ahead }
             let trainer = { Plan = plan; Teacher = options; Images = set }
 
-            let recorder =
-                if Engine.records device then RecordedSteps.onDevice device else RecordedSteps.direct
+            let recorder = if Engine.records device then RecordedSteps.onDevice device else RecordedSteps.direct
 
             let fromHost = train trainer (Train.fromHost trainer) (TrainState.start plan)
             let start = TrainState.start plan

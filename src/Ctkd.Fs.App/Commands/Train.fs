@@ -133,11 +133,7 @@ module Train =
                         "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
         }
 
-    let private command
-        (name: string)
-        (settings: GivenFlags -> Result<Resolved, Error>)
-        (words: string list)
-        : int =
+    let private command (name: string) (settings: GivenFlags -> Result<Resolved, Error>) (words: string list) : int =
         match Flags.parse name TrainFlags.all words with
         | Result.Error error -> Terminal(false).Fail error
         | Ok given ->

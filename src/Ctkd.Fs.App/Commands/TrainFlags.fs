@@ -50,9 +50,7 @@ module TrainFlags =
         Flags.one "dry-run" "train nothing: print every setting with its origin [no]"
         Flags.one "out DIR" "folder of the run [runs/COMMAND-MODEL-SEED, or runs/RECIPE-SEED]"
 
-        Flags.one
-            "resume PATH"
-            "continue a run: its folder or one of its checkpoints; settings come from there"
+        Flags.one "resume PATH" "continue a run: its folder or one of its checkpoints; settings come from there"
 
         Flags.many
             $"{methods} NAME"
@@ -62,9 +60,7 @@ module TrainFlags =
         Flags.one "kd WEIGHT" "distill: weight of kd, beside the other methods [0.9; under dtkd 3]"
         yield! List.map ofRow rows
 
-        Flags.one
-            "json"
-            "the result as one JSON object on the standard output, everything else on the standard error"
+        Flags.one "json" "the result as one JSON object on the standard output, everything else on the standard error"
     ]
 
     /// Whether the result is wanted as JSON.
@@ -96,8 +92,7 @@ module TrainFlags =
             | Some recipe -> recipe
             | None -> $"{command}-{s.Student}"
 
-        Flags.tryValue "out" given
-        |> Option.defaultValue (Path.Combine("runs", $"{what.Replace('/', '-')}-{s.Seed}"))
+        Flags.tryValue "out" given |> Option.defaultValue (Path.Combine("runs", $"{what.Replace('/', '-')}-{s.Seed}"))
 
     // ---- from flags to settings ----
 
@@ -115,8 +110,7 @@ module TrainFlags =
         // A switch sets the opposite of the default.
         | Some field when field.Argument = "" ->
             Ok [ Resolve.field origin field (box (not (unbox<bool> field.Default))) ]
-        | Some field ->
-            Field.read origin text field |> Result.map (fun value -> [ Resolve.field origin field value ])
+        | Some field -> Field.read origin text field |> Result.map (fun value -> [ Resolve.field origin field value ])
         | None when flag = set -> values |> List.traverseResultM Resolve.set
         | None when flag = "kd" ->
             Field.read origin text (row "ce").Value
@@ -131,9 +125,7 @@ module TrainFlags =
         | Some names, None -> Ok [ Resolve.methods "--method" names None ]
         | Some names, Some numbers ->
             (FieldKind.numbers FieldKind.anyNumber).Read(String.concat "," numbers)
-            |> Option.map (fun numbers -> [
-                Resolve.methods "--method" names (Some(unbox<float list> numbers))
-            ])
+            |> Option.map (fun numbers -> [ Resolve.methods "--method" names (Some(unbox<float list> numbers)) ])
             |> Result.requireSome (
                 Error.create Usage "--method-weights takes numbers" "" "such as: --method-weights 0.9 0.8"
             )

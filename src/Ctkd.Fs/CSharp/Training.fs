@@ -75,8 +75,7 @@ type TrainingOptions() =
     /// One of `Settings.policies`.
     member _.Policy
         with get () = Names.name current.Policy
-        and set (name: string) =
-            set (nameof current.Policy) (Names.find<PolicyName> "policy" name |> Error.orRaise)
+        and set (name: string) = set (nameof current.Policy) (Names.find<PolicyName> "policy" name |> Error.orRaise)
 
     /// Whether logits are standardised before the policy softens them.
     member _.Standardise
@@ -159,10 +158,7 @@ type TrainingOptions() =
                 let given = if weights.Length = 0 then None else Some(List.ofArray weights)
                 Resolve.methods (nameof this.Methods) (List.ofArray methods) given
             if epochs <> 0 then
-                Resolve.assign
-                    (nameof this.Epochs)
-                    [ nameof current.Epochs ]
-                    (fun s -> { s with Epochs = epochs })
+                Resolve.assign (nameof this.Epochs) [ nameof current.Epochs ] (fun s -> { s with Epochs = epochs })
         ]
 
         let settings = (Resolve.settings recipe (chosen @ assigned) |> Error.orRaise).Settings
@@ -191,12 +187,8 @@ type Training =
 
     /// Trains in a new folder. `onEpoch` may be null; cancelling writes a checkpoint and ends the run as interrupted.
     static member Start
-        (
-            options: TrainingOptions,
-            folder: string,
-            onEpoch: Action<EpochMetrics> | null,
-            stop: CancellationToken
-        ) : Summary =
+        (options: TrainingOptions, folder: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken)
+        : Summary =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull folder
 
@@ -208,14 +200,13 @@ type Training =
 
     /// Resumes an interrupted run that began with values of the program's own: give them again by `options`.
     static member Resume
-        (options: TrainingOptions, path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken) : Summary =
+        (options: TrainingOptions, path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken)
+        : Summary =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull path
         options.ToExperiment(Training.Hooks(onEpoch, stop)) |> Distil.resume path
 
     /// Resumes an interrupted run from its folder or a checkpoint file.
-    static member Resume
-        (path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken)
-        : Summary =
+    static member Resume(path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken) : Summary =
         ArgumentNullException.ThrowIfNull path
         Prepare.ofSettings (Training.Hooks(onEpoch, stop)) Settings.defaults |> Distil.resume path

@@ -31,19 +31,16 @@ type Losses =
     static member CrossEntropy(labels: Tensor, logits: Tensor) : Tensor = Loss.crossEntropy labels logits
 
     /// d loss / d leaves.
-    static member Gradients(loss: Tensor, [<ParamArray>] leaves: Tensor[]) : Tensor[] =
-        Autograd.gradients loss leaves
+    static member Gradients(loss: Tensor, [<ParamArray>] leaves: Tensor[]) : Tensor[] = Autograd.gradients loss leaves
 
 /// Schedules for C#; ask one with `At`.
 [<AbstractClass; Sealed>]
 type Schedules =
     static member Constant(value: float) : Schedule = Schedule.constant value
 
-    static member Linear(start: float, stop: float, epochs: int) : Schedule =
-        Schedule.linear start stop epochs
+    static member Linear(start: float, stop: float, epochs: int) : Schedule = Schedule.linear start stop epochs
 
-    static member Cosine(start: float, stop: float, epochs: int) : Schedule =
-        Schedule.cosine start stop epochs
+    static member Cosine(start: float, stop: float, epochs: int) : Schedule = Schedule.cosine start stop epochs
 
     static member MultiStep(start: float, factor: float, [<ParamArray>] milestones: int[]) : Schedule =
         Schedule.multiStep start factor (List.ofArray milestones)
@@ -77,8 +74,7 @@ type Policies =
     static member Own(name: string, temperature: Func<Tensor, Tensor, Tensor>) : Policy = {
         Scheduled.fixedAt 1.0 with
             Name = name
-            Soften =
-                fun _ teacher student -> Policy.shared (temperature.Invoke(teacher, student)) teacher student
+            Soften = fun _ teacher student -> Policy.shared (temperature.Invoke(teacher, student)) teacher student
     }
 
 /// Distillation losses for C#.
@@ -88,8 +84,7 @@ type Methods =
     static member Kd: Distiller = Kd.distiller
 
     /// A loss of your own, shape [], of what teacher and student computed for a batch.
-    static member Own(name: string, loss: Func<DistillerInput, Tensor>) : Distiller =
-        Distiller.simple name loss.Invoke
+    static member Own(name: string, loss: Func<DistillerInput, Tensor>) : Distiller = Distiller.simple name loss.Invoke
 
 /// Trained models and image sets for C#.
 [<AbstractClass; Sealed>]

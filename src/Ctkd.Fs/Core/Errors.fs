@@ -48,6 +48,10 @@ module Error =
         Next = next
     }
 
+    /// Fails with an error of the given kind from its three parts.
+    let fail (kind: ErrorKind) (what: string) (where: string) (next: string) : Result<'T, Error> =
+        Error(create kind what where next)
+
     /// Levenshtein distance, ignoring case.
     let private distance (a: string) (b: string) : int =
         let step (row: int[]) (x: char) =
@@ -55,8 +59,7 @@ module Error =
             next[0] <- row[0] + 1
 
             for j in 1 .. b.Length do
-                let replace =
-                    row[j - 1] + (if Char.ToLowerInvariant x = Char.ToLowerInvariant b[j - 1] then 0 else 1)
+                let replace = row[j - 1] + (if Char.ToLowerInvariant x = Char.ToLowerInvariant b[j - 1] then 0 else 1)
 
                 next[j] <- min replace (1 + min row[j] next[j - 1])
 

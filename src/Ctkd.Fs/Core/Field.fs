@@ -81,9 +81,7 @@ module Field =
         match field.Kind.Read text with
         | Some value -> Ok value
         | None when field.Kind.Names.IsEmpty || field.Kind.IsList ->
-            Result.Error(
-                Error.create Usage $"'{text}' is no value for {source}" "" $"it takes {field.Kind.Takes}"
-            )
+            Error.fail Usage $"'{text}' is no value for {source}" "" $"it takes {field.Kind.Takes}"
         | None -> Result.Error(Error.unknown (label field) field.Kind.Names text)
 
     /// The default as help and reference show it; empty where there is none.

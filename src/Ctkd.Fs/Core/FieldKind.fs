@@ -93,11 +93,7 @@ module FieldKind =
 
     /// True or false.
     let switch: FieldKind =
-        kind
-            "true or false"
-            (Boolean.TryParse >> parsed)
-            (fun on -> if on then "yes" else "no")
-            (fun _ _ -> [])
+        kind "true or false" (Boolean.TryParse >> parsed) (fun on -> if on then "yes" else "no") (fun _ _ -> [])
 
     // ---- lists ----
 
@@ -207,9 +203,7 @@ module FieldKind =
         ]
 
         let show (weights: Map<string, float>) =
-            Map.toList weights
-            |> List.map (fun (name, weight) -> $"{name}:{string weight}")
-            |> String.concat ","
+            Map.toList weights |> List.map (fun (name, weight) -> $"{name}:{string weight}") |> String.concat ","
 
         {
             kind "" read show mistakes with

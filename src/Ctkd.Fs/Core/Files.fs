@@ -41,8 +41,7 @@ module Files =
         if stream.Length = 0L then
             Error(unreadable path "it is empty" "write or fetch it again")
         elif stream.Length > int64 Array.MaxLength then
-            let reason =
-                $"it has {stream.Length} bytes, and at most {Array.MaxLength} fit into memory at once"
+            let reason = $"it has {stream.Length} bytes, and at most {Array.MaxLength} fit into memory at once"
 
             Error(unreadable path reason "split it into smaller files")
         else
@@ -71,14 +70,10 @@ module Files =
 
         let reason, next =
             match problem with
-            | :? DirectoryNotFoundException ->
-                $"there is no folder '{folder}'", "make the folder, or choose another"
+            | :? DirectoryNotFoundException -> $"there is no folder '{folder}'", "make the folder, or choose another"
             | :? UnauthorizedAccessException ->
-                "permission denied",
-                $"give yourself the right to write into '{folder}', or choose another folder"
-            | _ ->
-                problem.Message,
-                $"free space on the disk of '{folder}' if it is full, or choose another folder"
+                "permission denied", $"give yourself the right to write into '{folder}', or choose another folder"
+            | _ -> problem.Message, $"free space on the disk of '{folder}' if it is full, or choose another folder"
 
         Error.create Unwritable $"'{Path.GetFileName path}' cannot be written: {reason}" path next
 
@@ -116,8 +111,7 @@ module Files =
             discard temporary
 
     /// Whether `replace` made a file with this name.
-    let private isTemporary (path: string) : bool =
-        Text.RegularExpressions.Regex.IsMatch(path, @"\.[0-9a-f]{32}\.tmp$")
+    let private isTemporary (path: string) : bool = Text.RegularExpressions.Regex.IsMatch(path, @"\.[0-9a-f]{32}\.tmp$")
 
     /// Deletes the temporary files that a killed process left in a folder.
     let removeLeftovers (folder: string) : unit =
@@ -134,9 +128,8 @@ module Files =
         let total = parts |> List.sumBy (fun part -> int64 part.Length)
 
         if total > int64 Array.MaxLength then
-            let what =
-                $"'{Path.GetFileName path}' would have {total} bytes, a file may have {Array.MaxLength}"
+            let what = $"'{Path.GetFileName path}' would have {total} bytes, a file may have {Array.MaxLength}"
 
-            Error(Error.create Unwritable what path "split it into smaller files")
+            Error.fail Unwritable what path "split it into smaller files"
         else
             replace path (fun stream -> parts |> List.iter (fun part -> stream.Write part.Span))

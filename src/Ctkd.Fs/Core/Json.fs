@@ -120,13 +120,7 @@ module Json =
     /// The value, or what is wrong with the text.
     let read<'T> (where: string) (text: string) : Result<'T, Error> =
         let damaged reason =
-            Result.Error(
-                Error.create
-                    Damaged
-                    $"the JSON is not what it should be: {reason}"
-                    where
-                    "write it again with this version"
-            )
+            Error.fail Damaged $"the JSON is not what it should be: {reason}" where "write it again with this version"
 
         let refused (problem: exn) =
             match strangersOf<'T> text with

@@ -24,8 +24,7 @@ module Names =
     let private cases<'T> () : UnionCaseInfo list = FSharpType.GetUnionCases typeof<'T> |> List.ofArray
 
     /// The names, in the order of the cases.
-    let all<'T> () : string list =
-        cases<'T>() |> List.filter isPlain |> List.map (fun case -> kebab case.Name)
+    let all<'T> () : string list = cases<'T>() |> List.filter isPlain |> List.map (fun case -> kebab case.Name)
 
     /// The name of a case.
     let name (value: 'T) : string =

@@ -35,8 +35,7 @@ module Rng =
     let uniform (index: int) (rng: Rng) : float = float (bits index rng >>> 11) * (1.0 / float (1L <<< 53))
 
     /// Returns a uniform integer in 0 .. count - 1.
-    let below (count: int) (index: int) (rng: Rng) : int =
-        int (Math.BigMul(bits index rng, uint64 count, ref 0UL))
+    let below (count: int) (index: int) (rng: Rng) : int = int (Math.BigMul(bits index rng, uint64 count, ref 0UL))
 
     /// Returns `count` standard normal numbers (Box and Muller 1958).
     let normals (count: int) (rng: Rng) : float[] =

@@ -28,8 +28,7 @@ type Schedule =
         | Schedule.Linear(start, stop, epochs) -> start + (stop - start) * progress epochs
         | Schedule.Cosine(start, stop, epochs) ->
             start + (stop - start) * (1.0 - Math.Cos(Math.PI * progress epochs)) / 2.0
-        | Schedule.Joined(first, epochs, next) ->
-            if epoch <= epochs then first.At epoch else next.At(epoch - epochs)
+        | Schedule.Joined(first, epochs, next) -> if epoch <= epochs then first.At epoch else next.At(epoch - epochs)
 
 /// Creates and evaluates schedules. A number that is not finite or a length below 1 epoch raises `ArgumentException`.
 [<RequireQualifiedAccess>]
@@ -53,9 +52,7 @@ module Schedule =
         finite (nameof factor) factor
 
         if List.sort milestones <> milestones || List.exists (fun m -> m < 1) milestones then
-            invalidArg
-                (nameof milestones)
-                $"milestones must be epochs from 1 on in rising order, got %A{milestones}."
+            invalidArg (nameof milestones) $"milestones must be epochs from 1 on in rising order, got %A{milestones}."
 
         Schedule.MultiStep(start, factor, milestones)
 

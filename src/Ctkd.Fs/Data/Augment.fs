@@ -89,20 +89,13 @@ module Batch =
 module Augment =
 
     /// Uploads a set. Mean and standard deviation are per channel, for pixels from 0 to 1.
-    let upload
-        (dtype: DType)
-        (device: Device)
-        (mean: float list)
-        (std: float list)
-        (set: ImageSet)
-        : DeviceSet =
+    let upload (dtype: DType) (device: Device) (mean: float list) (std: float list) (set: ImageSet) : DeviceSet =
         let count = set.Labels.Length
         let shape = [| count; set.Channels; set.Height; set.Width |] |> Array.map int64
 
         let perChannel (values: float list) =
             Tensor.scope (fun () ->
-                Tensor.ofFloats dtype [ 1; values.Length; 1; 1 ] (Array.ofList values)
-                |> Tensor.toDevice device
+                Tensor.ofFloats dtype [ 1; values.Length; 1; 1 ] (Array.ofList values) |> Tensor.toDevice device
             )
 
         {
@@ -135,9 +128,7 @@ module Augment =
         let rows, columns, mirrors = draw "rows", draw "columns", draw "mirrors"
 
         let upload values =
-            Tensor.scope (fun () ->
-                Tensor.ofInt64s [ n ] values |> Tensor.toDevice (Tensor.device set.Images)
-            )
+            Tensor.scope (fun () -> Tensor.ofInt64s [ n ] values |> Tensor.toDevice (Tensor.device set.Images))
 
         let images = Rng.permutation n (draw "order")
         let shift rng = Array.init n (fun i -> Rng.below (2 * pad + 1) i rng)
@@ -152,8 +143,7 @@ module Augment =
         {
             Order = upload images
             Row = upload (Array.map int64 row)
-            Column =
-                upload (Array.init n (fun i -> int64 (column[i] + (if mirrored[i] then width - 1 else 0))))
+            Column = upload (Array.init n (fun i -> int64 (column[i] + (if mirrored[i] then width - 1 else 0))))
             Direction = upload (Array.map (fun m -> if m then -1L else 1L) mirrored)
             Variants = Array.init n variant
         }

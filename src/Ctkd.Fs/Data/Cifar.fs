@@ -94,11 +94,7 @@ module Cifar =
         $"fetch {facts family.Python} or {facts family.Binary} from {page} and unpack it there with tar -xzf"
 
     let private damaged (family: Family) (path: string) (reason: string) : Error =
-        Error.create
-            Damaged
-            $"'{Path.GetFileName path}' is no {family.Name} file: {reason}"
-            path
-            (fetch family)
+        Error.create Damaged $"'{Path.GetFileName path}' is no {family.Name} file: {reason}" path (fetch family)
 
     // ---- binary files
 
@@ -117,8 +113,7 @@ module Cifar =
         match labels |> Array.tryFindIndex (fun label -> int label >= classes) with
         | None -> Ok()
         | Some i ->
-            let reason =
-                $"the coarse label of record {i} (from 0) is {labels[i]}, allowed are 0 to {classes - 1}"
+            let reason = $"the coarse label of record {i} (from 0) is {labels[i]}, allowed are 0 to {classes - 1}"
 
             Error(damaged family path reason)
 
@@ -126,8 +121,7 @@ module Cifar =
         match labels |> Array.tryFindIndex (fun label -> label < 0 || label >= family.Classes) with
         | None -> Ok()
         | Some i ->
-            let reason =
-                $"the label of record {i} (from 0) is {labels[i]}, allowed are 0 to {family.Classes - 1}"
+            let reason = $"the label of record {i} (from 0) is {labels[i]}, allowed are 0 to {family.Classes - 1}"
 
             Error(damaged family path reason)
 
@@ -187,8 +181,7 @@ module Cifar =
     let private readPython (family: Family) (path: string) : Result<ImageSet, Error> =
         Files.read path
         |> Result.bind (
-            Pickle.parse Numpy.allowed path
-            >> Result.mapError (fun error -> { error with Next = fetch family })
+            Pickle.parse Numpy.allowed path >> Result.mapError (fun error -> { error with Next = fetch family })
         )
         |> Result.bind (ofPickle family path)
 
@@ -221,7 +214,7 @@ module Cifar =
         else
             let state = if Directory.Exists folder then "holds none of its files" else "does not exist"
             let what = $"there is no {family.Name}: the folder '{folder}' {state}"
-            Error(Error.create Missing what folder (fetch family))
+            Error.fail Missing what folder (fetch family)
 
     let private readFile (family: Family) (layout: Layout) (file: string) : Result<ImageSet, Error> =
         let path = Path.Combine(layout.Folder, file)
@@ -229,9 +222,7 @@ module Cifar =
         if File.Exists path then
             layout.Read family path
         else
-            Error(
-                Error.create Missing $"{family.Name} is not complete: '{file}' is missing" path (fetch family)
-            )
+            Error.fail Missing $"{family.Name} is not complete: '{file}' is missing" path (fetch family)
 
     let private readAll
         (family: Family)
@@ -240,10 +231,7 @@ module Cifar =
         (files: string list)
         : Result<ImageSet, Error> =
         let add (sets: Result<ImageSet list, Error>) (file: string) =
-            sets
-            |> Result.bind (fun before ->
-                readFile family layout file |> Result.map (fun set -> set :: before)
-            )
+            sets |> Result.bind (fun before -> readFile family layout file |> Result.map (fun set -> set :: before))
 
         List.fold add (Ok []) files
         |> Result.map List.rev
@@ -281,7 +269,7 @@ module Cifar =
                 $"{family.Name} is not complete: its files hold {train} training and {test} test images, not {trainImages} and {testImages}"
 
             let own = "; images of your own are read with --data file"
-            Error(Error.create Damaged what folder (fetch family + own))
+            Error.fail Damaged what folder (fetch family + own)
 
     /// Reads CIFAR-10 files with any number of records, from a folder as for `load10`.
     let read10 (folder: string) : Result<Splits, Error> = read cifar10 folder
@@ -293,5 +281,4 @@ module Cifar =
     let load10 (folder: string) : Result<Splits, Error> = read10 folder |> Result.bind (whole cifar10 folder)
 
     /// Loads all of CIFAR-100 with its 100 fine labels, from a folder as for `load10`.
-    let load100 (folder: string) : Result<Splits, Error> =
-        read100 folder |> Result.bind (whole cifar100 folder)
+    let load100 (folder: string) : Result<Splits, Error> = read100 folder |> Result.bind (whole cifar100 folder)

@@ -8,7 +8,7 @@ module Datasets =
         | Some folder -> load folder
         | None ->
             let next = "give the folder with --data-dir DIR (for 'file': the folder or safetensors file)"
-            Error(Error.create Usage $"the data set '{name}' is not part of the library" "" next)
+            Error.fail Usage $"the data set '{name}' is not part of the library" "" next
 
     let private loaders: (string * (string option -> Result<Splits, Error>)) list = [
         "digits", (fun _ -> Ok(Digits.load ()))

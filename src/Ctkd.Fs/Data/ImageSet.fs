@@ -57,21 +57,14 @@ module ImageSet =
         | Some reason ->
             let what = $"the set '{set.Name}' cannot be used: {reason}"
 
-            Error(
-                Error.create
-                    Damaged
-                    what
-                    where
-                    "check that this is the right file, or fetch or write it again"
-            )
+            Error.fail Damaged what where "check that this is the right file, or fetch or write it again"
 
     /// Returns the images at the given indices, in that order.
     let select (indices: int[]) (set: ImageSet) : ImageSet =
         let size = imageSize set
         let images = Array.zeroCreate<byte>(indices.Length * size)
 
-        indices
-        |> Array.iteri (fun i index -> System.Array.Copy(set.Images, index * size, images, i * size, size))
+        indices |> Array.iteri (fun i index -> System.Array.Copy(set.Images, index * size, images, i * size, size))
 
         {
             set with
@@ -121,8 +114,7 @@ module ImageSet =
 
             let total = float (Array.sum counts)
 
-            let average power =
-                Seq.sum (Seq.mapi (fun v n -> float n * (float v / 255.0) ** power) counts) / total
+            let average power = Seq.sum (Seq.mapi (fun v n -> float n * (float v / 255.0) ** power) counts) / total
 
             let mean = average 1.0
             mean, sqrt (max 0.0 (average 2.0 - mean * mean))

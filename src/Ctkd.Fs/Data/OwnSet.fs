@@ -64,10 +64,8 @@ module OwnSet =
 
         match tensor.DType, tensor.Shape with
         | "U8", [ _ ] -> Ok(tensor.Bytes.ToArray() |> Array.map int64)
-        | "I32", [ n ] ->
-            Ok(Array.init (int n) (fun i -> int64 (BinaryPrimitives.ReadInt32LittleEndian (at 4 i).Span)))
-        | "I64", [ n ] ->
-            Ok(Array.init (int n) (fun i -> BinaryPrimitives.ReadInt64LittleEndian (at 8 i).Span))
+        | "I32", [ n ] -> Ok(Array.init (int n) (fun i -> int64 (BinaryPrimitives.ReadInt32LittleEndian (at 4 i).Span)))
+        | "I64", [ n ] -> Ok(Array.init (int n) (fun i -> BinaryPrimitives.ReadInt64LittleEndian (at 8 i).Span))
         | _ -> Error(wrong path $"'{tensor.Name}' is {shapeText tensor}, expected is I64, I32 or U8 [N]")
 
     let private narrow (label: int64) : int = if label >= 0L && label < 1_000_000L then int label else -1
@@ -85,8 +83,7 @@ module OwnSet =
                 Images = images.Bytes.ToArray()
                 Labels = Array.map narrow labels
             }
-        | "U8", n :: _ when n <> labels.LongLength ->
-            Error(wrong path $"it has {n} images and {labels.Length} labels")
+        | "U8", n :: _ when n <> labels.LongLength -> Error(wrong path $"it has {n} images and {labels.Length} labels")
         | _ -> Error(wrong path $"'{images.Name}' is {shapeText images}, expected is U8 [N, C, H, W]")
 
     let private colour (path: string) (set: ImageSet) : Result<ImageSet, Error> =
@@ -116,11 +113,7 @@ module OwnSet =
     let private within (path: string) (key: string) (least: int) (most: int) (value: int option) =
         match value with
         | Some number when number < least || number > most ->
-            Error(
-                wrong
-                    path
-                    $"its metadata gives {key} as {number}, expected is a number from {least} to {most}"
-            )
+            Error(wrong path $"its metadata gives {key} as {number}, expected is a number from {least} to {most}")
         | _ -> Ok value
 
     let private classes (path: string) (file: SafetensorsFile) : Result<int option, Error> =
@@ -132,8 +125,7 @@ module OwnSet =
         |> Result.bind (fun set -> ImageSet.create path { set with Classes = defaultArg classes set.Classes })
 
     let private hasTest (file: SafetensorsFile) : bool =
-        file.Tensors
-        |> List.exists (fun tensor -> tensor.Name.StartsWith("test_", StringComparison.Ordinal))
+        file.Tensors |> List.exists (fun tensor -> tensor.Name.StartsWith("test_", StringComparison.Ordinal))
 
     /// Reads training and test images from one file.
     let private pair (path: string) (file: SafetensorsFile) : Result<ImageSet * ImageSet, Error> =
@@ -179,8 +171,7 @@ module OwnSet =
         | _, Error error -> Error error
         | Ok(Some mean), Ok(Some std) -> Ok(three mean, three std)
         | Ok mean, Ok std ->
-            statistics path train
-            |> Result.map (fun (m, s) -> three (defaultArg mean m), three (defaultArg std s))
+            statistics path train |> Result.map (fun (m, s) -> three (defaultArg mean m), three (defaultArg std s))
 
     let private splits
         (path: string)
@@ -224,8 +215,7 @@ module OwnSet =
 
     /// Loads the set in a folder or file. By default the augmentation shifts by an eighth of the image and does not
     /// flip.
-    let load (path: string) : Result<Splits, Error> =
-        if Directory.Exists path then loadFolder path else loadFile path
+    let load (path: string) : Result<Splits, Error> = if Directory.Exists path then loadFolder path else loadFile path
 
     /// <summary>A set from arrays. Every tenth image is held out for the test; pixels are normalised by the training images'
     /// mean and standard deviation; the augmentation shifts by an eighth of the image and does not flip.</summary>
@@ -234,28 +224,14 @@ module OwnSet =
     /// <param name="width">Width of the images in pixels.</param>
     /// <param name="images">One array per image: bytes [C, H, W] in row-major order, with 1 or 3 channels.</param>
     /// <param name="labels">The class of each image, from 0.</param>
-    let ofArrays
-        (name: string)
-        (height: int)
-        (width: int)
-        (images: byte[][])
-        (labels: int[])
-        : Result<Splits, Error> =
+    let ofArrays (name: string) (height: int) (width: int) (images: byte[][]) (labels: int[]) : Result<Splits, Error> =
         let channels = if images.Length = 0 then 0 else images[0].Length / (height * width)
 
         match images |> Array.tryFindIndex (fun image -> image.Length <> channels * height * width) with
         | Some i ->
-            Error(
-                wrong
-                    name
-                    $"image {i} (from 0) has {images[i].Length} bytes, the first has {images[0].Length}"
-            )
+            Error(wrong name $"image {i} (from 0) has {images[i].Length} bytes, the first has {images[0].Length}")
         | None when images.Length < 2 || labels.Length <> images.Length ->
-            Error(
-                wrong
-                    name
-                    $"it has {images.Length} images and {labels.Length} labels; at least 2 of each are needed"
-            )
+            Error(wrong name $"it has {images.Length} images and {labels.Length} labels; at least 2 of each are needed")
         | None ->
             {
                 Name = name

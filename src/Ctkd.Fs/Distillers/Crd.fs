@@ -27,13 +27,7 @@ module Crd =
 
     /// Computes the loss of one side, shape []: embeddings [batch, width] against a memory [n, width]. The contrast
     /// [batch, 1 + K] lists the rows, the positive first. Z (shape [], 0 before the first batch) is fixed in place.
-    let side
-        (options: CrdOptions)
-        (z: Tensor)
-        (memory: Tensor)
-        (contrast: Tensor)
-        (embedding: Tensor)
-        : Tensor =
+    let side (options: CrdOptions) (z: Tensor) (memory: Tensor) (contrast: Tensor) (embedding: Tensor) : Tensor =
         let n, negatives = float (Tensor.size 0 memory), float (Tensor.size 1 contrast - 1)
         let noise = negatives / n
 
@@ -137,8 +131,7 @@ module Crd =
 
     /// Creates the distiller on the pooled features. Memories and Z are part of the training state.
     let distiller (options: CrdOptions) (pair: ModelPair) : Result<Distiller, Error> =
-        for name, value in
-            [ nameof options.Width, options.Width; nameof options.Negatives, options.Negatives ] do
+        for name, value in [ nameof options.Width, options.Width; nameof options.Negatives, options.Negatives ] do
             if value < 1 then
                 invalidArg (nameof options) $"{name} must be at least 1, got {value}."
 

@@ -81,7 +81,7 @@ module ModelPair =
     /// Returns the error that this distiller cannot work with the pair.
     let refuse (distiller: string) (pair: ModelPair) (why: string) (next: string) : Result<'T, Error> =
         let what = $"{distiller} cannot teach {pair.Student.Model} from {pair.Teacher.Model}: {why}"
-        Result.Error(Error.create Mismatch what "" next)
+        Error.fail Mismatch what "" next
 
     let private refuseMaps distiller pair why : Result<'T, Error> =
         "choose other models, or a distiller that looks at no maps: kd, dkd, pkt, crd, rkd or srrl"
@@ -109,8 +109,7 @@ module ModelPair =
         let fits (a: int list, b: int list) =
             let divides small large = large % small = 0
 
-            let within (a: int list) (b: int list) =
-                divides a[1] b[1] && divides a[2] b[2] && b[1] / a[1] = b[2] / a[2]
+            let within (a: int list) (b: int list) = divides a[1] b[1] && divides a[2] b[2] && b[1] / a[1] = b[2] / a[2]
 
             within a b || within b a
 
@@ -127,8 +126,7 @@ module ModelPair =
 
             match List.tryFind (fits >> not) pairs with
             | None -> Ok pairs
-            | Some(t, s) ->
-                refuseMaps distiller pair $"maps of {text s} and {text t} cannot be pooled to one size"
+            | Some(t, s) -> refuseMaps distiller pair $"maps of {text s} and {text t} cannot be pooled to one size"
 
 /// Creates, combines and runs distillers: each sees only its own connectors.
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
@@ -157,14 +155,12 @@ module Distiller =
         if pair.SmallestBatch >= distiller.Fewest then
             Ok distiller
         else
-            Result.Error(
-                Error.create
-                    Usage
-                    $"{distiller.Name} needs batches of at least {distiller.Fewest} images, the smallest of an \
-                      epoch has {pair.SmallestBatch}"
-                    ""
-                    "choose a batch size that leaves no such rest, or train on more images"
-            )
+            Error.fail
+                Usage
+                $"{distiller.Name} needs batches of at least {distiller.Fewest} images, the smallest of an \
+                  epoch has {pair.SmallestBatch}"
+                ""
+                "choose a batch size that leaves no such rest, or train on more images"
 
     let private prefix (distiller: Distiller) : string = distiller.Name + "/"
 
@@ -176,9 +172,7 @@ module Distiller =
 
     /// Creates the memories of all distillers, each under its name.
     let memory (distillers: Distiller list) (dtype: DType) (device: Device) (rng: Rng) : Tree =
-        Tree.concat [
-            for d in distillers -> d.Memory dtype device (Rng.split d.Name rng) |> Tree.prefixed (prefix d)
-        ]
+        Tree.concat [ for d in distillers -> d.Memory dtype device (Rng.split d.Name rng) |> Tree.prefixed (prefix d) ]
 
     /// Computes the loss of one of the distillers.
     let loss (distiller: Distiller) (all: Tree) (input: DistillerInput) : Tensor =

@@ -35,9 +35,7 @@ module Dkd =
     /// Computes DKD of softened logits with more than two classes: w (alpha TCKD + beta NCKD), shape [batch].
     let loss (alpha: float) (beta: float) (labels: Tensor) (softened: Softening) : Tensor =
         if Tensor.size 1 softened.Student < 3 then
-            invalidArg
-                (nameof softened)
-                "DKD compares the classes other than the target: it needs at least 3."
+            invalidArg (nameof softened) "DKD compares the classes other than the target: it needs at least 3."
 
         let part formula = formula labels softened.Teacher softened.Student
         softened.Weight * (Tensor.scale alpha (part target) + Tensor.scale beta (part others))

@@ -16,10 +16,7 @@ module FitNet =
 
         Custom {
             Name = "transposed convolution"
-            Declares = [
-                declaration "conv.weight" [ inputs; outputs; 4; 4 ]
-                declaration "conv.bias" [ outputs ]
-            ]
+            Declares = [ declaration "conv.weight" [ inputs; outputs; 4; 4 ]; declaration "conv.bias" [ outputs ] ]
             Forward =
                 fun weights _ x ->
                     let bias = Tree.find "conv.bias" weights

@@ -19,5 +19,4 @@ module Pkt =
         Tensor.mean (q * (log q - log p))
 
     let distiller: Distiller =
-        Distiller.simple "pkt" (fun input -> loss input.Teacher.Pooled input.Student.Pooled)
-        |> Distiller.withoutMaps
+        Distiller.simple "pkt" (fun input -> loss input.Teacher.Pooled input.Student.Pooled) |> Distiller.withoutMaps

@@ -20,9 +20,7 @@ module Srrl =
 
         let loss connectors (input: DistillerInput) =
             let features =
-                image input.Student.Pooled
-                |> Layer.forward connectors true (ResizeArray()) phi
-                |> Tensor.flatten 1
+                image input.Student.Pooled |> Layer.forward connectors true (ResizeArray()) phi |> Tensor.flatten 1
 
             Rows.meanSquare features input.Teacher.Pooled
             + Rows.meanSquare (input.Classify features) input.Teacher.Logits

@@ -28,10 +28,7 @@ module Vid =
         ModelPair.maps "vid" pair
         |> Result.map (fun maps ->
             let regressors =
-                maps
-                |> List.mapi (fun i (t, s) ->
-                    i + 1, regressor (i + 1) (List.head s) (List.head t), List.head t
-                )
+                maps |> List.mapi (fun i (t, s) -> i + 1, regressor (i + 1) (List.head s) (List.head t), List.head t)
 
             let declares (map, regressor, channels) =
                 Layer.declarations Starts.pyTorch regressor

@@ -69,8 +69,7 @@ module Engine =
     let forget (graph: Graph) : unit = graph.Dispose()
 
     /// Returns the bytes in use on a CUDA device by all processes; 0 for the CPU.
-    let cudaMemory (device: Device) : int64 =
-        if device = Device.Cpu then 0L else CudaFacts.UsedBytes device.Index
+    let cudaMemory (device: Device) : int64 = if device = Device.Cpu then 0L else CudaFacts.UsedBytes device.Index
 
     /// Enables float32 products and convolutions on tensor cores (TF32, 10-bit mantissa) of CUDA devices.
     let setTf32 (enabled: bool) : unit = loaded (fun () -> CudaFacts.TensorFloat32 enabled)
@@ -88,13 +87,11 @@ module Engine =
             else
                 let there = if present = 0 then "no CUDA device" else $"{present} CUDA device(s)"
 
-                Result.Error(
-                    Error.create
-                        Usage
-                        $"device '{name}' is not there: this engine sees {there}"
-                        ""
-                        "use --device cpu, or set LIBTORCH to a libtorch with CUDA and run: dotnet fsi build.fsx native"
-                )
+                Error.fail
+                    Usage
+                    $"device '{name}' is not there: this engine sees {there}"
+                    ""
+                    "use --device cpu, or set LIBTORCH to a libtorch with CUDA and run: dotnet fsi build.fsx native"
 
         match name with
         | "cpu" -> Ok Device.Cpu

@@ -26,13 +26,7 @@ module Sgd =
         |> Tree.map (fun _ p -> Tensor.scope (fun () -> Tensor.scale 0.0 (Tensor.detach p) |> Tensor.clone))
 
     /// Computes one step of one tensor as a pure function: new value and new velocity.
-    let next
-        (sgd: Sgd)
-        (rate: Tensor)
-        (gradient: Tensor)
-        (velocity: Tensor)
-        (p: Tensor)
-        : struct (Tensor * Tensor) =
+    let next (sgd: Sgd) (rate: Tensor) (gradient: Tensor) (velocity: Tensor) (p: Tensor) : struct (Tensor * Tensor) =
         let gradient = gradient + p * sgd.WeightDecay
 
         if sgd.Momentum = 0.0 then
@@ -43,13 +37,7 @@ module Sgd =
             struct (p - direction * rate, velocity)
 
     /// Does one step for all tensors, in place and in few engine calls.
-    let step
-        (sgd: Sgd)
-        (rate: Tensor)
-        (gradients: Tensor[])
-        (velocities: Tensor[])
-        (parameters: Tensor[])
-        : unit =
+    let step (sgd: Sgd) (rate: Tensor) (gradients: Tensor[]) (velocities: Tensor[]) (parameters: Tensor[]) : unit =
         Autograd.noGrad (fun () ->
             Tensor.sgdInto sgd.Momentum sgd.WeightDecay sgd.Nesterov rate gradients velocities parameters
         )
@@ -88,30 +76,14 @@ module Adam =
     /// <param name="taken">Number of steps already done, >= 0: float64 [].</param>
     let ahead (adam: Adam) (steps: int) (taken: Tensor) : AdamStep[] =
         let numbers =
-            taken + (Tensor.arange (Tensor.device taken) steps |> Tensor.addInt 1)
-            |> Tensor.toType DType.Float32
+            taken + (Tensor.arange (Tensor.device taken) steps |> Tensor.addInt 1) |> Tensor.toType DType.Float32
 
         Array.init steps (fun i -> { Of = adam; Number = Tensor.select 0 i numbers })
 
     /// Does one step for all tensors, in place and in few engine calls. Moments start as zeros.
-    let step
-        (now: AdamStep)
-        (gradients: Tensor[])
-        (first: Tensor[])
-        (second: Tensor[])
-        (parameters: Tensor[])
-        : unit =
+    let step (now: AdamStep) (gradients: Tensor[]) (first: Tensor[]) (second: Tensor[]) (parameters: Tensor[]) : unit =
         let adam = now.Of
 
         Autograd.noGrad (fun () ->
-            Tensor.adamInto
-                adam.Beta1
-                adam.Beta2
-                adam.Epsilon
-                adam.Rate
-                now.Number
-                gradients
-                first
-                second
-                parameters
+            Tensor.adamInto adam.Beta1 adam.Beta2 adam.Epsilon adam.Rate now.Number gradients first second parameters
         )

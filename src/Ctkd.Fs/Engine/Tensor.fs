@@ -146,8 +146,7 @@ module Tensor =
         scope (fun () ->
             let shift (bits: int) z = Ops.And(Ops.ShiftRight(z, bits), Int64.MaxValue >>> (bits - 1))
 
-            let turn bits factor (z: Tensor) =
-                Ops.MulWhole(z.bitwise_xor (shift bits z), int64 (factor: uint64))
+            let turn bits factor (z: Tensor) = Ops.MulWhole(z.bitwise_xor (shift bits z), int64 (factor: uint64))
 
             let z = Ops.AddWhole(x, int64 0x9E3779B97F4A7C15UL)
             let z = turn 30 0xBF58476D1CE4E5B9UL z |> turn 27 0x94D049BB133111EBUL
@@ -180,14 +179,7 @@ module Tensor =
     let linear (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor =
         torch.nn.functional.linear (x, weight, orNull bias)
 
-    let conv2d
-        (stride: int)
-        (padding: int)
-        (groups: int)
-        (weight: Tensor)
-        (bias: Tensor option)
-        (x: Tensor)
-        : Tensor =
+    let conv2d (stride: int) (padding: int) (groups: int) (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor =
         Ops.Conv2d(x, weight, orNull bias, int64 stride, int64 padding, int64 groups)
 
     let conv2dRelu
@@ -211,13 +203,7 @@ module Tensor =
         : Tensor =
         FusedConvolution.AddRelu(residual, x, weight, orNull bias, int64 stride, int64 padding, int64 groups)
 
-    let convTranspose2d
-        (stride: int)
-        (padding: int)
-        (weight: Tensor)
-        (bias: Tensor option)
-        (x: Tensor)
-        : Tensor =
+    let convTranspose2d (stride: int) (padding: int) (weight: Tensor) (bias: Tensor option) (x: Tensor) : Tensor =
         Ops.ConvTranspose2d(x, weight, orNull bias, int64 stride, int64 padding)
 
     // PyTorch checks this above the operator, which itself accepts it.
@@ -225,9 +211,7 @@ module Tensor =
         if training && count x = int64 (size 1 x) then
             let shape = shape x |> Array.map string |> String.concat ", "
 
-            invalidArg
-                (nameof x)
-                $"batch normalisation in training needs 2 or more values a channel, got [{shape}]."
+            invalidArg (nameof x) $"batch normalisation in training needs 2 or more values a channel, got [{shape}]."
 
     let private normalise
         (relu: bool)
@@ -259,17 +243,7 @@ module Tensor =
         if training then
             checkValues training x
 
-            FusedNorm.BatchNormAddRelu(
-                x,
-                residual,
-                weight,
-                bias,
-                runningMean,
-                runningVar,
-                momentum,
-                epsilon,
-                true
-            )
+            FusedNorm.BatchNormAddRelu(x, residual, weight, bias, runningMean, runningVar, momentum, epsilon, true)
         else
             let y = normalise false training momentum epsilon weight bias runningMean runningVar x
             y.add_(residual).relu_()
@@ -330,8 +304,7 @@ module Tensor =
     let indexSelect (dim: int) (index: Tensor) (x: Tensor) : Tensor = x.index_select (int64 dim, index)
     let gather (dim: int) (index: Tensor) (x: Tensor) : Tensor = x.gather (int64 dim, index)
 
-    let padImage (amount: int) (x: Tensor) : Tensor =
-        torch.nn.functional.pad (x, Array.create 4 (int64 amount))
+    let padImage (amount: int) (x: Tensor) : Tensor = torch.nn.functional.pad (x, Array.create 4 (int64 amount))
 
     let copyInto (target: Tensor) (source: Tensor) : unit = target.copy_ source |> ignore
     let addInto (target: Tensor) (source: Tensor) : unit = target.add_ source |> ignore

@@ -211,24 +211,12 @@ module Tensor =
 
     /// Convolution of [N, C, H, W] with a weight [out, in / groups, k, k].
     val conv2d:
-        stride: int ->
-        padding: int ->
-        groups: int ->
-        weight: Tensor ->
-        bias: Tensor option ->
-        x: Tensor ->
-            Tensor
+        stride: int -> padding: int -> groups: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
 
     /// relu(conv x), in one pass over memory where the engine can: on the CPU in float32 and bfloat16, channels
     /// innermost. A bfloat16 weight rounds its input to bfloat16.
     val conv2dRelu:
-        stride: int ->
-        padding: int ->
-        groups: int ->
-        weight: Tensor ->
-        bias: Tensor option ->
-        x: Tensor ->
-            Tensor
+        stride: int -> padding: int -> groups: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
 
     /// relu(residual + conv x), as `conv2dRelu`. May overwrite the residual and return it.
     val conv2dAddRelu:
@@ -242,8 +230,7 @@ module Tensor =
             Tensor
 
     /// Transposed convolution of [N, C, H, W] with a weight [C, out, k, k].
-    val convTranspose2d:
-        stride: int -> padding: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
+    val convTranspose2d: stride: int -> padding: int -> weight: Tensor -> bias: Tensor option -> x: Tensor -> Tensor
 
     /// Batch normalisation. Training mode updates the running statistics in place and needs at least 2 values per
     /// channel: with one the running variance would become NaN.

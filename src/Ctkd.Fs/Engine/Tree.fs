@@ -61,8 +61,7 @@ module Tree =
         tree.Entries |> Array.map (fun (name, x) -> name, change name x) |> ofSeq
 
     /// Keeps the entries whose name satisfies the predicate.
-    let filter (keep: string -> bool) (tree: Tree) : Tree =
-        tree.Entries |> Array.filter (fst >> keep) |> ofSeq
+    let filter (keep: string -> bool) (tree: Tree) : Tree = tree.Entries |> Array.filter (fst >> keep) |> ofSeq
 
     /// Concatenates the entries of all trees.
     let concat (trees: Tree list) : Tree = trees |> Seq.collect _.Entries |> ofSeq

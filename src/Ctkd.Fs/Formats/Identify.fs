@@ -25,9 +25,7 @@ module Identify =
         (WeightsFile.find (expected model) file).Tensors
         |> List.tryPick (fun tensor ->
             match tensor.Shape with
-            | [ classes; _ ] when
-                tensor.Name = model.Classifier.Weight && classes >= 2L && classes <= 1_000_000L
-                ->
+            | [ classes; _ ] when tensor.Name = model.Classifier.Weight && classes >= 2L && classes <= 1_000_000L ->
                 Some(published.Create(int classes))
             | _ -> None
         )

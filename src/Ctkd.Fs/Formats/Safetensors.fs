@@ -40,8 +40,7 @@ module Safetensors =
     let encode (file: SafetensorsFile) : byte[] = Files.join (pieces file)
 
     /// Writes a file atomically: on any failure, such as a full disk, the old file stays intact.
-    let write (path: string) (file: SafetensorsFile) : Result<unit, Error> =
-        Files.replaceByParts path (pieces file)
+    let write (path: string) (file: SafetensorsFile) : Result<unit, Error> = Files.replaceByParts path (pieces file)
 
     // ---- sealed files
 
@@ -71,11 +70,7 @@ module Safetensors =
         (hash parts).CopyTo(head, sealStart)
         ReadOnlyMemory head :: parts.Tail
 
-    let private checkSeal
-        (where: string)
-        (bytes: byte[])
-        (file: SafetensorsFile)
-        : Result<SafetensorsFile, Error> =
+    let private checkSeal (where: string) (bytes: byte[]) (file: SafetensorsFile) : Result<SafetensorsFile, Error> =
         let sealEnd = sealStart + blank.Length
         let beginning = bytes |> Array.truncate sealStart |> Array.skip SafetensorsLayout.prefixLength
 
@@ -103,5 +98,4 @@ module Safetensors =
         Files.replaceByParts path (sealedPieces file)
 
     /// Reads and verifies a sealed file.
-    let readSealed (path: string) : Result<SafetensorsFile, Error> =
-        Files.read path |> Result.bind (parseSealed path)
+    let readSealed (path: string) : Result<SafetensorsFile, Error> = Files.read path |> Result.bind (parseSealed path)

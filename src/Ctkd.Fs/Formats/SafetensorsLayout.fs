@@ -68,18 +68,14 @@ module internal SafetensorsLayout =
         string (element.GetString())
 
     let private whole (name: string) (element: JsonElement) : int64 =
-        require
-            (element.ValueKind = JsonValueKind.Number)
-            $"shape and offsets of tensor '{name}' must be numbers"
+        require (element.ValueKind = JsonValueKind.Number) $"shape and offsets of tensor '{name}' must be numbers"
 
         match element.TryGetInt64() with
         | true, value -> value
         | _ -> refuse $"tensor '{name}' has an extent or offset that is no 64-bit integer"
 
     let private wholes (name: string) (element: JsonElement) : int64 list =
-        require
-            (element.ValueKind = JsonValueKind.Array)
-            $"shape and offsets of tensor '{name}' must be arrays"
+        require (element.ValueKind = JsonValueKind.Array) $"shape and offsets of tensor '{name}' must be arrays"
 
         element.EnumerateArray() |> Seq.map (whole name) |> List.ofSeq
 
@@ -91,40 +87,27 @@ module internal SafetensorsLayout =
     let private description (entry: JsonProperty) : string * string * int64 list * int64 * int64 =
         let name = entry.Name
 
-        require
-            (entry.Value.ValueKind = JsonValueKind.Object)
-            $"the entry of tensor '{name}' must be an object"
+        require (entry.Value.ValueKind = JsonValueKind.Object) $"the entry of tensor '{name}' must be an object"
 
         let fields = Map [ for field in entry.Value.EnumerateObject() -> field.Name, field.Value ]
         let known = [ "data_offsets"; "dtype"; "shape" ]
 
-        require
-            (List.ofSeq fields.Keys = known)
-            $"the entry of tensor '{name}' must hold dtype, shape, data_offsets"
+        require (List.ofSeq fields.Keys = known) $"the entry of tensor '{name}' must hold dtype, shape, data_offsets"
 
         match wholes name fields["data_offsets"] with
         | [ first; last ] -> name, text "dtype" fields["dtype"], wholes name fields["shape"], first, last
         | _ -> refuse $"tensor '{name}' must have two offsets"
 
     /// Cuts the data into tensors. Refuses gaps, overlaps, sizes that contradict the shape, and trailing bytes.
-    let private cut
-        (data: ReadOnlyMemory<byte>)
-        (descriptions: (string * string * int64 list * int64 * int64) list)
-        =
+    let private cut (data: ReadOnlyMemory<byte>) (descriptions: (string * string * int64 list * int64 * int64) list) =
         let next (position: int64) (name, dtype, shape, first, last) =
-            require
-                (first = position)
-                $"tensor '{name}' begins at {first} and not at {position}: a gap or overlap"
+            require (first = position) $"tensor '{name}' begins at {first} and not at {position}: a gap or overlap"
 
             let size = sizeOf name dtype shape
 
-            require
-                (last >= first && last - first = size)
-                $"tensor '{name}' needs {size} bytes, its offsets differ"
+            require (last >= first && last - first = size) $"tensor '{name}' needs {size} bytes, its offsets differ"
 
-            require
-                (last <= int64 data.Length)
-                $"it is truncated: {data.Length} bytes of data, '{name}' ends at {last}"
+            require (last <= int64 data.Length) $"it is truncated: {data.Length} bytes of data, '{name}' ends at {last}"
 
             let bytes = data.Slice(int first, int size)
             { Name = name; DType = dtype; Shape = shape; Bytes = bytes }, last
@@ -132,9 +115,7 @@ module internal SafetensorsLayout =
         let sorted = descriptions |> List.sortBy (fun (_, _, _, first, last) -> first, last)
         let tensors, last = List.mapFold next 0L sorted
 
-        require
-            (last = int64 data.Length)
-            $"it holds {int64 data.Length - last} bytes more than its header says"
+        require (last = int64 data.Length) $"it holds {int64 data.Length - last} bytes more than its header says"
 
         tensors
 
@@ -163,9 +144,7 @@ module internal SafetensorsLayout =
         require (length <= rest) $"it is truncated: {there}, {rest} are left"
         let data = prefixLength + int length
 
-        parseHeader
-            (ReadOnlyMemory(bytes, prefixLength, int length))
-            (ReadOnlyMemory(bytes, data, bytes.Length - data))
+        parseHeader (ReadOnlyMemory(bytes, prefixLength, int length)) (ReadOnlyMemory(bytes, data, bytes.Length - data))
 
     // ---- writing
 

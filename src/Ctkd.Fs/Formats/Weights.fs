@@ -48,16 +48,11 @@ module Weights =
     /// Returns what is needed to replace the tensors of a tree.
     let expectedOf (tree: Tree) : Expected list =
         Tree.toList tree
-        |> List.map (fun (name, x) -> {
-            Name = name
-            DType = Tensor.dtype x
-            Shape = List.ofArray (Tensor.shape x)
-        })
+        |> List.map (fun (name, x) -> { Name = name; DType = Tensor.dtype x; Shape = List.ofArray (Tensor.shape x) })
 
     /// Whether all numbers of a tensor are finite. Waits for the device.
     let isFinite (x: Tensor) : bool =
-        Tensor.count x = 0L
-        || Tensor.scoped (fun () -> Tensor.toFloat (Tensor.all (Tensor.isFinite x))) = 1.0
+        Tensor.count x = 0L || Tensor.scoped (fun () -> Tensor.toFloat (Tensor.all (Tensor.isFinite x))) = 1.0
 
     let private floats = [ DType.Float64; DType.Float32; DType.Float16; DType.BFloat16 ]
 
@@ -161,8 +156,7 @@ module Weights =
         let unpaired (what: string) (candidates: string list) (name: string) =
             let near = Error.nearest candidates name |> List.truncate 1
 
-            let hint =
-                near |> List.map (fun name -> $" (nearest: {Files.printable name})") |> String.concat ""
+            let hint = near |> List.map (fun name -> $" (nearest: {Files.printable name})") |> String.concat ""
 
             $"'{Files.printable name}' is {what}{hint}"
 
@@ -186,30 +180,20 @@ module Weights =
         match differences expected stored with
         | [] -> Ok()
         | all ->
-            Result.Error(
-                Error.create
-                    Mismatch
-                    $"the tensors do not fit {what}; {all.Length} difference(s):{explain all}"
-                    where
-                    "give the weights of this model, or name the model that they are of"
-            )
+            Error.fail
+                Mismatch
+                $"the tensors do not fit {what}; {all.Length} difference(s):{explain all}"
+                where
+                "give the weights of this model, or name the model that they are of"
 
     /// Loads the stored tensors onto the device as a tree in the expected order, or reports all differences in one
     /// error.
-    let fit
-        what
-        where
-        (device: Device)
-        (expected: Expected list)
-        (stored: StoredTensor list)
-        : Result<Tree, Error> =
+    let fit what where (device: Device) (expected: Expected list) (stored: StoredTensor list) : Result<Tree, Error> =
         check what where expected stored
         |> Result.map (fun () ->
             let byName = stored |> List.map (fun t -> t.Name, t) |> Map.ofList
 
             expected
-            |> List.map (fun e ->
-                e.Name, Tensor.scope (fun () -> load byName[e.Name] |> Tensor.toDevice device)
-            )
+            |> List.map (fun e -> e.Name, Tensor.scope (fun () -> load byName[e.Name] |> Tensor.toDevice device))
             |> Tree.ofSeq
         )

@@ -59,10 +59,7 @@ module WeightsFile =
 
     let private nothingFound (where: string) (root: TorchEntry) : Error =
         let names =
-            TorchEntry.entries root
-            |> List.truncate 8
-            |> List.map (fst >> sprintf "'%s'")
-            |> String.concat ", "
+            TorchEntry.entries root |> List.truncate 8 |> List.map (fst >> sprintf "'%s'") |> String.concat ", "
 
         let holds = if names = "" then "nothing by name" else Files.printable names
 
@@ -91,9 +88,7 @@ module WeightsFile =
             |> Result.bind (fun file -> assemble where file.Format (TorchEntry.values file.Root) file.Root)
         elif isSafetensors bytes then
             Safetensors.parse where bytes
-            |> Result.bind (fun file ->
-                assemble where safetensors file.Metadata (TorchEntry.ofTensors file.Tensors)
-            )
+            |> Result.bind (fun file -> assemble where safetensors file.Metadata (TorchEntry.ofTensors file.Tensors))
         else
             Error(unknown where bytes)
 

@@ -108,8 +108,7 @@ module FoldBatchNorm =
         let body, pairs = merge free model.Body
         let folded = { model with Body = body }
 
-        let find changed name =
-            Map.tryFind name changed |> Option.defaultWith (fun () -> Tree.find name weights)
+        let find changed name = Map.tryFind name changed |> Option.defaultWith (fun () -> Tree.find name weights)
 
         // In order: one convolution may be followed by several normalisations.
         let change changed pair =

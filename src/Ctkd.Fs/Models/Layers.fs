@@ -99,14 +99,7 @@ module Layer =
         }
 
     /// As `conv`, split into groups: each group of outputs depends only on its group of inputs.
-    let groupedConv
-        (groups: int)
-        (name: string)
-        (kernel: int)
-        (stride: int)
-        (inputs: int)
-        (outputs: int)
-        : Layer =
+    let groupedConv (groups: int) (name: string) (kernel: int) (stride: int) (inputs: int) (outputs: int) : Layer =
         Conv { convolution name kernel stride inputs outputs with Groups = groups }
 
     /// A 3 x 3 convolution of each channel separately.
@@ -125,8 +118,7 @@ module Layer =
         }
 
     /// Whether the name is that of a normalisation's batch counter.
-    let isCounter (name: string) : bool =
-        name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal)
+    let isCounter (name: string) : bool = name.EndsWith("num_batches_tracked", System.StringComparison.Ordinal)
 
     /// A linear layer with bias.
     let dense (name: string) (inputs: int) (outputs: int) : Dense = {
@@ -158,8 +150,7 @@ module Layer =
         | Conv c ->
             let fanIn = c.In / c.Groups * c.Kernel * c.Kernel
 
-            let weight =
-                trained c.Weight [ c.Out; c.In / c.Groups; c.Kernel; c.Kernel ] (starts.Convolution fanIn)
+            let weight = trained c.Weight [ c.Out; c.In / c.Groups; c.Kernel; c.Kernel ] (starts.Convolution fanIn)
 
             let bias =
                 c.Bias
@@ -274,15 +265,7 @@ module Layer =
                 (rounded x)
 
         let normalise operator n x =
-            operator
-                training
-                momentum
-                epsilon
-                (tensor n.Scale)
-                (tensor n.Shift)
-                (tensor n.Mean)
-                (tensor n.Variance)
-                x
+            operator training momentum epsilon (tensor n.Scale) (tensor n.Shift) (tensor n.Mean) (tensor n.Variance) x
 
         // Without training, a convolution and the following sum and ReLU run in one pass over memory. In training, a
         // ReLU overwrites the result of the layer before it if nothing else, including the backward pass, needs it.
@@ -350,11 +333,5 @@ module Layer =
         runOn products weights training taps false layer x
 
     /// `forwardIn` in the type of the weights.
-    let forward
-        (weights: Tree)
-        (training: bool)
-        (taps: ResizeArray<Tensor>)
-        (layer: Layer)
-        (x: Tensor)
-        : Tensor =
+    let forward (weights: Tree) (training: bool) (taps: ResizeArray<Tensor>) (layer: Layer) (x: Tensor) : Tensor =
         forwardIn None weights training taps layer x

@@ -36,5 +36,4 @@ module Macs =
         | _ -> Macs.Zero
 
     /// Counts those of a layer for one image of the given shape.
-    let ofLayer (input: int list) (layer: Layer) : Macs =
-        Shapes.trace layer input |> fst |> List.sumBy ofTraced
+    let ofLayer (input: int list) (layer: Layer) : Macs = Shapes.trace layer input |> fst |> List.sumBy ofTraced

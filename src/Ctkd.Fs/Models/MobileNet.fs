@@ -37,13 +37,7 @@ module MobileNet =
 
     /// A convolution, its batch normalisation and its activation.
     let private convolved (activation: Layer) name norm kernel stride inputs outputs : Layer =
-        Block(
-            Sequence [
-                Layer.conv name kernel stride inputs outputs
-                Layer.batchNorm norm outputs
-                activation
-            ]
-        )
+        Block(Sequence [ Layer.conv name kernel stride inputs outputs; Layer.batchNorm norm outputs; activation ])
 
     /// Table 2 of the paper: expansion, channels, blocks, stride of the first block.
     let private table (secondStride: int) = [
@@ -80,9 +74,7 @@ module MobileNet =
     /// Adds a tap after the lines with 24, 32, 96 and 320 channels, whose features are used.
     let private tapped (lines: Layer list list) : Layer list =
         lines
-        |> List.mapi (fun line layers ->
-            if List.contains line [ 1; 2; 4; 6 ] then layers @ [ Tap ] else layers
-        )
+        |> List.mapi (fun line layers -> if List.contains line [ 1; 2; 4; 6 ] then layers @ [ Tap ] else layers)
         |> List.concat
 
     /// Version 2 for 32 x 32 images, half as wide, as in the distillation literature: ReLU instead of ReLU6, the first
@@ -153,10 +145,7 @@ module MobileNet =
         let separable index (inputs, outputs) = [
             Block(
                 Sequence [
-                    Layer.depthwiseConv
-                        $"model.{index}.0"
-                        (if inputs <> outputs && inputs > 32 then 2 else 1)
-                        inputs
+                    Layer.depthwiseConv $"model.{index}.0" (if inputs <> outputs && inputs > 32 then 2 else 1) inputs
                     Layer.batchNorm $"model.{index}.1" inputs
                     Relu
                     Layer.conv $"model.{index}.3" 1 1 inputs outputs
@@ -173,9 +162,7 @@ module MobileNet =
             Body =
                 Sequence(
                     convolved Relu "model.0.0" "model.0.1" 3 2 3 32
-                    :: (List.pairwise widths
-                        |> List.mapi (fun i widths -> separable (i + 1) widths)
-                        |> List.concat)
+                    :: (List.pairwise widths |> List.mapi (fun i widths -> separable (i + 1) widths) |> List.concat)
                     @ [ GlobalPool ]
                 )
             Classifier = Layer.dense "fc" 1024 classes

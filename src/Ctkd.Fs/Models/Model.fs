@@ -71,13 +71,11 @@ module Model =
         if min height width >= smallest then
             Ok()
         else
-            Result.Error(
-                Error.create
-                    Usage
-                    $"model {model.Name} cannot see images of {height} x {width}"
-                    "its strides halve an image until nothing is left"
-                    $"use images of at least {smallest} x {smallest}, or a model with fewer strides"
-            )
+            Error.fail
+                Usage
+                $"model {model.Name} cannot see images of {height} x {width}"
+                "its strides halve an image until nothing is left"
+                $"use images of at least {smallest} x {smallest}, or a model with fewer strides"
 
     /// Refuses training batches that leave a batch normalisation with one value per channel: a single image whose map
     /// is one pixel there.
@@ -90,24 +88,16 @@ module Model =
         if smallest > 1 || not (List.exists isAlone (trace height width model)) then
             Ok()
         else
-            Result.Error(
-                Error.create
-                    Usage
-                    $"model {model.Name} cannot be trained on a batch of one image of {height} x {width}"
-                    "a batch normalisation sees one pixel of it, which has no variance"
-                    "choose a --batch of 2 or more that does not leave a rest of one image, or larger images"
-            )
+            Error.fail
+                Usage
+                $"model {model.Name} cannot be trained on a batch of one image of {height} x {width}"
+                "a batch normalisation sees one pixel of it, which has no variance"
+                "choose a --batch of 2 or more that does not leave a rest of one image, or larger images"
 
     /// Computes logits and features of a batch of images. Training mode normalises with the batch's statistics and
     /// updates the running ones in place; the training step advances the batch counters (`counters`). Dropout draws
     /// from the engine's generator, which the training step seeds. `products` as in `Layer.forwardIn`.
-    let forwardIn
-        (products: DType option)
-        (model: Model)
-        (training: bool)
-        (weights: Tree)
-        (images: Tensor)
-        : Outputs =
+    let forwardIn (products: DType option) (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
         let taps = ResizeArray<Tensor>()
         let run = Layer.forwardIn products weights training taps
         let pooled = run model.Body images
@@ -186,8 +176,7 @@ module Initialise =
     let tree (dtype: DType) (device: Device) (rng: Rng) (declarations: Declaration list) : Tree =
         declarations
         |> List.map (fun d ->
-            let make () =
-                Tensor.ofFloats (dtypeOf dtype d.Name) d.Shape (values rng d) |> Tensor.toDevice device
+            let make () = Tensor.ofFloats (dtypeOf dtype d.Name) d.Shape (values rng d) |> Tensor.toDevice device
 
             d.Name, Tensor.scope make
         )

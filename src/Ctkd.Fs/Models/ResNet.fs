@@ -47,20 +47,10 @@ module ResNet =
                     Layer.batchNorm $"{name}.{shortcut}.1" outputs
                 ]
 
-        Block(
-            Sequence [
-                Residual(Sequence(kind.Layers name stride inputs width), Sequence shortcutLayers)
-                Relu
-            ]
-        )
+        Block(Sequence [ Residual(Sequence(kind.Layers name stride inputs width), Sequence shortcutLayers); Relu ])
 
     /// Stages of blocks by width and number of blocks; all but the first halve the image.
-    let private stages
-        (kind: BlockKind)
-        (shortcut: string)
-        (stem: int)
-        (shape: (int * int) list)
-        : Layer list =
+    let private stages (kind: BlockKind) (shortcut: string) (stem: int) (shape: (int * int) list) : Layer list =
         let inputs = stem :: List.map (fun (width, _) -> kind.Expansion * width) shape
 
         List.zip (List.take shape.Length inputs) shape
@@ -92,8 +82,7 @@ module ResNet =
         {
             Name = name
             Classes = classes
-            Body =
-                Sequence(stem 3 1 widths.Head @ stages basic "downsample" widths.Head shape @ [ GlobalPool ])
+            Body = Sequence(stem 3 1 widths.Head @ stages basic "downsample" widths.Head shape @ [ GlobalPool ])
             Classifier = Layer.dense "fc" (List.last widths) classes
             Dropout = 0.0
             Starts = Starts.kaiming
@@ -101,16 +90,7 @@ module ResNet =
 
     let private widths = [ 64; 128; 256; 512 ]
 
-    let private fourStages
-        stem
-        kind
-        shortcut
-        (blocks: int list)
-        (classifier: string)
-        starts
-        name
-        classes
-        : Model = {
+    let private fourStages stem kind shortcut (blocks: int list) (classifier: string) starts name classes : Model = {
         Name = name
         Classes = classes
         Body = Sequence(stem @ stages kind shortcut 64 (List.zip widths blocks) @ [ GlobalPool ])
@@ -120,8 +100,7 @@ module ResNet =
     }
 
     /// For 32 x 32 images: a 3 x 3 stem without pooling. Features: stem, then the four stages.
-    let private fourStagesSmall kind blocks =
-        fourStages (stem 3 1 64) kind "shortcut" blocks "linear" Starts.pyTorch
+    let private fourStagesSmall kind blocks = fourStages (stem 3 1 64) kind "shortcut" blocks "linear" Starts.pyTorch
 
     /// For 224 x 224 images. Features: the stem before its max-pool, then the four stages.
     let private imageNet kind blocks =

@@ -18,9 +18,7 @@ module Shapes =
             let reduced size = (size + 2 * padding - kernel) / stride + 1
             [ channels; reduced height; reduced width ]
         | _ ->
-            invalidArg
-                (nameof input)
-                $"an image [C; H; W] of at least {kernel} x {kernel} is expected, got %A{input}."
+            invalidArg (nameof input) $"an image [C; H; W] of at least {kernel} x {kernel} is expected, got %A{input}."
 
     let private expectChannels (what: string) (channels: int) (input: int list) : unit =
         if input.Head <> channels then

@@ -41,11 +41,10 @@ module ShuffleNet =
     /// Names of a unit's convolutions and batch normalisations: two of the left branch, three of the right branch.
     type private Names = { Left: (string * string) list; Right: (string * string) list }
 
-    let private normalised
-        (convolution: string -> Layer)
-        (width: int)
-        (name: string, norm: string)
-        : Layer list = [ convolution name; Layer.batchNorm norm width ]
+    let private normalised (convolution: string -> Layer) (width: int) (name: string, norm: string) : Layer list = [
+        convolution name
+        Layer.batchNorm norm width
+    ]
 
     /// 1 x 1, depthwise 3 x 3, 1 x 1.
     let private right2 (stride: int) (inputs: int) (width: int) (names: (string * string) list) : Layer list =

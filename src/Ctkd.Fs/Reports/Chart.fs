@@ -50,8 +50,7 @@ module Chart =
 
     let private across (frame: Frame) (x: float) : float = frame.Left + frame.Width * Axis.share frame.X x
 
-    let private down (frame: Frame) (y: float) : float =
-        frame.Top + frame.Height * (1.0 - Axis.share frame.Y y)
+    let private down (frame: Frame) (y: float) : float = frame.Top + frame.Height * (1.0 - Axis.share frame.Y y)
 
     let private curve (frame: Frame) (css: string) (series: Series) : string =
         let pixel (x, y) = across frame x, down frame y
@@ -166,12 +165,7 @@ module Chart =
                 Svg.text "muted" "middle" (left + width / 2.0, top + height / 2.0) "no data"
         ]
 
-    let private picture
-        (before: string)
-        (order: string list)
-        (width: int, height: int)
-        (chart: Chart)
-        : string =
+    let private picture (before: string) (order: string list) (width: int, height: int) (chart: Chart) : string =
         let width, height = max 160 width, max 120 height
         let rows = chart.Series |> entries (float width - 30.0) |> List.map (fun (_, _, _, row) -> row + 1)
         let rows = List.fold max 0 rows |> min (height / 80)

@@ -98,8 +98,7 @@ module internal Axis =
         }
 
     /// Returns the relative position of a value on the axis, 0 to 1.
-    let share (axis: Axis) (value: float) : float =
-        (value - axis.Low) / (axis.High - axis.Low) |> max 0.0 |> min 1.0
+    let share (axis: Axis) (value: float) : float = (value - axis.Low) / (axis.High - axis.Low) |> max 0.0 |> min 1.0
 
 /// Reduces curves to the points that are worth drawing.
 [<RequireQualifiedAccess>]

@@ -28,10 +28,7 @@ module Correlation =
                 Array.init
                     columns.Length
                     (fun d ->
-                        if c = d then
-                            1.0
-                        else
-                            Array.fold2 (fun sum a b -> sum + a * b) 0.0 columns[c] columns[d]
+                        if c = d then 1.0 else Array.fold2 (fun sum a b -> sum + a * b) 0.0 columns[c] columns[d]
                     )
             )
 

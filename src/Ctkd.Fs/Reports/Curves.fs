@@ -28,12 +28,10 @@ module Curves =
             }
 
     /// The learning curve of T as the papers draw it: mean T of the epoch's images (CTKD, arXiv:2211.16231).
-    let temperature (runs: (string * EpochMetrics list) list) : Chart option =
-        chart "Temperature" "T" _.T runs
+    let temperature (runs: (string * EpochMetrics list) list) : Chart option = chart "Temperature" "T" _.T runs
 
     /// lambda, the strength of the adversary.
-    let curriculum (runs: (string * EpochMetrics list) list) : Chart option =
-        chart "Curriculum" "lambda" _.Lambda runs
+    let curriculum (runs: (string * EpochMetrics list) list) : Chart option = chart "Curriculum" "lambda" _.Lambda runs
 
     /// dL/dT.
     let gradient (runs: (string * EpochMetrics list) list) : Chart option =
@@ -76,13 +74,7 @@ module Curves =
                     XLabel = "epoch"
                     YLabel = "T"
                     Series =
-                        [
-                            of' "95 %" _.Q95
-                            of' "75 %" _.Q75
-                            of' "median" _.Median
-                            of' "25 %" _.Q25
-                            of' "5 %" _.Q05
-                        ]
+                        [ of' "95 %" _.Q95; of' "75 %" _.Q75; of' "median" _.Median; of' "25 %" _.Q25; of' "5 %" _.Q05 ]
                         |> List.concat
             }
 

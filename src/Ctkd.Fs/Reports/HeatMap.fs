@@ -47,17 +47,10 @@ module HeatMap =
         | _ ->
             let power = Math.Pow(10.0, floor (log10 largest))
 
-            [ 1.0; 2.0; 5.0; 10.0 ]
-            |> List.map ((*) power)
-            |> List.find (fun bound -> bound >= largest * (1.0 - 1e-12))
+            [ 1.0; 2.0; 5.0; 10.0 ] |> List.map ((*) power) |> List.find (fun bound -> bound >= largest * (1.0 - 1e-12))
 
     /// Draws all cells of a shade as one path: a map of 100 classes has 10,000 cells.
-    let private paths
-        (left: float, top: float)
-        (side: float)
-        (limit: float)
-        (cells: float[][])
-        : string list =
+    let private paths (left: float, top: float) (side: float) (limit: float) (cells: float[][]) : string list =
         let size = side / float (max 1 cells.Length)
 
         [

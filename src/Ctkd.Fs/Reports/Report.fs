@@ -202,10 +202,7 @@ h2{break-after:avoid}
     let html (report: Report) : string =
         let linked = linkedNames report
 
-        let header = [
-            Xml.text "h1" [] report.Title
-            if report.Subtitle <> "" then Xml.text "p" [] report.Subtitle
-        ]
+        let header = [ Xml.text "h1" [] report.Title; if report.Subtitle <> "" then Xml.text "p" [] report.Subtitle ]
 
         let body = Xml.tag "header" [] header :: List.map (chapter linked) report.Sections
 

@@ -50,8 +50,7 @@ module RunReport =
 
     /// Lists the last epoch's temperatures; `None` if the run has none.
     let private temperatureRow (name: string, epochs: EpochMetrics list) : string list option =
-        let cell (write: float -> string) (value: float option) =
-            value |> Option.map write |> Option.defaultValue "-"
+        let cell (write: float -> string) (value: float option) = value |> Option.map write |> Option.defaultValue "-"
 
         let small (value: float) = value.ToString("0.0e+0", CultureInfo.InvariantCulture)
 
@@ -80,10 +79,7 @@ module RunReport =
     let private agents (runs: (string * Summary) list) : (string * Agent * EpochMetrics list) list = [
         for name, summary in runs do
             // A policy of the program's own does not come back from the settings.
-            if
-                summary.Epochs |> List.exists (fun m -> not m.Agent.IsEmpty)
-                && not summary.Settings.Policy.IsOwn
-            then
+            if summary.Epochs |> List.exists (fun m -> not m.Agent.IsEmpty) && not summary.Settings.Policy.IsOwn then
                 match Policy.agent (Settings.policy summary.Settings) with
                 | Some agent -> name, agent, summary.Epochs
                 | None -> ()
@@ -209,8 +205,7 @@ module RunReport =
                 @ temperatureSection
                 @ ofAgents
                 @ [
-                    for name, summary in runs ->
-                        $"Settings: {name}", [ Section.Facts(settingsFacts summary.Settings) ]
+                    for name, summary in runs -> $"Settings: {name}", [ Section.Facts(settingsFacts summary.Settings) ]
                 ]
         }
 

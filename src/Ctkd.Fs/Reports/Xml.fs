@@ -50,8 +50,7 @@ module internal Xml =
 [<RequireQualifiedAccess>]
 module internal Svg =
     /// Formats a coordinate with at most two decimals.
-    let number (value: float) : string =
-        (Math.Round(value, 2) + 0.0).ToString("0.##", CultureInfo.InvariantCulture)
+    let number (value: float) : string = (Math.Round(value, 2) + 0.0).ToString("0.##", CultureInfo.InvariantCulture)
 
     /// Text whose "start", "middle" or "end" is at a point.
     let text (css: string) (anchor: string) (x: float, y: float) (content: string) : string =

@@ -49,8 +49,7 @@ module Checkpoint =
     let write (path: string) (info: CheckpointInfo) (state: TrainState) : Result<unit, Error> =
         {
             Metadata = [ "format", string format; "kind", kind; "state", Json.write info ]
-            Tensors =
-                TrainState.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
+            Tensors = TrainState.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
         }
         |> Safetensors.writeSealed path
 
@@ -58,33 +57,27 @@ module Checkpoint =
         match List.tryFind (fun (name, _) -> name = key) file.Metadata with
         | Some(_, value) -> Ok value
         | None ->
-            Result.Error(
-                Error.create
-                    Damaged
-                    $"this is not a checkpoint of ctkd: its metadata lacks '{key}'"
-                    path
-                    "give a checkpoint that ctkd wrote (last.safetensors or best.safetensors of a run)"
-            )
+            Error.fail
+                Damaged
+                $"this is not a checkpoint of ctkd: its metadata lacks '{key}'"
+                path
+                "give a checkpoint that ctkd wrote (last.safetensors or best.safetensors of a run)"
 
     let private checkFormat (path: string) (text: string) : Result<unit, Error> =
         match Int32.TryParse(text, Globalization.CultureInfo.InvariantCulture) with
         | true, number when number = format -> Ok()
         | true, number when number > 0 ->
-            Result.Error(
-                Error.create
-                    Mismatch
-                    $"the checkpoint has format {number}, this version reads {format}"
-                    path
-                    "use the version of ctkd that wrote it"
-            )
+            Error.fail
+                Mismatch
+                $"the checkpoint has format {number}, this version reads {format}"
+                path
+                "use the version of ctkd that wrote it"
         | _ ->
-            Result.Error(
-                Error.create
-                    Damaged
-                    $"the checkpoint's format '{Files.printable text}' is not a known number"
-                    path
-                    "write it again"
-            )
+            Error.fail
+                Damaged
+                $"the checkpoint's format '{Files.printable text}' is not a known number"
+                path
+                "write it again"
 
     /// Refuses numbers that no run has.
     let private plausible (path: string) (info: CheckpointInfo) : Result<CheckpointInfo, Error> =
@@ -108,13 +101,7 @@ module Checkpoint =
         then
             Ok info
         else
-            Result.Error(
-                Error.create
-                    Damaged
-                    "the checkpoint's state holds numbers that no run has"
-                    path
-                    "write it again"
-            )
+            Error.fail Damaged "the checkpoint's state holds numbers that no run has" path "write it again"
 
     /// Reads a checkpoint from a file's bytes. Verifies the seal before it uses anything.
     let parse (path: string) (bytes: byte[]) : Result<Checkpoint, Error> =
@@ -158,15 +145,6 @@ module Checkpoint =
         |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
 
     /// Returns the student's state_dict for a model, or how the two differ.
-    let student
-        (model: Model)
-        (dtype: DType)
-        (device: Device)
-        (checkpoint: Checkpoint)
-        : Result<Tree, Error> =
+    let student (model: Model) (dtype: DType) (device: Device) (checkpoint: Checkpoint) : Result<Tree, Error> =
         studentTensors checkpoint
-        |> Weights.fit
-            $"model {model.Name}"
-            checkpoint.Path
-            device
-            (Weights.expected dtype (Model.declarations model))
+        |> Weights.fit $"model {model.Name}" checkpoint.Path device (Weights.expected dtype (Model.declarations model))

@@ -30,24 +30,18 @@ module LoadedModel =
                 return Choice2Of2 weights
         }
 
-    let private ofCheckpoint
-        device
-        (expected: string option)
-        (checkpoint: Checkpoint)
-        : Result<LoadedModel, Error> =
+    let private ofCheckpoint device (expected: string option) (checkpoint: Checkpoint) : Result<LoadedModel, Error> =
         result {
             let name = checkpoint.Info.Settings.Student
 
             do!
                 match expected with
                 | Some other when other <> name ->
-                    Result.Error(
-                        Error.create
-                            Mismatch
-                            $"the weights are those of {name}, not of {other}"
-                            checkpoint.Path
-                            $"name the model {name}, or give the weights of {other}"
-                    )
+                    Error.fail
+                        Mismatch
+                        $"the weights are those of {name}, not of {other}"
+                        checkpoint.Path
+                        $"name the model {name}, or give the weights of {other}"
                 | _ -> Ok()
 
             let! model = Zoo.find name checkpoint.Info.Classes
@@ -111,17 +105,8 @@ module LoadedModel =
         Convert.ToHexStringLower(hash.GetHashAndReset())
 
     /// Computes a model's accuracy in the plan's precision and memory format, in batches of the given size.
-    let accuracyIn
-        (batch: int)
-        (plan: TrainingPlan)
-        (model: Model)
-        (weights: Tree)
-        (set: DeviceSet)
-        : Accuracy =
-        set
-        |> Evaluate.accuracy
-            batch
-            (fun images -> (TrainingPlan.forward plan model false weights images).Logits)
+    let accuracyIn (batch: int) (plan: TrainingPlan) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
+        set |> Evaluate.accuracy batch (fun images -> (TrainingPlan.forward plan model false weights images).Logits)
 
     /// Checks that the model takes the data set's images and has its number of classes.
     let fits (data: Splits) (trained: LoadedModel) : Result<unit, Error> =
@@ -130,13 +115,11 @@ module LoadedModel =
         if model.Classes = data.Test.Classes then
             Model.checkInput data.Test.Height data.Test.Width model
         else
-            Result.Error(
-                Error.create
-                    Mismatch
-                    $"{model.Name} knows {model.Classes} classes, the data set has {data.Test.Classes}"
-                    ""
-                    "name the data set that the weights were trained on with --data"
-            )
+            Error.fail
+                Mismatch
+                $"{model.Name} knows {model.Classes} classes, the data set has {data.Test.Classes}"
+                ""
+                "name the data set that the weights were trained on with --data"
 
     /// Runs a body on the test images that the settings name, with a forward pass of each model in the settings' precision.
     /// Its result must hold no tensor.
@@ -169,9 +152,7 @@ module LoadedModel =
             s
             (trained :: Option.toList teacher)
             (fun set forwards ->
-                match
-                    forwards |> List.map (fun forward -> forward >> (fun (shown: Outputs) -> shown.Logits))
-                with
+                match forwards |> List.map (fun forward -> forward >> (fun (shown: Outputs) -> shown.Logits)) with
                 | [] -> invalidOp "there is a model to evaluate."
                 | forward :: teachers -> Evaluate.fully s.Batch (List.tryHead teachers) forward set
             )
@@ -211,13 +192,10 @@ module LoadedModel =
         let chance = 100.0 / float trained.Model.Classes
 
         let recorded =
-            trained.Info
-            |> Option.filter (fun info -> info.Settings.Data = settings.Data)
-            |> Option.map _.Top1
+            trained.Info |> Option.filter (fun info -> info.Settings.Data = settings.Data) |> Option.map _.Top1
 
         if accuracy.Top1 < chance + 0.1 * (100.0 - chance) then
-            Some
-                $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
+            Some $"the teacher is near chance (%.1f{chance} %%): check --mean and --std, the data set and the weights"
         else
             recorded
             |> Option.filter (fun top1 -> accuracy.Top1 < top1 - 2.0)

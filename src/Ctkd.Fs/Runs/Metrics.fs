@@ -106,8 +106,7 @@ module Metrics =
         let rec go number read lines =
             match lines with
             | [] -> Ok(List.rev read)
-            | line :: lines ->
-                readLine number line |> Result.bind (fun m -> go (number + 1) (m :: read) lines)
+            | line :: lines -> readLine number line |> Result.bind (fun m -> go (number + 1) (m :: read) lines)
 
         go 1 [] whole
         |> Result.map (fun read -> read @ (rest |> List.map (Json.read path) |> List.choose Result.toOption))
@@ -120,10 +119,7 @@ module Metrics =
             Files.read path |> Result.bind (fun bytes -> parse path (Text.Encoding.UTF8.GetString bytes))
 
     let private text (lines: EpochMetrics list) : byte[] =
-        lines
-        |> List.map (fun line -> Json.write line + "\n")
-        |> String.concat ""
-        |> Text.Encoding.UTF8.GetBytes
+        lines |> List.map (fun line -> Json.write line + "\n") |> String.concat "" |> Text.Encoding.UTF8.GetBytes
 
     /// Keeps the first lines of a file: those after a checkpoint do not belong to the run that resumes from it.
     let keep (count: int) (path: string) : Result<EpochMetrics list, Error> =
@@ -134,8 +130,7 @@ module Metrics =
             if kept.Length = lines.Length && not (File.Exists path) then
                 Ok kept
             else
-                Files.replace path (fun stream -> stream.Write(ReadOnlySpan(text kept)))
-                |> Result.map (fun () -> kept)
+                Files.replace path (fun stream -> stream.Write(ReadOnlySpan(text kept))) |> Result.map (fun () -> kept)
         )
 
     /// Appends a line and flushes it to the disk.
@@ -148,10 +143,8 @@ module Metrics =
         with
         | :? IOException
         | :? UnauthorizedAccessException as problem ->
-            Result.Error(
-                Error.create
-                    Unwritable
-                    $"the metrics cannot be written: {problem.Message}"
-                    path
-                    "free some space or give another folder with --out; the checkpoints written so far are whole"
-            )
+            Error.fail
+                Unwritable
+                $"the metrics cannot be written: {problem.Message}"
+                path
+                "free some space or give another folder with --out; the checkpoints written so far are whole"

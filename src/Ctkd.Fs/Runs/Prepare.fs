@@ -85,14 +85,12 @@ module Prepare =
                 TeacherWeights = if e.Teacher.IsSome then "" else s.TeacherWeights
                 Data = e.Data |> orElse s.Data _.Train.Name
                 DataDir = if e.Data.IsSome then "" else s.DataDir
-                Policy =
-                    e.Policy |> orElse s.Policy (fun p -> PolicyName.Own(ownName Settings.policies p.Name))
+                Policy = e.Policy |> orElse s.Policy (fun p -> PolicyName.Own(ownName Settings.policies p.Name))
                 Standardise = s.Standardise && e.Policy.IsNone
                 Methods =
                     match e.Distillers with
                     | None -> s.Methods
-                    | Some distillers ->
-                        Map [ for weight, d in distillers -> ownName Settings.methods d.Name, weight ]
+                    | Some distillers -> Map [ for weight, d in distillers -> ownName Settings.methods d.Name, weight ]
         }
 
     /// The settings with known names in place of those of the experiment's values, which no list has.
@@ -134,13 +132,11 @@ module Prepare =
         if s.Batch <= images then
             Ok()
         else
-            Result.Error(
-                Error.create
-                    Usage
-                    $"batch is {s.Batch}, but there are only {images} training images"
-                    ""
-                    $"use --batch {images} or less"
-            )
+            Error.fail
+                Usage
+                $"batch is {s.Batch}, but there are only {images} training images"
+                ""
+                $"use --batch {images} or less"
 
     /// An agent learns from each batch when it sees the next: an epoch of one batch would teach it nothing.
     let private checkAgent (s: Settings) (plan: TrainingPlan) (data: Splits) : Result<unit, Error> =
@@ -149,13 +145,11 @@ module Prepare =
         if (TrainingPlan.agent plan).IsNone || s.Batch < images then
             Ok()
         else
-            Result.Error(
-                Error.create
-                    Usage
-                    $"policy {s.Policy} learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"
-                    ""
-                    $"use --batch {max 1 (images / 2)} or less"
-            )
+            Error.fail
+                Usage
+                $"policy {s.Policy} learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"
+                ""
+                $"use --batch {max 1 (images / 2)} or less"
 
     let private studentOf (e: Experiment) (data: Splits) : Result<Model, Error> =
         let classes = data.Train.Classes
@@ -172,11 +166,7 @@ module Prepare =
             |> Result.Error
 
     /// The teacher, checked against the data; None where the student learns from labels alone.
-    let private teacherOf
-        (e: Experiment)
-        (data: Splits)
-        (device: Device)
-        : Result<LoadedModel option, Error> =
+    let private teacherOf (e: Experiment) (data: Splits) (device: Device) : Result<LoadedModel option, Error> =
         result {
             let! teacher =
                 match e.Teacher with
@@ -184,9 +174,7 @@ module Prepare =
                     let weights = teacher.Weights |> Tree.map (fun _ x -> Tensor.toDevice device x)
                     Ok(Some { teacher with Weights = weights })
                 | None when e.Settings.Teacher = "" -> Ok None
-                | None ->
-                    LoadedModel.load device (Some e.Settings.Teacher) e.Settings.TeacherWeights
-                    |> Result.map Some
+                | None -> LoadedModel.load device (Some e.Settings.Teacher) e.Settings.TeacherWeights |> Result.map Some
 
             do! teacher |> Option.map (LoadedModel.fits data) |> Option.defaultValue (Ok())
             return teacher
@@ -202,13 +190,7 @@ module Prepare =
 
         let change (d: Distillation) =
             let pair =
-                ModelPair.create
-                    data.Train.Height
-                    data.Train.Width
-                    data.Train.Labels
-                    plan.Batch
-                    d.Model
-                    plan.Student
+                ModelPair.create data.Train.Height data.Train.Width data.Train.Labels plan.Batch d.Model plan.Student
 
             let distillers =
                 match e.Distillers with
@@ -241,8 +223,7 @@ module Prepare =
         let accuracy = LoadedModel.accuracyIn evaluationBatch plan teacher.Model teacher.Weights test
         hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
 
-        LoadedModel.warning s teacher accuracy
-        |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+        LoadedModel.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
 
         accuracy
 
@@ -284,8 +265,7 @@ module Prepare =
 
             if e.Distillers.IsNone then warnOfTemperature hooks s
 
-            hooks.Say
-                $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
+            hooks.Say $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
 
             let teacherHash =
                 teacher |> Option.map (fun t -> LoadedModel.fingerprint t.Weights) |> Option.defaultValue ""

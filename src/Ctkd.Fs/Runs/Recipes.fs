@@ -235,10 +235,7 @@ module Recipes =
                 cifar pair |> Settings.withMethods [ method ] |> recipe "mdistiller" method "fixed" (nan, nan)
 
         for pair, kd, (beta, top1) in
-            [
-                imageNetPair, 71.03, (0.5, 71.70)
-                "imagenet/ResNet50-imagenet/MobileNetV1", 70.50, (2.0, 72.05)
-            ] do
+            [ imageNetPair, 71.03, (0.5, 71.70); "imagenet/ResNet50-imagenet/MobileNetV1", 70.50, (2.0, 72.05) ] do
             let run = { imageNetRun 100 512 0.2 pair with T = 1.0 }
             yield run |> weighing 0.5 [ "kd", 0.5 ] |> recipe "mdistiller" "kd" "fixed" (kd, nan)
             yield run |> withDkd 1.0 beta 1 |> recipe "mdistiller" "dkd" "fixed" (top1, nan)
@@ -267,17 +264,14 @@ module Recipes =
                 let s = cifar pair
                 let beta = dkd |> List.tryFind (fst >> (=) pair) |> Option.map (snd >> fst)
 
-                let add method policy index settings =
-                    recipe "ls" method policy (numbers[index], nan) settings
+                let add method policy index settings = recipe "ls" method policy (numbers[index], nan) settings
 
                 let kd weight = weighing 0.1 [ "kd", weight ] s
                 yield kd weight |> standard t |> add "kd" "fixed-standardised" 0
                 yield kd 9.0 |> standard 2.0 |> add "kd" "ctkd-global-standardised" 1
 
                 yield
-                    withDkd 9.0 (Option.defaultValue 2.0 beta) 20 s
-                    |> standard 2.0
-                    |> add "dkd" "fixed-standardised" 2
+                    withDkd 9.0 (Option.defaultValue 2.0 beta) 20 s |> standard 2.0 |> add "dkd" "fixed-standardised" 2
 
                 if Double.IsFinite numbers[3] then yield kd 0.9 |> add "kd" "ctkd-global" 3
         ]

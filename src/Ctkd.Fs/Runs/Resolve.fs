@@ -38,8 +38,7 @@ module Resolve =
 
     /// The methods, each with its published weight, or with the weights that are given in the same order.
     let methods (origin: string) (names: string list) (weights: float list option) : Assignment =
-        let wrong what =
-            Error.create Usage what "" "such as: --method kd crd --method-weights 0.9 0.8" |> Result.Error
+        let wrong what = Error.create Usage what "" "such as: --method kd crd --method-weights 0.9 0.8" |> Result.Error
 
         let change (s: Settings) =
             match weights with
@@ -78,11 +77,7 @@ module Resolve =
                 return field "--set" setting value
             }
         | _ ->
-            Error.create
-                Usage
-                $"'{text}' sets no field"
-                ""
-                "write --set field=value, such as --set learningRate=0.1"
+            Error.create Usage $"'{text}' sets no field" "" "write --set field=value, such as --set learningRate=0.1"
             |> Result.Error
 
     // ---- layers ----
@@ -149,8 +144,7 @@ module Resolve =
 
     /// The settings of assignments over a recipe, or over the defaults.
     let settings (recipe: Recipe option) (assignments: Assignment list) : Result<Resolved, Error> =
-        let apply start =
-            (Ok start, assignments) ||> List.fold (fun s assignment -> Result.bind assignment.Change s)
+        let apply start = (Ok start, assignments) ||> List.fold (fun s assignment -> Result.bind assignment.Change s)
 
         let given field = assignments |> List.exists (fun a -> List.contains field a.Fields)
 

@@ -91,8 +91,7 @@ module RlkdSettings =
             |> Field.by "150 of 240; official: no end"
 
             row "" (nameof r.Ranks) ranks ([]: float list)
-            |> Field.means
-                "first ranks of the mixed images and of their partners by entropy, as shares of all images"
+            |> Field.means "first ranks of the mixed images and of their partners by entropy, as shares of all images"
             |> ofMode
 
             row "" (nameof r.State) (optionalCase<RlkdState>()) (None: RlkdState option)
@@ -100,18 +99,15 @@ module RlkdSettings =
             |> ofMode
 
             row "" (nameof r.Spread) (optionalCase<RlkdSpreadName>()) (None: RlkdSpreadName option)
-            |> Field.means
-                "where the policy's spread comes from: a second output of its network, or one parameter"
+            |> Field.means "where the policy's spread comes from: a second output of its network, or one parameter"
             |> ofMode
 
             row "" (nameof r.Calibration) (optionalCase<RlkdCalibration>()) (None: RlkdCalibration option)
-            |> Field.means
-                "how a batch's reward is shared out among its instances; none leaves out the masks too"
+            |> Field.means "how a batch's reward is shared out among its instances; none leaves out the masks too"
             |> ofMode
 
             row "" (nameof r.Masked) (optionalCase<RlkdMasked>()) (None: RlkdMasked option)
-            |> Field.means
-                "who learns from masked states: the critic (values), both (states), or both afterwards"
+            |> Field.means "who learns from masked states: the critic (values), both (states), or both afterwards"
             |> ofMode
 
             row "" (nameof r.Reward) (optionalCase<RlkdReward>()) (None: RlkdReward option)

@@ -78,11 +78,9 @@ module Run =
         =
         let plan = run.Trainer.Plan
 
-        let top1 (lines: EpochMetrics list) =
-            lines |> List.tryLast |> Option.map _.Top1 |> Option.defaultValue 0.0
+        let top1 (lines: EpochMetrics list) = lines |> List.tryLast |> Option.map _.Top1 |> Option.defaultValue 0.0
 
-        let save path state lines =
-            Checkpoint.write path (info run state (top1 lines) (List.length lines)) state
+        let save path state lines = Checkpoint.write path (info run state (top1 lines) (List.length lines)) state
 
         let summary ending (state: TrainState) lines = {
             Ending = ending
@@ -96,8 +94,7 @@ module Run =
 
         let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test =
-                    LoadedModel.accuracyIn Prepare.evaluationBatch plan plan.Student state.Student run.Test
+                let test = LoadedModel.accuracyIn Prepare.evaluationBatch plan plan.Student state.Student run.Test
 
                 do!
                     if Double.IsFinite test.Loss && isSound state then
@@ -157,10 +154,7 @@ module Run =
             run.Trainer.Teacher.Cache |> Option.iter (TeacherMemory.close hooks.Say)
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.
-    let private holding
-        (folder: RunDirectory)
-        (body: unit -> Result<Summary, Error>)
-        : Result<Summary, Error> =
+    let private holding (folder: RunDirectory) (body: unit -> Result<Summary, Error>) : Result<Summary, Error> =
         use _ = folder
 
         try
@@ -169,13 +163,11 @@ module Run =
         | CtkdException error -> Result.Error error
         | :? IOException
         | :? UnauthorizedAccessException as problem ->
-            Result.Error(
-                Error.create
-                    Unwritable
-                    problem.Message
-                    folder.Path
-                    "free some space; the checkpoints written so far are whole"
-            )
+            Error.fail
+                Unwritable
+                problem.Message
+                folder.Path
+                "free some space; the checkpoints written so far are whole"
 
     /// Starts an experiment in a new folder.
     let startExperiment (out: string) (experiment: Experiment) : Result<Summary, Error> =
@@ -205,25 +197,21 @@ module Run =
         if run.TeacherHash = checkpoint.Info.TeacherHash then
             Ok()
         else
-            Result.Error(
-                Error.create
-                    Mismatch
-                    "the teacher's weights are not those that the run began with"
-                    run.Settings.TeacherWeights
-                    "put the original file back, or start a new run"
-            )
+            Error.fail
+                Mismatch
+                "the teacher's weights are not those that the run began with"
+                run.Settings.TeacherWeights
+                "put the original file back, or start a new run"
 
     let private checkData (run: PreparedRun) (checkpoint: Checkpoint) : Result<unit, Error> =
         if run.DataHash = checkpoint.Info.DataHash then
             Ok()
         else
-            Result.Error(
-                Error.create
-                    Mismatch
-                    "the data set is not the one that the run began with"
-                    run.Settings.DataDir
-                    "put the original data set back, or start a new run"
-            )
+            Error.fail
+                Mismatch
+                "the data set is not the one that the run began with"
+                run.Settings.DataDir
+                "put the original data set back, or start a new run"
 
     /// Makes an older checkpoint the latest one; keeps what came after it beside, with the ending .old.
     let private takeUp (hooks: Hooks) (folder: RunDirectory) (checkpoint: Checkpoint) (state: TrainState) =
@@ -239,11 +227,7 @@ module Run =
             Checkpoint.write folder.Last checkpoint.Info state
 
     /// Refuses to resume without the values of the program that began the run.
-    let private checkParts
-        (path: string)
-        (recorded: Settings)
-        (experiment: Experiment)
-        : Result<unit, Error> =
+    let private checkParts (path: string) (recorded: Settings) (experiment: Experiment) : Result<unit, Error> =
         match Prepare.missing recorded experiment with
         | [] -> Ok()
         | parts ->

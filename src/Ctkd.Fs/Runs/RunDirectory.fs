@@ -55,13 +55,11 @@ module RunDirectory =
         | :? NotSupportedException as problem -> Result.Error(unwritable path problem.Message)
         | :? IOException as problem ->
             if File.Exists file then
-                Result.Error(
-                    Error.create
-                        Unwritable
-                        "another process is using this run's folder"
-                        path
-                        "wait for it to end, or give another folder with --out"
-                )
+                Error.fail
+                    Unwritable
+                    "another process is using this run's folder"
+                    path
+                    "wait for it to end, or give another folder with --out"
             else
                 Result.Error(unwritable path problem.Message)
 
@@ -76,13 +74,11 @@ module RunDirectory =
             else
                 run.Lock.Dispose()
 
-                Result.Error(
-                    Error.create
-                        Usage
-                        "this folder already holds a run"
-                        run.Path
-                        "go on with it by --resume, or give another folder with --out"
-                )
+                Error.fail
+                    Usage
+                    "this folder already holds a run"
+                    run.Path
+                    "go on with it by --resume, or give another folder with --out"
         )
 
     /// Opens the folder of an existing run.
@@ -98,13 +94,11 @@ module RunDirectory =
             if File.Exists last then
                 Ok last
             else
-                Result.Error(
-                    Error.create
-                        Missing
-                        (if Directory.Exists path then
-                             "there is no checkpoint in this folder"
-                         else
-                             "there is no such file or folder")
-                        path
-                        "give a file, or the folder of a run: it holds last.safetensors"
-                )
+                Error.fail
+                    Missing
+                    (if Directory.Exists path then
+                         "there is no checkpoint in this folder"
+                     else
+                         "there is no such file or folder")
+                    path
+                    "give a file, or the folder of a run: it holds last.safetensors"

@@ -76,13 +76,11 @@ module Settings =
     let validate (settings: Settings) : Result<Settings, Error> =
         match mistakes settings with
         | [] -> Ok settings
-        | [ only ] -> Result.Error(Error.create Usage only "" "see --help for the flags and their defaults")
+        | [ only ] -> Error.fail Usage only "" "see --help for the flags and their defaults"
         | several ->
             let text = several |> List.map (fun m -> "\n  - " + m) |> String.concat ""
 
-            Result.Error(
-                Error.create Usage $"{several.Length} settings are wrong:{text}" "" "see --help for the flags"
-            )
+            Error.fail Usage $"{several.Length} settings are wrong:{text}" "" "see --help for the flags"
 
     /// The settings with known names in place of those that no list has: a program may have trained with values of its own.
     let withKnownNames (s: Settings) : Settings =
@@ -92,8 +90,7 @@ module Settings =
             s with
                 Student = known Zoo.names defaults.Student s.Student
                 Teacher = if s.Teacher = "" then "" else known Zoo.names defaults.Student s.Teacher
-                TeacherWeights =
-                    if s.Teacher <> "" && s.TeacherWeights = "" then "a value" else s.TeacherWeights
+                TeacherWeights = if s.Teacher <> "" && s.TeacherWeights = "" then "a value" else s.TeacherWeights
                 Data = known (Datasets.names @ SettingsTable.plannedData) defaults.Data s.Data
                 Policy = if s.Policy.IsOwn then defaults.Policy else s.Policy
                 Methods =
@@ -108,18 +105,15 @@ module Settings =
         let channels = data.Train.Channels
 
         if not s.Mean.IsEmpty && s.Mean.Length <> channels then
-            Result.Error(
-                Error.create
-                    Usage
-                    $"mean and std have {s.Mean.Length} numbers, the images {channels} channels"
-                    ""
-                    "give one number a channel, such as --mean 0.5071 0.4867 0.4408"
-            )
+            Error.fail
+                Usage
+                $"mean and std have {s.Mean.Length} numbers, the images {channels} channels"
+                ""
+                "give one number a channel, such as --mean 0.5071 0.4867 0.4408"
         else
             Ok {
                 data with
-                    Train =
-                        (if s.PerClass = 0 then data.Train else ImageSet.firstPerClass s.PerClass data.Train)
+                    Train = (if s.PerClass = 0 then data.Train else ImageSet.firstPerClass s.PerClass data.Train)
                     Mean = (if s.Mean.IsEmpty then data.Mean else s.Mean)
                     Std = (if s.Std.IsEmpty then data.Std else s.Std)
             }
@@ -164,8 +158,7 @@ module Settings =
         | "dkd" ->
             let released = s.Policy = PolicyName.Rlkd && s.Rlkd.Mode = RlkdMode.Official
 
-            Dkd.distiller s.DkdAlpha s.DkdBeta pair
-            |> Result.map (if released then Distiller.meanWeight else id)
+            Dkd.distiller s.DkdAlpha s.DkdBeta pair |> Result.map (if released then Distiller.meanWeight else id)
         | _ -> Distillers.find method pair |> Result.map snd
 
     /// The methods of validated settings for a pair of models, with their weights by epoch.

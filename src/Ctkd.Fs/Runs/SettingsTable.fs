@@ -106,8 +106,7 @@ module SettingsTable =
             |> Field.by "the one that its weights name or fit"
 
             taught "weights FILE" (nameof s.TeacherWeights) text ""
-            |> Field.means
-                "the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            |> Field.means "the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
             |> Field.yours
 
             any "data NAME" (nameof s.Data) (nameOf "data set" false (Datasets.names @ plannedData)) "digits"
@@ -151,8 +150,7 @@ module SettingsTable =
             any "weight-decay WEIGHT" (nameof s.WeightDecay) (number atLeast0) Sgd.defaults.WeightDecay
             |> Field.means "weight decay"
 
-            any "nesterov" (nameof s.Nesterov) switch Sgd.defaults.Nesterov
-            |> Field.means "Nesterov's momentum"
+            any "nesterov" (nameof s.Nesterov) switch Sgd.defaults.Nesterov |> Field.means "Nesterov's momentum"
 
             taught "policy NAME" (nameof s.Policy) (case<PolicyName>()) PolicyName.CtkdGlobal
             |> Field.means $"temperature policy, one of {listed (Names.all<PolicyName>())}"
@@ -163,8 +161,7 @@ module SettingsTable =
             taught "t NUMBER" (nameof s.T) (number positive) 4.0
             |> Field.means "T of fixed, kd-fixed and rlkd's warm-up, start of linear and cosine, tau of dtkd"
 
-            taught "t-stop NUMBER" (nameof s.TStop) (number positive) 1.0
-            |> Field.means "end of linear and cosine"
+            taught "t-stop NUMBER" (nameof s.TStop) (number positive) 1.0 |> Field.means "end of linear and cosine"
 
             taught "t-start NUMBER" (nameof s.TStart) (number atLeast0) Ctkd.publishedRange.Start
             |> Field.means "a learned T lies in (T-START, T-START + T-SCALE)"
@@ -172,8 +169,7 @@ module SettingsTable =
             taught "t-scale NUMBER" (nameof s.TScale) (number positive) Ctkd.publishedRange.Scale
             |> Field.means "see --t-start"
 
-            taught "hidden WIDTH" (nameof s.Hidden) (whole 1 65536) 512
-            |> Field.means "hidden width of ctkd-instance"
+            taught "hidden WIDTH" (nameof s.Hidden) (whole 1 65536) 512 |> Field.means "hidden width of ctkd-instance"
 
             taught "curriculum-start LAMBDA" (nameof s.CurriculumStart) (number atLeast0) 0.0
             |> Field.means "lambda at epoch 0"
@@ -225,9 +221,7 @@ module SettingsTable =
             |> Field.means "CUDA: launch each operation of a step, record no graph"
             |> Field.by "a graph"
 
-            any "seed NUMBER" (nameof s.Seed) anyWhole 1
-            |> Field.means "seed of everything random"
-            |> Field.yours
+            any "seed NUMBER" (nameof s.Seed) anyWhole 1 |> Field.means "seed of everything random" |> Field.yours
 
             taught "teacher-cache DIR" (nameof s.TeacherCache) text ""
             |> Field.means "remember the teacher's features in this folder, for later epochs and runs"

@@ -7,13 +7,7 @@ open System
 module TeacherMemory =
 
     /// The key of a cache: everything that decides the bits of the teacher's features.
-    let private cacheKey
-        (s: Settings)
-        (teacherHash: string)
-        (dataHash: string)
-        (data: Splits)
-        (plan: TrainingPlan)
-        =
+    let private cacheKey (s: Settings) (teacherHash: string) (dataHash: string) (data: Splits) (plan: TrainingPlan) =
         let numbers (values: float list) = values |> List.map string |> String.concat " "
         let engine = Engine.facts ()
 
@@ -48,19 +42,14 @@ module TeacherMemory =
             let what =
                 $"teacher-cache remembers pooled features and logits, and {names} looks at the teacher's maps"
 
-            Result.Error(Error.create Usage what "" "leave out --teacher-cache, or distil without them")
+            Error.fail Usage what "" "leave out --teacher-cache, or distil without them"
         else
             let format = if s.TeacherCacheHalf then Float16 else Exact
             let budget = int64 (s.TeacherCacheGb * 1e9)
 
             let width = plan.Distillation.Value.Model.Classifier.In
 
-            TeacherCache.openFile
-                s.TeacherCache
-                (cacheKey s teacherHash dataHash data plan)
-                width
-                budget
-                format
+            TeacherCache.openFile s.TeacherCache (cacheKey s teacherHash dataHash data plan) width budget format
             |> Result.map (fun cache -> { simple with Cache = Some cache })
 
     /// Closes a cache, and says which share of the images it held.

@@ -38,11 +38,7 @@ module Ctkd =
             invalidArg (nameof hidden) $"the hidden width must be at least 1, got {hidden}."
 
         let network (classes: int) =
-            Sequence [
-                Linear(Layer.dense "hidden" (2 * classes) hidden)
-                Relu
-                Linear(Layer.dense "output" hidden 1)
-            ]
+            Sequence [ Linear(Layer.dense "hidden" (2 * classes) hidden); Relu; Linear(Layer.dense "output" hidden 1) ]
 
         policy "ctkd-instance" {
             Range = range

@@ -173,25 +173,14 @@ module Policy =
         | TemperatureSource.Chosen(agent, _) -> agent.Macs
 
     /// The values with the temperatures that the agent chooses for a batch, if there is an agent and it chooses.
-    let choose
-        (policy: Policy)
-        (state: Tree)
-        (observe: unit -> Observation)
-        (values: PolicyValues)
-        : PolicyValues =
+    let choose (policy: Policy) (state: Tree) (observe: unit -> Observation) (values: PolicyValues) : PolicyValues =
         match agent policy |> Option.bind (fun agent -> agent.Choose state (observe ())) with
         | Some t -> { values with T = t }
         | None -> values
 
     /// T of a batch, shape [] or [batch]. A learned T passes through gradient reversal: one descent step on the loss lowers
     /// it in the student and raises it in T's parameters (CTKD, arXiv:2211.16231, equations 4 and 7).
-    let private temperature
-        (policy: Policy)
-        (parameters: Tree)
-        (values: PolicyValues)
-        teacher
-        student
-        : Tensor =
+    let private temperature (policy: Policy) (parameters: Tree) (values: PolicyValues) teacher student : Tensor =
         match policy.Source with
         | TemperatureSource.Scheduled _
         | TemperatureSource.Chosen _ -> values.T

@@ -64,12 +64,7 @@ module EpochSums =
 
     /// Returns the tensors, for checkpoints.
     let toTree (sums: EpochSums) : Tree =
-        Tree.ofSeq [
-            "sums", sums.Sums
-            "range", sums.Range
-            "broken", sums.Broken
-            "temperatures", sums.Temperatures
-        ]
+        Tree.ofSeq [ "sums", sums.Sums; "range", sums.Range; "broken", sums.Broken; "temperatures", sums.Temperatures ]
 
     /// The inverse of `toTree`.
     let ofTree (tree: Tree) : EpochSums = {
@@ -97,9 +92,7 @@ module EpochSums =
                 let correct = Tensor.eq (Tensor.argMax -1 logits) labels |> wide |> Tensor.sum
 
                 let orNaN (x: Tensor option) =
-                    x
-                    |> Option.map wide
-                    |> Option.defaultWith (fun () -> Tensor.scalar DType.Float64 device nan)
+                    x |> Option.map wide |> Option.defaultWith (fun () -> Tensor.scalar DType.Float64 device nan)
 
                 let t = temperature |> Option.map _.T |> orNaN
                 let gradient = temperature |> Option.bind _.Gradient |> orNaN

@@ -36,8 +36,7 @@ type Evaluation = {
 
     /// Share of the images on which teacher and student agree, in percent.
     member this.Agreement: float option =
-        this.Likeness
-        |> Option.map (fun likeness -> 100.0 * float likeness.Agreed / float this.Accuracy.Images)
+        this.Likeness |> Option.map (fun likeness -> 100.0 * float likeness.Agreed / float this.Accuracy.Images)
 
 /// Evaluates models in evaluation mode.
 [<RequireQualifiedAccess>]
@@ -120,13 +119,11 @@ module Evaluate =
                         |> Option.iter (fun teacher ->
                             let other = teacher seen.Images
 
-                            let agreed =
-                                Tensor.eq (Tensor.argMax 1 other) (Tensor.argMax 1 logits) |> wide
+                            let agreed = Tensor.eq (Tensor.argMax 1 other) (Tensor.argMax 1 logits) |> wide
 
                             let divergence = Loss.kl (wide other) (wide logits)
 
-                            Tensor.stack 0 [ Tensor.sum agreed; Tensor.sum divergence ]
-                            |> Tensor.addInto likeness
+                            Tensor.stack 0 [ Tensor.sum agreed; Tensor.sum divergence ] |> Tensor.addInto likeness
                         )
                     )
 
@@ -147,12 +144,7 @@ module Evaluate =
 
     /// Returns a model's outputs for the first images of a set: logits [images, classes] and pooled features [images,
     /// D], in float64 on the device.
-    let outputs
-        (batch: int)
-        (forward: Tensor -> Outputs)
-        (images: int)
-        (set: DeviceSet)
-        : struct (Tensor * Tensor) =
+    let outputs (batch: int) (forward: Tensor -> Outputs) (images: int) (set: DeviceSet) : struct (Tensor * Tensor) =
         let images = min images (Augment.count set)
 
         let all =

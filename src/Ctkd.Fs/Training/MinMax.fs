@@ -59,8 +59,7 @@ module MinMax =
         ]
 
         let weighted =
-            (values.CrossEntropy :: values.Distillers, terms)
-            ||> List.map2 (fun weight (_, loss) -> weight * loss)
+            (values.CrossEntropy :: values.Distillers, terms) ||> List.map2 (fun weight (_, loss) -> weight * loss)
 
         {
             Terms = terms
@@ -109,11 +108,5 @@ module MinMax =
 
             let terms = List.map snd losses.Terms @ [ losses.Total ]
 
-            EpochSums.add
-                clock
-                losses.Student.Logits
-                input.Batch.Labels
-                (Option.map temperature t)
-                terms
-                state.Sums
+            EpochSums.add clock losses.Student.Logits input.Batch.Labels (Option.map temperature t) terms state.Sums
         )

@@ -163,8 +163,7 @@ module RecordedSteps =
         |> Result.map (fun (replay, free) ->
             let start (state: TrainState) =
                 if not (obj.ReferenceEquals(chain, fst state.Lease)) then
-                    invalidOp
-                        "these steps were recorded for another run: record its own with RecordedSteps.record"
+                    invalidOp "these steps were recorded for another run: record its own with RecordedSteps.record"
 
                 let parts = Train.parts trainer state
                 write inputs parts state.Step
@@ -202,8 +201,7 @@ module RecordedSteps =
         else
             match obstacle trainer.Plan with
             | Some why -> instead why
-            | None when Augment.count trainer.Images < trainer.Plan.Batch ->
-                instead "the set has no full batch"
+            | None when Augment.count trainer.Images < trainer.Plan.Batch -> instead "the set has no full batch"
             | None ->
                 match record (onDevice device) trainer state with
                 | Ok steps -> steps

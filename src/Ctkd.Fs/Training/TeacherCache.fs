@@ -63,7 +63,7 @@ module TeacherCache =
         bytes
 
     let private problem (path: string) (what: string) (next: string) : Result<'T, Error> =
-        Error(Error.create Unwritable what path next)
+        Error.fail Unwritable what path next
 
     /// <summary>Opens the file of a key in a folder; creates both if they are missing.</summary>
     /// <param name="folder">The folder with the files of all teachers.</param>
@@ -126,8 +126,7 @@ module TeacherCache =
                 $"the teacher cache cannot be opened: {refused.Message}"
                 "name another folder with --teacher-cache"
 
-    let private offset (cache: TeacherCache) (row: int64) : int64 =
-        int64 headerLength + row * int64 (rowLength cache)
+    let private offset (cache: TeacherCache) (row: int64) : int64 = int64 headerLength + row * int64 (rowLength cache)
 
     /// Never 0, the content of a hole in the file.
     let private checksum (row: int64) (items: ReadOnlySpan<byte>) : uint32 =

@@ -61,9 +61,7 @@ module TeacherOutputs =
         plan.Distillation
         |> Option.map (fun teacher ->
             let outputs =
-                Autograd.noGrad (fun () ->
-                    TrainingPlan.forward plan teacher.Model false teacher.Weights images
-                )
+                Autograd.noGrad (fun () -> TrainingPlan.forward plan teacher.Model false teacher.Weights images)
 
             // Maps that nobody reads need not stay in memory.
             if readsMaps plan then outputs else { outputs with Features = [] }
@@ -109,8 +107,7 @@ module TeacherOutputs =
 
         for missing in TeacherCache.read cache variants features |> Array.chunkBySize size do
             Tensor.scoped (fun () ->
-                let batch =
-                    Augment.pick plan.Pad order (Array.map (Array.get positions) missing) trainer.Images
+                let batch = Augment.pick plan.Pad order (Array.map (Array.get positions) missing) trainer.Images
 
                 let computed = evenly plan size batch.Images |> Option.get
                 let rows = Tensor.toSingles computed.Pooled
@@ -195,9 +192,7 @@ module TeacherOutputs =
             match options.Cache with
             | None -> size, images
             | Some _ when readsMaps plan ->
-                invalidArg
-                    (nameof trainer)
-                    "cached features are not enough: a distiller reads the teacher's maps."
+                invalidArg (nameof trainer) "cached features are not enough: a distiller reads the teacher's maps."
             | Some cache -> window * size, cached cache
 
         let current: Span option ref = ref None

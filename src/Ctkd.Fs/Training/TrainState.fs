@@ -106,8 +106,7 @@ module TrainState =
                 let temperature =
                     match plan.Distillation with
                     | None -> Tree.empty
-                    | Some { Policy = policy } ->
-                        fresh "temperature" (Policy.declarations plan.Student.Classes policy)
+                    | Some { Policy = policy } -> fresh "temperature" (Policy.declarations plan.Student.Classes policy)
 
                 let memory = Distiller.memory distillers dtype device (Rng.split "memory" rng)
 
@@ -121,8 +120,7 @@ module TrainState =
                 let agent =
                     match TrainingPlan.agent plan with
                     | None -> Tree.empty
-                    | Some agent ->
-                        agent.Start plan.TrainImages plan.Batch dtype device (Rng.split "agent" rng)
+                    | Some agent -> agent.Start plan.TrainImages plan.Batch dtype device (Rng.split "agent" rng)
 
                 assemble plan (student, connectors, temperature) Sgd.start agent sums
             )
@@ -150,8 +148,7 @@ module TrainState =
         let counter, number = state.Lease
 
         if counter.Value <> number then
-            invalidOp
-                "this training state was consumed by a later step: go on with the state that the step returned"
+            invalidOp "this training state was consumed by a later step: go on with the state that the step returned"
 
         counter.Value <- number + 1L
         { state with Lease = counter, number + 1L }

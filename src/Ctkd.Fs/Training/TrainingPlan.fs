@@ -68,21 +68,18 @@ module TrainingPlan =
     let distillers (plan: TrainingPlan) : Distiller list = weightedDistillers plan |> List.map snd
 
     /// The temperature policy's agent; None without one.
-    let agent (plan: TrainingPlan) : Agent option =
-        plan.Distillation |> Option.bind (_.Policy >> Policy.agent)
+    let agent (plan: TrainingPlan) : Agent option = plan.Distillation |> Option.bind (_.Policy >> Policy.agent)
 
     /// A generator for a purpose in an epoch: a function of seed, purpose and epoch, so that a resumed run repeats it.
     let random (purpose: string) (epoch: int) (plan: TrainingPlan) : Rng =
         Rng.ofSeed plan.Seed |> Rng.split purpose |> Rng.at epoch
 
     /// Names of the loss terms, the total last.
-    let termNames (plan: TrainingPlan) : string list =
-        [ "ce" ] @ (distillers plan |> List.map _.Name) @ [ "loss" ]
+    let termNames (plan: TrainingPlan) : string list = [ "ce" ] @ (distillers plan |> List.map _.Name) @ [ "loss" ]
 
     /// Converts weights to the plan's memory format.
     let format (plan: TrainingPlan) (weights: Tree) : Tree =
-        weights
-        |> Tree.map (fun _ w -> if plan.ChannelsLast && Tensor.rank w = 4 then Tensor.channelsLast w else w)
+        weights |> Tree.map (fun _ w -> if plan.ChannelsLast && Tensor.rank w = 4 then Tensor.channelsLast w else w)
 
     /// Rounds the convolutions' weights once to the type in which they are multiplied.
     let private rounded (model: Model) (weights: Tree) : Tree =
@@ -95,8 +92,7 @@ module TrainingPlan =
             )
             |> Set.ofList
 
-        weights
-        |> Tree.map (fun name w -> if convolutions.Contains name then Tensor.toType DType.BFloat16 w else w)
+        weights |> Tree.map (fun name w -> if convolutions.Contains name then Tensor.toType DType.BFloat16 w else w)
 
     /// Prepares the plan's teacher: it is frozen, so its batch normalisations are merged into its convolutions, and its weights
     /// get the plan's precision and memory format. In float64 its layers stay as they are.
@@ -127,13 +123,7 @@ module TrainingPlan =
         |> Tensor.toType (dtype plan)
 
     /// Runs a model in the plan's precision and memory format; logits and pooled features get the weights' type.
-    let forward
-        (plan: TrainingPlan)
-        (model: Model)
-        (training: bool)
-        (weights: Tree)
-        (images: Tensor)
-        : Outputs =
+    let forward (plan: TrainingPlan) (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
         let images = if plan.ChannelsLast then Tensor.channelsLast images else images
         let outputs: Outputs = Model.forwardIn (products plan) model training weights images
         let exact = Tensor.toType (dtype plan)

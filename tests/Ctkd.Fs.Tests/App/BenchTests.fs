@@ -24,9 +24,7 @@ let tests =
             Must.equal [ "ours-f32"; "ours-bf16" ] (chosen [ "ours" ] None)
             Must.equal 4 (chosen [ "torchsharp" ] None).Length
 
-            Must.equal
-                [ "torchsharp-tuned-f32"; "torchsharp-tuned-bf16" ]
-                (chosen [ "torchsharp-tuned" ] None)
+            Must.equal [ "torchsharp-tuned-f32"; "torchsharp-tuned-bf16" ] (chosen [ "torchsharp-tuned" ] None)
 
             Must.equal [ "pytorch-published-f32" ] (chosen [ "pytorch-published" ] None)
         }
@@ -50,8 +48,7 @@ let tests =
         }
 
         test "ours is compared with every other side of its precision, start by start" {
-            let sides =
-                sides |> BenchSides.choose [ "ours"; "beside"; "torchsharp-f32" ] None |> Error.orRaise
+            let sides = sides |> BenchSides.choose [ "ours"; "beside"; "torchsharp-f32" ] None |> Error.orRaise
 
             Must.equal
                 [ "ours-f32"; "ours-bf16"; "beside-f32"; "beside-bf16"; "torchsharp-f32" ]

@@ -13,10 +13,7 @@ type Ended = { Code: int; Out: string; Err: string }
 
 /// The folder of the program, which the tests' project builds first: beside that of the tests.
 let programFolder: string =
-    AppContext.BaseDirectory.Replace(
-        Path.Combine("tests", "Ctkd.Fs.Tests"),
-        Path.Combine("src", "Ctkd.Fs.App")
-    )
+    AppContext.BaseDirectory.Replace(Path.Combine("tests", "Ctkd.Fs.Tests"), Path.Combine("src", "Ctkd.Fs.App"))
 
 let private program = Path.Combine(programFolder, "ctkd.dll")
 
@@ -101,10 +98,7 @@ let ctkd (folder: string) (arguments: string) : Ended =
     let out, err = new StringWriter(), new StringWriter()
 
     let was =
-        Console.Out,
-        Console.Error,
-        Environment.CurrentDirectory,
-        Environment.GetEnvironmentVariable "NO_COLOR"
+        Console.Out, Console.Error, Environment.CurrentDirectory, Environment.GetEnvironmentVariable "NO_COLOR"
 
     try
         Console.SetOut out
@@ -122,15 +116,12 @@ let ctkd (folder: string) (arguments: string) : Ended =
         Environment.SetEnvironmentVariable("NO_COLOR", wasColour)
 
 let private ended (code: int) (arguments: string) (ended: Ended) : Ended =
-    Expect.isTrue
-        (ended.Code = code)
-        $"ctkd {arguments}: exit code {ended.Code}, not {code}\n{ended.Out}\n{ended.Err}"
+    Expect.isTrue (ended.Code = code) $"ctkd {arguments}: exit code {ended.Code}, not {code}\n{ended.Out}\n{ended.Err}"
 
     ended
 
 /// Calls the program, which must end with this exit code.
-let expect (code: int) (folder: string) (arguments: string) : Ended =
-    ended code arguments (ctkd folder arguments)
+let expect (code: int) (folder: string) (arguments: string) : Ended = ended code arguments (ctkd folder arguments)
 
 /// Runs the program as a process, which must end with this exit code.
 let expectProcess (code: int) (folder: string) (arguments: string) : Ended =
@@ -160,9 +151,7 @@ let onSmallDisk (folder: string) (kilobytes: int) (arguments: string) : Ended =
 
     let ended = runCommand folder [] [ "unshare"; "-rm"; "bash"; "-c"; script ]
 
-    Expect.isTrue
-        (Directory.Exists(Path.Combine(folder, "copy")))
-        $"no small disk could be mounted: {ended.Err}"
+    Expect.isTrue (Directory.Exists(Path.Combine(folder, "copy"))) $"no small disk could be mounted: {ended.Err}"
 
     ended
 

@@ -31,8 +31,7 @@ let private remembered (ended: Ended) : float =
 
 let tests =
     testList "CommandCache" [
-        test
-            "on a full disk the run goes on without its cache and says so, and what was written serves the next" {
+        test "on a full disk the run goes on without its cache and says so, and what was written serves the next" {
             inFolder (fun folder ->
                 let expected = plain folder
 
@@ -87,8 +86,7 @@ let tests =
             )
         }
 
-        test
-            "a cache that was cut or damaged is repaired by computing again, and one that is no cache is refused" {
+        test "a cache that was cut or damaged is repaired by computing again, and one that is no cache is refused" {
             inFolder (fun folder ->
                 let expected = plain folder
                 let run out = expect 0 folder (distil out "--teacher-cache cache")
@@ -100,10 +98,8 @@ let tests =
                 let damages: (string * byte[]) list = [
                     "cut", whole[.. whole.Length / 2]
                     "short", whole[..4095]
-                    "holes",
-                    Array.mapi (fun i byte -> if i >= 4096 && i % 8192 < 4096 then 0uy else byte) whole
-                    "flipped",
-                    Array.mapi (fun i byte -> if i >= 4096 && i % 300 = 0 then ~~~byte else byte) whole
+                    "holes", Array.mapi (fun i byte -> if i >= 4096 && i % 8192 < 4096 then 0uy else byte) whole
+                    "flipped", Array.mapi (fun i byte -> if i >= 4096 && i % 300 = 0 then ~~~byte else byte) whole
                     "moved", Array.append whole[..4095] (Array.append (Array.zeroCreate 4) whole[4096..])
                 ]
 
@@ -120,9 +116,7 @@ let tests =
                     File.WriteAllBytes(path, bytes)
                     let ended = expect 1 folder (distil "refused" "--teacher-cache cache")
 
-                    Must.contain
-                        "error: this is no teacher cache, or it is damaged at its beginning"
-                        ended.Err
+                    Must.contain "error: this is no teacher cache, or it is damaged at its beginning" ended.Err
 
                     Must.contain path ended.Err
                     Must.contain "delete the file" ended.Err
@@ -141,12 +135,10 @@ let tests =
                         else
                             [||]
 
-                    let before =
-                        caches () |> Array.map _.LastWriteTimeUtc |> Array.fold max DateTime.MinValue
+                    let before = caches () |> Array.map _.LastWriteTimeUtc |> Array.fold max DateTime.MinValue
 
                     let grows () =
-                        caches ()
-                        |> Array.exists (fun file -> file.Length > 4096L && file.LastWriteTimeUtc > before)
+                        caches () |> Array.exists (fun file -> file.Length > 4096L && file.LastWriteTimeUtc > before)
 
                     let cached = distil $"killed-{attempt}" "--teacher-cache cache"
                     let child = startCommand folder [] (ctkdCommand cached)

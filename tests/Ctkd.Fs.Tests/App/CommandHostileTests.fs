@@ -21,9 +21,7 @@ let private damaged () : byte[] =
 
 /// A safetensors file of nothing but a header of so many tensors.
 let private header (tensors: int) : byte[] =
-    let entries = [
-        for i in 1..tensors -> $"\"{i}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}"
-    ]
+    let entries = [ for i in 1..tensors -> $"\"{i}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}" ]
 
     let text = latin ("{" + String.concat "," entries + ",\"x\":1}")
     Array.append (BitConverter.GetBytes(int64 text.Length)) text
@@ -44,9 +42,7 @@ let private hostile () : (string * byte[]) list =
         "recalled", pickled ("](" + values + String.replicate 999 "h\001" + "e")
         "expanded", zipFile (dictionary [ "w", floats "0" 1L 14_700_000L 0L ]) [ "0", Array.zeroCreate 4 ]
         "tensors",
-        zipFile (dictionary [ for i in 1..60_000 -> $"w{i}", floats "0" 1L 1L 1L ]) [
-            "0", Array.zeroCreate 4
-        ]
+        zipFile (dictionary [ for i in 1..60_000 -> $"w{i}", floats "0" 1L 1L 1L ]) [ "0", Array.zeroCreate 4 ]
         "damaged", damaged ()
         "truncated", (damaged ())[..80_000_000]
         "header", header 17_000
@@ -68,9 +64,7 @@ let tests =
                 for (name, bytes), peak in List.zip hostile (Child.twoAtATime (fst >> peak) hostile) do
                     let beyond = peak - alone - int64 bytes.Length
 
-                    Expect.isTrue
-                        (beyond <= 64_000_000L)
-                        $"'{name}' took {beyond / 1_000_000L} MB beyond its size"
+                    Expect.isTrue (beyond <= 64_000_000L) $"'{name}' took {beyond / 1_000_000L} MB beyond its size"
             )
         }
     ]

@@ -59,10 +59,7 @@ let tests =
                 isSvg folder "correlation.svg"
 
                 let tsne =
-                    expect
-                        0
-                        folder
-                        $"plot tsne --weights {weights} --images 60 --perplexity 10 --classes 4 --json"
+                    expect 0 folder $"plot tsne --weights {weights} --images 60 --perplexity 10 --classes 4 --json"
 
                 Must.hold (float (field tsne "divergence") >= 0.0)
                 isSvg folder "tsne.svg"
@@ -117,8 +114,7 @@ let tests =
 
                 let none = Directory.CreateDirectory(Path.Combine(folder, "none")).FullName
 
-                let child =
-                    [ nonNull Environment.ProcessPath ] @ (ctkdCommand "plot curriculum --out d.png").Tail
+                let child = [ nonNull Environment.ProcessPath ] @ (ctkdCommand "plot curriculum --out d.png").Tail
 
                 let absent = runCommand folder [ "PATH", none ] child
                 Must.equal 1 absent.Code

@@ -27,10 +27,7 @@ let tests =
             Must.equal (Recipes.all |> List.map _.Name) all
 
             let few =
-                expect
-                    0
-                    "/"
-                    "recipes --source ctkd --teacher resnet56 --student resnet20 --method crd --data cifar100"
+                expect 0 "/" "recipes --source ctkd --teacher resnet56 --student resnet20 --method crd --data cifar100"
 
             let lines = few.Out.Split('\n', StringSplitOptions.RemoveEmptyEntries)
             Must.equal 5 lines.Length
@@ -54,10 +51,7 @@ let tests =
                 let mine = json (expect 0 folder "distill --recipe mine.json --dry-run --json")
                 Must.equal ("32", "recipe") (field mine "batch")
 
-                File.WriteAllText(
-                    Path.Combine(folder, "mine.json"),
-                    printed.Out.Replace("\"batch\"", "\"batches\"")
-                )
+                File.WriteAllText(Path.Combine(folder, "mine.json"), printed.Out.Replace("\"batch\"", "\"batches\""))
 
                 let wrong = expect 1 folder "distill --recipe mine.json --dry-run"
                 Must.contain "unknown field 'batches', did you mean one of: batch, " wrong.Err
@@ -79,17 +73,12 @@ let tests =
                 Must.contain "to run: the folder of cifar100 with --data-dir DIR" ended.Out
 
                 let given =
-                    dry
-                        $"{recipe} --batch 32 --set batch=16 --method kd crd --method-weights 0.5 0.25 --kd 0.75"
+                    dry $"{recipe} --batch 32 --set batch=16 --method kd crd --method-weights 0.5 0.25 --kd 0.75"
 
                 Must.equal ("16", "--set") (field given "batch")
                 Must.equal ("{\"crd\":0.25,\"kd\":0.75}", "--kd") (field given "methods")
 
-                let agent =
-                    expect
-                        0
-                        folder
-                        "distill --recipe rlkd/resnet56-resnet20/kd/rlkd --set epochs=24 --dry-run"
+                let agent = expect 0 folder "distill --recipe rlkd/resnet56-resnet20/kd/rlkd --set epochs=24 --dry-run"
 
                 Must.matchRegex @"\nrlkd\.warmUp +2 +recipe, scaled\n" agent.Out
 
@@ -134,11 +123,9 @@ let tests =
                 "distill --dry-run --method-weights 1", "--method-weights is for --method, which is missing"
                 "distill --dry-run --recipe ctkd", "unknown recipe 'ctkd'"
                 "distill --recipe ctkd/vgg13-vgg8/kd/fixed", "distill needs a teacher's weights"
-                "distill --recipe ctkd/ResNet34-ResNet18/kd/fixed",
-                "the data set 'imagenet' has no pipeline yet"
+                "distill --recipe ctkd/ResNet34-ResNet18/kd/fixed", "the data set 'imagenet' has no pipeline yet"
                 "distill --recipe rlkd/vgg13-vgg8/kd/rlkd", "distill needs a teacher's weights"
-                "distill --dry-run --rl-every 2",
-                "--rl-every is for the policy rlkd, and the policy is ctkd-global"
+                "distill --dry-run --rl-every 2", "--rl-every is for the policy rlkd, and the policy is ctkd-global"
                 "distill --dry-run --set rlkd.state=confidences", "--set rlkd.state is for the policy rlkd"
                 "teach --rl-mode official", "teach has no teacher"
                 "teach --recipe ctkd/vgg13-vgg8/kd/fixed", "teach has no teacher"
@@ -157,8 +144,7 @@ let tests =
                 let changes = "teacher=resnet8 student=resnet8 data=digits epochs=2 perClass=5 batch=16"
                 let recipe = "--recipe ctkd/resnet56-resnet20/crd/ctkd-global"
 
-                let ended =
-                    expect 0 folder $"distill {recipe} --set {changes} --weights {Runs.teacher.Value}"
+                let ended = expect 0 folder $"distill {recipe} --set {changes} --weights {Runs.teacher.Value}"
 
                 let out = Path.Combine(folder, "runs", "ctkd-resnet56-resnet20-crd-ctkd-global-1")
                 Must.contain $"checkpoint {out}/last.safetensors" ended.Out

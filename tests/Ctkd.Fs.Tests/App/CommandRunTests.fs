@@ -16,11 +16,7 @@ let private last (folder: string) : string = Path.Combine(folder, "a", "last.saf
 let private resumesAfter (signal: int) (code: int) : unit =
     inFolder (fun folder ->
         let ended =
-            interrupted
-                signal
-                "epoch 1/"
-                folder
-                "teach --model resnet8 --per-class 20 --batch 16 --epochs 12 --out a"
+            interrupted signal "epoch 1/" folder "teach --model resnet8 --per-class 20 --batch 16 --epochs 12 --out a"
 
         Must.equal (code, "") (ended.Code, ended.Err)
         Must.contain $"interrupted; go on with: ctkd teach --resume {folder}/a" ended.Out
@@ -42,13 +38,11 @@ let private resumesAfter (signal: int) (code: int) : unit =
 
 let tests =
     testList "CommandRun" [
-        test
-            "Ctrl-C finishes the step, writes a checkpoint and exits with 130, and --resume completes the run" {
+        test "Ctrl-C finishes the step, writes a checkpoint and exits with 130, and --resume completes the run" {
             resumesAfter interrupt 130
         }
 
-        test
-            "SIGTERM finishes the step, writes a checkpoint and exits with 143, and --resume completes the run" {
+        test "SIGTERM finishes the step, writes a checkpoint and exits with 143, and --resume completes the run" {
             resumesAfter terminate 143
         }
 
@@ -76,15 +70,12 @@ let tests =
                 let info, tensors = Runs.contents (last folder)
                 Must.lie 3 4 info.Epoch
 
-                tensors
-                |> Must.haveOne (fun (name, _, _, _) -> name.StartsWith("agent/", StringComparison.Ordinal))
+                tensors |> Must.haveOne (fun (name, _, _, _) -> name.StartsWith("agent/", StringComparison.Ordinal))
 
                 expect 0 folder "distill --resume a" |> ignore
                 let outcome name = Runs.outcome (Path.Combine(folder, name))
 
-                Expect.isTrue
-                    (outcome "a" = outcome "whole")
-                    $"stopped after batch {info.Step} of epoch {info.Epoch}"
+                Expect.isTrue (outcome "a" = outcome "whole") $"stopped after batch {info.Step} of epoch {info.Epoch}"
             )
         }
 
@@ -139,10 +130,7 @@ let tests =
         test "a run that diverges fails with the term and the step" {
             inFolder (fun folder ->
                 let ended =
-                    expect
-                        1
-                        folder
-                        "teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
+                    expect 1 folder "teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
 
                 Must.contain "error: the term 'ce' was not finite in epoch 1, step 2" ended.Err
                 Must.contain "next: no checkpoint was written yet; try a smaller --lr" ended.Err
@@ -154,9 +142,7 @@ let tests =
                 let start = "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out"
                 use holder = RunDirectory.create (Path.Combine(folder, "held")) |> Error.orRaise
 
-                Must.contain
-                    "another process is using this run's folder"
-                    ((expect 1 folder $"{start} held").Err)
+                Must.contain "another process is using this run's folder" ((expect 1 folder $"{start} held").Err)
 
                 Must.hold (Directory.Exists holder.Path)
                 File.WriteAllText(Path.Combine(folder, "file"), "kept")
@@ -170,9 +156,7 @@ let tests =
                 let before = Runs.files (Path.Combine(folder, "a"))
                 Must.contain "this folder already holds a run" ((expect 2 folder $"{start} a").Err)
 
-                Must.contain
-                    "other flags cannot be changed"
-                    ((expect 2 folder "teach --resume a --lr 0.1").Err)
+                Must.contain "other flags cannot be changed" ((expect 2 folder "teach --resume a --lr 0.1").Err)
 
                 Must.contain "there is no such file" ((expect 1 folder "teach --resume none").Err)
                 Must.equal before (Runs.files (Path.Combine(folder, "a")))
@@ -199,9 +183,7 @@ let tests =
                 let copy = Path.Combine(folder, "copy", "a")
 
                 let names =
-                    Directory.GetFiles copy
-                    |> Array.map (fun path -> string (Path.GetFileName path))
-                    |> Array.sort
+                    Directory.GetFiles copy |> Array.map (fun path -> string (Path.GetFileName path)) |> Array.sort
 
                 Must.equal
                     [| ".lock"; "best.safetensors"; "last.safetensors"; "metrics.jsonl"; "settings.json" |]
@@ -219,10 +201,7 @@ let tests =
         test "a disk that is full from the start fails without a trace" {
             inFolder (fun folder ->
                 let ended =
-                    onSmallDisk
-                        folder
-                        8
-                        "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out disk/a"
+                    onSmallDisk folder 8 "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out disk/a"
 
                 Must.equal 1 ended.Code
                 Must.contain "No space left on device" ended.Err

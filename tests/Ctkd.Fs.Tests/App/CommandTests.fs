@@ -94,9 +94,7 @@ let tests =
                 Must.lack "torch" libraries
 
             inFolder (fun folder ->
-                Must.contain
-                    "libtorch_cpu.so"
-                    (loaded $"teach --per-class 1 --batch 5 --epochs 1 --out {folder}/a")
+                Must.contain "libtorch_cpu.so" (loaded $"teach --per-class 1 --batch 5 --epochs 1 --out {folder}/a")
             )
         }
 
@@ -165,18 +163,9 @@ let tests =
             inFolder (fun folder ->
                 let taught = jsonLine (expect 0 folder $"teach {small} --model resnet14 --out a --json")
 
-                Must.equal
-                    ("finished", Path.Combine(folder, "a"))
-                    (text taught "ending", text taught "folder")
+                Must.equal ("finished", Path.Combine(folder, "a")) (text taught "ending", text taught "folder")
 
-                for name in
-                    [
-                        "settings.json"
-                        "metrics.jsonl"
-                        "last.safetensors"
-                        "best.safetensors"
-                        "report.html"
-                    ] do
+                for name in [ "settings.json"; "metrics.jsonl"; "last.safetensors"; "best.safetensors"; "report.html" ] do
                     Expect.isTrue (File.Exists(Path.Combine(folder, "a", name))) name
 
                 let measured = jsonLine (expect 0 folder "eval --weights a --json")
@@ -205,8 +194,7 @@ let tests =
             )
         }
 
-        test
-            "with --json the standard output holds the result and nothing else, also of models, doctor and errors" {
+        test "with --json the standard output holds the result and nothing else, also of models, doctor and errors" {
             inFolder (fun folder ->
                 let models = jsonLine (expect 0 folder "models --json --classes 10")
                 Must.equal Zoo.names (models.AsObject() |> Seq.map _.Key |> List.ofSeq)
@@ -233,8 +221,7 @@ let tests =
             Must.equal 102_912L ((nonNull wrn["macs_temperature"]).GetValue<int64>())
             let layers = (nonNull wrn["layers"]).AsArray() |> Seq.map nonNull |> List.ofSeq
 
-            let total (field: string) =
-                layers |> List.sumBy (fun layer -> (nonNull layer[field]).GetValue<int64>())
+            let total (field: string) = layers |> List.sumBy (fun layer -> (nonNull layer[field]).GetValue<int64>())
 
             Must.equal ((nonNull wrn["params"]).GetValue<int64>()) (total "params")
             Must.equal ((nonNull wrn["macs_total"]).GetValue<int64>()) (total "macs")
@@ -247,8 +234,7 @@ let tests =
             Must.contain "at least 4 x 4" ((expect 2 "/" "models resnet20 --size 2").Err)
             Must.contain "size must be from 1 to 4096" ((expect 2 "/" "models --size 0").Err)
 
-            let small =
-                (jsonLine (expect 0 "/" "models --size 8 --json")).AsObject() |> Seq.map _.Key |> Set.ofSeq
+            let small = (jsonLine (expect 0 "/" "models --size 8 --json")).AsObject() |> Seq.map _.Key |> Set.ofSeq
 
             Must.have "resnet20" small
             Must.haveNo "MobileNetV2" small
@@ -324,8 +310,7 @@ let tests =
                     File.Copy(file, Path.Combine(copy, string (Path.GetFileName file)))
 
                 let command arguments =
-                    [ "dotnet"; Path.Combine(copy, "ctkd.dll") ]
-                    @ List.ofArray ((arguments: string).Split ' ')
+                    [ "dotnet"; Path.Combine(copy, "ctkd.dll") ] @ List.ofArray ((arguments: string).Split ' ')
 
                 let failures =
                     [

@@ -49,10 +49,7 @@ let tests =
                 refused $"--weights {Runs.teacher.Value} --out x.pt --format onnx" 2 "unknown format 'onnx'"
                 refused "--weights none.pt --out x.pt" 1 "there is no such file"
 
-                refused
-                    $"--weights {Runs.teacher.Value} --out x.pt --model resnet20"
-                    1
-                    "do not fit model resnet20"
+                refused $"--weights {Runs.teacher.Value} --out x.pt --model resnet20" 1 "do not fit model resnet20"
 
                 refused $"--weights {Runs.teacher.Value} --out no/x.pt" 1 "x.pt"
                 File.WriteAllText(Path.Combine(folder, "page.pt"), "<!DOCTYPE html>")
@@ -60,8 +57,7 @@ let tests =
 
                 Must.equal
                     [| "page.pt" |]
-                    (Directory.GetFileSystemEntries folder
-                     |> Array.map (fun p -> string (Path.GetFileName p)))
+                    (Directory.GetFileSystemEntries folder |> Array.map (fun p -> string (Path.GetFileName p)))
             )
         }
 

@@ -29,8 +29,6 @@ let tests =
         test "the order of the values does not matter" {
             let values = Gen.arrayOfLength 7 (Gen.choose (-50, 50) |> Gen.map float)
 
-            check
-                values
-                (fun values -> Must.equal (Estimate.ofValues values) (Estimate.ofValues (Array.rev values)))
+            check values (fun values -> Must.equal (Estimate.ofValues values) (Estimate.ofValues (Array.rev values)))
         }
     ]

@@ -18,8 +18,7 @@ let private run (teacher: (Model * Tree) option) (seed: int) (name: string) : (M
 
 let tests =
     testList "Quickstart" [
-        test
-            "over three seeds the distilled student is at least four points above the student alone in the mean" {
+        test "over three seeds the distilled student is at least four points above the student alone in the mean" {
             Tensor.scoped (fun () ->
                 let teacher, teachers = run None 1 "teacher"
                 let top1 teacher name seed = Tensor.scoped (fun () -> run teacher seed name |> snd)

@@ -45,10 +45,7 @@ let tests =
                     | _ when not field.Kind.Names.IsEmpty -> [ List.last field.Kind.Names ]
                     | _ -> [ "3" ]
 
-                let given =
-                    resolved (
-                        (flag :: words) @ (if field.Flag = "policy" then [] else [ "--policy"; "rlkd" ])
-                    )
+                let given = resolved ((flag :: words) @ (if field.Flag = "policy" then [] else [ "--policy"; "rlkd" ]))
 
                 Must.equal (field.Name, flag) (field.Name, given.Origins[field.Name])
                 let value = Field.get field.Name given.Settings
@@ -71,8 +68,7 @@ let tests =
             Must.contain "--lr needs a value" (wrong "--lr --json")
             Must.contain "--lr is given more than once" (wrong "--lr 1 --lr 2")
 
-            let twice =
-                Flags.parse "teach" TrainFlags.all [ "--set"; "batch=1"; "--set"; "epochs=2"; "batch=3" ]
+            let twice = Flags.parse "teach" TrainFlags.all [ "--set"; "batch=1"; "--set"; "epochs=2"; "batch=3" ]
 
             Must.equal 3 ((twice |> Result.bind TrainFlags.resolve |> Error.orRaise).Settings.Batch)
         }

@@ -66,9 +66,7 @@ let tests =
                 ] do
                 Must.contain part text
 
-            Must.equal
-                [ "fixed"; "linear"; "cosine"; "dtkd"; "ctkd-global"; "ctkd-instance"; "rlkd" ]
-                Settings.policies
+            Must.equal [ "fixed"; "linear"; "cosine"; "dtkd"; "ctkd-global"; "ctkd-instance"; "rlkd" ] Settings.policies
 
             Must.equal [ "paper"; "official" ] (Names.all<RlkdMode>())
             Must.equal [ "uncertainty"; "confidences"; "second-smallest" ] (Names.all<RlkdState>())
@@ -81,11 +79,7 @@ let tests =
 
         test "a name that JSON does not have is an error with its place and the nearest names" {
             let read (before: string) after =
-                errorOf (
-                    Json.read<Settings>
-                        "settings.json"
-                        ((Json.write Settings.defaults).Replace(before, after))
-                )
+                errorOf (Json.read<Settings> "settings.json" ((Json.write Settings.defaults).Replace(before, after)))
 
             let precision = read "\"precision\":\"f32\"" "\"precision\":\"f16\""
             Must.contain "$.precision: unknown name 'f16', did you mean one of: " precision.What
@@ -94,8 +88,7 @@ let tests =
             Must.contain "rlkd.state" ((read "\"state\":\"\"" "\"state\":null").What)
         }
 
-        test
-            "a policy, a model and a method of the program's own are names in settings, which a command does not know" {
+        test "a policy, a model and a method of the program's own are names in settings, which a command does not know" {
             let s = {
                 Settings.defaults with
                     Policy = PolicyName.Own "mine"
@@ -114,9 +107,7 @@ let tests =
             options["rlkd.every"] <- "9"
             options["curriculumStart"] <- "0.5"
 
-            Must.equal
-                ("9", "0.5", "dtkd")
-                (options["rlkd.every"], options["curriculumStart"], options["policy"])
+            Must.equal ("9", "0.5", "dtkd") (options["rlkd.every"], options["curriculumStart"], options["policy"])
 
             let s = options.ToSettings()
             Must.equal (7, PolicyName.Dtkd, Bf16, 3.0) (s.Batch, s.Policy, s.Precision, s.T)

@@ -57,12 +57,7 @@ let tests =
                 File.WriteAllText(path, "old")
 
                 use old =
-                    new FileStream(
-                        path,
-                        FileMode.Open,
-                        FileAccess.Read,
-                        FileShare.ReadWrite ||| FileShare.Delete
-                    )
+                    new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite ||| FileShare.Delete)
 
                 Files.replace path (fun stream -> stream.Write("new!"B, 0, 4)) |> Error.orRaise
                 use reader = new StreamReader(old)
@@ -139,8 +134,7 @@ let tests =
                 let path = Path.Combine(folder, "a.safetensors")
                 Safetensors.write path small |> Error.orRaise
 
-                let write () =
-                    Files.replace path (fun _ -> raise (InvalidOperationException "ours")) |> ignore
+                let write () = Files.replace path (fun _ -> raise (InvalidOperationException "ours")) |> ignore
 
                 Must.throw<InvalidOperationException> write |> ignore
                 Must.equal (plain small) (Safetensors.read path |> Error.orRaise |> plain)

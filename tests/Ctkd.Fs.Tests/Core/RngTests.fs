@@ -116,8 +116,7 @@ let tests =
 
         test "every order of three comes equally often" {
             let orders =
-                List.init 6_000 (fun seed -> Rng.ofSeed seed |> Rng.permutation 3 |> List.ofArray)
-                |> List.countBy id
+                List.init 6_000 (fun seed -> Rng.ofSeed seed |> Rng.permutation 3 |> List.ofArray) |> List.countBy id
 
             Must.equal 6 orders.Length
 

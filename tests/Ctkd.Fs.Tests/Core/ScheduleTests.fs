@@ -41,10 +41,7 @@ let private decay: Gen<float * Schedule> =
         let! milestones = milestones
 
         return!
-            Gen.elements [
-                start, Schedule.step start factor every
-                start, Schedule.multiStep start factor milestones
-            ]
+            Gen.elements [ start, Schedule.step start factor every; start, Schedule.multiStep start factor milestones ]
     }
 
 let private any: Gen<Schedule> =
@@ -56,9 +53,7 @@ let private rounding (size: float) : float = 4e-16 * size
 
 let tests =
     testList "Schedule" [
-        testPropertyWithConfig
-            (times 1000)
-            "a schedule has a finite value in every epoch that an int can name"
+        testPropertyWithConfig (times 1000) "a schedule has a finite value in every epoch that an int can name"
         <| forAll
             (Gen.zip any anyInt)
             (fun (schedule, epoch) ->
@@ -99,8 +94,7 @@ let tests =
 
                 let direction = float (sign (ramp.Stop - ramp.Start))
 
-                let steps =
-                    [ ramp.Start; earlier; later; ramp.Stop ] |> List.map ((*) direction) |> List.pairwise
+                let steps = [ ramp.Start; earlier; later; ramp.Stop ] |> List.map ((*) direction) |> List.pairwise
 
                 for (a, b) in steps do
                     Expect.isTrue (a <= b + rounding 200.0) $"{a} then {b}"
@@ -158,8 +152,7 @@ let tests =
         <| forAll
             (Gen.zip3 any any (Gen.zip lengths anyInt))
             (fun (first, next, (epochs, epoch)) ->
-                let expected =
-                    if epoch <= epochs then Schedule.at epoch first else Schedule.at (epoch - epochs) next
+                let expected = if epoch <= epochs then Schedule.at epoch first else Schedule.at (epoch - epochs) next
 
                 Must.equal expected (Schedule.at epoch (Schedule.joined first epochs next))
             )
@@ -168,9 +161,7 @@ let tests =
         <| forAll
             (Gen.zip any (Gen.choose (0, 30)))
             (fun (schedule, count) ->
-                Must.equal
-                    [ for epoch in 1..count -> Schedule.at epoch schedule ]
-                    (Schedule.sample count schedule)
+                Must.equal [ for epoch in 1..count -> Schedule.at epoch schedule ] (Schedule.sample count schedule)
             )
 
         test "a warm-up reaches its weight in a straight line and keeps it" {
@@ -203,9 +194,7 @@ let tests =
                 Must.refuse "epochs" (fun () -> Schedule.cosine 0.0 1.0 bad)
                 Must.refuse "epochs" (fun () -> Schedule.curriculum bad)
 
-                Must.refuse
-                    "epochs"
-                    (fun () -> Schedule.joined (Schedule.constant 1.0) bad (Schedule.constant 2.0))
+                Must.refuse "epochs" (fun () -> Schedule.joined (Schedule.constant 1.0) bad (Schedule.constant 2.0))
 
                 Must.refuse "milestones" (fun () -> Schedule.multiStep 1.0 0.1 [ bad ])
 

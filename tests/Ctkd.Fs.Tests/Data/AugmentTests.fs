@@ -30,9 +30,7 @@ let private normalised (channel: int) (pixel: float) : float = (pixel / 255.0 - 
 
 /// Seed, epoch, padding and whether to mirror.
 let private plans: Gen<int * int * int * bool> =
-    Gen.zip
-        (Gen.zip anyInt (Gen.choose (1, 300)))
-        (Gen.zip (Gen.choose (0, 3)) (Gen.elements [ true; false ]))
+    Gen.zip (Gen.zip anyInt (Gen.choose (1, 300))) (Gen.zip (Gen.choose (0, 3)) (Gen.elements [ true; false ]))
     |> Gen.map (fun ((seed, epoch), (pad, flip)) -> seed, epoch, pad, flip)
 
 let private orderOf (seed, epoch, pad, flip) (set: DeviceSet) : EpochOrder =
@@ -95,17 +93,13 @@ let tests =
                     let order = orderOf (seed, epoch, pad, flip) set
 
                     let rows, columns, directions =
-                        Tensor.toInt64s order.Row,
-                        Tensor.toInt64s order.Column,
-                        Tensor.toInt64s order.Direction
+                        Tensor.toInt64s order.Row, Tensor.toInt64s order.Column, Tensor.toInt64s order.Direction
 
                     let inside limit = fun (v: int64) -> Must.lie 0L limit v
                     Seq.iter (inside (2L * int64 pad)) rows
                     Seq.iter (inside (2L * int64 pad + 3L)) columns
 
-                    Seq.iter
-                        (inside (2L * int64 pad + 3L))
-                        (Array.map2 (fun c d -> c + 3L * d) columns directions)
+                    Seq.iter (inside (2L * int64 pad + 3L)) (Array.map2 (fun c d -> c + 3L * d) columns directions)
 
                     for d in directions do
                         Must.hold (d = 1L || (d = -1L && flip))
@@ -190,8 +184,7 @@ let tests =
             withSet (fun set ->
                 let batch = Augment.plain 3 8 set
 
-                let expected =
-                    tabulate [ 5; 3; 5; 4 ] (fun i -> normalised i[1] (at pixels (i[0] + 3 :: i.Tail)))
+                let expected = tabulate [ 5; 3; 5; 4 ] (fun i -> normalised i[1] (at pixels (i[0] + 3 :: i.Tail)))
 
                 Must.beClose 1e-13 1e-14 expected.Values (Tensor.toFloats batch.Images)
                 Must.equal [| 3L; 0L; 1L; 2L; 3L |] (Tensor.toInt64s batch.Labels)
@@ -207,9 +200,7 @@ let tests =
                     let order = Augment.shuffle (Rng.ofSeed 1) 1 1 true set
 
                     for batch in [ Augment.batch 1 order 0 4 set; Augment.plain 0 4 set ] do
-                        Must.equal
-                            (dtype, DType.Int64)
-                            (Tensor.dtype batch.Images, Tensor.dtype batch.Labels)
+                        Must.equal (dtype, DType.Int64) (Tensor.dtype batch.Images, Tensor.dtype batch.Labels)
                 )
         }
 

@@ -23,14 +23,10 @@ let private images (seed: int) (labels: int list) : byte[] list = List.mapi (fun
 // ---- the four layouts
 
 let private binary10 (seed: int) (labels: int list) : byte[] =
-    List.map2 (fun label image -> Array.append [| byte label |] image) labels (images seed labels)
-    |> Array.concat
+    List.map2 (fun label image -> Array.append [| byte label |] image) labels (images seed labels) |> Array.concat
 
 let private binary100 (seed: int) (labels: int list) : byte[] =
-    List.map2
-        (fun label image -> Array.append [| byte (label / 5); byte label |] image)
-        labels
-        (images seed labels)
+    List.map2 (fun label image -> Array.append [| byte (label / 5); byte label |] image) labels (images seed labels)
     |> Array.concat
 
 let private latin (text: string) : byte[] = Encoding.Latin1.GetBytes text
@@ -65,8 +61,7 @@ let private writeBinary10 (folder: string) : unit =
     write folder "test_batch.bin" (binary10 9 test10)
 
 let private writePython10 (folder: string) : unit =
-    batches
-    |> List.iteri (fun i labels -> write folder $"data_batch_{i + 1}" (python "labels" i labels))
+    batches |> List.iteri (fun i labels -> write folder $"data_batch_{i + 1}" (python "labels" i labels))
 
     write folder "test_batch" (python "labels" 9 test10)
 
@@ -84,9 +79,7 @@ let private isTen (splits: Splits) : unit =
     Must.equal (Array.ofList test10) splits.Test.Labels
     Must.equal (Array.concat (images 9 test10)) splits.Test.Images
 
-    Must.equal
-        (10, 3, 32, 32)
-        (splits.Train.Classes, splits.Train.Channels, splits.Train.Height, splits.Test.Width)
+    Must.equal (10, 3, 32, 32) (splits.Train.Classes, splits.Train.Channels, splits.Train.Height, splits.Test.Width)
 
     Must.equal [ 0.4914; 0.4822; 0.4465 ] splits.Mean
     Must.equal [ 0.2470; 0.2435; 0.2616 ] splits.Std
@@ -204,12 +197,7 @@ let tests =
                 let path = Path.Combine(folder, "train.bin")
                 File.WriteAllBytes(path, (File.ReadAllBytes path)[.. 4 * 3074 - 2])
 
-                let parts = [
-                    "'train.bin'"
-                    "12295 bytes"
-                    "3 records and 3073 bytes over"
-                    "records of 3074 bytes"
-                ]
+                let parts = [ "'train.bin'"; "12295 bytes"; "3 records and 3073 bytes over"; "records of 3074 bytes" ]
 
                 names Damaged path parts (errorOf (Cifar.load100 folder))
                 File.WriteAllBytes(path, [||])
@@ -217,8 +205,7 @@ let tests =
             )
         }
 
-        test
-            "a set that was cut between two records is refused with the numbers of images, and a whole one is read" {
+        test "a set that was cut between two records is refused with the numbers of images, and a whole one is read" {
             inFolder (fun folder ->
                 // Zeros are records of class 0, and take no space on disk.
                 let zeros (name: string) (records: int) =
@@ -263,20 +250,12 @@ let tests =
                 bytes[2 * 3074 + 1] <- 100uy
                 File.WriteAllBytes(train, bytes)
 
-                names
-                    Damaged
-                    train
-                    [ "record 2 (from 0) is 100"; "0 to 99" ]
-                    (errorOf (Cifar.load100 folder))
+                names Damaged train [ "record 2 (from 0) is 100"; "0 to 99" ] (errorOf (Cifar.load100 folder))
 
                 bytes[3074] <- 20uy
                 File.WriteAllBytes(train, bytes)
 
-                names
-                    Damaged
-                    train
-                    [ "coarse label of record 1 (from 0) is 20" ]
-                    (errorOf (Cifar.load100 folder))
+                names Damaged train [ "coarse label of record 1 (from 0) is 20" ] (errorOf (Cifar.load100 folder))
 
                 writePython10 folder
                 write folder "data_batch_2" (python "labels" 1 [ 1; 10; 3 ])
@@ -302,10 +281,7 @@ let tests =
                 refused (latin "}.") [ "'data'" ]
                 refused (python "labels" 1 train100) [ "'fine_labels'" ]
 
-                refused
-                    (python "fine_labels" 1 train100
-                     |> Array.map (fun b -> if b = byte 'J' then byte 'G' else b))
-                    []
+                refused (python "fine_labels" 1 train100 |> Array.map (fun b -> if b = byte 'J' then byte 'G' else b)) []
 
                 refused (latin "]q\001h\001a.") [ "'data'" ]
             )
@@ -316,8 +292,7 @@ let tests =
                 writePython100 folder
                 let good = python "fine_labels" 1 [ 1; 2 ]
 
-                let place =
-                    (Encoding.Latin1.GetString good).IndexOf("J\002\000\000\000e", StringComparison.Ordinal)
+                let place = (Encoding.Latin1.GetString good).IndexOf("J\002\000\000\000e", StringComparison.Ordinal)
 
                 let shorter = Array.append good[.. place - 1] good[place + 5 ..]
                 write folder "train" shorter

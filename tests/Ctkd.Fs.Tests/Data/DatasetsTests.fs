@@ -67,9 +67,7 @@ let private mistakes: ((string * string) list * StoredTensor list * string) list
     [], [ images "images" 1; labels "labels" [ 1 ] ], "one image"
     [], [ five.Head; tensor "labels" "F32" [ 5L ] (Array.zeroCreate 20) ], "'labels' is F32 [5]"
     [], [ five.Head; tensor "labels" "U8" [ 5L; 1L ] (Array.zeroCreate 5) ], "'labels' is U8 [5, 1]"
-    [],
-    [ tensor "images" "I8" [ 5L; 3L; 1L; 1L ] (Array.zeroCreate 15); five[1] ],
-    "'images' is I8 [5, 3, 1, 1]"
+    [], [ tensor "images" "I8" [ 5L; 3L; 1L; 1L ] (Array.zeroCreate 15); five[1] ], "'images' is I8 [5, 3, 1, 1]"
     [], [ tensor "images" "U8" [ 5L; 3L ] (Array.zeroCreate 15); five[1] ], "'images' is U8 [5, 3]"
     [], [ tensor "images" "U8" [ 5L; 2L; 1L; 1L ] (Array.zeroCreate 10); five[1] ], "2 channels"
     [], [ tensor "images" "U8" [ 5L; 3L; 0L; 9L ] [||]; five[1] ], "3 x 0 x 9"
@@ -119,8 +117,7 @@ let tests =
                 { grey with Width = 3 }, "36 bytes, it has 24"
                 { grey with Classes = 2 }, "record 0 (from 0) is 2, allowed are 0 to 1"
                 { grey with Labels = [| 2; 0; 2; 1; -1; 0 |] }, "record 4 (from 0) is -1"
-                { grey with Height = 1 <<< 16; Width = 1 <<< 16; Channels = 1 <<< 16 },
-                "1688849860263936 bytes"
+                { grey with Height = 1 <<< 16; Width = 1 <<< 16; Channels = 1 <<< 16 }, "1688849860263936 bytes"
             ]
 
             for set, part in wrong do
@@ -137,16 +134,13 @@ let tests =
             Must.throw<ArgumentException>(fun () -> ImageSet.firstPerClass 0 grey |> ignore) |> ignore
         }
 
-        testPropertyWithConfig
-            (times 200)
-            "a subset has so many images of each class and each is one of the set's"
+        testPropertyWithConfig (times 200) "a subset has so many images of each class and each is one of the set's"
         <| forAll
             subsetGen
             (fun (set, number) ->
                 let subset = ImageSet.firstPerClass number set
 
-                let expected =
-                    set.Labels |> Array.countBy id |> Array.map (fun (label, n) -> label, min n number)
+                let expected = set.Labels |> Array.countBy id |> Array.map (fun (label, n) -> label, min n number)
 
                 Must.equal (Set.ofArray expected) (Set.ofArray (Array.countBy id subset.Labels))
                 Must.equal subset.Labels [| for image in subset.Images -> set.Labels[int image] |]
@@ -234,13 +228,10 @@ let tests =
             let grey = tensor "images" "U8" [ 3L; 1L; 1L; 2L ] [| 1uy; 2uy; 3uy; 4uy; 5uy; 6uy |]
             let bytes = [ 1; 0; 1 ] |> List.map BitConverter.GetBytes |> Array.concat
 
-            for labels in
-                [ tensor "labels" "U8" [ 3L ] [| 1uy; 0uy; 1uy |]; tensor "labels" "I32" [ 3L ] bytes ] do
+            for labels in [ tensor "labels" "U8" [ 3L ] [| 1uy; 0uy; 1uy |]; tensor "labels" "I32" [ 3L ] bytes ] do
                 let splits = loadFile [] [ grey; labels ] |> Error.orRaise
 
-                Must.equal
-                    [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |]
-                    splits.Train.Images
+                Must.equal [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |] splits.Train.Images
 
                 Must.equal [| 1; 0 |] splits.Train.Labels
         }

@@ -33,8 +33,7 @@ let tests =
                 "0,1,6,15,12,1,0,0,0,7,16,6,6,10,0,0,0,8,16,2,0,11,2,0,0,5,16,3,0,5,7,0,"
                 + "0,7,13,3,0,8,7,0,0,4,12,0,1,13,5,0,0,0,14,9,15,9,0,0,0,0,6,14,7,1,0,0"
 
-            let bytes =
-                line.Split ',' |> Array.map (fun text -> byte (floor (float text * 255.0 / 16.0 + 0.5)))
+            let bytes = line.Split ',' |> Array.map (fun text -> byte (floor (float text * 255.0 / 16.0 + 0.5)))
 
             Must.equal bytes digits.Train.Images[..63]
             Must.equal [| 0; 0; 7; 4; 6 |] digits.Train.Labels[..4]
@@ -58,9 +57,7 @@ let tests =
 
             // Both hashes were computed from the published text files by another program.
             let hash (set: ImageSet) =
-                Array.append set.Images (Array.map byte set.Labels)
-                |> SHA256.HashData
-                |> Convert.ToHexStringLower
+                Array.append set.Images (Array.map byte set.Labels) |> SHA256.HashData |> Convert.ToHexStringLower
 
             Must.equal "9c0d657a4d0cfa280e19dcfbb7de9c6f5e802acb76f23ece3c366a04f5d32d11" (hash digits.Train)
             Must.equal "5d7f3af69f3260741cddc8db597b2928ea2f794cc6e8a40a93d3f754043d9995" (hash digits.Test)

@@ -26,8 +26,7 @@ let tests =
             (fun (seed, factor) ->
                 Tensor.scoped (fun () ->
                     let teacher, student =
-                        normal seed [ 3; 2; 4; 4 ] |> Plain.ofDense,
-                        normal (seed + 1) [ 3; 5; 4; 4 ] |> Plain.ofDense
+                        normal seed [ 3; 2; 4; 4 ] |> Plain.ofDense, normal (seed + 1) [ 3; 5; 4; 4 ] |> Plain.ofDense
 
                     let scaled = Tensor.scale factor student
 
@@ -39,9 +38,7 @@ let tests =
                 )
             )
 
-        testPropertyWithConfig
-            (times 20)
-            "the gradients of AT are those of its values, and a map of zeros gives no NaN"
+        testPropertyWithConfig (times 20) "the gradients of AT are those of its values, and a map of zeros gives no NaN"
         <| forAll
             seeds
             (fun seed ->
@@ -67,25 +64,20 @@ let tests =
                 let expected = At.loss teacher[0] (half student[0]) + At.loss (half teacher[1]) student[1]
 
                 let actual =
-                    distiller.Loss
-                        Tree.empty
-                        (input (mapped (stem :: teacher)) (mapped (stem :: student)) [| 0; 1 |])
+                    distiller.Loss Tree.empty (input (mapped (stem :: teacher)) (mapped (stem :: student)) [| 0; 1 |])
 
                 Must.beNear 1e-13 0.0 (Tensor.toFloat expected) (Tensor.toFloat actual)
             )
         }
 
-        test
-            "AT refuses models without maps, with other numbers of maps, and maps that cannot be pooled to one size" {
+        test "AT refuses models without maps, with other numbers of maps, and maps that cannot be pooled to one size" {
             let stem = [ 2; 8; 8 ]
 
             for teacher, student, why in
                 [
                     [ stem ], [ stem; [ 3; 4; 4 ] ], "teacher has no maps behind its stem"
                     [ stem; [ 3; 4; 4 ] ], [ stem; [ 3; 4; 4 ]; [ 3; 2; 2 ] ], "they have 2 and 1 maps"
-                    [ stem; [ 3; 7; 7 ] ],
-                    [ stem; [ 3; 4; 4 ] ],
-                    "maps of 3 x 4 x 4 and 3 x 7 x 7 cannot be pooled"
+                    [ stem; [ 3; 7; 7 ] ], [ stem; [ 3; 4; 4 ] ], "maps of 3 x 4 x 4 and 3 x 7 x 7 cannot be pooled"
                     [ stem; [ 3; 8; 4 ] ], [ stem; [ 3; 4; 4 ] ], "cannot be pooled"
                 ] do
                 let error = errorOf (At.distiller (pair teacher student))

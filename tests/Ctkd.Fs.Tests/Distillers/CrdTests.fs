@@ -18,8 +18,7 @@ let private made (count: int) : Distiller =
 
 /// A batch of the images at the given positions.
 let private batch (seed: int) (count: int) (index: int[]) : DistillerInput =
-    let features width offset =
-        normal (seed + offset) [ index.Length; width ] |> Plain.ofDense |> Inputs.pooled
+    let features width offset = normal (seed + offset) [ index.Length; width ] |> Plain.ofDense |> Inputs.pooled
 
     let labels = index |> Array.map (fun i -> (classes count)[i])
 
@@ -30,9 +29,7 @@ let private batch (seed: int) (count: int) (index: int[]) : DistillerInput =
     }
 
 let private norms (x: Tensor) =
-    Tensor.toFloats x
-    |> Array.chunkBySize options.Width
-    |> Array.map (Array.sumBy (fun v -> v * v) >> sqrt)
+    Tensor.toFloats x |> Array.chunkBySize options.Width |> Array.map (Array.sumBy (fun v -> v * v) >> sqrt)
 
 /// The published formula of one side, with Z computed from these scores.
 let private side (memory: Dense) (embedding: Dense) (contrast: int[][]) : float =
@@ -41,9 +38,7 @@ let private side (memory: Dense) (embedding: Dense) (contrast: int[][]) : float 
 
     let raw =
         Array.map2
-            (fun e ->
-                Array.map (fun i -> exp (Array.fold2 (fun sum a b -> sum + a * b) 0.0 e rows'[i] / 0.07))
-            )
+            (fun e -> Array.map (fun i -> exp (Array.fold2 (fun sum a b -> sum + a * b) 0.0 e rows'[i] / 0.07)))
             (rows embedding)
             contrast
 
@@ -57,8 +52,7 @@ let private side (memory: Dense) (embedding: Dense) (contrast: int[][]) : float 
 let tests =
     testList "Crd" [
         test "the memory's rows of a batch become unit vectors and all others stay to the bit" {
-            let batches =
-                Gen.zip seeds (Gen.choose (1, 12) |> Gen.bind (fun n -> many n (Gen.choose (0, 19))))
+            let batches = Gen.zip seeds (Gen.choose (1, 12) |> Gen.bind (fun n -> many n (Gen.choose (0, 19))))
 
             check
                 batches
@@ -70,8 +64,7 @@ let tests =
                         distiller.Remember state (batch seed 20 index)
 
                         for name in [ "memory_student"; "memory_teacher" ] do
-                            let rows tree =
-                                Tree.find name tree |> Tensor.toFloats |> Array.chunkBySize options.Width
+                            let rows tree = Tree.find name tree |> Tensor.toFloats |> Array.chunkBySize options.Width
 
                             let after, before, norms = rows state, rows before, norms (Tree.find name state)
 
@@ -92,11 +85,7 @@ let tests =
                 let twice, once = memory (), memory ()
                 Crd.remember options twice (ofLabels [| 3; 1; 3; 3 |]) embeddings
 
-                Crd.remember
-                    options
-                    once
-                    (ofLabels [| 3; 1 |])
-                    (Tensor.indexSelect 0 (ofLabels [| 3; 1 |]) embeddings)
+                Crd.remember options once (ofLabels [| 3; 1 |]) (Tensor.indexSelect 0 (ofLabels [| 3; 1 |]) embeddings)
 
                 Must.beSame (Tensor.toFloats once) (Tensor.toFloats twice)
             )
@@ -173,13 +162,11 @@ let tests =
                             Values =
                                 rows x
                                 |> Array.collect (fun r ->
-                                    let n = sqrt (Array.sumBy (fun v -> v * v) r) in
-                                    Array.map (fun v -> v / n) r
+                                    let n = sqrt (Array.sumBy (fun v -> v * v) r) in Array.map (fun v -> v / n) r
                                 )
                     }
 
-                    let memory, embedding =
-                        unit (normal seed [ 9; 4 ]), unit (normal (seed + 1) [ batch; 4 ])
+                    let memory, embedding = unit (normal seed [ 9; 4 ]), unit (normal (seed + 1) [ batch; 4 ])
 
                     let contrast = Array.init batch (fun i -> labels (seed + i) 7 9)
                     let index = contrast |> Array.concat |> ofLabels |> Tensor.reshape [| int64 batch; 7L |]
@@ -200,9 +187,7 @@ let tests =
                 let distiller = made 20
                 let state = state 1 distiller
 
-                let z () = [|
-                    for name in [ "z_student"; "z_teacher" ] -> Tensor.toFloat (Tree.find name state)
-                |]
+                let z () = [| for name in [ "z_student"; "z_teacher" ] -> Tensor.toFloat (Tree.find name state) |]
 
                 Must.beSame [| 0.0; 0.0 |] (z ())
                 distiller.Loss state (batch 1 20 [| 1; 2; 3 |]) |> ignore

@@ -30,8 +30,7 @@ let tests =
                     let actual = Kd.distiller.Loss Tree.empty (logitInput (Scheduled.fixedAt t) t x)
                     let rows = Array.chunkBySize x.Classes
 
-                    let expected =
-                        Array.map2 (Oracle.kd t) (rows x.Teacher) (rows x.Student) |> Array.average
+                    let expected = Array.map2 (Oracle.kd t) (rows x.Teacher) (rows x.Student) |> Array.average
 
                     Must.equal 0 (Tensor.rank actual)
                     Must.beNear 1e-10 (t * t * 2e-12) expected (Tensor.toFloat actual)
@@ -46,9 +45,7 @@ let tests =
                         let expected = Kd.distiller.Loss Tree.empty (logitInput (Scheduled.fixedAt t) t x)
 
                         let actual =
-                            (Distiller.at t Kd.distiller).Loss
-                                Tree.empty
-                                (logitInput (Dtkd.policy 4.0) 4.0 x)
+                            (Distiller.at t Kd.distiller).Loss Tree.empty (logitInput (Dtkd.policy 4.0) 4.0 x)
 
                         Must.beSame (Tensor.toFloats expected) (Tensor.toFloats actual)
                     )
@@ -74,11 +71,7 @@ let tests =
                 let map seed shape = normal seed shape |> Plain.ofDense
 
                 let outputs seed =
-                    mapped [
-                        map seed [ 4; 2; 8; 8 ]
-                        map (seed + 1) [ 4; 3; 4; 4 ]
-                        map (seed + 2) [ 4; 4; 2; 2 ]
-                    ]
+                    mapped [ map seed [ 4; 2; 8; 8 ]; map (seed + 1) [ 4; 3; 4; 4 ]; map (seed + 2) [ 4; 4; 2; 2 ] ]
 
                 let input = input (outputs 1) (outputs 5) [| 0; 1; 2; 3 |]
                 let all = state 1 sum
@@ -110,17 +103,9 @@ let tests =
             let model name = Zoo.find name 10 |> Error.orRaise
 
             let pair =
-                ModelPair.create
-                    32
-                    32
-                    (Array.init 100 (fun i -> i % 10))
-                    16
-                    (model "resnet32x4")
-                    (model "resnet8x4")
+                ModelPair.create 32 32 (Array.init 100 (fun i -> i % 10)) 16 (model "resnet32x4") (model "resnet8x4")
 
-            Must.equal
-                [ "kd"; "dkd"; "pkt"; "sp"; "vid"; "crd"; "srrl"; "rkd"; "fitnet"; "at" ]
-                Distillers.names
+            Must.equal [ "kd"; "dkd"; "pkt"; "sp"; "vid"; "crd"; "srrl"; "rkd"; "fitnet"; "at" ] Distillers.names
 
             for name in Distillers.names do
                 let weight, distiller = Distillers.find name pair |> Error.orRaise

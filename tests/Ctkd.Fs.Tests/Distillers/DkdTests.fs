@@ -40,10 +40,7 @@ let tests =
             (fun ((x, labels, t as case), beta) ->
                 let actual =
                     Plain.numbers (fun () ->
-                        dense case
-                        |> List.map Plain.ofDense
-                        |> softened
-                        |> Dkd.loss 1.0 beta (Inputs.ofLabels labels)
+                        dense case |> List.map Plain.ofDense |> softened |> Dkd.loss 1.0 beta (Inputs.ofLabels labels)
                     )
 
                 let rows = Array.chunkBySize x.Classes
@@ -57,22 +54,17 @@ let tests =
                 Must.beClose 1e-9 (1e-11 * Array.max t ** 2.0) expected actual
             )
 
-        testProperty
-            "KD is TCKD and 1 - p_y times NCKD for each instance, p the teacher's at T, in value and gradient"
+        testProperty "KD is TCKD and 1 - p_y times NCKD for each instance, p the teacher's at T, in value and gradient"
         <| forAll
             (cases [ 1e-3; 1.0; 5.0; 20.0 ])
             (fun (x, labels, _ as case) ->
                 // A different weight per instance, so that a mix-up changes a gradient.
-                let weights =
-                    Tensor.ofFloats DType.Float64 [ x.Rows ] (Array.init x.Rows (fun i -> 1.0 + float i))
+                let weights = Tensor.ofFloats DType.Float64 [ x.Rows ] (Array.init x.Rows (fun i -> 1.0 + float i))
 
                 let decoupled (xs: Tensor list) =
                     let s, y = softened xs, Inputs.ofLabels labels
 
-                    let p =
-                        Tensor.softmax 1 s.Teacher
-                        |> Tensor.gather 1 (Tensor.unsqueeze 1 y)
-                        |> Tensor.squeeze 1
+                    let p = Tensor.softmax 1 s.Teacher |> Tensor.gather 1 (Tensor.unsqueeze 1 y) |> Tensor.squeeze 1
 
                     let rest = Tensor.addNumber 1.0 -p
                     s.Weight * (Dkd.target y s.Teacher s.Student + rest * Dkd.others y s.Teacher s.Student)
@@ -103,9 +95,7 @@ let tests =
                     let teacher, student = Loss.soften ofTeacher teacher, Loss.soften ofStudent student
 
                     let expected =
-                        ofTeacher
-                        * ofStudent
-                        * (Dkd.target y teacher student + Dkd.others y teacher student * 8.0)
+                        ofTeacher * ofStudent * (Dkd.target y teacher student + Dkd.others y teacher student * 8.0)
 
                     let actual = Dkd.loss 1.0 8.0 y softening
                     Must.beClose 1e-12 1e-12 (Tensor.toFloats expected) (Tensor.toFloats actual)
@@ -139,8 +129,7 @@ let tests =
                 (Gen.zip3 (cases [ 0.0; 1e-3; 1.0; 100.0; 1e4 ]) exponents (Gen.constant ()))
                 (fun ((x, labels, _), exponent, _) ->
                     Tensor.scoped (fun () ->
-                        let single shape values =
-                            Tensor.ofFloats DType.Float32 shape values |> Autograd.leaf
+                        let single shape values = Tensor.ofFloats DType.Float32 shape values |> Autograd.leaf
 
                         let t = single [] [| exp exponent |]
 
@@ -165,9 +154,7 @@ let tests =
 
                 Must.refuse
                     "softened"
-                    (fun () ->
-                        Dkd.loss 1.0 2.0 (Inputs.ofLabels [| 0 |]) (Policy.shared (Plain.number 4.0) z z)
-                    )
+                    (fun () -> Dkd.loss 1.0 2.0 (Inputs.ofLabels [| 0 |]) (Policy.shared (Plain.number 4.0) z z))
             )
 
             let maps = [ [ 4; 8; 8 ] ]

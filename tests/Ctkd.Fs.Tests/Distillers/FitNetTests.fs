@@ -15,9 +15,7 @@ let tests =
             for side, kernel in [ 4, 1; 8, 3; 2, 4 ] do
                 Tensor.scoped (fun () ->
                     let distiller =
-                        pair [ stem; [ 3; 4; 4 ] ] [ stem; [ 2; side; side ] ]
-                        |> FitNet.distiller 1
-                        |> Error.orRaise
+                        pair [ stem; [ 3; 4; 4 ] ] [ stem; [ 2; side; side ] ] |> FitNet.distiller 1 |> Error.orRaise
 
                     Must.equal [ kernel; kernel ] (distiller.Declares.Head.Shape |> List.skip 2)
                     let teacher = mapped [ tensor 1 [ 2; 2; 8; 8 ]; tensor 2 [ 2; 3; 4; 4 ] ]

@@ -57,19 +57,14 @@ let threeMaps (widths: int * int * int) (classes: int) : Model =
     let first, second, third = widths
 
     let stage name stride inputs outputs = [
-        Block(
-            Sequence [ Layer.conv name 3 stride inputs outputs; Layer.batchNorm $"{name}.bn" outputs; Relu ]
-        )
+        Block(Sequence [ Layer.conv name 3 stride inputs outputs; Layer.batchNorm $"{name}.bn" outputs; Relu ])
         Tap
     ]
 
     {
         Name = $"small{third}"
         Classes = classes
-        Body =
-            Sequence(
-                stage "a" 1 3 first @ stage "b" 2 first second @ stage "c" 2 second third @ [ GlobalPool ]
-            )
+        Body = Sequence(stage "a" 1 3 first @ stage "b" 2 first second @ stage "c" 2 second third @ [ GlobalPool ])
         Classifier = Layer.dense "fc" third classes
         Dropout = 0.0
         Starts = Starts.kaiming

@@ -18,19 +18,14 @@ let private pkt (teacher: Dense) (student: Dense) : float =
 
     let neighbours (x: Dense) =
         let unit =
-            rows x
-            |> Array.map (fun row -> let n = sqrt (dot row row) in Array.map (fun v -> v / (n + eps)) row)
+            rows x |> Array.map (fun row -> let n = sqrt (dot row row) in Array.map (fun v -> v / (n + eps)) row)
 
         unit
         |> Array.map (fun a ->
-            let s = unit |> Array.map (fun b -> (dot a b + 1.0) / 2.0) in
-            Array.map (fun v -> v / Array.sum s) s
+            let s = unit |> Array.map (fun b -> (dot a b + 1.0) / 2.0) in Array.map (fun v -> v / Array.sum s) s
         )
 
-    Array.map2
-        (Array.map2 (fun q p -> q * log ((q + eps) / (p + eps))))
-        (neighbours teacher)
-        (neighbours student)
+    Array.map2 (Array.map2 (fun q p -> q * log ((q + eps) / (p + eps)))) (neighbours teacher) (neighbours student)
     |> Array.concat
     |> Array.average
 

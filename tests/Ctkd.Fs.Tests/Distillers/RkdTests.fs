@@ -23,8 +23,7 @@ let private rkd (distance: float) (angle: float) (teacher: Dense) (student: Dens
     let distances (x: float[][]) =
         let all = [|
             for a in x do
-                for b in x ->
-                    if obj.ReferenceEquals(a, b) then 0.0 else let d = minus a b in sqrt (max 1e-12 (dot d d))
+                for b in x -> if obj.ReferenceEquals(a, b) then 0.0 else let d = minus a b in sqrt (max 1e-12 (dot d d))
         |]
 
         let mean = all |> Array.filter (fun d -> d > 0.0) |> Array.average

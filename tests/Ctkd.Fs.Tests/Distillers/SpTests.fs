@@ -28,15 +28,12 @@ let tests =
                     let norm row = sqrt (Array.sumBy (fun v -> v * v) row)
 
                     x
-                    |> Array.map (fun a ->
-                        x |> Array.map (fun b -> Array.fold2 (fun sum u v -> sum + u * v) 0.0 a b)
-                    )
+                    |> Array.map (fun a -> x |> Array.map (fun b -> Array.fold2 (fun sum u v -> sum + u * v) 0.0 a b))
                     |> Array.map (fun row -> Array.map (fun v -> v / norm row) row)
                     |> Array.concat
 
                 let expected =
-                    Array.map2 (fun a b -> (a - b) ** 2.0) (similarity teacher) (similarity student)
-                    |> Array.sum
+                    Array.map2 (fun a b -> (a - b) ** 2.0) (similarity teacher) (similarity student) |> Array.sum
 
                 Must.beNear 1e-10 1e-14 (expected / float (batch * batch)) (value teacher student)
             )

@@ -38,8 +38,7 @@ let tests =
                 Tensor.scoped (fun () ->
                     let distiller, input = setUp (published.Create 10) student
 
-                    let loss =
-                        distiller.Loss (state 1 distiller) (input (tensor 2 [ 8; student.Classifier.In ]))
+                    let loss = distiller.Loss (state 1 distiller) (input (tensor 2 [ 8; student.Classifier.In ]))
 
                     let value = Tensor.toFloat loss
                     Expect.isTrue (value > 0.0 && System.Double.IsFinite value) $"{published.Name}: {value}"

@@ -36,9 +36,7 @@ let tests =
                 (distiller.Declares |> List.map (fun d -> d.Name, d.Shape))
 
             let variance =
-                Plain.numbers (fun () ->
-                    Tree.find "1.log_scale" state |> Tensor.softplus |> Tensor.addNumber 1e-5
-                )
+                Plain.numbers (fun () -> Tree.find "1.log_scale" state |> Tensor.softplus |> Tensor.addNumber 1e-5)
 
             Must.beClose 1e-12 0.0 [| 5.0; 5.0; 5.0 |] variance
         }

@@ -70,9 +70,7 @@ let private flags: string -> Set<string> =
         Regex.Matches(section, "`(--[a-z0-9-]+)") |> Seq.map (fun m -> m.Groups[1].Value) |> Set.ofSeq
 
     let all =
-        page
-        |> List.map (fun section -> section.Substring(0, section.IndexOf '\n'), ofSection section)
-        |> Map
+        page |> List.map (fun section -> section.Substring(0, section.IndexOf '\n'), ofSection section) |> Map
 
     fun command -> all[if command = "distill" then "teach" else command]
 
@@ -97,8 +95,7 @@ let tests =
                     Must.equal 2 (Snippets.stripes ()).Train.Classes
                     let random = Random 1
 
-                    let pixels, classes =
-                        Array.zeroCreate<byte>(600 * 256), Array.init 600 (fun i -> byte (i % 10))
+                    let pixels, classes = Array.zeroCreate<byte>(600 * 256), Array.init 600 (fun i -> byte (i % 10))
 
                     random.NextBytes pixels
                     Snippets.ownData pixels classes
@@ -122,17 +119,12 @@ let tests =
                 let images = Tensor.zeros DType.Float32 Device.Cpu [| 2L; 3L; 8L; 8L |]
                 let model, teacher = Snippets.small, Snippets.ownTeacher ()
 
-                let weights =
-                    Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1) (Model.declarations model)
+                let weights = Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1) (Model.declarations model)
 
                 for model, weights in [ model, weights; teacher.Model, teacher.Weights ] do
                     Must.equal [| 2L; 10L |] (Model.forward model false weights images).Logits.shape
 
-                Expect.floatClose
-                    Accuracy.high
-                    (Schedule.at 3 (Policy.schedule Snippets.falling))
-                    3.8
-                    "T falls"
+                Expect.floatClose Accuracy.high (Schedule.at 3 (Policy.schedule Snippets.falling)) 3.8 "T falls"
             )
         }
 
@@ -141,8 +133,7 @@ let tests =
                 for command in commands (File.ReadAllText page) do
                     let words = (command.Split '#' |> Array.head).Split ' ' |> List.ofArray
 
-                    let used =
-                        words |> List.filter (fun word -> word.StartsWith("--", StringComparison.Ordinal))
+                    let used = words |> List.filter (fun word -> word.StartsWith("--", StringComparison.Ordinal))
 
                     let unknown = Set.difference (Set.ofList used) (flags words[1])
 

@@ -88,9 +88,7 @@ let private settings (ctkd: string list -> string) : string =
     let isRow (line: string) = line.StartsWith('|')
 
     let table =
-        (ctkd [ "reference" ]).Replace("\r", "").Split '\n'
-        |> Array.skipWhile (isRow >> not)
-        |> Array.takeWhile isRow
+        (ctkd [ "reference" ]).Replace("\r", "").Split '\n' |> Array.skipWhile (isRow >> not) |> Array.takeWhile isRow
 
     [
         "# Settings"

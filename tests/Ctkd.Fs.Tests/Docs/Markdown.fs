@@ -69,9 +69,7 @@ let blocks (language: string) (text: string) : string list list =
             let body = List.takeWhile (isFence >> not) rest
             let isMeant = opening.Trim() = $"```{language}"
 
-            go
-                (if isMeant then body :: found else found)
-                (rest |> List.skip (min rest.Length (body.Length + 1)))
+            go (if isMeant then body :: found else found) (rest |> List.skip (min rest.Length (body.Length + 1)))
 
     go [] (lines text)
 

@@ -49,10 +49,7 @@ let private link (root: string) (page: string) (link: Markdown.Link) (own: strin
         | at -> link.Target.Substring(0, at), link.Target.Substring at
 
     let file =
-        Path.GetRelativePath(
-            root,
-            Path.GetFullPath(Path.Combine(root, string (Path.GetDirectoryName page), path))
-        )
+        Path.GetRelativePath(root, Path.GetFullPath(Path.Combine(root, string (Path.GetDirectoryName page), path)))
 
     if path = "" || Regex.IsMatch(link.Target, "^[a-z]+:") then
         own
@@ -130,13 +127,10 @@ let brokenLinks (site: string) : string list =
             if path = "" then
                 page
             else
-                Path.GetFullPath(
-                    Path.Combine(string (Path.GetDirectoryName page), Uri.UnescapeDataString path)
-                )
+                Path.GetFullPath(Path.Combine(string (Path.GetDirectoryName page), Uri.UnescapeDataString path))
 
         match Map.tryFind file targets with
-        | Some ids when anchor <> "" && not (ids.Contains(Uri.UnescapeDataString anchor)) ->
-            Some $"has no '{anchor}'"
+        | Some ids when anchor <> "" && not (ids.Contains(Uri.UnescapeDataString anchor)) -> Some $"has no '{anchor}'"
         | None when not (File.Exists file) -> Some "does not exist"
         | _ -> None
 

@@ -35,8 +35,7 @@ let ownData (pixels: byte[]) (classes: byte[]) : unit =
 
 /// docs/guides/own-data.md: vertical and horizontal stripes.
 let stripes () : Splits =
-    let stripe (i: int) (pixel: int) =
-        if (if i % 2 = 0 then pixel % 16 else pixel / 16) % 4 < 2 then 200uy else 50uy
+    let stripe (i: int) (pixel: int) = if (if i % 2 = 0 then pixel % 16 else pixel / 16) % 4 < 2 then 200uy else 50uy
 
     let images = Array.init 400 (fun i -> Array.init 256 (stripe i))
     let data = OwnSet.ofArrays "stripes" 16 16 images (Array.init 400 (fun i -> i % 2)) |> Error.orRaise

@@ -13,10 +13,7 @@ let private vector (values: float[]) : Dense = { Shape = [ values.Length ]; Valu
 let private weighted (x: Tensor) : Tensor =
     let count = int (Tensor.count x)
 
-    Tensor.sum (
-        Tensor.reshape [| -1L |] x
-        * Plain.tensor [ count ] (Array.init count (fun i -> cos (float i) + 1.5))
-    )
+    Tensor.sum (Tensor.reshape [| -1L |] x * Plain.tensor [ count ] (Array.init count (fun i -> cos (float i) + 1.5)))
 
 let tests =
     testList "Autograd" [
@@ -75,8 +72,7 @@ let tests =
                 let gradients = Autograd.gradients (y * y) [| y |]
                 Must.equal 18.0 (Tensor.toFloat gradients[0])
 
-                Must.throw<InvalidOperationException>(fun () -> Autograd.gradients (y * y) [| x |] |> ignore)
-                |> ignore
+                Must.throw<InvalidOperationException>(fun () -> Autograd.gradients (y * y) [| x |] |> ignore) |> ignore
             )
         }
 
@@ -85,9 +81,7 @@ let tests =
                 let x, y = Autograd.leaf (Plain.number 1.0), Autograd.leaf (Plain.number 2.0)
 
                 let raised =
-                    Must.throw<InvalidOperationException>(fun () ->
-                        Autograd.gradients (x * x) [| x; y |] |> ignore
-                    )
+                    Must.throw<InvalidOperationException>(fun () -> Autograd.gradients (x * x) [| x; y |] |> ignore)
 
                 Must.equal "the loss does not depend on leaf 1 of 2" raised.Message
             )

@@ -15,12 +15,7 @@ let private onRange (grains: int) (body: Blocks -> nativeint -> unit) : unit =
     let table = Marshal.AllocHGlobal(nativeint (Blocks.TableBytes length))
 
     try
-        Marshal.Copy(
-            Array.zeroCreate<byte>(int (Blocks.TableBytes length)),
-            0,
-            table,
-            int (Blocks.TableBytes length)
-        )
+        Marshal.Copy(Array.zeroCreate<byte>(int (Blocks.TableBytes length)), 0, table, int (Blocks.TableBytes length))
 
         let start = 1n <<< 40
         body (Blocks(start, length, table)) start
@@ -65,9 +60,7 @@ let private plays (grains: int) (moves: int list) : bool =
                         // the smallest that fits
                         Must.have at (List.map fst fitting)
 
-                        Must.equal
-                            (fitting |> List.map snd |> List.min)
-                            (List.find (fst >> (=) at) fitting |> snd)
+                        Must.equal (fitting |> List.map snd |> List.min) (List.find (fst >> (=) at) fitting |> snd)
 
                         live <- Map.add at size live
                 elif not live.IsEmpty then
@@ -98,10 +91,7 @@ let private moves: Arbitrary<int list> =
     let size = Gen.frequency [ 3, Gen.choose (1, 9 * int grain); 1, Gen.choose (1, 100 * int grain) ]
     let move = Gen.frequency [ 5, size; 4, Gen.choose (-1000, 0) ]
 
-    Arb.fromGenShrink (
-        Gen.listOfLength 200 move,
-        Arb.toShrink (ArbMap.defaults |> ArbMap.arbitrary<int list>)
-    )
+    Arb.fromGenShrink (Gen.listOfLength 200 move, Arb.toShrink (ArbMap.defaults |> ArbMap.arbitrary<int list>))
 
 let tests =
     testList "Blocks" [
@@ -126,13 +116,7 @@ let tests =
                     let at = taken blocks (2L * grain)
 
                     for wrong in
-                        [
-                            0n
-                            start - nativeint grain
-                            at + 64n
-                            at + nativeint grain
-                            start + nativeint (4L * grain)
-                        ] do
+                        [ 0n; start - nativeint grain; at + 64n; at + nativeint grain; start + nativeint (4L * grain) ] do
                         Must.notHold (blocks.Give wrong)
 
                     Must.equal (2L * grain) blocks.Taken

@@ -15,8 +15,7 @@ let tests =
                     let rng = Rng.ofSeed seed
                     let key = Draws.key Device.Cpu index rng
 
-                    let onDevice =
-                        Draws.keyAt (Draws.upload Device.Cpu rng) (Tensor.ofInt64s [] [| int64 index |])
+                    let onDevice = Draws.keyAt (Draws.upload Device.Cpu rng) (Tensor.ofInt64s [] [| int64 index |])
 
                     Must.equal (Tensor.toInt64s key) (Tensor.toInt64s onDevice)
                     let host: Rng = { Key = Rng.bits index rng >>> 11 }
@@ -28,8 +27,7 @@ let tests =
 
         test "drawn numbers fill [0, 1) evenly" {
             Tensor.scoped (fun () ->
-                let drawn =
-                    Draws.uniform (Draws.key Device.Cpu 0 (Rng.ofSeed 1)) [| 100_000L |] |> Tensor.toFloats
+                let drawn = Draws.uniform (Draws.key Device.Cpu 0 (Rng.ofSeed 1)) [| 100_000L |] |> Tensor.toFloats
 
                 for u in drawn do
                     Must.hold (u >= 0.0 && u < 1.0)

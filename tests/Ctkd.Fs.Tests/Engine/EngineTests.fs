@@ -63,8 +63,7 @@ let tests =
 
         test "of many tensors those survive that are named" {
             Must.leaveNothing (fun () ->
-                let a, b, c =
-                    Tensor.scopeWith (fun (a, b, _) -> [ a; b ]) (fun () -> make (), make (), make ())
+                let a, b, c = Tensor.scopeWith (fun (a, b, _) -> [ a; b ]) (fun () -> make (), make (), make ())
 
                 Must.equal [ true; true; false ] (List.map alive [ a; b; c ])
                 List.iter Tensor.free [ a; b ]

@@ -17,12 +17,7 @@ let private graph =
                 for relu in [ false; true ] do
                     inScope (fun () ->
                         let inputs =
-                            draw 7L {
-                                plain with
-                                    Residual = residual
-                                    Relu = relu
-                                    Shape = [ 4L; 16L; 5L; 3L ]
-                            }
+                            draw 7L { plain with Residual = residual; Relu = relu; Shape = [ 4L; 16L; 5L; 3L ] }
 
                         let second (norm: Norm) (inputs: Inputs) : Tensor list =
                             let mean, var = running inputs
@@ -47,8 +42,7 @@ let private graph =
                             FusedNorm.Release()
                             List.ofSeq result
 
-                        for expected, actual in
-                            List.zip (second operators (inDouble inputs)) (second fused inputs) do
+                        for expected, actual in List.zip (second operators (inDouble inputs)) (second fused inputs) do
                             Must.lie 0.0 1e-4 (distance expected actual)
                     )
         }
@@ -80,10 +74,7 @@ let private graph =
                     let theirs, ours =
                         all (run operators false (inDouble { inputs with Up = up })), all (results fused)
 
-                    List.iter2
-                        (fun t o -> Must.lie 0.0 1e-4 (distance (t + scalar 1.0) (o + scalar 1.0)))
-                        theirs
-                        ours
+                    List.iter2 (fun t o -> Must.lie 0.0 1e-4 (distance (t + scalar 1.0) (o + scalar 1.0))) theirs ours
             )
         }
 
@@ -116,15 +107,13 @@ let private graph =
                 let mean, var = running frozen
                 let y = fused frozen mean var true
 
-                let gradient =
-                    Seq.exactlyOne (torch.autograd.grad ([| y |], [| frozen.X |], [| frozen.Up |]))
+                let gradient = Seq.exactlyOne (torch.autograd.grad ([| y |], [| frozen.X |], [| frozen.Up |]))
 
                 FusedNorm.Release()
                 let mean, var = running frozen
                 let expected = operators frozen mean var true
 
-                let expected =
-                    Seq.exactlyOne (torch.autograd.grad ([| expected |], [| frozen.X |], [| frozen.Up |]))
+                let expected = Seq.exactlyOne (torch.autograd.grad ([| expected |], [| frozen.X |], [| frozen.Up |]))
 
                 Must.lie 0.0 1e-5 (distance expected gradient)
             )
@@ -193,18 +182,8 @@ let private guards =
         test "which tensors suit the kernels" {
             Natives.Load() |> ignore
 
-            let suits
-                (device: DeviceType)
-                (kind: torch.ScalarType)
-                (shape: int64 list)
-                (strides: int64 list)
-                =
-                FusedNorm.Suits(
-                    device,
-                    kind,
-                    ReadOnlySpan(Array.ofList shape),
-                    ReadOnlySpan(Array.ofList strides)
-                )
+            let suits (device: DeviceType) (kind: torch.ScalarType) (shape: int64 list) (strides: int64 list) =
+                FusedNorm.Suits(device, kind, ReadOnlySpan(Array.ofList shape), ReadOnlySpan(Array.ofList strides))
 
             let onCpu = suits DeviceType.CPU
             Must.hold (onCpu torch.float32 [ 2L; 16L; 3L; 4L ] [ 192L; 1L; 64L; 16L ])

@@ -182,12 +182,7 @@ let private values =
         test "rows of many chunks" {
             for bfloat16 in [ false; true ] do
                 for shape in
-                    [
-                        [ 64L; 16L; 32L; 32L ]
-                        [ 5L; 64L; 33L; 31L ]
-                        [ 3L; 1024L; 9L; 7L ]
-                        [ 2L; 4096L; 5L; 3L ]
-                    ] do
+                    [ [ 64L; 16L; 32L; 32L ]; [ 5L; 64L; 33L; 31L ]; [ 3L; 1024L; 9L; 7L ]; [ 2L; 4096L; 5L; 3L ] ] do
                     isAsNear 2L { plain with BFloat16 = bfloat16; Shape = shape }
         }
 
@@ -213,9 +208,7 @@ let private values =
                 Must.lie
                     0.0
                     1e-6
-                    ((ours.Running[1] - torch.full ([| 32L |], scalar 0.9)).abs().max()
-                     |> floats
-                     |> Seq.exactlyOne)
+                    ((ours.Running[1] - torch.full ([| 32L |], scalar 0.9)).abs().max() |> floats |> Seq.exactlyOne)
             )
         }
 
@@ -237,17 +230,14 @@ let private values =
                 let random = Random 1
                 // arbitrary bits, and midpoints between two neighbours
                 let bits = [|
-                    for i in 0..2047 ->
-                        if i % 2 = 0 then random.Next() else (random.Next() &&& ~~~0xffff) ||| 0x8000
+                    for i in 0..2047 -> if i % 2 = 0 then random.Next() else (random.Next() &&& ~~~0xffff) ||| 0x8000
                 |]
 
-                let bias =
-                    Array.map BitConverter.Int32BitsToSingle (Array.append [| Int32.MaxValue |] bits[1..])
+                let bias = Array.map BitConverter.Int32BitsToSingle (Array.append [| Int32.MaxValue |] bits[1..])
 
                 let channels = int64 bias.Length
 
-                let x =
-                    Dispatcher.ChannelsLast((torch.randn [| 3L; channels; 2L; 1L |]).to_type torch.bfloat16)
+                let x = Dispatcher.ChannelsLast((torch.randn [| 3L; channels; 2L; 1L |]).to_type torch.bfloat16)
 
                 let weight, mean, var =
                     torch.zeros [| channels |], torch.zeros [| channels |], torch.ones [| channels |]
@@ -263,9 +253,7 @@ let private values =
         }
 
         test "NaN and infinity reach what they reach in libtorch" {
-            let odd (x: Tensor) : string list = [
-                for v in floats x -> if Double.IsFinite v then "" else string v
-            ]
+            let odd (x: Tensor) : string list = [ for v in floats x -> if Double.IsFinite v then "" else string v ]
 
             let infinities = [ Double.PositiveInfinity; Double.NegativeInfinity ]
             // libtorch's own types disagree on an infinite weight
@@ -283,14 +271,12 @@ let private values =
                         // among the first rows, which shift the others, and after them
                         for index in 0L .. 1L do
                             inScope (fun () ->
-                                let inputs =
-                                    draw 6L { plain with BFloat16 = bfloat16; Shape = [ 2L; 16L; 3L; 5L ] }
+                                let inputs = draw 6L { plain with BFloat16 = bfloat16; Shape = [ 2L; 16L; 3L; 5L ] }
 
                                 let target = (place inputs).detach()
                                 let value = torch.tensor(value).to_type target.dtype
 
-                                target[Array.create (int (target.dim ())) (torch.TensorIndex.Single index)] <-
-                                    value
+                                target[Array.create (int (target.dim ())) (torch.TensorIndex.Single index)] <- value
 
                                 let theirs, ours = run operators true inputs, run fused true inputs
                                 List.iter2 (fun t o -> Must.equal (odd t) (odd o)) (all theirs) (all ours)

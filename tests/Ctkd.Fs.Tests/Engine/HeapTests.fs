@@ -46,8 +46,7 @@ let private tensors =
         test "this system's large tensors lie on huge pages" {
             Natives.Load() |> ignore
 
-            let expected =
-                OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture = Architecture.X64
+            let expected = OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture = Architecture.X64
 
             Expect.equal Heap.Active expected Heap.State
             Must.contain (if expected then "huge pages: " else "malloc: ") Heap.State
@@ -220,11 +219,7 @@ extern int private kill(int pid, int signal)
 /// Runs this program as `--ending HOW`; calls `after` when it is ready.
 let private ended (how: string) (after: Process -> unit) : int * string =
     let start =
-        ProcessStartInfo(
-            nonNull Environment.ProcessPath,
-            RedirectStandardOutput = true,
-            RedirectStandardError = true
-        )
+        ProcessStartInfo(nonNull Environment.ProcessPath, RedirectStandardOutput = true, RedirectStandardError = true)
 
     if Path.GetFileNameWithoutExtension(nonNull Environment.ProcessPath) = "dotnet" then
         start.ArgumentList.Add(Reflection.Assembly.GetExecutingAssembly().Location)

@@ -36,13 +36,9 @@ let private bad: (string * byte[] * string) list = [
     "cut in its header", whole[..40], "it is damaged: 41 bytes"
     "cut in its middle", whole[.. whole.Length / 2], "it is damaged: its header does not fit"
     "random", random, "it is no native library"
-    "a text",
-    Text.Encoding.UTF8.GetBytes(String.replicate 20 "version https://git-lfs\n"),
-    "it is no native library"
+    "a text", Text.Encoding.UTF8.GetBytes(String.replicate 20 "version https://git-lfs\n"), "it is no native library"
     "of Windows", Array.append "MZ"B (Array.zeroCreate 200), "it is a library of Windows, not of Linux"
-    "of macOS",
-    Array.append [| 0xCFuy; 0xFAuy; 0xEDuy; 0xFEuy |] (Array.zeroCreate 200),
-    "it is a library of macOS"
+    "of macOS", Array.append [| 0xCFuy; 0xFAuy; 0xEDuy; 0xFEuy |] (Array.zeroCreate 200), "it is a library of macOS"
     "of another processor", foreign, "it is made for another processor than X64"
 ]
 
@@ -70,8 +66,7 @@ let private programWith (folder: string) (bytes: byte[] option) : string =
         if nameOf file <> nameOf sharp then
             File.CreateSymbolicLink(Path.Combine(folder, native, nameOf file), file) |> ignore
 
-    bytes
-    |> Option.iter (fun bytes -> File.WriteAllBytes(Path.Combine(folder, native, nameOf sharp), bytes))
+    bytes |> Option.iter (fun bytes -> File.WriteAllBytes(Path.Combine(folder, native, nameOf sharp), bytes))
 
     Path.Combine(folder, "ctkd.dll")
 
@@ -228,10 +223,7 @@ let tests =
                 [
                     "ctkd-check passed", "", 139, "the process ended with exit code 139"
                     "", "", 0, "the process ended with exit code 0"
-                    "ctkd-check failed numel (CPU): [2] instead of [24]",
-                    "",
-                    1,
-                    "numel (CPU): [2] instead of [24]"
+                    "ctkd-check failed numel (CPU): [2] instead of [24]", "", 1, "numel (CPU): [2] instead of [24]"
                     "", "terminate called\n  what():  no kernel\nframe #1", 134, "what():  no kernel"
                     "the ctkd-check passed", "", 0, "the process ended with exit code 0"
                 ] do

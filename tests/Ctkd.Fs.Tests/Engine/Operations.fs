@@ -73,13 +73,7 @@ let private renamed name apply (shape: int list) (result: int list) : Operation 
     unary name apply (fun x -> { x with Shape = result }) shape
 
 /// Selects numbers of a tensor by index.
-let private picked
-    name
-    apply
-    (shape: int list)
-    (result: int list)
-    (source: int list -> int list)
-    : Operation =
+let private picked name apply (shape: int list) (result: int list) (source: int list -> int list) : Operation =
     unary name apply (fun x -> tabulate result (source >> at x)) shape
 
 let private labels: int64[] = [| 2L; 0L; 3L |]
@@ -168,10 +162,7 @@ let private lstm (xs: Dense list) : Dense =
             let sums (weight: Dense) (v: int -> float) =
                 List.sum [ for k in 0 .. weight.Shape[1] - 1 -> at weight [ g; k ] * v k ]
 
-            sums inner (fun k -> at x [ t; 0; k ])
-            + sums outer (Array.get h)
-            + at xs[3] [ g ]
-            + at xs[4] [ g ]
+            sums inner (fun k -> at x [ t; 0; k ]) + sums outer (Array.get h) + at xs[3] [ g ] + at xs[4] [ g ]
 
         let each f = Array.init hidden f
         let input = each (fun k -> sigmoid (gate k))
@@ -185,11 +176,7 @@ let private lstm (xs: Dense list) : Dense =
 
     {
         Shape = [ x.Shape[0]; 1; hidden ]
-        Values =
-            List.scan next (zeros, zeros) [ 0 .. x.Shape[0] - 1 ]
-            |> List.tail
-            |> Seq.collect fst
-            |> Array.ofSeq
+        Values = List.scan next (zeros, zeros) [ 0 .. x.Shape[0] - 1 ] |> List.tail |> Seq.collect fst |> Array.ofSeq
     }
 
 let private layers: Operation list = [
@@ -204,9 +191,7 @@ let private layers: Operation list = [
         "matmul"
         (fun xs -> Tensor.matmul xs[0] xs[1])
         (fun xs ->
-            tabulate
-                [ 2; 4 ]
-                (fun i -> List.sum [ for k in 0..2 -> at xs[0] [ i[0]; k ] * at xs[1] [ k; i[1] ] ])
+            tabulate [ 2; 4 ] (fun i -> List.sum [ for k in 0..2 -> at xs[0] [ i[0]; k ] * at xs[1] [ k; i[1] ] ])
         )
         [ [ 2; 3 ]; [ 3; 4 ] ]
     operation
@@ -216,8 +201,7 @@ let private layers: Operation list = [
             tabulate
                 [ 2; 4 ]
                 (fun i ->
-                    at xs[2] [ i[1] ]
-                    + List.sum [ for k in 0..2 -> at xs[0] [ i[0]; k ] * at xs[1] [ i[1]; k ] ]
+                    at xs[2] [ i[1] ] + List.sum [ for k in 0..2 -> at xs[0] [ i[0]; k ] * at xs[1] [ i[1]; k ] ]
                 )
         )
         [ [ 2; 3 ]; [ 4; 3 ]; [ 4 ] ]
@@ -286,12 +270,7 @@ let private shapes: Operation list = [
         (fun i -> [ i[0]; i[1] % 3 * 2 + i[1] / 3; i[2]; i[3] ])
     picked "expand" (Tensor.expand (whole [ 4; 3 ])) [ 1; 3 ] [ 4; 3 ] (fun i -> [ 0; i[1] ])
     picked "transpose" (Tensor.transpose 0 1) [ 2; 3 ] [ 3; 2 ] List.rev
-    picked
-        "permute"
-        (Tensor.permute (whole [ 2; 0; 1 ]))
-        [ 2; 3; 4 ]
-        [ 4; 2; 3 ]
-        (fun i -> [ i[1]; i[2]; i[0] ])
+    picked "permute" (Tensor.permute (whole [ 2; 0; 1 ])) [ 2; 3; 4 ] [ 4; 2; 3 ] (fun i -> [ i[1]; i[2]; i[0] ])
     picked "select" (Tensor.select 1 2) [ 2; 3 ] [ 2 ] (fun i -> i @ [ 2 ])
     picked "slice" (Tensor.slice 1 1 3) [ 2; 4 ] [ 2; 2 ] (fun i -> [ i[0]; i[1] + 1 ])
     picked

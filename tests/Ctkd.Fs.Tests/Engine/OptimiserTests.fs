@@ -30,8 +30,7 @@ let private plan: Gen<TrainingPlan> =
 
 let private tensors (values: float[][]) : Tensor[] = Array.map (Plain.tensor [ 4 ]) values
 
-let private tree (values: float[][]) : Tree =
-    tensors values |> Array.mapi (fun i x -> $"p{i}", x) |> Tree.ofSeq
+let private tree (values: float[][]) : Tree = tensors values |> Array.mapi (fun i x -> $"p{i}", x) |> Tree.ofSeq
 
 /// Parameters after all steps of the in-place function.
 let private inPlace (plan: TrainingPlan) : float[] =
@@ -169,8 +168,7 @@ let tests =
 
         test "velocities start at 0 in the type and the memory format of their parameters" {
             Tensor.scoped (fun () ->
-                let weight =
-                    Tensor.full DType.Float32 Device.Cpu 3.0 [| 2L; 3L; 2L; 2L |] |> Tensor.channelsLast
+                let weight = Tensor.full DType.Float32 Device.Cpu 3.0 [| 2L; 3L; 2L; 2L |] |> Tensor.channelsLast
 
                 let velocity = Sgd.start (Tree.ofSeq [ "w", Autograd.leaf weight ]) |> Tree.find "w"
                 Must.hold (Tensor.isChannelsLast velocity)
@@ -189,17 +187,13 @@ let tests =
                 let alike () = Tensor.clone weight
 
                 let refused (step: unit -> unit) =
-                    Must.contain
-                        "does not lie in memory as its parameter"
-                        (Must.throw<ArgumentException> step).Message
+                    Must.contain "does not lie in memory as its parameter" (Must.throw<ArgumentException> step).Message
 
                 refused (fun () -> Tensor.sgdInto 0.9 0.0 false rate [| alike () |] [| plain |] [| weight |])
 
                 for first, second in [ plain, alike (); alike (), plain ] do
                     refused (fun () ->
-                        Tensor.adamInto 0.9 0.99 1e-8 0.1 rate [| alike () |] [| first |] [| second |] [|
-                            weight
-                        |]
+                        Tensor.adamInto 0.9 0.99 1e-8 0.1 rate [| alike () |] [| first |] [| second |] [| weight |]
                     )
 
                 Must.beSame (Array.create 24 1.0) (Tensor.toFloats weight)
@@ -229,8 +223,7 @@ let tests =
             (fun gradient ->
                 let moved = adam (Adam.ofRate 0.01) [| 0.0; 0.0; 0.0; 0.0 |] [| gradient |]
 
-                let expected =
-                    gradient |> Array.map (fun g -> if g = 0.0 then 0.0 else -0.01 * float (sign g))
+                let expected = gradient |> Array.map (fun g -> if g = 0.0 then 0.0 else -0.01 * float (sign g))
 
                 Must.beClose 0.0 1e-4 expected moved
             )
@@ -241,9 +234,7 @@ let peer =
     testList "Optimiser" [
         test "twenty steps equal PyTorch's, with and without momentum, decay and Nesterov" {
             let text (values: float seq) =
-                values
-                |> Seq.map (fun v -> v.ToString("R", CultureInfo.InvariantCulture))
-                |> String.concat " "
+                values |> Seq.map (fun v -> v.ToString("R", CultureInfo.InvariantCulture)) |> String.concat " "
 
             let start = Rng.normals 4 (Rng.ofSeed 9)
             let gradients = Array.init 20 (fun step -> Rng.normals 4 (Rng.ofSeed 9 |> Rng.at step))

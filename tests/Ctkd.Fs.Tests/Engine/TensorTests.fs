@@ -91,8 +91,7 @@ let tests =
                 Tensor.scoped (fun () ->
                     let x, y = doubles [ 3.0 ], doubles [ 4.0 ]
 
-                    [ x + y; x - y; x * y; x / y; x + 2.0; x - 2.0; x * 2.0; x / 2.0; -x ]
-                    |> List.map Tensor.toFloat
+                    [ x + y; x - y; x * y; x / y; x + 2.0; x - 2.0; x * 2.0; x / 2.0; -x ] |> List.map Tensor.toFloat
                 )
 
             Must.equal [ 7.0; -1.0; 12.0; 0.75; 5.0; 1.0; 6.0; 1.5; -3.0 ] results
@@ -141,17 +140,14 @@ let tests =
 
         test "bfloat16 rounds to the nearest even number" {
             let rounded =
-                Plain.numbers (fun () ->
-                    Tensor.toType DType.BFloat16 (doubles [ 1.00390625; 1.01171875; 1.004 ])
-                )
+                Plain.numbers (fun () -> Tensor.toType DType.BFloat16 (doubles [ 1.00390625; 1.01171875; 1.004 ]))
 
             Must.equal [| 1.0; 1.015625; 1.0078125 |] rounded
         }
 
         test "tensors are made with the shape, type and values asked for" {
             Tensor.scoped (fun () ->
-                let facts (x: Tensor) =
-                    Tensor.dtype x, List.ofArray (Tensor.shape x), List.ofArray (Tensor.toFloats x)
+                let facts (x: Tensor) = Tensor.dtype x, List.ofArray (Tensor.shape x), List.ofArray (Tensor.toFloats x)
 
                 let expect dtype shape values x = Must.equal (dtype, shape, values) (facts x)
                 expect DType.Float32 [ 2L ] [ 0.5; 1.5 ] (Tensor.ofSingles [ 2 ] [| 0.5f; 1.5f |])
@@ -186,9 +182,7 @@ let tests =
             let finite () = Tensor.isFinite x
             let equal () = Tensor.eq x y
 
-            Must.equal
-                [ true; false; false; false ]
-                (flags (fun () -> Tensor.logicalAnd (finite ()) (equal ())))
+            Must.equal [ true; false; false; false ] (flags (fun () -> Tensor.logicalAnd (finite ()) (equal ())))
 
             Must.equal [ false; true; true; false ] (flags (finite >> Tensor.logicalNot))
             Must.equal [ false; true ] (flags (finite >> Tensor.all) @ flags (finite >> Tensor.any))
@@ -239,10 +233,7 @@ let tests =
                 expect [ 10.0; 20.0 ] source
                 let rows = Plain.tensor [ 3; 1 ] [| 1.0; 2.0; 3.0 |]
 
-                Tensor.rowsInto
-                    rows
-                    (Tensor.ofInt64s [ 2 ] [| 2L; 0L |])
-                    (Plain.tensor [ 2; 1 ] [| 30.0; 10.0 |])
+                Tensor.rowsInto rows (Tensor.ofInt64s [ 2 ] [| 2L; 0L |]) (Plain.tensor [ 2; 1 ] [| 30.0; 10.0 |])
 
                 expect [ 10.0; 2.0; 30.0 ] rows
                 let counter = Tensor.ofInt64s [] [| 41L |]
@@ -255,10 +246,7 @@ let tests =
             Tensor.scoped (fun () ->
                 let x = Autograd.leaf (doubles [ 1.0; 2.0 ])
 
-                Must.equal [ true; false ] [
-                    (x * x).requires_grad
-                    (Tensor.detach x * Tensor.detach x).requires_grad
-                ]
+                Must.equal [ true; false ] [ (x * x).requires_grad; (Tensor.detach x * Tensor.detach x).requires_grad ]
             )
         }
 
@@ -270,17 +258,12 @@ let tests =
                 let product = Must.throw<System.ArgumentException>(fun () -> Tensor.matmul x x |> ignore)
                 Must.contain "[2, 3] and [2, 3]" product.Message
 
-                let short =
-                    Must.throw<System.ArgumentException>(fun () ->
-                        Tensor.ofSingles [ 3 ] [| 1.0f |] |> ignore
-                    )
+                let short = Must.throw<System.ArgumentException>(fun () -> Tensor.ofSingles [ 3 ] [| 1.0f |] |> ignore)
 
                 Must.contain "4 bytes" short.Message
 
                 let refused =
-                    Must.throw<CtkdException>(fun () ->
-                        Engine.guarded (fun () -> Tensor.reshape [| 4L |] x |> ignore)
-                    )
+                    Must.throw<CtkdException>(fun () -> Engine.guarded (fun () -> Tensor.reshape [| 4L |] x |> ignore))
 
                 Must.contain "shape '[4]' is invalid for input of size 6" refused.Message
 
@@ -297,8 +280,7 @@ let tests =
                         let inputs = List.map Plain.ofDense operation.Inputs
                         Tensor.free inputs[dead]
 
-                        Must.throw<InvalidOperationException>(fun () -> operation.Apply inputs |> ignore)
-                        |> ignore
+                        Must.throw<InvalidOperationException>(fun () -> operation.Apply inputs |> ignore) |> ignore
                     )
         }
 

@@ -19,14 +19,11 @@ let private contents (tree: Tree) : (string * float) list =
 let private treeOf (entries: (string * float) list) : Tree =
     entries |> List.map (fun (name, value) -> name, Plain.number value) |> Tree.ofSeq
 
-let private numbered (names: string list) : (string * float) list =
-    List.mapi (fun i name -> name, float i) names
+let private numbered (names: string list) : (string * float) list = List.mapi (fun i name -> name, float i) names
 
 /// Checks a property of a tree and the entries it was made from.
 let private checkTree (property: (string * float) list -> Tree -> unit) : unit =
-    check
-        namesGen
-        (fun names -> Tensor.scoped (fun () -> property (numbered names) (treeOf (numbered names))))
+    check namesGen (fun names -> Tensor.scoped (fun () -> property (numbered names) (treeOf (numbered names))))
 
 let tests =
     testList "Tree" [
@@ -35,9 +32,7 @@ let tests =
                 Must.equal entries (contents tree)
                 Must.equal (List.map fst entries) (Tree.names tree)
 
-                Must.equal
-                    (List.map snd entries)
-                    (Tree.leaves tree |> List.ofArray |> List.map Tensor.toFloat)
+                Must.equal (List.map snd entries) (Tree.leaves tree |> List.ofArray |> List.map Tensor.toFloat)
 
                 Must.equal entries.Length (Tree.count tree)
             )

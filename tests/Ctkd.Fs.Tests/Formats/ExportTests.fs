@@ -21,8 +21,7 @@ let tests =
                 let facts = Map [ for entry in file.MetadataProps -> entry.Key, entry.Value ]
                 Must.equal ("10", "0.3078,0.3078,0.3078") (facts["classes"], facts["mean"])
 
-                let flags =
-                    "--fold-batch-norm --opset 19 --size 32 --normalise --mean 0.1 0.2 0.3 --std 1 2 3 --json"
+                let flags = "--fold-batch-norm --opset 19 --size 32 --normalise --mean 0.1 0.2 0.3 --std 1 2 3 --json"
 
                 let ended = expect 0 folder $"export --weights {Runs.teacher.Value} --onnx a.onnx {flags}"
                 let json = JsonNode.Parse ended.Out |> nonNull

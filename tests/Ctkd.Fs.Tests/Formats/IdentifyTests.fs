@@ -12,8 +12,7 @@ let private file (metadata: (string * string) list) (model: Model) : WeightsFile
             |> List.map (fun d ->
                 let shape = d.Shape |> List.map int64 |> Array.ofList
 
-                Tensor.full (Initialise.dtypeOf DType.Float32 d.Name) Device.Cpu 0.0 shape
-                |> Weights.store d.Name
+                Tensor.full (Initialise.dtypeOf DType.Float32 d.Name) Device.Cpu 0.0 shape |> Weights.store d.Name
             )
 
         Safetensors.encode { Metadata = metadata; Tensors = tensors }
@@ -49,8 +48,7 @@ let tests =
             Must.equal Usage ((errorOf (Identify.model (Some "resnet21") named)).Kind)
         }
 
-        test
-            "what a file says is not believed when it is no model of the zoo, or the classifier says otherwise" {
+        test "what a file says is not believed when it is no model of the zoo, or the classifier says otherwise" {
             let claimed = file [ "model", "mine"; "classes", "7" ] (zoo "resnet8" 10)
             let model = Identify.model None claimed |> Error.orRaise
             Must.equal ("resnet8", 10) (model.Name, model.Classes)

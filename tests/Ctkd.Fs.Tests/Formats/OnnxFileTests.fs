@@ -102,8 +102,7 @@ let tests =
                     Must.have value.Name known
         }
 
-        test
-            "constants are the state_dict by its names, but for the counters, and nodes bear the modules' names" {
+        test "constants are the state_dict by its names, but for the counters, and nodes bear the modules' names" {
             Tensor.scoped (fun () ->
                 let model = zoo "resnet20"
                 let weights = weights model
@@ -121,8 +120,7 @@ let tests =
 
                 let names = set [ for node in graph.Node -> node.Name ]
 
-                for name in
-                    [ "conv1"; "bn1"; "bn1/relu"; "layer2.0.downsample.0"; "layer3.2.bn2/sum/relu"; "fc" ] do
+                for name in [ "conv1"; "bn1"; "bn1/relu"; "layer2.0.downsample.0"; "layer3.2.bn2/sum/relu"; "fc" ] do
                     Must.have name names
             )
         }
@@ -155,9 +153,7 @@ let tests =
             let pixels = exported { plain with Images = OnnxImages.Pixels scale } "resnet8"
 
             for file, given in [ caller, "(pixels from 0 to 1 - mean) / std"; pixels, "pixels from 0 to 1" ] do
-                Must.equal
-                    [ "images", given; "mean", "0.5,0.25,0.125"; "std", "1,2,0.1" ]
-                    (List.skip 2 (metadata file))
+                Must.equal [ "images", given; "mean", "0.5,0.25,0.125"; "std", "1,2,0.1" ] (List.skip 2 (metadata file))
 
             Must.beEmpty (operators caller "Sub")
             let added = operators pixels "Sub" @ operators pixels "Div"
@@ -226,8 +222,7 @@ let tests =
                 for weights, what in
                     [
                         Tree.filter (fun name -> name <> "fc.bias") narrow, "lack the tensor 'fc.bias'"
-                        wide,
-                        "the tensor 'layer3.0.conv1.weight' has the shape [8; 4; 3; 3], not [4; 4; 3; 3]"
+                        wide, "the tensor 'layer3.0.conv1.weight' has the shape [8; 4; 3; 3], not [4; 4; 3; 3]"
                     ] do
                     let error = Onnx.encode plain small weights |> errorOf
                     Must.equal Mismatch error.Kind
@@ -251,8 +246,7 @@ let tests =
                 Must.equal bytes (File.ReadAllBytes path)
                 Must.equal [| path |] (Directory.GetFileSystemEntries folder)
 
-                let nowhere =
-                    Onnx.write (Path.Combine(folder, "none", "a.onnx")) plain small weights |> errorOf
+                let nowhere = Onnx.write (Path.Combine(folder, "none", "a.onnx")) plain small weights |> errorOf
 
                 Must.equal Unwritable nowhere.Kind
                 Tree.free weights

@@ -12,12 +12,7 @@ type private Case = { Model: Model; Exports: (string * OnnxOptions) list; Batche
 /// One of our outputs for a batch size, and its largest difference from ONNX Runtime's relative to its rms.
 type private Compared = { Case: string; Output: string; Images: int; Ours: float[]; Difference: float }
 
-let private outputs
-    (model: Model)
-    (options: OnnxOptions)
-    (weights: Tree)
-    (images: Tensor)
-    : (string * float[]) list =
+let private outputs (model: Model) (options: OnnxOptions) (weights: Tree) (images: Tensor) : (string * float[]) list =
     let images =
         match options.Images with
         | OnnxImages.Pixels(mean, std) ->
@@ -46,8 +41,7 @@ let private compare (case: Case) : Compared list =
                 for batch in case.Batches do
                     let images = Calibrated.images DType.Float32 key batch options.Height options.Width
 
-                    let ours, theirs =
-                        outputs case.Model options weights images, OnnxRuntime.run network images
+                    let ours, theirs = outputs case.Model options weights images, OnnxRuntime.run network images
 
                     Must.equal (List.map fst ours |> List.sort) (List.map fst theirs |> List.sort)
                     let theirs = Map theirs
@@ -64,11 +58,7 @@ let private compare (case: Case) : Compared list =
     )
 
 /// Compares a network once.
-let private once
-    (name: string)
-    (batches: int list)
-    (exports: (string * OnnxOptions) list)
-    : Lazy<Compared list> =
+let private once (name: string) (batches: int list) (exports: (string * OnnxOptions) list) : Lazy<Compared list> =
     lazy (compare { Model = zoo name; Exports = exports; Batches = batches })
 
 let private plain = OnnxOptions.forSize 32
@@ -76,8 +66,7 @@ let private plain = OnnxOptions.forSize 32
 let private cifar = [
     for model in Zoo.models do
         if model.Size = 32 then
-            model.Name,
-            once model.Name [ 1; 7 ] [ "plain", plain; "folded", { plain with FoldBatchNorm = true } ]
+            model.Name, once model.Name [ 1; 7 ] [ "plain", plain; "folded", { plain with FoldBatchNorm = true } ]
 ]
 
 /// The smallest network of each family.
@@ -111,9 +100,7 @@ let private agree (count: int) (cases: Lazy<Compared list> list) : unit =
     Must.equal count compared.Length
 
     for c in compared do
-        Expect.isTrue
-            (c.Difference <= 1e-4)
-            $"{c.Case}, {c.Output} of {c.Images} images: {c.Difference:e2} of the rms"
+        Expect.isTrue (c.Difference <= 1e-4) $"{c.Case}, {c.Output} of {c.Images} images: {c.Difference:e2} of the rms"
 
 let tests =
     testList "OnnxRuntime" [

@@ -146,8 +146,7 @@ let tests =
                 """ {}""", "begin with {"
             ]
             (fun (header: string, reason: string) ->
-                let error =
-                    errorOf (Safetensors.parse "folder/x.safetensors" (byHand header (Array.zeroCreate 4)))
+                let error = errorOf (Safetensors.parse "folder/x.safetensors" (byHand header (Array.zeroCreate 4)))
 
                 Must.equal Damaged error.Kind
                 Must.contain "x.safetensors" error.What

@@ -74,8 +74,7 @@ let tests =
         test "of a distiller's file the student is taken and the teacher set aside" {
             let distiller = prefixed "student." names @ prefixed "teacher." names
 
-            for root in
-                [ group distiller; TorchEntry.Group [ "model", group (prefixed "module." distiller) ] ] do
+            for root in [ group distiller; TorchEntry.Group [ "model", group (prefixed "module." distiller) ] ] do
                 for expected in [ None; Some names ] do
                     let result = found expected root
                     Must.equal names (result.Tensors |> List.map _.Name)
@@ -91,34 +90,23 @@ let tests =
             Must.equal other (foundNames (Some [ "z" ]) root)
 
             let withLoss =
-                TorchEntry.Group [
-                    "loss", TorchEntry.Tensor(tensor "loss" "U8" [] [| 1uy |])
-                    "net", group names
-                ]
+                TorchEntry.Group [ "loss", TorchEntry.Tensor(tensor "loss" "U8" [] [| 1uy |]); "net", group names ]
 
             Must.equal names (foundNames None withLoss)
         }
 
         test "where no tensor is, nothing is found" {
             for root in
-                [
-                    TorchEntry.Group beside
-                    TorchEntry.Whole 1L
-                    TorchEntry.Group [ "model", TorchEntry.Group [] ]
-                ] do
+                [ TorchEntry.Group beside; TorchEntry.Whole 1L; TorchEntry.Group [ "model", TorchEntry.Group [] ] ] do
                 Must.hold ((StateDict.find None root).IsNone)
                 Must.hold ((StateDict.find (Some names) root).IsNone)
         }
 
         test "what was done is put into words" {
             let root =
-                TorchEntry.Group [
-                    "state_dict", TorchEntry.Group [ "model", group (prefixed "module." names) ]
-                ]
+                TorchEntry.Group [ "state_dict", TorchEntry.Group [ "model", group (prefixed "module." names) ] ]
 
-            Must.equal
-                "under 'state_dict.model', without the prefix 'module.'"
-                (StateDict.describe (found None root))
+            Must.equal "under 'state_dict.model', without the prefix 'module.'" (StateDict.describe (found None root))
 
             Must.equal "" (StateDict.describe (found None (group names)))
         }

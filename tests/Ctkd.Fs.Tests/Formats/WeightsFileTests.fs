@@ -47,8 +47,7 @@ let tests =
             inFolder (fun folder ->
                 let path = Path.Combine(folder, "weights.bin")
 
-                Safetensors.write path { Metadata = [ "epoch", "3" ]; Tensors = stored.Value }
-                |> Error.orRaise
+                Safetensors.write path { Metadata = [ "epoch", "3" ]; Tensors = stored.Value } |> Error.orRaise
 
                 let file = WeightsFile.read path |> Error.orRaise
                 Must.equal ("safetensors", path) (file.Format, file.Path)
@@ -88,10 +87,7 @@ let tests =
             for prefix in [ ""; "module."; "module.student." ] do
                 Tensor.scoped (fun () ->
                     let tree =
-                        stored.Value
-                        |> List.map (fun t -> { t with Name = prefix + t.Name })
-                        |> fit
-                        |> Error.orRaise
+                        stored.Value |> List.map (fun t -> { t with Name = prefix + t.Name }) |> fit |> Error.orRaise
 
                     for t in stored.Value do
                         Must.equal (t.Bytes.ToArray()) (Tree.find t.Name tree |> Tensor.toBytes)
@@ -106,9 +102,7 @@ let tests =
                     Must.equal expected (Weights.expectedOf tree)
 
                     for t in file do
-                        Must.equal
-                            (Tensor.toFloats (Weights.load t))
-                            (Tree.find t.Name tree |> Tensor.toFloats)
+                        Must.equal (Tensor.toFloats (Weights.load t)) (Tree.find t.Name tree |> Tensor.toFloats)
                 )
 
             let narrow =

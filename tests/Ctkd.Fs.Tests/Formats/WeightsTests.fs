@@ -24,9 +24,7 @@ let private model = Plans.tiny 4 3
 
 let private stored (model: Model) : StoredTensor list =
     Tensor.scoped (fun () ->
-        Plans.teacherWeights DType.Float32 model
-        |> Tree.toList
-        |> List.map (fun (name, x) -> Weights.store name x)
+        Plans.teacherWeights DType.Float32 model |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
     )
 
 let private fit (tensors: StoredTensor list) : Result<Tree, Error> =
@@ -64,10 +62,7 @@ let tests =
                 let image = Tensor.ofFloats DType.Float32 [ 1; 2; 2; 2 ] (Array.init 8 float)
 
                 for x in
-                    [
-                        Tensor.scalar DType.Float32 Device.Cpu 3.5
-                        Tensor.zeros DType.Float32 Device.Cpu [| 0L; 4L |]
-                    ] do
+                    [ Tensor.scalar DType.Float32 Device.Cpu 3.5; Tensor.zeros DType.Float32 Device.Cpu [| 0L; 4L |] ] do
                     let loaded = Weights.store "x" x |> Weights.load
                     Must.equal (Tensor.shape x) (Tensor.shape loaded)
                     Must.equal (Tensor.toFloats x) (Tensor.toFloats loaded)
@@ -84,9 +79,7 @@ let tests =
                 let names = Model.declarations model |> List.map _.Name
                 Must.equal names (Tree.names tree)
 
-                Must.equal
-                    (Weights.expected DType.Float32 (Model.declarations model))
-                    (Weights.expectedOf tree)
+                Must.equal (Weights.expected DType.Float32 (Model.declarations model)) (Weights.expectedOf tree)
 
                 for tensor in stored model do
                     Must.equal (tensor.Bytes.ToArray()) (Tree.find tensor.Name tree |> Tensor.toBytes)
@@ -132,8 +125,7 @@ let tests =
             let rest =
                 kinds
                 |> List.map (fun kind ->
-                    let more =
-                        listed |> List.tryFind (fun line -> line.StartsWith "and " && line.EndsWith kind)
+                    let more = listed |> List.tryFind (fun line -> line.StartsWith "and " && line.EndsWith kind)
 
                     more |> Option.map (fun line -> int (line.Split(' ')[1])) |> Option.defaultValue 0
                 )

@@ -168,8 +168,7 @@ let vector (what: string) (expected: float[]) (actual: float[]) : Comparison = {
     Actual = actual
 }
 
-let scalar (what: string) (expected: float) (actual: float) : Comparison =
-    vector what [| expected |] [| actual |]
+let scalar (what: string) (expected: float) (actual: float) : Comparison = vector what [| expected |] [| actual |]
 
 /// Compares a tensor with those of its statistics that the file has: shape, mean, rms, norm, first.
 let statistics (what: string) (expected: JsonElement) (actual: Tensor) : Comparison list =

@@ -14,9 +14,7 @@ let tests =
         test "the formulas give the numbers of the description" {
             Must.equal [| 0.99511418951024289; -0.3004053360985186; 0.5590885156314358 |] (units "input" 3)
 
-            Tensor.scoped (fun () ->
-                Must.equal [| 75L; 19L; 53L; 63L |] (Tensor.toInt64s (labels "labels" 4 100))
-            )
+            Tensor.scoped (fun () -> Must.equal [| 75L; 19L; 53L; 63L |] (Tensor.toInt64s (labels "labels" 4 100)))
         }
 
         test "something was found and runs" {
@@ -65,8 +63,7 @@ let tests =
             if elsewhere && not lines.IsEmpty then
                 printfn "of %s these are of later versions:\n%s" folder (String.concat "\n" lines)
 
-            let total =
-                found.Models.Length + found.Cases.Length + found.Trajectories.Length + found.Others.Length
+            let total = found.Models.Length + found.Cases.Length + found.Trajectories.Length + found.Others.Length
 
             Must.equal total ((List.concat ran).Length + lines.Length)
         }

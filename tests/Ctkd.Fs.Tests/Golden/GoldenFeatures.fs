@@ -120,9 +120,7 @@ let private crd (inputs: GoldenInputs) (parameters: JsonElement) (case: JsonElem
         Tree.concat [
             connect inputs (fun name -> Some $"crd.{name}") distiller
             Tree.ofSeq [ memory "student"; memory "teacher" ]
-            Tree.ofSeq [
-                for side in [ "student"; "teacher" ] -> $"z_{side}", Tensor.zeros inputs.DType cpu [||]
-            ]
+            Tree.ofSeq [ for side in [ "student"; "teacher" ] -> $"z_{side}", Tensor.zeros inputs.DType cpu [||] ]
         ]
 
     let feature, input = feature false inputs id index

@@ -8,15 +8,10 @@ open Ctkd.Fs.Tests.GoldenRoutes
 open Ctkd.Fs.Tests.GoldenFeatures
 
 /// Compares values, and the gradients that the case lists, by every route.
-let private compare
-    (dtype: DType)
-    (file: JsonElement)
-    (case: JsonElement)
-    : Comparison list * Comparison list =
+let private compare (dtype: DType) (file: JsonElement) (case: JsonElement) : Comparison list * Comparison list =
     let tag, batch, classes = text "tag" file, integer "B" file, integer "C" file
 
-    let logits name =
-        probe dtype $"{tag}/{name}" [ batch; classes ] (number "logit_scale" file) 0.0 |> Autograd.leaf
+    let logits name = probe dtype $"{tag}/{name}" [ batch; classes ] (number "logit_scale" file) 0.0 |> Autograd.leaf
 
     let inputs = {
         DType = dtype

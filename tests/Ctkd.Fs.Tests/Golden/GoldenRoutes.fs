@@ -35,8 +35,7 @@ let pair (file: JsonElement) : ModelPair =
     let parameters = field "cases" file |> items |> List.map (field "params")
     let stem = [ 1; 1; 1 ]
 
-    let length name =
-        parameters |> List.tryFind (has name) |> Option.map (integer name) |> Option.defaultValue 1
+    let length name = parameters |> List.tryFind (has name) |> Option.map (integer name) |> Option.defaultValue 1
 
     let map name =
         match List.tryFind (has name) parameters with
@@ -64,8 +63,7 @@ let private temperature (inputs: GoldenInputs) (parameters: JsonElement) : Tenso
     match field "T" parameters with
     | t when t.ValueKind = JsonValueKind.Number -> leaf inputs.DType (t.GetDouble())
     | t ->
-        let found =
-            Regex.Match(string (t.GetString()), @"^probe\((\w+), ?scale ([-\d.]+), ?shift ([-\d.]+)\)$")
+        let found = Regex.Match(string (t.GetString()), @"^probe\((\w+), ?scale ([-\d.]+), ?shift ([-\d.]+)\)$")
 
         Expect.isTrue found.Success $"T is neither a number nor a probe: {t}"
         let part (i: int) = found.Groups[i].Value
@@ -132,8 +130,7 @@ let dkd (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute list =
     let t = temperature inputs parameters
 
     let distiller =
-        Dkd.distiller (number "alpha" parameters) (number "beta" parameters) inputs.ModelPair
-        |> Error.orRaise
+        Dkd.distiller (number "alpha" parameters) (number "beta" parameters) inputs.ModelPair |> Error.orRaise
 
     [
         Policy.shared t inputs.Teacher inputs.Student |> distilled distiller inputs |> route [ "T", t ] []
@@ -147,10 +144,7 @@ let dtkdTotal (inputs: GoldenInputs) (parameters: JsonElement) : GoldenRoute lis
     let softened = Policy.soften policy Tree.empty (values inputs 0.0 tau) inputs.Teacher inputs.Student
 
     let both =
-        Distiller.sum [
-            number "alpha", Kd.distiller
-            number "beta", Distiller.at (number "tau") Kd.distiller
-        ]
+        Distiller.sum [ number "alpha", Kd.distiller; number "beta", Distiller.at (number "tau") Kd.distiller ]
 
     let warmUp =
         Schedule.warmUp 1.0 (integer "warmup" parameters) |> Schedule.at (integer "epoch" parameters)

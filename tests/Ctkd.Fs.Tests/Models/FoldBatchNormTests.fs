@@ -94,8 +94,7 @@ let tests =
 
                         let isFirst (scale: string) = scale.EndsWith "bn1.weight"
                         // Only wide ResNets normalise before they convolve.
-                        let left =
-                            if name.StartsWith "wrn" then normalisations model |> List.filter isFirst else []
+                        let left = if name.StartsWith "wrn" then normalisations model |> List.filter isFirst else []
 
                         Must.equal left (normalisations folded)
                     )
@@ -112,8 +111,7 @@ let tests =
                 | Sequence layers ->
                     let pairs = List.pairwise layers
 
-                    List.exists foldable layers
-                    || pairs |> List.exists (fun (a, b) -> a.IsConv && b.IsBatchNorm)
+                    List.exists foldable layers || pairs |> List.exists (fun (a, b) -> a.IsConv && b.IsBatchNorm)
                 | Residual(a, b) -> foldable a || foldable b
                 | Block body -> foldable body
                 | _ -> false

@@ -125,13 +125,7 @@ let tests =
             }
 
             // The layers before the body's last convolution, and their number of taps.
-            let bodies = [
-                []
-                [ Tap ]
-                [ Block Layer.identity ]
-                [ Custom passing ]
-                [ conv "b"; Relu; Tap ]
-            ]
+            let bodies = [ []; [ Tap ]; [ Block Layer.identity ]; [ Custom passing ]; [ conv "b"; Relu; Tap ] ]
 
             for before in bodies do
                 Tensor.scoped (fun () ->
@@ -148,10 +142,7 @@ let tests =
                     let expected = run true exact x
 
                     let fast =
-                        run
-                            false
-                            (kept DType.Float32 exact)
-                            (Tensor.toType DType.Float32 x |> Tensor.channelsLast)
+                        run false (kept DType.Float32 exact) (Tensor.toType DType.Float32 x |> Tensor.channelsLast)
 
                     for expected, actual in List.zip expected fast do
                         let largest = expected |> Array.map abs |> Array.max
@@ -196,18 +187,12 @@ let tests =
                     for leaf in leaves do
                         leaf.requires_grad <- true
 
-                    let x =
-                        Plain.ofDense (image [ 2; 16; 7; 5 ])
-                        |> Tensor.toType DType.Float32
-                        |> Tensor.channelsLast
+                    let x = Plain.ofDense (image [ 2; 16; 7; 5 ]) |> Tensor.toType DType.Float32 |> Tensor.channelsLast
 
                     let loss = Layer.forward weights training (ResizeArray()) layer x |> Tensor.sum
                     Autograd.gradients loss leaves |> Array.map Tensor.toFloats
 
-                Array.iter2
-                    (fun (a: float[]) b -> Must.beClose 1e-4 1e-4 a b)
-                    (gradients true)
-                    (gradients false)
+                Array.iter2 (fun (a: float[]) b -> Must.beClose 1e-4 1e-4 a b) (gradients true) (gradients false)
             )
         }
 
@@ -234,8 +219,7 @@ let tests =
                             for expected, actual in List.zip exact (normalised dtype relu shape) do
                                 let largest = expected |> Array.map abs |> Array.max
                                 // In bfloat16 a value near the ReLU's kink may fall on the other side.
-                                let far =
-                                    Array.map2 (fun a b -> abs (a - b) > within * largest) expected actual
+                                let far = Array.map2 (fun a b -> abs (a - b) > within * largest) expected actual
 
                                 let most = if dtype = DType.BFloat16 then expected.Length / 20 + 1 else 0
                                 Must.lie 0 most (far |> Array.filter id |> Array.length)

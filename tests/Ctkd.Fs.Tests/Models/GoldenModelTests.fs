@@ -51,9 +51,7 @@ let tests =
         each
             "a model has its number of parameters"
             models
-            (fun item root ->
-                Must.equal ((field "params" root).GetInt64()) (Model.parameterCount (ofFile item))
-            )
+            (fun item root -> Must.equal ((field "params" root).GetInt64()) (Model.parameterCount (ofFile item)))
 
         each
             "a model agrees in float64"

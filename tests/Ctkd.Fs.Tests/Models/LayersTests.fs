@@ -74,17 +74,14 @@ let tests =
                         let shape = [ 4; height; width ]
 
                         let actual =
-                            forward (fresh layer) false layer (Plain.ofDense (image (2 :: shape)))
-                            |> Tensor.shape
+                            forward (fresh layer) false layer (Plain.ofDense (image (2 :: shape))) |> Tensor.shape
 
                         Must.equal (2 :: Shapes.behind layer shape) (List.ofArray (Array.map int actual))
                     )
                 )
         }
 
-        test "a window asks for an image" {
-            Must.refuse "input" (fun () -> Shapes.behind (convolution 3 1 1 1) [ 4 ])
-        }
+        test "a window asks for an image" { Must.refuse "input" (fun () -> Shapes.behind (convolution 3 1 1 1) [ 4 ]) }
 
         test "total stride is the product of the strides on the longest way" {
             let layers = [
@@ -125,8 +122,7 @@ let tests =
                 compare (maxPool2d 2 2 0 x) (MaxPool(2, 2, 0)) Tree.empty
                 compare (avgPool2d 2 2 0 x) (AvgPool(2, 2, 0)) Tree.empty
 
-                let pooled =
-                    tabulate [ 2; 4 ] (fun i -> indices [ 5; 5 ] |> List.averageBy (fun j -> at x (i @ j)))
+                let pooled = tabulate [ 2; 4 ] (fun i -> indices [ 5; 5 ] |> List.averageBy (fun j -> at x (i @ j)))
 
                 compare pooled GlobalPool Tree.empty
             )
@@ -140,11 +136,7 @@ let tests =
                 Must.refuse "x" (fun () -> forward weights true layer one)
                 Must.equal [| 1.0; 1.0; 1.0 |] ((dense "bn.running_var" weights).Values)
 
-                Must.beClose
-                    1e-4
-                    1e-4
-                    (Tensor.toFloats one)
-                    (Tensor.toFloats (forward weights false layer one))
+                Must.beClose 1e-4 1e-4 (Tensor.toFloats one) (Tensor.toFloats (forward weights false layer one))
             )
         }
 
@@ -158,11 +150,7 @@ let tests =
                 let moments = channelMoments x
                 let expected = (batchNorm 1e-5 moments one zero x).Values
 
-                Must.beClose
-                    1e-12
-                    1e-13
-                    expected
-                    (Tensor.toFloats (forward weights true layer (Plain.ofDense x)))
+                Must.beClose 1e-12 1e-13 expected (Tensor.toFloats (forward weights true layer (Plain.ofDense x)))
 
                 Must.beClose
                     1e-12
@@ -182,9 +170,7 @@ let tests =
                 let weights = fresh layer
                 let x = image [ 4; 3; 2; 2 ]
 
-                Tensor.copyInto
-                    (Tree.find "bn.running_mean" weights)
-                    (Plain.tensor [ 3 ] [| 0.1; 0.2; 0.3 |])
+                Tensor.copyInto (Tree.find "bn.running_mean" weights) (Plain.tensor [ 3 ] [| 0.1; 0.2; 0.3 |])
 
                 Tensor.copyInto (Tree.find "bn.running_var" weights) (Plain.tensor [ 3 ] [| 1.0; 2.0; 3.0 |])
                 let before = Tree.copy weights
@@ -211,8 +197,7 @@ let tests =
             Tensor.scoped (fun () ->
                 let taps = ResizeArray()
 
-                let layer =
-                    Sequence [ Tap; Block(Sequence [ AvgPool(2, 2, 0); Tap; Relu ]); Tap; GlobalPool ]
+                let layer = Sequence [ Tap; Block(Sequence [ AvgPool(2, 2, 0); Tap; Relu ]); Tap; GlobalPool ]
 
                 let x = Plain.ofDense (image [ 1; 2; 4; 4 ])
                 Layer.forward Tree.empty false taps layer x |> ignore
@@ -245,9 +230,7 @@ let tests =
                 let points = image [ 1; 4; 4; 4 ] :: List.map (fun name -> dense name weights) names
 
                 let loss layer (xs: Tensor list) =
-                    forward (Tree.ofSeq (List.zip names xs.Tail)) true layer xs.Head
-                    |> Tensor.exp
-                    |> Tensor.sum
+                    forward (Tree.ofSeq (List.zip names xs.Tail)) true layer xs.Head |> Tensor.exp |> Tensor.sum
 
                 List.iter2
                     Must.beSame
@@ -282,8 +265,7 @@ let tests =
             Must.equal expected (declared |> List.map (fun d -> d.Name, d.Shape, d.Trained))
         }
 
-        test
-            "convolutions start as their family wants, biases and linear layers within 1 over the root of the fan-in" {
+        test "convolutions start as their family wants, biases and linear layers within 1 over the root of the fan-in" {
             let initials layer = Layer.declarations Starts.kaiming layer |> List.map _.Initial
             Must.equal [ KaimingNormalFanOut; UniformFanIn 18 ] (initials (convolution 3 1 1 2))
             Must.equal [ UniformFanIn 8; UniformFanIn 8 ] (initials (Linear(Layer.dense "fc" 8 2)))

@@ -49,8 +49,7 @@ let tests =
             let model = zoo "resnet20" 10
 
             Tensor.scoped (fun () ->
-                for name, weight in
-                    Tree.toList (fresh 1 model) |> List.filter (fun (_, w) -> Tensor.rank w = 4) do
+                for name, weight in Tree.toList (fresh 1 model) |> List.filter (fun (_, w) -> Tensor.rank w = 4) do
                     let values, shape = Tensor.toFloats weight, Tensor.shape weight
                     let deviation = sqrt (2.0 / float (shape[0] * shape[2] * shape[3]))
                     let count = float values.Length
@@ -74,9 +73,7 @@ let tests =
                     for v in values do
                         Must.lie (-0.125) 0.125 v
 
-                    Expect.isTrue
-                        (Array.max values > 0.125 - tolerance && Array.min values < -0.125 + tolerance)
-                        name
+                    Expect.isTrue (Array.max values > 0.125 - tolerance && Array.min values < -0.125 + tolerance) name
 
                     let deviation = values |> Array.averageBy (fun v -> v * v) |> sqrt
                     Must.beNear 0.0 (4.0 * 0.125 / sqrt (float values.Length)) (0.125 / sqrt 3.0) deviation
@@ -122,9 +119,7 @@ let tests =
                 let small, large = fresh 3 (zoo "resnet8" 10), fresh 3 (zoo "resnet14" 10)
 
                 for name in Tree.names small do
-                    Must.equal
-                        (Tensor.toBytes (Tree.find name small))
-                        (Tensor.toBytes (Tree.find name large))
+                    Must.equal (Tensor.toBytes (Tree.find name small)) (Tensor.toBytes (Tree.find name large))
             )
         }
 
@@ -132,8 +127,7 @@ let tests =
             Tensor.scoped (fun () ->
                 let model = zoo "resnet8" 10
 
-                let exact =
-                    Model.declarations model |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
+                let exact = Model.declarations model |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
 
                 for name, x in Tree.toList (fresh 1 model) do
                     Must.beSame
@@ -204,9 +198,7 @@ let tests =
         test "depths that are not 6 n + 2 are refused" {
             let depths = Gen.choose (-100, 200) |> Gen.filter (fun depth -> depth < 8 || depth % 6 <> 2)
 
-            check
-                depths
-                (fun depth -> Must.refuse "depth" (fun () -> ResNet.small "odd" depth [ 16; 16; 32; 64 ] 10))
+            check depths (fun depth -> Must.refuse "depth" (fun () -> ResNet.small "odd" depth [ 16; 16; 32; 64 ] 10))
 
             check
                 (Gen.choose (1, 30))

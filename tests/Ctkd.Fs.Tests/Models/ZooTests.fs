@@ -14,9 +14,7 @@ let private published: JsonElement =
 
 let private entry (name: string) : JsonElement = published.GetProperty name
 
-let private shape (element: JsonElement) : int list = [
-    for size in element.EnumerateArray() -> size.GetInt32()
-]
+let private shape (element: JsonElement) : int list = [ for size in element.EnumerateArray() -> size.GetInt32() ]
 
 let private whole (name: string) (element: JsonElement) : int64 =
     match element.TryGetProperty name with
@@ -148,16 +146,13 @@ let tests =
                         Tensor.scoped (fun () ->
                             let images = constantTensor DType.Float32 [ 2; 3; size; size ] 0.5
 
-                            let outputs =
-                                Autograd.noGrad (fun () -> Model.forward model false (constant model) images)
+                            let outputs = Autograd.noGrad (fun () -> Model.forward model false (constant model) images)
 
                             let actual = [
-                                for x in outputs.Features @ [ outputs.Pooled ] ->
-                                    List.ofArray (Tensor.shape x)
+                                for x in outputs.Features @ [ outputs.Pooled ] -> List.ofArray (Tensor.shape x)
                             ]
 
-                            let traced =
-                                Shapes.tapped (Model.trace size size model) @ [ [ model.Classifier.In ] ]
+                            let traced = Shapes.tapped (Model.trace size size model) @ [ [ model.Classifier.In ] ]
 
                             Must.equal [ for feature in traced -> 2L :: List.map int64 feature ] actual
                             Must.equal [| 2L; int64 model.Classes |] (Tensor.shape outputs.Logits)

@@ -23,9 +23,7 @@ let private chartOf (series: Series list) : Chart = {
 let private draw (chart: Chart) : string = Chart.standalone 440 300 chart
 
 let private elements (name: string) (svg: string) : XElement list =
-    (XDocument.Parse svg).Descendants()
-    |> Seq.filter (fun element -> element.Name.LocalName = name)
-    |> List.ofSeq
+    (XDocument.Parse svg).Descendants() |> Seq.filter (fun element -> element.Name.LocalName = name) |> List.ofSeq
 
 let private attribute (name: string) (element: XElement) : string =
     match element.Attribute(XName.Get name) with
@@ -57,9 +55,7 @@ let private inPlot (svg: string) : bool =
     let left, top, right, bottom = rectangle svg
     let between low high value = value >= low - 0.011 && value <= high + 0.011
 
-    curves svg
-    |> List.concat
-    |> List.forall (fun (x, y) -> between left right x && between top bottom y)
+    curves svg |> List.concat |> List.forall (fun (x, y) -> between left right x && between top bottom y)
 
 let private ticks (axis: string) (svg: string) : float list =
     elements "text" svg
@@ -135,8 +131,7 @@ let tests =
                 let svg = draw (chartOf [ named "run" points ])
 
                 let round values =
-                    let steps =
-                        values |> List.pairwise |> List.map (fun (a: float, b) -> Math.Round(b - a, 9))
+                    let steps = values |> List.pairwise |> List.map (fun (a: float, b) -> Math.Round(b - a, 9))
 
                     let mantissa = steps[0] / Math.Pow(10.0, floor (log10 steps[0] + 1e-9))
                     let isRound = List.exists (fun m -> abs (mantissa - m) < 1e-6) [ 1.0; 2.0; 5.0 ]
@@ -169,15 +164,7 @@ let tests =
             let svg =
                 draw (
                     chartOf [
-                        named "run" [
-                            1.0, 1.0
-                            2.0, 2.0
-                            3.0, nan
-                            4.0, 3.0
-                            5.0, 1.0
-                            infinity, 1.0
-                            6.0, 2.0
-                        ]
+                        named "run" [ 1.0, 1.0; 2.0, 2.0; 3.0, nan; 4.0, 3.0; 5.0, 1.0; infinity, 1.0; 6.0, 2.0 ]
                     ]
                 )
 
@@ -191,9 +178,7 @@ let tests =
             let _, top, _, bottom = rectangle svg
             let heights = curves svg |> List.map (List.map snd)
 
-            Must.equal
-                [ [ (top + bottom) / 2.0; top ]; [ top; (top + bottom) / 2.0 ] ]
-                (List.sort heights |> List.rev)
+            Must.equal [ [ (top + bottom) / 2.0; top ]; [ top; (top + bottom) / 2.0 ] ] (List.sort heights |> List.rev)
         }
 
         test "a range that does not rise counts as none" {

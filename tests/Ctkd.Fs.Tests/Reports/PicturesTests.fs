@@ -20,9 +20,7 @@ let private rows =
 // ---- heat maps and scatter plots --------------------------------------------------------------------------
 
 let private named (name: string) (svg: string) : XElement list =
-    XDocument.Parse(svg).Descendants()
-    |> Seq.filter (fun element -> element.Name.LocalName = name)
-    |> List.ofSeq
+    XDocument.Parse(svg).Descendants() |> Seq.filter (fun element -> element.Name.LocalName = name) |> List.ofSeq
 
 let private attribute (name: string) (element: XElement) : string =
     match element.Attribute(XName.Get name) with

@@ -45,9 +45,7 @@ let private summary (policy: string) (epochs: int) : Summary =
         Best = { Epoch = 2; Top1 = 82.5 }
         Teacher = None
         Epochs =
-            List.init
-                epochs
-                (fun i -> line taught (policy.StartsWith("ctkd", System.StringComparison.Ordinal)) (i + 1))
+            List.init epochs (fun i -> line taught (policy.StartsWith("ctkd", System.StringComparison.Ordinal)) (i + 1))
         Folder = "/runs/x"
         Checkpoint = "/runs/x/last.safetensors"
     }
@@ -96,8 +94,7 @@ let tests =
             Must.hold ((RunReport.temperatureChart none).IsNone)
         }
 
-        test
-            "the curves are accuracy, loss, T where there is a teacher, its gradient and lambda where it is learned" {
+        test "the curves are accuracy, loss, T where there is a teacher, its gradient and lambda where it is learned" {
             let charts = charts runs
 
             Must.equal
@@ -209,13 +206,7 @@ let tests =
 
             let agents = [
                 Map.empty
-                Map [
-                    "correlation", 0.25
-                    "policyMean", 0.1
-                    "policySpread", 0.6
-                    "updates", 7.0
-                    "reward", -0.00125
-                ]
+                Map [ "correlation", 0.25; "policyMean", 0.1; "policySpread", 0.6; "updates", 7.0; "reward", -0.00125 ]
                 Map [
                     "correlation", 0.5
                     "policyMean", 0.2
@@ -227,8 +218,7 @@ let tests =
                 ]
             ]
 
-            let epochs =
-                List.map2 (fun (m: EpochMetrics) agent -> { m with Agent = agent }) plain.Epochs agents
+            let epochs = List.map2 (fun (m: EpochMetrics) agent -> { m with Agent = agent }) plain.Epochs agents
 
             let runs = [ "kd", summary "fixed" 3; "rlkd", { plain with Epochs = epochs } ]
             let titles = charts runs |> List.map _.Title

@@ -13,9 +13,7 @@ let private clusters (seed: int) (each: int) (dimension: int) (centres: float li
     [|
         for c, centre in List.indexed centres do
             for i in 0 .. each - 1 ->
-                Array.init
-                    dimension
-                    (fun k -> noise[(c * each + i) * dimension + k] + (if k = 0 then centre else 0.0))
+                Array.init dimension (fun k -> noise[(c * each + i) * dimension + k] + (if k = 0 then centre else 0.0))
     |]
 
 let private points =
@@ -62,9 +60,7 @@ let tests =
                     Must.beNear 1e-5 0.0 perplexity (exp entropy)
             )
 
-        testPropertyWithConfig
-            (times 5)
-            "the divergence falls from the start to the end, and is never negative"
+        testPropertyWithConfig (times 5) "the divergence falls from the start to the end, and is never negative"
         <| forAll
             (Gen.choose (0, 1000))
             (fun seed ->
@@ -99,8 +95,7 @@ let tests =
                 let group c = [ c * each .. (c + 1) * each - 1 ]
                 let pairs = List.allPairs (group 0) (group 1)
 
-                let within =
-                    List.allPairs (group 0) (group 0) |> List.map (fun (i, j) -> distance i j) |> List.max
+                let within = List.allPairs (group 0) (group 0) |> List.map (fun (i, j) -> distance i j) |> List.max
 
                 let nearest = pairs |> List.map (fun (i, j) -> distance i j) |> List.min
                 Expect.isTrue (nearest > 0.5 * within) $"{nearest} between, {within} within"
@@ -118,9 +113,7 @@ let tests =
 
         test "points that all are one give finite places" {
             let places =
-                Tsne.run
-                    { Tsne.defaults with Perplexity = 3.0; Iterations = 50 }
-                    (Array.create 8 [| 1.0; 2.0 |])
+                Tsne.run { Tsne.defaults with Perplexity = 3.0; Iterations = 50 } (Array.create 8 [| 1.0; 2.0 |])
 
             for (struct (x, y)) in places do
                 Must.hold (Double.IsFinite x && Double.IsFinite y)

@@ -22,9 +22,7 @@ let private info: CheckpointInfo = {
 
 /// A plan with every sort of state: a temperature of two layers, images with their channels innermost.
 let private plan () : TrainingPlan =
-    { Plans.alone with ChannelsLast = true }
-    |> Plans.taught Plans.policies[2]
-    |> TrainingPlan.prepareTeacher
+    { Plans.alone with ChannelsLast = true } |> Plans.taught Plans.policies[2] |> TrainingPlan.prepareTeacher
 
 /// The plan's state after two steps: no tensor has its first value any more.
 let private trained (plan: TrainingPlan) : TrainState =
@@ -59,10 +57,7 @@ let private everyOf (count: int) (path: string) (check: string -> int -> unit) :
         failtest (nonNull errors.InnerException).Message
 
 /// Runs a test with a checkpoint file of a plan.
-let private withCheckpoint
-    (plan: unit -> TrainingPlan)
-    (body: string -> TrainingPlan -> TrainState -> 'T)
-    : 'T =
+let private withCheckpoint (plan: unit -> TrainingPlan) (body: string -> TrainingPlan -> TrainState -> 'T) : 'T =
     inFolder (fun folder ->
         Tensor.scoped (fun () ->
             let path = Path.Combine(folder, "c.safetensors")
@@ -76,8 +71,7 @@ let private withCheckpoint
 // ---- damage ----
 
 /// The smallest state there is: some 4,000 bytes.
-let private smallest () : TrainingPlan =
-    { Plans.alone with Student = Plans.tiny 1 4 } |> Plans.taught Plans.policies[1]
+let private smallest () : TrainingPlan = { Plans.alone with Student = Plans.tiny 1 4 } |> Plans.taught Plans.policies[1]
 
 // ---- other checkpoints than the run needs ----
 
@@ -134,9 +128,7 @@ let tests =
                         let restored = Checkpoint.restore plan same |> Error.orRaise
                         let set = Plans.upload 24 plan
 
-                        Must.equal
-                            (bits (Plans.finish plan set state))
-                            (bits (Plans.finish plan set restored))
+                        Must.equal (bits (Plans.finish plan set state)) (bits (Plans.finish plan set restored))
                     )
         }
 
@@ -241,9 +233,7 @@ let tests =
             for text in [ ""; "0"; "-1"; "one"; "1.0"; "99999999999999999999" ] do
                 let error = errorWith [ "format", text; state ]
 
-                Must.equal
-                    (Damaged, $"the checkpoint's format '{text}' is not a known number")
-                    (error.Kind, error.What)
+                Must.equal (Damaged, $"the checkpoint's format '{text}' is not a known number") (error.Kind, error.What)
         }
 
         test "a file that is no checkpoint says what it lacks" {
@@ -260,8 +250,7 @@ let tests =
         }
 
         test "hostile JSON in the state is an error" {
-            let set (name: string) (value: string) =
-                stateWith (fun json -> json[name] <- JsonNode.Parse value)
+            let set (name: string) (value: string) = stateWith (fun json -> json[name] <- JsonNode.Parse value)
 
             let texts = [
                 ""
@@ -295,8 +284,6 @@ let tests =
 
             let settings = Json.write { info with Settings = { Settings.defaults with Batch = 0 } }
 
-            Must.contain
-                "batch must be"
-                ((errorWith [ "format", string Checkpoint.format; "state", settings ]).What)
+            Must.contain "batch must be" ((errorWith [ "format", string Checkpoint.format; "state", settings ]).What)
         }
     ]

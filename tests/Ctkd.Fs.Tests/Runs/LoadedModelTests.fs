@@ -47,8 +47,7 @@ let tests =
                 Tensor.scoped (fun () ->
                     let checkpoint = Runs.teacher.Value
 
-                    let safetensors, torch =
-                        Path.Combine(folder, "w.safetensors"), Path.Combine(folder, "w.pt")
+                    let safetensors, torch = Path.Combine(folder, "w.safetensors"), Path.Combine(folder, "w.pt")
 
                     let tensors = student checkpoint
                     Safetensors.write safetensors { Metadata = []; Tensors = tensors } |> Error.orRaise
@@ -134,8 +133,7 @@ let peer =
                     let ours = Model.forward trained.Model false trained.Weights pixels
                     let expected = PyTorch.run resnet8 [ path; images ] []
 
-                    let theirs =
-                        expected.Split('\n', StringSplitOptions.RemoveEmptyEntries) |> Array.map float
+                    let theirs = expected.Split('\n', StringSplitOptions.RemoveEmptyEntries) |> Array.map float
 
                     let scale = Golden.rms theirs
 

@@ -80,10 +80,7 @@ let tests =
             withLines
                 2
                 (fun path _ ->
-                    let older =
-                        (Json.write (line 1))
-                            .Replace("\"warning\":null,", "")
-                            .Replace(",\"warning\":null", "")
+                    let older = (Json.write (line 1)).Replace("\"warning\":null,", "").Replace(",\"warning\":null", "")
 
                     File.AppendAllText(path, older + "\n")
 

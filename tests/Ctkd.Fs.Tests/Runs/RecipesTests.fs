@@ -14,8 +14,7 @@ let private numbers (name: string) =
     let recipe = Recipes.find name |> Error.orRaise
     recipe.Top1, recipe.Top5, recipe.TeacherTop1, recipe.AloneTop1
 
-let private ofSource (source: string) : Recipe list =
-    Recipes.all |> List.filter (fun recipe -> recipe.Source = source)
+let private ofSource (source: string) : Recipe list = Recipes.all |> List.filter (fun recipe -> recipe.Source = source)
 
 let tests =
     testList "Recipes" [
@@ -41,12 +40,9 @@ let tests =
                 Must.equal $"{r.Source}/{models}/{r.Method}/{r.Policy}" r.Name
                 Must.equal (Ok r) (Recipes.find r.Name)
 
-                Must.equal
-                    (r.Policy.EndsWith("-standardised", StringComparison.Ordinal))
-                    r.Settings.Standardise
+                Must.equal (r.Policy.EndsWith("-standardised", StringComparison.Ordinal)) r.Settings.Standardise
 
-                let plain =
-                    if r.Policy.StartsWith("rlkd-no-", StringComparison.Ordinal) then "rlkd" else r.Policy
+                let plain = if r.Policy.StartsWith("rlkd-no-", StringComparison.Ordinal) then "rlkd" else r.Policy
 
                 Must.equal (plain.Replace("-standardised", "")) (Names.name r.Settings.Policy)
                 Must.have r.Method r.Settings.Methods.Keys
@@ -68,8 +64,7 @@ let tests =
                         let size = if s.Data = "imagenet" then 224 else 32
                         let labels = Array.init 50000 (fun i -> i % 100)
 
-                        memory[key] <-
-                            ModelPair.create size size labels s.Batch (model s.Teacher) (model s.Student)
+                        memory[key] <- ModelPair.create size size labels s.Batch (model s.Teacher) (model s.Student)
 
                     memory[key]
 
@@ -122,8 +117,7 @@ let tests =
                 "dtkd/resnet110-resnet8/kd/dtkd", (Some 62.0, None, None, None)
                 "dtkd/resnet14-resnet8/kd/fixed", (Some 59.1, None, None, None)
                 "ls/wrn_40_2-wrn_16_2/kd/fixed-standardised", (Some 76.11, None, Some 75.61, Some 73.26)
-                "ls/resnet110-resnet20/kd/ctkd-global-standardised",
-                (Some 71.39, None, Some 74.31, Some 69.06)
+                "ls/resnet110-resnet20/kd/ctkd-global-standardised", (Some 71.39, None, Some 74.31, Some 69.06)
                 "ls/resnet32x4-resnet8x4/dkd/fixed-standardised", (Some 77.01, None, None, None)
                 "ls/resnet32x4-wrn_40_2/kd/ctkd-global", (Some 77.66, None, None, None)
                 "ls/resnet32x4-ShuffleV2/dkd/fixed-standardised", (Some 77.37, None, Some 79.42, Some 71.82)
@@ -175,9 +169,7 @@ let tests =
             for recipe in Recipes.all |> List.filter (fun r -> r.Settings.Data = "cifar100") do
                 let slow = List.contains recipe.Settings.Student [ "MobileNetV2"; "ShuffleV1"; "ShuffleV2" ]
 
-                Must.equal
-                    (recipe.Name, (if slow then 0.01 else 0.05))
-                    (recipe.Name, recipe.Settings.LearningRate)
+                Must.equal (recipe.Name, (if slow then 0.01 else 0.05)) (recipe.Name, recipe.Settings.LearningRate)
         }
 
         test "runs on CIFAR-100 take 240 epochs of batches of 64, those on ImageNet their source's" {
@@ -189,8 +181,7 @@ let tests =
                 Must.equal 10 recipe.Settings.CurriculumEpochs
 
             let ctkd, kd =
-                settings "ctkd/ResNet34-ResNet18/kd/ctkd-global",
-                settings "mdistiller/ResNet34-ResNet18/kd/fixed"
+                settings "ctkd/ResNet34-ResNet18/kd/ctkd-global", settings "mdistiller/ResNet34-ResNet18/kd/fixed"
 
             Must.equal (120, 256, [ 30; 60; 90 ], 1e-4, 0.9, 0.1) (length ctkd)
             Must.equal (0.1, 5, 1.0) (ctkd.LearningRate, ctkd.CurriculumEpochs, ctkd.CrossEntropy)
@@ -200,9 +191,7 @@ let tests =
                 Must.equal (recipe.Name, length ctkd) (recipe.Name, length recipe.Settings)
                 Must.equal 0.1 recipe.Settings.LearningRate
 
-            Must.equal
-                (0.2, 1.0, 0.5, [ "kd", 0.5 ])
-                (kd.LearningRate, kd.T, kd.CrossEntropy, Map.toList kd.Methods)
+            Must.equal (0.2, 1.0, 0.5, [ "kd", 0.5 ]) (kd.LearningRate, kd.T, kd.CrossEntropy, Map.toList kd.Methods)
         }
 
         test "losses have their source's weights" {
@@ -241,8 +230,7 @@ let tests =
             Must.equal 42 ((settings "rlkd/resnet110-resnet20/kd/fixed").Seed)
         }
 
-        test
-            "an ablation of RLKD's agent differs from the full recipe in what it leaves out, and nothing else" {
+        test "an ablation of RLKD's agent differs from the full recipe in what it leaves out, and nothing else" {
             let full = settings "rlkd/resnet56-resnet20/kd/rlkd"
 
             let expected = [

@@ -41,16 +41,13 @@ let tests =
             let origin field = changed.Origins[field]
             Must.equal ("--set", "--set") (origin "dkdBeta", origin "device")
 
-            Must.equal
-                ("recipe", "recipe", "default")
-                (origin "learningRate", origin "teacher", origin "dataDir")
+            Must.equal ("recipe", "recipe", "default") (origin "learningRate", origin "teacher", origin "dataDir")
 
             Must.equal ("default", "default") (origin "seed", origin "precision")
             Must.equal "recipe" ((resolved "rlkd/vgg13-vgg8/kd/fixed" []).Origins["seed"])
         }
 
-        test
-            "defaults follow what they depend on: epochs the data, milestones the epochs, weights the methods" {
+        test "defaults follow what they depend on: epochs the data, milestones the epochs, weights the methods" {
             let cifar = (resolved "" [ "data=cifar100" ]).Settings
             Must.equal (240, [ 150; 180; 210 ]) (cifar.Epochs, cifar.Milestones)
             let short = (resolved "" [ "data=cifar100"; "epochs=8" ]).Settings
@@ -118,9 +115,7 @@ let tests =
 
             Must.equal "recipe" scaled.Origins["rlkd.mode"]
 
-            Must.equal
-                ((Recipes.find name |> Error.orRaise).Settings)
-                ((resolved name [ "epochs=240" ]).Settings)
+            Must.equal ((Recipes.find name |> Error.orRaise).Settings) ((resolved name [ "epochs=240" ]).Settings)
 
             let official = resolved name [ "epochs=24"; "rlkd.mode=official" ]
             Must.equal (2, 2, 0, 0) (schedule official)
@@ -138,8 +133,7 @@ let tests =
             Must.equal (20, 3, 10, 25) (schedule given)
             Must.equal ("--set", "default") (given.Origins["rlkd.warmUp"], given.Origins["rlkd.every"])
 
-            let recipe =
-                resolved "rlkd/resnet56-resnet20/kd/rlkd" [ "rlkd.every=6"; "epochs=24"; "rlkd.ramp=4" ]
+            let recipe = resolved "rlkd/resnet56-resnet20/kd/rlkd" [ "rlkd.every=6"; "epochs=24"; "rlkd.ramp=4" ]
 
             Must.equal (2, 6, 4, 15) (schedule recipe)
             Must.equal ("--set", "--set") (recipe.Origins["rlkd.every"], recipe.Origins["rlkd.ramp"])

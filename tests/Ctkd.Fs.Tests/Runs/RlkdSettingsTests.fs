@@ -23,25 +23,17 @@ let tests =
             let changed change = RlkdSettings.config (change valid)
             let same expected change = Must.equal expected (changed change)
 
-            same
-                { paper with State = RlkdState.Confidences }
-                (fun s -> { s with State = Some RlkdState.Confidences })
+            same { paper with State = RlkdState.Confidences } (fun s -> { s with State = Some RlkdState.Confidences })
 
-            same
-                { paper with Spread = RlkdSpread.Shared 1 }
-                (fun s -> { s with Spread = Some RlkdSpreadName.Shared })
+            same { paper with Spread = RlkdSpread.Shared 1 } (fun s -> { s with Spread = Some RlkdSpreadName.Shared })
 
-            same
-                { paper with Reward = RlkdReward.Lagged }
-                (fun s -> { s with Reward = Some RlkdReward.Lagged })
+            same { paper with Reward = RlkdReward.Lagged } (fun s -> { s with Reward = Some RlkdReward.Lagged })
 
             same
                 { paper with Corrector = RlkdCorrector.Set }
                 (fun s -> { s with Calibration = Some RlkdCalibration.Set })
 
-            same
-                { paper with Masked = RlkdMasked.States }
-                (fun s -> { s with Masked = Some RlkdMasked.States })
+            same { paper with Masked = RlkdMasked.States } (fun s -> { s with Masked = Some RlkdMasked.States })
 
             same { paper with Mixing = None } (fun s -> { s with Mix = false })
             same { paper with GreedyAfter = Some 200 } (fun s -> { s with GreedyAfter = 200 })
@@ -52,17 +44,12 @@ let tests =
                 { paper with Corrector = RlkdCorrector.Off; Updater = RlkdUpdater.Off }
                 (fun s -> { s with Calibration = Some RlkdCalibration.None })
 
-            let mixed =
-                (changed (fun s -> { s with Ranks = [ 0.0; 0.5 ]; MixUntil = 9 })).Mixing |> Option.get
+            let mixed = (changed (fun s -> { s with Ranks = [ 0.0; 0.5 ]; MixUntil = 9 })).Mixing |> Option.get
 
             Must.equal (0.0, 0.5, Some 9) (mixed.Dominant, mixed.Partner, mixed.Until)
 
             let corrected =
-                RlkdSettings.config {
-                    valid with
-                        Mode = RlkdMode.Official
-                        Calibration = Some RlkdCalibration.Lstm
-                }
+                RlkdSettings.config { valid with Mode = RlkdMode.Official; Calibration = Some RlkdCalibration.Lstm }
 
             Must.equal (RlkdCorrector.Lstm, true) (corrected.Corrector, corrected.Corrects)
         }
@@ -106,16 +93,14 @@ let tests =
             Must.beNonEmpty (Settings.mistakes (settings "rlkd"))
         }
 
-        test
-            "DKD in mode official has one weight for a batch, as released, and elsewhere one for each instance" {
+        test "DKD in mode official has one weight for a batch, as released, and elsewhere one for each instance" {
             Tensor.scoped (fun () ->
                 let logits seed = Inputs.normal seed [ 4; 4 ] |> Plain.ofDense
                 let outputs seed = Inputs.pooled (logits seed)
 
                 let input = {
                     Inputs.input (outputs 1) (outputs 2) [| 0; 1; 2; 3 |] with
-                        Softened =
-                            Policy.shared (Plain.tensor [ 4 ] [| 1.0; 2.0; 4.0; 8.0 |]) (logits 1) (logits 2)
+                        Softened = Policy.shared (Plain.tensor [ 4 ] [| 1.0; 2.0; 4.0; 8.0 |]) (logits 1) (logits 2)
                 }
 
                 let loss policy mode =

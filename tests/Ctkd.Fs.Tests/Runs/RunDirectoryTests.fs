@@ -20,21 +20,14 @@ let tests =
                     |> List.map (fun path -> string (Path.GetFileName path))
 
                 Must.equal
-                    [
-                        "last.safetensors"
-                        "best.safetensors"
-                        "metrics.jsonl"
-                        "settings.json"
-                        "report.html"
-                    ]
+                    [ "last.safetensors"; "best.safetensors"; "metrics.jsonl"; "settings.json"; "report.html" ]
                     names
             )
         }
 
         test "a relative path becomes an absolute one" {
             inFolder (fun folder ->
-                let relative =
-                    Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(folder, "run"))
+                let relative = Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(folder, "run"))
 
                 use run = RunDirectory.create relative |> Error.orRaise
                 Must.equal (Path.Combine(folder, "run")) run.Path
@@ -62,8 +55,7 @@ let tests =
             )
         }
 
-        test
-            "what a killed process had half written is removed by the next that holds the folder, and nothing else" {
+        test "what a killed process had half written is removed by the next that holds the folder, and nothing else" {
             inFolder (fun folder ->
                 let file name = Path.Combine(folder, name)
                 let killed = file $"last.safetensors.{Guid.NewGuid():N}.tmp"
@@ -105,15 +97,7 @@ let tests =
                 File.WriteAllText(file, "kept")
 
                 for path in
-                    [
-                        file
-                        Path.Combine(file, "run")
-                        "/proc/run"
-                        "/dev/null/run"
-                        ""
-                        "a\000b"
-                        String('x', 5000)
-                    ] do
+                    [ file; Path.Combine(file, "run"); "/proc/run"; "/dev/null/run"; ""; "a\000b"; String('x', 5000) ] do
                     let error = errorOf (RunDirectory.create path)
                     Must.equal Unwritable error.Kind
                     Must.contain "--out" error.Next
@@ -124,8 +108,7 @@ let tests =
 
         test "a checkpoint is a file itself or the latest one of a folder" {
             inFolder (fun folder ->
-                let last, best =
-                    Path.Combine(folder, "last.safetensors"), Path.Combine(folder, "best.safetensors")
+                let last, best = Path.Combine(folder, "last.safetensors"), Path.Combine(folder, "best.safetensors")
 
                 File.WriteAllText(best, "")
                 Must.equal (Ok best) (RunDirectory.checkpointOf best)
@@ -134,9 +117,7 @@ let tests =
                 File.WriteAllText(last, "")
                 Must.equal (Ok last) (RunDirectory.checkpointOf folder)
 
-                Must.equal
-                    Missing
-                    ((errorOf (RunDirectory.checkpointOf (Path.Combine(folder, "none")))).Kind)
+                Must.equal Missing ((errorOf (RunDirectory.checkpointOf (Path.Combine(folder, "none")))).Kind)
             )
         }
     ]

@@ -59,8 +59,7 @@ let tests =
                 let state (value: string) = value.Replace("\"learningRate\":0.05", "\"learningRate\":1000")
                 let metadata = file.Metadata |> List.map (fun (key, value) -> key, state value)
 
-                Safetensors.writeSealed (Runs.last folder) { Metadata = metadata; Tensors = tensors }
-                |> Error.orRaise
+                Safetensors.writeSealed (Runs.last folder) { Metadata = metadata; Tensors = tensors } |> Error.orRaise
 
                 let before = Runs.files (Runs.run folder)
                 let error = Run.resume (Runs.stopAfter 1) (Runs.run folder) |> errorOf
@@ -71,8 +70,7 @@ let tests =
 
         test "a run that diverges before its first checkpoint says that there is none" {
             inFolder (fun folder ->
-                let error =
-                    Run.start Hooks.none (Runs.run folder) { Runs.small with LearningRate = 1e30 } |> errorOf
+                let error = Run.start Hooks.none (Runs.run folder) { Runs.small with LearningRate = 1e30 } |> errorOf
 
                 Must.equal Diverged error.Kind
                 Must.startWith "the term 'ce' was not finite in epoch 1, step 2" error.What

@@ -79,13 +79,10 @@ let tests =
             )
         }
 
-        test
-            "a last batch of one image is refused before training where a normalisation would see one pixel of it" {
+        test "a last batch of one image is refused before training where a normalisation would see one pixel of it" {
             let error = refused { Runs.small with Student = "vgg8"; Batch = 49 }
 
-            Must.equal
-                (Usage, "model vgg8 cannot be trained on a batch of one image of 8 x 8")
-                (error.Kind, error.What)
+            Must.equal (Usage, "model vgg8 cannot be trained on a batch of one image of 8 x 8") (error.Kind, error.What)
 
             inFolder (fun folder ->
                 Must.equal Finished ((Runs.finish (Runs.run folder) { Runs.small with Batch = 49 }).Ending)
@@ -105,9 +102,7 @@ let tests =
         test "numbers of channels, devices and folders that do not fit are refused" {
             let channels = refused { Runs.small with Mean = [ 0.5 ]; Std = [ 0.5 ] }
 
-            Must.equal
-                (Usage, "mean and std have 1 numbers, the images 3 channels")
-                (channels.Kind, channels.What)
+            Must.equal (Usage, "mean and std have 1 numbers, the images 3 channels") (channels.Kind, channels.What)
 
             let device = refused { Runs.small with Device = "gpu" }
             Must.equal (Usage, "unknown device 'gpu'") (device.Kind, device.What)
@@ -130,9 +125,7 @@ let tests =
                         Run.start Hooks.none (Runs.run folder) Runs.small |> errorOf
                         Run.resume Hooks.none (Runs.run folder) |> errorOf
                     ] do
-                    Must.equal
-                        (Unwritable, "another process is using this run's folder")
-                        (error.Kind, error.What)
+                    Must.equal (Unwritable, "another process is using this run's folder") (error.Kind, error.What)
 
                 (holder :> IDisposable).Dispose()
                 Must.equal before (Runs.files (Runs.run folder))
@@ -190,18 +183,13 @@ let tests =
                 let settings = Runs.taught "fixed" Runs.small
                 let name = refused { settings with Teacher = "resnet20" }
 
-                Must.equal
-                    (Mismatch, "the weights are those of resnet8, not of resnet20")
-                    (name.Kind, name.What)
+                Must.equal (Mismatch, "the weights are those of resnet8, not of resnet20") (name.Kind, name.What)
 
                 let own = Runs.ownSet (Path.Combine(folder, "own.safetensors")) 40 8
 
-                let classes =
-                    refused { own with Teacher = "resnet8"; TeacherWeights = settings.TeacherWeights }
+                let classes = refused { own with Teacher = "resnet8"; TeacherWeights = settings.TeacherWeights }
 
-                Must.equal
-                    (Mismatch, "resnet8 knows 10 classes, the data set has 3")
-                    (classes.Kind, classes.What)
+                Must.equal (Mismatch, "resnet8 knows 10 classes, the data set has 3") (classes.Kind, classes.What)
 
                 let none = Path.Combine(folder, "none.safetensors")
 

@@ -28,8 +28,7 @@ let tests =
                 let data = { digits.Value with Train = ImageSet.firstPerClass 5 digits.Value.Train }
                 let teacher, student = model "resnet8x4", model "resnet8"
 
-                let weights =
-                    Model.declarations teacher |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 3)
+                let weights = Model.declarations teacher |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 3)
 
                 let set = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std data.Train
 
@@ -41,8 +40,7 @@ let tests =
                                 Must.beEmpty (Settings.mistakes s)
 
                                 let plan =
-                                    Settings.plan s student (Some(teacher, weights)) data Device.Cpu
-                                    |> Error.orRaise
+                                    Settings.plan s student (Some(teacher, weights)) data Device.Cpu |> Error.orRaise
 
                                 let names = plan.Distillation.Value.Distillers |> List.map (snd >> _.Name)
                                 Must.equal (List.sort methods) names
@@ -55,9 +53,7 @@ let tests =
                                 let what = String.concat "+" methods + " under " + policy
 
                                 for name, x in Tree.toList state.Trained do
-                                    Expect.isTrue
-                                        (Array.forall Double.IsFinite (Tensor.toFloats x))
-                                        $"{what}: {name}"
+                                    Expect.isTrue (Array.forall Double.IsFinite (Tensor.toFloats x)) $"{what}: {name}"
 
                                 Expect.isTrue ((EpochSums.broken state.Sums).IsNone) what
                             )
@@ -112,9 +108,7 @@ let tests =
                 let s = Runs.taught "ctkd-global" (Settings.withMethods [ "at"; "pkt" ] Runs.small)
                 Run.start { Hooks.none with Say = said.Add } (Runs.run folder) s |> Error.orRaise |> ignore
 
-                Must.have
-                    "warning: at, pkt read no softened logits: the policy ctkd-global has no effect"
-                    said
+                Must.have "warning: at, pkt read no softened logits: the policy ctkd-global has no effect" said
             )
         }
 
@@ -135,9 +129,7 @@ let tests =
                     Must.equal s ((Runs.contents stopped.Checkpoint |> fst).Settings)
                     Run.resume Hooks.none out |> Error.orRaise |> ignore
 
-                    Expect.isTrue
-                        (Runs.outcome undisturbed = Runs.outcome out)
-                        $"stopped after {stop} batches"
+                    Expect.isTrue (Runs.outcome undisturbed = Runs.outcome out) $"stopped after {stop} batches"
             )
         }
     ]

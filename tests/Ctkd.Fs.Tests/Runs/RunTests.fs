@@ -25,9 +25,7 @@ let private resumesIdentically (settings: Settings) (stops: int list) : unit =
             let resumed = Run.resume Hooks.none out |> Error.orRaise
             Must.equal (Finished, 2) (resumed.Ending, resumed.Epochs.Length)
 
-            Expect.isTrue
-                (Runs.outcome out = expected)
-                $"the run differs that was stopped after {stop} batches"
+            Expect.isTrue (Runs.outcome out = expected) $"the run differs that was stopped after {stop} batches"
     )
 
 // ---- resumed after a crash, from elsewhere, from an older checkpoint ----
@@ -125,9 +123,7 @@ let tests =
                 // What oneDNN arranged for a weight goes with that weight, when it is collected.
                 Must.leaveNothing (fun () -> Runs.finish (Runs.run folder) settings |> ignore)
 
-                Must.leaveNothing (fun () ->
-                    Run.start Hooks.none (Runs.run folder) settings |> errorOf |> ignore
-                )
+                Must.leaveNothing (fun () -> Run.start Hooks.none (Runs.run folder) settings |> errorOf |> ignore)
             )
         }
 
@@ -170,9 +166,7 @@ let tests =
                     match summary.Ending with
                     | Finished -> interruptions
                     | Interrupted ->
-                        go
-                            (Run.resume (Runs.stopAfter 1) (Runs.run folder) |> Error.orRaise)
-                            (interruptions + 1)
+                        go (Run.resume (Runs.stopAfter 1) (Runs.run folder) |> Error.orRaise) (interruptions + 1)
 
                 let first = Run.start (Runs.stopAfter 1) (Runs.run folder) settings |> Error.orRaise
                 Must.equal (Runs.batches - 1) (go first 0)
@@ -213,9 +207,7 @@ let tests =
                 let fail epoch step _ = if epoch = 2 && step = 3 then raise (TimeoutException "a power cut")
                 let hooks = { Hooks.none with OnBatch = fail }
 
-                Must.throw<TimeoutException>(fun () ->
-                    Run.start hooks (Runs.run folder) Runs.small |> ignore
-                )
+                Must.throw<TimeoutException>(fun () -> Run.start hooks (Runs.run folder) Runs.small |> ignore)
                 |> ignore
 
                 Run.resume Hooks.none (Runs.run folder) |> Error.orRaise |> ignore
@@ -263,9 +255,7 @@ let tests =
                 Must.equal (elsewhere, [ 2 ]) (summary.Folder, summary.Epochs |> List.map _.Epoch)
                 let tensors path = Runs.contents path |> snd
 
-                Must.equal
-                    (tensors (Runs.last folder))
-                    (tensors (Path.Combine(elsewhere, "last.safetensors")))
+                Must.equal (tensors (Runs.last folder)) (tensors (Path.Combine(elsewhere, "last.safetensors")))
 
                 Must.equal ((Runs.lines (Runs.run folder)).Tail) (Runs.lines elsewhere)
                 Must.equal before (Runs.files (Runs.run folder))
@@ -293,8 +283,7 @@ let tests =
 
                 for batch in [ 100; 250; 1797; 5000 ] do
                     let accuracy =
-                        LoadedModel.accuracy Device.Cpu { info.Settings with Batch = batch } trained
-                        |> Error.orRaise
+                        LoadedModel.accuracy Device.Cpu { info.Settings with Batch = batch } trained |> Error.orRaise
 
                     Must.equal (1797, info.Top1) (accuracy.Images, accuracy.Top1)
             )

@@ -55,9 +55,7 @@ let tests =
                 for policy in [ "ctkd-global"; "fixed" ] do
                     let said, hooks = listening Hooks.none
 
-                    Run.start hooks (Path.Combine(folder, policy)) (taught policy small)
-                    |> Error.orRaise
-                    |> ignore
+                    Run.start hooks (Path.Combine(folder, policy)) (taught policy small) |> Error.orRaise |> ignore
 
                     Must.beEmpty said
             )

@@ -41,8 +41,7 @@ let rec private valueOf (kind: Type) : Gen<objnull> =
 
         Gen.oneof [
             Gen.constant none
-            valueOf (kind.GetGenericArguments()[0])
-            |> Gen.map (fun value -> FSharpValue.MakeUnion(some, [| value |]))
+            valueOf (kind.GetGenericArguments()[0]) |> Gen.map (fun value -> FSharpValue.MakeUnion(some, [| value |]))
         ]
     elif FSharpType.IsRecord kind then
         FSharpType.GetRecordFields kind
@@ -86,16 +85,13 @@ let tests =
                 (fun settings ->
                     Must.equal settings (Json.write settings |> Json.read<Settings> "" |> Error.orRaise)
 
-                    Must.equal
-                        settings
-                        (Json.writeIndented settings |> Json.read<Settings> "" |> Error.orRaise)
+                    Must.equal settings (Json.writeIndented settings |> Json.read<Settings> "" |> Error.orRaise)
 
                     Must.lack "\n" (Json.write settings)
                 )
         }
 
-        test
-            "a field of the settings' JSON that is missing, null or of another type is an error that names it" {
+        test "a field of the settings' JSON that is missing, null or of another type is an error that names it" {
             Must.equal (FSharpType.GetRecordFields(typeof<Settings>).Length) fields.Length
 
             for field in fields do
@@ -131,8 +127,7 @@ let tests =
         test "text that is no JSON, or JSON of something else, is an error" {
             let deep = String.replicate 1000 "[" + String.replicate 1000 "]"
 
-            for text in
-                [ ""; "null"; "[]"; "3"; "{"; "{}"; "{\"student\":}"; "\u0000"; deep; Json.write [ 1; 2 ] ] do
+            for text in [ ""; "null"; "[]"; "3"; "{"; "{}"; "{\"student\":}"; "\u0000"; deep; Json.write [ 1; 2 ] ] do
                 Must.equal Damaged ((errorOf (Json.read<Settings> "" text)).Kind)
         }
 
@@ -219,9 +214,7 @@ let tests =
             Must.contain "weights" (mistake (fun s -> { s with Teacher = "resnet20" }))
             Must.contain "teacher" (mistake (fun s -> { s with TeacherWeights = "teacher.safetensors" }))
 
-            Must.beEmpty (
-                Settings.mistakes { valid with Teacher = "resnet20"; TeacherWeights = "t.safetensors" }
-            )
+            Must.beEmpty (Settings.mistakes { valid with Teacher = "resnet20"; TeacherWeights = "t.safetensors" })
         }
 
         test "an unknown name is answered by the nearest ones" {
@@ -307,24 +300,15 @@ let tests =
                 Must.equal (policy.Name + "-standardised") standardised.Name
 
             let strength =
-                Settings.policy {
-                    valid with
-                        CurriculumStart = 0.2
-                        CurriculumStop = 0.7
-                        CurriculumEpochs = 4
-                }
+                Settings.policy { valid with CurriculumStart = 0.2; CurriculumStop = 0.7; CurriculumEpochs = 4 }
                 |> Policy.strength
 
-            Must.equal
-                (0.2, 0.7, 0.7)
-                (Schedule.at 0 strength, Schedule.at 4 strength, Schedule.at 9 strength)
+            Must.equal (0.2, 0.7, 0.7) (Schedule.at 0 strength, Schedule.at 4 strength, Schedule.at 9 strength)
 
             let instance = Settings.policy { valid with Policy = PolicyName.CtkdInstance; Hidden = 7 }
             Must.have [ 7; 20 ] (Policy.declarations 10 instance |> List.map _.Shape)
 
-            Must.throw<CtkdException>(fun () ->
-                Settings.policy { valid with Policy = PolicyName.Own "x" } |> ignore
-            )
+            Must.throw<CtkdException>(fun () -> Settings.policy { valid with Policy = PolicyName.Own "x" } |> ignore)
             |> ignore
         }
 
@@ -361,9 +345,7 @@ let tests =
             Must.equal (8, 7, 11) (alone.Epochs, alone.Batch, alone.Seed)
             Must.equal (ImageSet.count data.Train) alone.TrainImages
 
-            Must.equal
-                (3, true, false, false)
-                (alone.Pad, alone.Flip, alone.ChannelsLast, alone.DecayTemperature)
+            Must.equal (3, true, false, false) (alone.Pad, alone.Flip, alone.ChannelsLast, alone.DecayTemperature)
 
             Must.equal (Bf16, Device.Cpu) (alone.Precision, alone.Device)
 
@@ -375,8 +357,7 @@ let tests =
             Must.equal (0.3, "ctkd-global") (Schedule.at 1 taught.CrossEntropy, teaching.Policy.Name)
 
             let distillers =
-                teaching.Distillers
-                |> List.map (fun (weight, d) -> Schedule.at 1 weight, Schedule.at 9 weight, d.Name)
+                teaching.Distillers |> List.map (fun (weight, d) -> Schedule.at 1 weight, Schedule.at 9 weight, d.Name)
 
             Must.equal [ 0.5, 2.0, "dkd"; 0.15, 0.6, "kd"; 0.125, 0.5, "kd-fixed" ] distillers
         }
@@ -385,8 +366,6 @@ let tests =
             Must.equal [ 150; 180; 210 ] (Settings.milestones 240)
 
             for epochs in [ 1; 2; 3; 8; 30; Int32.MaxValue ] do
-                Must.beEmpty (
-                    Settings.mistakes { valid with Epochs = epochs; Milestones = Settings.milestones epochs }
-                )
+                Must.beEmpty (Settings.mistakes { valid with Epochs = epochs; Milestones = Settings.milestones epochs })
         }
     ]

@@ -55,5 +55,4 @@ let plan (policy: Policy) (distiller: Distiller) : TrainingPlan = {
             }
 }
 
-let made (name: string) : Distiller =
-    everyDistiller 2 |> List.map Error.orRaise |> List.find (fun d -> d.Name = name)
+let made (name: string) : Distiller = everyDistiller 2 |> List.map Error.orRaise |> List.find (fun d -> d.Name = name)

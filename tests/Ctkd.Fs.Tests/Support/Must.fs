@@ -124,9 +124,7 @@ let beNear (relative: float) (absolute: float) (expected: float) (actual: float)
 
 /// The numbers are bit-identical.
 let beSame (expected: float[]) (actual: float[]) : unit =
-    equal
-        (Array.map BitConverter.DoubleToInt64Bits expected)
-        (Array.map BitConverter.DoubleToInt64Bits actual)
+    equal (Array.map BitConverter.DoubleToInt64Bits expected) (Array.map BitConverter.DoubleToInt64Bits actual)
 
 /// Both trees have the same names and bit-identical tensors.
 let beSameTree (expected: Tree) (actual: Tree) : unit =

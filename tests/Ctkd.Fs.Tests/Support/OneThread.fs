@@ -46,8 +46,7 @@ let private there (body: unit -> 'T) : Async<'T> =
     }
 
 let private code (code: TestCode) : TestCode =
-    let finish (computation: Async<'T>) : 'T =
-        (Async.StartImmediateAsTask computation).GetAwaiter().GetResult()
+    let finish (computation: Async<'T>) : 'T = (Async.StartImmediateAsTask computation).GetAwaiter().GetResult()
 
     match code with
     | Sync body -> Async(there body)

@@ -85,12 +85,7 @@ let conv2d (stride: int) (padding: int) (groups: int) (weight: Dense) (bias: Den
                 + List.sum [
                     for i in 0 .. inputs - 1 do
                         for dy, dx in square kernel ->
-                            let source = [
-                                n
-                                first + i
-                                row * stride - padding + dy
-                                column * stride - padding + dx
-                            ]
+                            let source = [ n; first + i; row * stride - padding + dy; column * stride - padding + dx ]
 
                             at weight [ o; i; dy; dx ] * padded x source
                 ]
@@ -110,8 +105,7 @@ let convTranspose2d (stride: int) (padding: int) (weight: Dense) (bias: Dense) (
                 for i in 0 .. x.Shape[1] - 1 do
                     for row in 0 .. x.Shape[2] - 1 do
                         for column in 0 .. x.Shape[3] - 1 do
-                            let dy, dx =
-                                index[2] + padding - row * stride, index[3] + padding - column * stride
+                            let dy, dx = index[2] + padding - row * stride, index[3] + padding - column * stride
 
                             at x [ index[0]; i; row; column ] * padded weight [ i; index[1]; dy; dx ]
             ]
@@ -163,15 +157,7 @@ let batchNorm (epsilon: float) (moments: (float * float)[]) (weight: Dense) (bia
 // ---- optimiser ----------------------------------------------------------------------------------
 
 /// PyTorch's SGD: new parameter and new momentum buffer (none before the first step).
-let sgd
-    (momentum: float)
-    (decay: float)
-    (nesterov: bool)
-    (rate: float)
-    (g: float)
-    (buffer: float option)
-    (p: float)
-    =
+let sgd (momentum: float) (decay: float) (nesterov: bool) (rate: float) (g: float) (buffer: float option) (p: float) =
     let g = g + decay * p
     let buffer = buffer |> Option.map (fun b -> momentum * b + g) |> Option.defaultValue g
     let direction = if nesterov then g + momentum * buffer else buffer

@@ -95,14 +95,7 @@ let step (plan: TrainingPlan) (values: EpochValues) (state: TrainState) (batch: 
     Tensor.scoped (fun () -> TeacherOutputs.ofBatch plan batch |> Train.step plan values state)
 
 /// Runs the rest of a state's epoch from the host, with these options of the teacher.
-let epochOf
-    (options: TeacherOptions)
-    plan
-    (readEvery: int)
-    pause
-    (set: DeviceSet)
-    (state: TrainState)
-    : EpochEnd =
+let epochOf (options: TeacherOptions) plan (readEvery: int) pause (set: DeviceSet) (state: TrainState) : EpochEnd =
     let trainer = { trainer plan set with Teacher = options }
     Train.epoch trainer (Train.fromHost trainer) readEvery pause state
 

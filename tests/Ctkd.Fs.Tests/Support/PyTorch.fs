@@ -8,9 +8,7 @@ open Expecto
 
 /// The interpreter with PyTorch: Debian's, or another path.
 let private python: string =
-    Environment.GetEnvironmentVariable "CTKD_PYTHON"
-    |> Option.ofObj
-    |> Option.defaultValue "/usr/bin/python3"
+    Environment.GetEnvironmentVariable "CTKD_PYTHON" |> Option.ofObj |> Option.defaultValue "/usr/bin/python3"
 
 /// Returns the script's output for these arguments and input lines.
 let run (script: string) (arguments: string list) (lines: string list) : string =

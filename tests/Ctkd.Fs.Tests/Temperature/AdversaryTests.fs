@@ -53,8 +53,7 @@ let tests =
                         /// The change of the loss by a small step, unless a turning point is too near for its sign to count.
                         let change (moves: int -> bool) =
                             let gradients =
-                                gradients
-                                |> List.mapi (fun i g -> if moves i then g else Array.zeroCreate g.Length)
+                                gradients |> List.mapi (fun i g -> if moves i then g else Array.zeroCreate g.Length)
 
                             let length = gradients |> List.sumBy (Array.sumBy (fun g -> g * g)) |> sqrt
 
@@ -89,14 +88,12 @@ let tests =
                     let points = inputs parameters x
                     let t = temperatures learned[1] parameters x
 
-                    let held (xs: Tensor list) =
-                        Tensor.mean (Loss.kd (Plain.tensor [ x.Rows ] t) xs[0] xs[1])
+                    let held (xs: Tensor list) = Tensor.mean (Loss.kd (Plain.tensor [ x.Rows ] t) xs[0] xs[1])
 
                     let expected = Plain.gradients held (List.skip names.Length points)
 
                     let actual =
-                        Plain.gradients (lossUnder learned[1] strength names) points
-                        |> List.skip names.Length
+                        Plain.gradients (lossUnder learned[1] strength names) points |> List.skip names.Length
 
                     Must.beClose 1e-10 1e-14 expected[0] actual[0]
                     Must.beClose 1e-10 1e-14 expected[1] actual[1]
@@ -111,12 +108,10 @@ let tests =
                     let parameters = fresh learned[1] x.Classes
                     let points = inputs parameters x
 
-                    let reversed =
-                        Plain.gradients (lossUnder learned[1] strength (Tree.names parameters)) points
+                    let reversed = Plain.gradients (lossUnder learned[1] strength (Tree.names parameters)) points
 
                     let plain (xs: Tensor list) =
-                        let hidden =
-                            Tensor.cat 1 [ xs[4]; xs[5] ] |> Tensor.linear xs[0] (Some xs[1]) |> Tensor.relu
+                        let hidden = Tensor.cat 1 [ xs[4]; xs[5] ] |> Tensor.linear xs[0] (Some xs[1]) |> Tensor.relu
 
                         let output = hidden |> Tensor.linear xs[2] (Some xs[3]) |> Tensor.squeeze 1
                         let t = Tensor.addNumber 1.0 (Tensor.scale 20.0 (Tensor.sigmoid output))

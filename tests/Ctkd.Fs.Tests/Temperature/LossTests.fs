@@ -25,8 +25,7 @@ let private mapBoth (change: float -> float) (x: Logits) : Logits = {
 }
 
 /// The rounding error of a divergence of logits of this size.
-let private rounding (x: Logits) : float =
-    1e-14 * (1.0 + Array.max (Array.map abs (Array.append x.Teacher x.Student)))
+let private rounding (x: Logits) : float = 1e-14 * (1.0 + Array.max (Array.map abs (Array.append x.Teacher x.Student)))
 
 let tests =
     testList "Loss" [
@@ -40,14 +39,10 @@ let tests =
             )
 
         testPropertyWithConfig (times 300) "KL is never negative"
-        <| forAll
-            logits
-            (fun x -> Seq.iter (fun d -> Expect.isTrue (d >= -rounding x) $"{d}") (lossOf Loss.kl x))
+        <| forAll logits (fun x -> Seq.iter (fun d -> Expect.isTrue (d >= -rounding x) $"{d}") (lossOf Loss.kl x))
 
         testProperty "KL is exactly 0 when the logits are equal"
-        <| forAll
-            logits
-            (fun x -> Seq.iter (fun d -> Must.equal 0.0 d) (lossOf Loss.kl { x with Student = x.Teacher }))
+        <| forAll logits (fun x -> Seq.iter (fun d -> Must.equal 0.0 d) (lossOf Loss.kl { x with Student = x.Teacher }))
 
         test "KL is above 0 when the distributions differ" {
             let apart (x: Logits) =
@@ -82,8 +77,7 @@ let tests =
             (fun (t, x, seed) ->
                 let order = Rng.ofSeed seed |> Rng.permutation x.Classes |> Array.map int
 
-                let permute values =
-                    rowsOf x values |> Array.collect (fun row -> Array.map (fun i -> row[i]) order)
+                let permute values = rowsOf x values |> Array.collect (fun row -> Array.map (fun i -> row[i]) order)
 
                 let permuted = { x with Teacher = permute x.Teacher; Student = permute x.Student }
                 Must.beClose 1e-11 (t * t * rounding x) (kdOf t x) (kdOf t permuted)
@@ -125,9 +119,7 @@ let tests =
 
                     let decided =
                         rowsOf x x.Teacher
-                        |> Array.map (fun row ->
-                            let best = largest 2 row in row[best[0]] - row[best[1]] > 30.0 * t
-                        )
+                        |> Array.map (fun row -> let best = largest 2 row in row[best[0]] - row[best[1]] > 30.0 * t)
 
                     let actual = kdOf t x |> Array.map (fun loss -> loss / t)
                     let keep values = Array.zip decided values |> Array.filter fst |> Array.map snd
@@ -150,8 +142,7 @@ let tests =
                         Student = (rowsOf x x.Student)[i]
                     }
 
-                let together =
-                    lossOf (fun teacher student -> Loss.kd (Plain.tensor [ x.Rows ] ts) teacher student) x
+                let together = lossOf (fun teacher student -> Loss.kd (Plain.tensor [ x.Rows ] ts) teacher student) x
 
                 Must.beClose 1e-12 (400.0 * rounding x) (Array.collect single [| 0 .. x.Rows - 1 |]) together
 
@@ -222,8 +213,7 @@ let tests =
                 let labels = picks |> Array.truncate x.Rows |> Array.map (fun pick -> pick % x.Classes)
                 let expected = Array.map2 crossEntropy labels (rowsOf x x.Student) |> Array.average
 
-                let withLabels logits =
-                    Loss.crossEntropy (Tensor.ofInt64s [ x.Rows ] (Array.map int64 labels)) logits
+                let withLabels logits = Loss.crossEntropy (Tensor.ofInt64s [ x.Rows ] (Array.map int64 labels)) logits
 
                 Must.beNear
                     1e-12
@@ -237,23 +227,13 @@ let tests =
                 let zeros (shape: int list) = Plain.tensor shape (Array.zeroCreate (List.fold (*) 1 shape))
 
                 for teacher, student in
-                    [
-                        [ 2; 3 ], [ 3; 2 ]
-                        [ 2; 3 ], [ 2; 4 ]
-                        [ 3 ], [ 3 ]
-                        [ 1; 2; 3 ], [ 1; 2; 3 ]
-                        [ 2; 3 ], [ 3 ]
-                    ] do
+                    [ [ 2; 3 ], [ 3; 2 ]; [ 2; 3 ], [ 2; 4 ]; [ 3 ], [ 3 ]; [ 1; 2; 3 ], [ 1; 2; 3 ]; [ 2; 3 ], [ 3 ] ] do
                     Must.refuse "student" (fun () -> Loss.kl (zeros teacher) (zeros student))
 
-                    Must.refuse
-                        "student"
-                        (fun () -> Loss.kd (Plain.number 4.0) (zeros teacher) (zeros student))
+                    Must.refuse "student" (fun () -> Loss.kd (Plain.number 4.0) (zeros teacher) (zeros student))
 
                 let error =
-                    Must.throw<ArgumentException>(fun () ->
-                        Loss.kl (zeros [ 2; 3 ]) (zeros [ 2; 4 ]) |> ignore
-                    )
+                    Must.throw<ArgumentException>(fun () -> Loss.kl (zeros [ 2; 3 ]) (zeros [ 2; 4 ]) |> ignore)
 
                 Must.contain "[2, 3] and [2, 4]" error.Message
             )

@@ -12,14 +12,10 @@ let lambda = Schedule.curriculum 10
 let fresh (policy: Policy) (classes: int) : Tree =
     Policy.declarations classes policy |> Initialise.tree DType.Float64 Device.Cpu (Rng.ofSeed 1)
 
-let values (strength: float) (t: float) : PolicyValues = {
-    Strength = Plain.number strength
-    T = Plain.number t
-}
+let values (strength: float) (t: float) : PolicyValues = { Strength = Plain.number strength; T = Plain.number t }
 
 /// The mean loss of a softening: what the kd distiller makes of it.
-let loss (softening: Softening) : Tensor =
-    Tensor.mean (softening.Weight * Loss.kl softening.Teacher softening.Student)
+let loss (softening: Softening) : Tensor = Tensor.mean (softening.Weight * Loss.kl softening.Teacher softening.Student)
 
 /// Parameters of a policy by name, teacher and student logits.
 let inputs (parameters: Tree) (x: Logits) : Dense list = [
@@ -45,8 +41,6 @@ let lossUnder (policy: Policy) (strength: float) (names: string list) (xs: Tenso
 let temperatures (policy: Policy) (parameters: Tree) (x: Logits) : float[] =
     let tensor values = Plain.tensor [ x.Rows; x.Classes ] values
 
-    Plain.numbers (fun () ->
-        (Policy.soften policy parameters (values 1.0 4.0) (tensor x.Teacher) (tensor x.Student)).T
-    )
+    Plain.numbers (fun () -> (Policy.soften policy parameters (values 1.0 4.0) (tensor x.Teacher) (tensor x.Student)).T)
 
 let learned: Policy list = [ Ctkd.globalPolicy range lambda; Ctkd.instancePolicy range 16 lambda ]

@@ -52,11 +52,7 @@ let tests =
                     if min teacher[i] student[i] > 1e-3 then
                         Must.beNear 1e-12 0.0 (teacher[i] / ofTeacher[i]) (student[i] / ofStudent[i])
 
-                        Must.beNear
-                            1e-12
-                            0.0
-                            (2.0 * tau * teacher[i] / (teacher[i] + student[i]))
-                            ofTeacher[i]
+                        Must.beNear 1e-12 0.0 (2.0 * tau * teacher[i] / (teacher[i] + student[i])) ofTeacher[i]
             )
 
         testProperty "DTKD softens each side by its own T and weighs by both"
@@ -70,11 +66,7 @@ let tests =
                     Must.beClose 1e-14 0.0 (by ofTeacher x.Teacher) (Tensor.toFloats softening.Teacher)
                     Must.beClose 1e-14 0.0 (by ofStudent x.Student) (Tensor.toFloats softening.Student)
 
-                    Must.beClose
-                        1e-14
-                        0.0
-                        (Array.map2 (*) ofTeacher ofStudent)
-                        (Tensor.toFloats softening.Weight)
+                    Must.beClose 1e-14 0.0 (Array.map2 (*) ofTeacher ofStudent) (Tensor.toFloats softening.Weight)
 
                     Must.beSame ofStudent (Tensor.toFloats softening.T)
                 )
@@ -104,8 +96,7 @@ let tests =
             (fun x ->
                 let below values = Array.map (fun z -> -abs z) values
 
-                let inputs =
-                    inputs Tree.empty { x with Teacher = below x.Teacher; Student = below x.Student }
+                let inputs = inputs Tree.empty { x with Teacher = below x.Teacher; Student = below x.Student }
 
                 let under policy = lossUnder policy 0.0 []
                 let value f = Plain.value (fun () -> f (List.map Plain.ofDense inputs))
@@ -125,25 +116,17 @@ let tests =
                             let leaf values =
                                 Tensor.ofFloats DType.Float32 [ x.Rows; x.Classes ] values |> Autograd.leaf
 
-                            let teacher, student =
-                                leaf x.Teacher, leaf (Array.map (fun z -> z * scale) x.Student)
+                            let teacher, student = leaf x.Teacher, leaf (Array.map (fun z -> z * scale) x.Student)
 
                             let tau = Tensor.scalar DType.Float32 Device.Cpu 4.0
 
                             let softening =
-                                Policy.soften
-                                    (Dtkd.policy 4.0)
-                                    Tree.empty
-                                    { Strength = tau; T = tau }
-                                    teacher
-                                    student
+                                Policy.soften (Dtkd.policy 4.0) Tree.empty { Strength = tau; T = tau } teacher student
 
-                            let loss =
-                                Tensor.mean (softening.Weight * Loss.kl softening.Teacher softening.Student)
+                            let loss = Tensor.mean (softening.Weight * Loss.kl softening.Teacher softening.Student)
 
                             let gradients =
-                                Autograd.gradients loss [| teacher; student |]
-                                |> Array.collect Tensor.toFloats
+                                Autograd.gradients loss [| teacher; student |] |> Array.collect Tensor.toFloats
 
                             for v in Array.append [| Tensor.toFloat loss |] gradients do
                                 Expect.isTrue (System.Double.IsFinite v) $"{v}"
@@ -162,13 +145,9 @@ let tests =
         <| forAll
             (logitsOf [ 0.0; 1.0; 100.0 ])
             (fun x ->
-                let z =
-                    Plain.numbers (fun () ->
-                        Plain.tensor [ x.Rows; x.Classes ] x.Teacher |> Loss.standardise
-                    )
+                let z = Plain.numbers (fun () -> Plain.tensor [ x.Rows; x.Classes ] x.Teacher |> Loss.standardise)
 
-                for row, original in
-                    Array.zip (Array.chunkBySize x.Classes z) (Array.chunkBySize x.Classes x.Teacher) do
+                for row, original in Array.zip (Array.chunkBySize x.Classes z) (Array.chunkBySize x.Classes x.Teacher) do
                     Must.beNear 0.0 1e-9 0.0 (Array.average row)
                     let variance = Array.sumBy (fun v -> v * v) row / float (x.Classes - 1)
 
@@ -219,9 +198,7 @@ let tests =
             (fun (policy, x) ->
                 Tensor.scoped (fun () ->
                     let standardise values =
-                        Plain.numbers (fun () ->
-                            Plain.tensor [ x.Rows; x.Classes ] values |> Loss.standardise
-                        )
+                        Plain.numbers (fun () -> Plain.tensor [ x.Rows; x.Classes ] values |> Loss.standardise)
 
                     let expected =
                         softened policy 4.0 {

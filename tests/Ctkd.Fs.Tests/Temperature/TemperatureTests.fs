@@ -32,11 +32,7 @@ let tests =
                         Must.beClose 1e-14 0.0 (softened x.Teacher) (Tensor.toFloats softening.Teacher)
                         Must.beClose 1e-14 0.0 (softened x.Student) (Tensor.toFloats softening.Student)
 
-                        Must.beClose
-                            1e-14
-                            0.0
-                            (Array.map (fun t -> t * t) t)
-                            (Tensor.toFloats softening.Weight)
+                        Must.beClose 1e-14 0.0 (Array.map (fun t -> t * t) t) (Tensor.toFloats softening.Weight)
                     )
                 )
         }
@@ -66,15 +62,12 @@ let tests =
         test "fixed and scheduled temperatures declare nothing and follow their schedule" {
             let schedule = Schedule.linear 8.0 1.0 20
 
-            for policy, name, at10 in
-                [ Scheduled.fixedAt 4.0, "fixed", 4.0; Scheduled.by schedule, "schedule", 4.5 ] do
+            for policy, name, at10 in [ Scheduled.fixedAt 4.0, "fixed", 4.0; Scheduled.by schedule, "schedule", 4.5 ] do
                 Must.beEmpty (Policy.declarations 100 policy)
 
                 Must.equal
                     (name, at10, 0.0)
-                    (policy.Name,
-                     Schedule.at 10 (Policy.schedule policy),
-                     Schedule.at 10 (Policy.strength policy))
+                    (policy.Name, Schedule.at 10 (Policy.schedule policy), Schedule.at 10 (Policy.strength policy))
         }
 
         test "a fixed temperature that is not above 0 and finite is refused" {
@@ -116,12 +109,7 @@ let tests =
                             let z = Plain.tensor [ 1; 2 ] [| 1.0; 2.0 |]
 
                             let softening =
-                                Policy.soften
-                                    (Ctkd.globalPolicy range lambda)
-                                    parameters
-                                    (values strength 4.0)
-                                    z
-                                    z
+                                Policy.soften (Ctkd.globalPolicy range lambda) parameters (values strength 4.0) z z
 
                             Must.equal 0 (Tensor.rank softening.T)
                             Tensor.toFloat softening.T
@@ -187,8 +175,7 @@ let tests =
 
         test "CTKD instance-wise has two linear layers of the hidden width" {
             let shapes =
-                Policy.declarations 100 (Ctkd.instancePolicy range 512 lambda)
-                |> List.map (fun d -> d.Name, d.Shape)
+                Policy.declarations 100 (Ctkd.instancePolicy range 512 lambda) |> List.map (fun d -> d.Name, d.Shape)
 
             Must.equal
                 [

@@ -94,14 +94,10 @@ let tests =
                     let means = EpochSums.means sums
                     let count = batches |> List.sumBy _.Labels.Length
 
-                    let over f =
-                        (batches |> List.sumBy (fun b -> float b.Labels.Length * f b)) / float count
+                    let over f = (batches |> List.sumBy (fun b -> float b.Labels.Length * f b)) / float count
 
                     let correct b =
-                        Array.map2
-                            (fun z label -> if Oracle.argMax z = label then 1.0 else 0.0)
-                            b.Logits
-                            b.Labels
+                        Array.map2 (fun z label -> if Oracle.argMax z = label then 1.0 else 0.0) b.Logits b.Labels
                         |> Array.average
 
                     Must.equal count means.Images
@@ -182,8 +178,7 @@ let tests =
             (Gen.zip (Gen.listOf seen) (Gen.listOf seen))
             (fun (first, second) ->
                 Tensor.scoped (fun () ->
-                    let whole, half =
-                        EpochSums.start Device.Cpu images 2, EpochSums.start Device.Cpu images 2
+                    let whole, half = EpochSums.start Device.Cpu images 2, EpochSums.start Device.Cpu images 2
 
                     addAll first whole
                     addAll second whole

@@ -93,10 +93,7 @@ let tests =
                         let accuracy = Evaluate.accuracy batch forward set
 
                         let among k =
-                            Array.map2
-                                (fun z label -> Array.contains label (Oracle.largest k z))
-                                logits
-                                labels
+                            Array.map2 (fun z label -> Array.contains label (Oracle.largest k z)) logits labels
 
                         let count = Array.filter id >> Array.length
                         let loss = Array.map2 Oracle.crossEntropy labels logits |> Array.average
@@ -119,8 +116,7 @@ let tests =
                     classes
                     seed
                     (fun set forward _ _ ->
-                        let whole, cut =
-                            Evaluate.accuracy 23 forward set, Evaluate.accuracy batch forward set
+                        let whole, cut = Evaluate.accuracy 23 forward set, Evaluate.accuracy batch forward set
 
                         Must.equal
                             (whole.Images, whole.Correct, whole.CorrectTop5)
@@ -135,14 +131,12 @@ let tests =
                 Tensor.scoped (fun () ->
                     let model = ResNet.small "small" 8 [ 4; 4; 8; 8 ] 4
 
-                    let weights =
-                        Model.declarations model |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1)
+                    let weights = Model.declarations model |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 1)
 
                     let before = Tree.copy weights
                     let set = Augment.upload DType.Float32 Device.Cpu zeros ones (images 1 10 4 8)
 
-                    for leaf in
-                        Tree.leaves weights |> Array.filter (fun w -> Tensor.dtype w = DType.Float32) do
+                    for leaf in Tree.leaves weights |> Array.filter (fun w -> Tensor.dtype w = DType.Float32) do
                         leaf.requires_grad <- true
 
                     let forward images =
@@ -191,9 +185,7 @@ let tests =
                     let set, forward = lookup logits labels
                     let evaluation = Evaluate.fully 7 (Some forward) forward set
 
-                    Must.equal
-                        (Some 100.0, 0.0)
-                        (evaluation.Agreement, evaluation.Likeness.Value.Divergence)
+                    Must.equal (Some 100.0, 0.0) (evaluation.Agreement, evaluation.Likeness.Value.Divergence)
                 )
             )
 

@@ -111,9 +111,7 @@ let tests =
                     use cache = TeacherCache.openFile folder "key" width 1_000_000L Exact |> Error.orRaise
                     let how = { TeacherOutputs.simple with Cache = Some cache }
 
-                    sameBits
-                        (train (fromHost TeacherOutputs.simple) plan [ 12 ])
-                        (train (replayed how) plan [ 12 ])
+                    sameBits (train (fromHost TeacherOutputs.simple) plan [ 12 ]) (train (replayed how) plan [ 12 ])
                 )
             )
         }
@@ -171,8 +169,7 @@ let tests =
                 let trained = bytes one
                 Must.differ fresh trained
 
-                let two =
-                    Plans.epochBy stepping plan 1 never set (TrainState.nextEpoch one.Best one) |> ended
+                let two = Plans.epochBy stepping plan 1 never set (TrainState.nextEpoch one.Best one) |> ended
 
                 Must.equal trained (bytes two)
             )
@@ -189,8 +186,7 @@ let tests =
                 let state, stranger = TrainState.start plan, TrainState.start plan
                 let stepping = replayed TeacherOutputs.simple plan set state
 
-                Must.throw<System.InvalidOperationException>(fun () -> stepping.Begin stranger |> ignore)
-                |> ignore
+                Must.throw<System.InvalidOperationException>(fun () -> stepping.Begin stranger |> ignore) |> ignore
             )
         }
 

@@ -53,9 +53,7 @@ let tests =
 
                     /// Channels outermost, float32, the teacher's layers as they are, one batch at a time.
                     let plain seed =
-                        Tensor.scoped (fun () ->
-                            Runs.train TeacherOutputs.simple (plan false seed) data |> snd
-                        )
+                        Tensor.scoped (fun () -> Runs.train TeacherOutputs.simple (plan false seed) data |> snd)
 
                     /// Channels innermost, bfloat16, the teacher folded, two batches ahead and remembered.
                     let fast seed =

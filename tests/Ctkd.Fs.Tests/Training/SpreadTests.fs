@@ -9,8 +9,7 @@ let private numbers = Gen.choose (1, 40) >>= fun count -> many count (uniform -5
 
 let tests =
     testList "Spread" [
-        testProperty
-            "a quantile that falls on a number is that number of the sorted ones, and lies between them else"
+        testProperty "a quantile that falls on a number is that number of the sorted ones, and lies between them else"
         <| forAll
             (Gen.zip numbers (uniform 0.0 1.0))
             (fun (numbers, share) ->

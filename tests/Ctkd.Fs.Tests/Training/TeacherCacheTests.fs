@@ -148,8 +148,7 @@ let tests =
                 Must.contain "delete the file" error.Next
                 Must.equal "something else" (File.ReadAllText path)
 
-                let inFile =
-                    errorOf (TeacherCache.openFile (Path.Combine(path, "sub")) "key" width large Exact)
+                let inFile = errorOf (TeacherCache.openFile (Path.Combine(path, "sub")) "key" width large Exact)
 
                 Must.contain "--teacher-cache" inFile.Next
             )

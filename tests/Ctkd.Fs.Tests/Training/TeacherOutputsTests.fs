@@ -52,9 +52,7 @@ let tests =
                 let batch = Augment.plain 0 8 set
                 let outputs = TeacherOutputs.ofImages plan batch.Images |> Option.get
 
-                Must.equal
-                    (Tensor.toSingles (network.forward batch.Images))
-                    (Tensor.toSingles outputs.Logits)
+                Must.equal (Tensor.toSingles (network.forward batch.Images)) (Tensor.toSingles outputs.Logits)
 
                 let start = TrainState.start plan
                 let before = Tree.leaves start.Student |> Array.collect Tensor.toSingles
@@ -70,8 +68,7 @@ let tests =
                         taught policies[0] { alone with Batch = 8; Precision = precision }
                         |> TrainingPlan.prepareTeacher
 
-                    let weights (state: TrainState) =
-                        state.Student |> Tree.leaves |> Array.collect Tensor.toFloats
+                    let weights (state: TrainState) = state.Student |> Tree.leaves |> Array.collect Tensor.toFloats
 
                     let expected = train TeacherOutputs.simple plan [] |> weights
 
@@ -100,8 +97,7 @@ let tests =
                 let state = TrainState.start plan
                 let before = Tensor.live ()
 
-                Plans.epochOf { TeacherOutputs.simple with Ahead = 3 } plan 1 (fun _ _ -> false) set state
-                |> ignore
+                Plans.epochOf { TeacherOutputs.simple with Ahead = 3 } plan 1 (fun _ _ -> false) set state |> ignore
 
                 Must.equal before (Tensor.live ())
             )
@@ -117,8 +113,7 @@ let tests =
                         let expected = hex (train TeacherOutputs.simple plan [])
 
                         for stops in [ []; []; [ 3; 6 ] ] do
-                            use cache =
-                                TeacherCache.openFile folder "key" width 1_000_000L Exact |> Error.orRaise
+                            use cache = TeacherCache.openFile folder "key" width 1_000_000L Exact |> Error.orRaise
 
                             let how = { TeacherOutputs.simple with Cache = Some cache }
                             Must.equal expected (hex (train how plan stops))
@@ -142,9 +137,7 @@ let tests =
 
                     Must.refuse
                         "trainer"
-                        (fun () ->
-                            train { TeacherOutputs.simple with Cache = Some cache } plan [] |> ignore
-                        )
+                        (fun () -> train { TeacherOutputs.simple with Cache = Some cache } plan [] |> ignore)
                 )
             )
         }
@@ -171,8 +164,7 @@ let tests =
                     Must.hold (tensors "plain" = tensors "warm")
                     Must.equal (Runs.lines (path "plain")) (Runs.lines (path "warm"))
 
-                    let cache =
-                        said |> Seq.filter (fun line -> line.StartsWith "teacher cache") |> List.ofSeq
+                    let cache = said |> Seq.filter (fun line -> line.StartsWith "teacher cache") |> List.ofSeq
 
                     Must.equal 2 cache.Length
                     Must.startWith $"teacher cache: 100.0 %% of {images} images" cache[1]

@@ -8,13 +8,7 @@ open Ctkd.Fs.Tests.Plans
 let private agent: Policy = Rlkd.policy eager 4.0
 
 /// The images as the plan's agent shows them in an epoch, from a step on.
-let private imagesOf
-    (plan: TrainingPlan)
-    (state: TrainState)
-    (epoch: int)
-    (step: int)
-    (set: DeviceSet)
-    : DeviceSet =
+let private imagesOf (plan: TrainingPlan) (state: TrainState) (epoch: int) (step: int) (set: DeviceSet) : DeviceSet =
     (Option.get (TrainingPlan.agent plan)).Images state.Agent epoch step set
 
 let tests =
@@ -68,11 +62,7 @@ let tests =
                     let input = Option.get losses.Input
                     let teacher, student = input.Teacher.Logits, input.Student.Logits
 
-                    Must.beNear
-                        1e-12
-                        0.0
-                        (Loss.kd t teacher student |> Tensor.mean |> Tensor.toFloat)
-                        (term "kd")
+                    Must.beNear 1e-12 0.0 (Loss.kd t teacher student |> Tensor.mean |> Tensor.toFloat) (term "kd")
             )
         }
 
@@ -82,11 +72,7 @@ let tests =
                 let set = upload 20 plan
 
                 let losses =
-                    Plans.losses
-                        plan
-                        (EpochValues.create plan 1)
-                        (TrainState.start plan)
-                        (Augment.plain 0 8 set)
+                    Plans.losses plan (EpochValues.create plan 1) (TrainState.start plan) (Augment.plain 0 8 set)
 
                 Must.equal [| 3.0 |] (Tensor.toFloats (Option.get losses.Input).Softened.T)
             )
@@ -113,9 +99,7 @@ let tests =
                     let moved = Plans.step plan (EpochValues.create plan 1) state batch
 
                     for name, x in Tree.toList connectors do
-                        Expect.isTrue
-                            (Tensor.toBytes x <> Tensor.toBytes (Tree.find name moved.Connectors))
-                            name
+                        Expect.isTrue (Tensor.toBytes x <> Tensor.toBytes (Tree.find name moved.Connectors)) name
             )
         }
 
@@ -126,9 +110,7 @@ let tests =
                 let pixels = Tensor.toBytes set.Images
 
                 let state =
-                    TrainState.start plan
-                    |> complete plan set
-                    |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 }
+                    TrainState.start plan |> complete plan set |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 }
 
                 let shown = imagesOf plan state 2 0 set
                 Must.equal 20L ((Tensor.shape shown.Images)[0])
@@ -138,10 +120,7 @@ let tests =
                 Must.hold ((imagesOf plan state 3 0 set).Mix.IsNone)
 
                 let ended =
-                    state
-                    |> complete plan set
-                    |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 }
-                    |> complete plan set
+                    state |> complete plan set |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 } |> complete plan set
 
                 Must.equal pixels (Tensor.toBytes set.Images)
                 Must.equal 3 ended.Epoch
@@ -154,9 +133,7 @@ let tests =
                 let set = upload 20 plan
 
                 let state =
-                    TrainState.start plan
-                    |> complete plan set
-                    |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 }
+                    TrainState.start plan |> complete plan set |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 }
 
                 let begun = imagesOf plan state 2 0 set
                 let begun = Tensor.toBytes begun.Images
@@ -171,8 +148,7 @@ let tests =
 
         test "the agent's report is that of its epoch, without what did not happen" {
             Tensor.scoped (fun () ->
-                let plan =
-                    taught (Rlkd.policy { eager with WarmUp = 2; Every = 2 } 4.0) { alone with Epochs = 3 }
+                let plan = taught (Rlkd.policy { eager with WarmUp = 2; Every = 2 } 4.0) { alone with Epochs = 3 }
 
                 let set = upload 20 plan
                 let agent = Option.get (TrainingPlan.agent plan)
@@ -184,8 +160,7 @@ let tests =
                 // Three batches: two updates.
                 Must.equal 2.0 report["updates"]
 
-                for name in
-                    [ "reward"; "advantage"; "policyMean"; "policySpread"; "correlation"; "correctorLoss" ] do
+                for name in [ "reward"; "advantage"; "policyMean"; "policySpread"; "correlation"; "correctorLoss" ] do
                     Expect.isTrue (report.ContainsKey name) name
 
                 Must.lie (-1.0) 1.0 report["correlation"]

@@ -15,13 +15,10 @@ let tests =
                     let start = TrainState.start plan
                     let before = Tree.copy start.Connectors
 
-                    let after =
-                        Plans.step plan (EpochValues.create plan 1) start (Augment.plain 0 8 (upload 8 plan))
+                    let after = Plans.step plan (EpochValues.create plan 1) start (Augment.plain 0 8 (upload 8 plan))
 
                     let trained =
-                        (made name).Declares
-                        |> List.filter _.Trained
-                        |> List.map (fun d -> $"{name}/{d.Name}")
+                        (made name).Declares |> List.filter _.Trained |> List.map (fun d -> $"{name}/{d.Name}")
 
                     for connector in trained do
                         let values = Tree.find connector >> Tensor.toFloats
@@ -30,9 +27,7 @@ let tests =
 
                     Must.equal
                         trained.Length
-                        (Tree.names after.Trained
-                         |> List.filter (fun n -> n.StartsWith "connectors/")
-                         |> List.length)
+                        (Tree.names after.Trained |> List.filter (fun n -> n.StartsWith "connectors/") |> List.length)
 
                     Must.equal (Model.declarations student |> List.map _.Name) (Tree.names after.Student)
                 )
@@ -63,19 +58,12 @@ let tests =
                 let whole = TrainState.start plan |> complete plan set
 
                 let stopped =
-                    match
-                        Plans.epoch plan 100 (fun state _ -> state.Step = 2) set (TrainState.start plan)
-                    with
+                    match Plans.epoch plan 100 (fun state _ -> state.Step = 2) set (TrainState.start plan) with
                     | Stopped state -> state
                     | other -> failwith $"{other}"
 
                 let resumed =
-                    TrainState.ofTree
-                        plan
-                        1
-                        stopped.Step
-                        stopped.Best
-                        (Tree.copy (TrainState.toTree stopped))
+                    TrainState.ofTree plan 1 stopped.Step stopped.Best (Tree.copy (TrainState.toTree stopped))
 
                 Must.beSameTree (TrainState.toTree whole) (resumed |> complete plan set |> TrainState.toTree)
             )
@@ -109,8 +97,7 @@ let tests =
                     Must.beSameTree (TrainState.toTree state) (TrainState.toTree restored)
                     Must.have "crd+fitnet+vid/crd/memory_student" (Tree.names restored.Connectors)
 
-                    let deployed =
-                        Checkpoint.student student DType.Float32 Device.Cpu checkpoint |> Error.orRaise
+                    let deployed = Checkpoint.student student DType.Float32 Device.Cpu checkpoint |> Error.orRaise
 
                     Must.beSameTree state.Student deployed
                 )

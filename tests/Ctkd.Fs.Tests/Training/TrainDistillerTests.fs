@@ -57,11 +57,7 @@ let tests =
                 let set = upload images plan
 
                 let step () =
-                    Plans.step
-                        plan
-                        (EpochValues.create plan 1)
-                        (TrainState.start plan)
-                        (Augment.plain 0 1 set)
+                    Plans.step plan (EpochValues.create plan 1) (TrainState.start plan) (Augment.plain 0 1 set)
 
                 Must.throw<System.ArgumentException>(fun () -> step () |> ignore) |> ignore
             )
@@ -74,11 +70,7 @@ let tests =
                     let set = upload 8 plan
 
                     let losses =
-                        Plans.losses
-                            plan
-                            (EpochValues.create plan 1)
-                            (TrainState.start plan)
-                            (Augment.plain 0 8 set)
+                        Plans.losses plan (EpochValues.create plan 1) (TrainState.start plan) (Augment.plain 0 8 set)
 
                     for name, loss in losses.Terms do
                         Must.equal (name, DType.Float32) (name, Tensor.dtype loss)
@@ -93,11 +85,7 @@ let tests =
                         let plan = { plan everyPolicy.Head distiller with ChannelsLast = channelsLast }
                         let set = upload 8 plan
 
-                        (Plans.losses
-                            plan
-                            (EpochValues.create plan 1)
-                            (TrainState.start plan)
-                            (Augment.plain 0 8 set))
+                        (Plans.losses plan (EpochValues.create plan 1) (TrainState.start plan) (Augment.plain 0 8 set))
                             .Total
                         |> Tensor.toFloat
 

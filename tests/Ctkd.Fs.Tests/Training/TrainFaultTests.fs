@@ -76,13 +76,9 @@ let tests =
                 for value in [ nan; infinity; -infinity ] do
                     for step in 1..5 do
                         Tensor.scoped (fun () ->
-                            let plan =
-                                taught policies[1] alone
-                                |> withDistillers [ Kd.distiller; breaking step value ]
+                            let plan = taught policies[1] alone |> withDistillers [ Kd.distiller; breaking step value ]
 
-                            match
-                                Plans.epoch plan readEvery never (upload 40 plan) (TrainState.start plan)
-                            with
+                            match Plans.epoch plan readEvery never (upload 40 plan) (TrainState.start plan) with
                             | Broke(broken, term) -> Must.equal (step, "mine") (broken, term)
                             | other -> failtest $"{other}"
                         )
@@ -154,13 +150,11 @@ let tests =
                 let plan = taught policies[1] alone |> withDistillers [ failing ]
                 let set = upload 8 plan
 
-                let state, values, batch =
-                    TrainState.start plan, EpochValues.create plan 1, Augment.plain 0 8 set
+                let state, values, batch = TrainState.start plan, EpochValues.create plan 1, Augment.plain 0 8 set
 
                 let held = Tensor.live ()
 
-                Must.throw<ArgumentException>(fun () -> Plans.step plan values state batch |> ignore)
-                |> ignore
+                Must.throw<ArgumentException>(fun () -> Plans.step plan values state batch |> ignore) |> ignore
 
                 Must.equal held (Tensor.live ())
             )

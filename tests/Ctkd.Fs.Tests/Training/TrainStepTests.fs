@@ -72,8 +72,7 @@ let tests =
                 let teacher = (Model.forward teaching.Model false teaching.Weights batch.Images).Logits
                 let rows = Tensor.toFloats >> Array.chunkBySize 4
 
-                let kd =
-                    Array.map2 (Oracle.kd 4.0) (rows teacher) (rows losses.Student.Logits) |> Array.average
+                let kd = Array.map2 (Oracle.kd 4.0) (rows teacher) (rows losses.Student.Logits) |> Array.average
 
                 let labels = Tensor.toInt64s batch.Labels |> Array.map int
                 let ce = Array.map2 Oracle.crossEntropy labels (rows losses.Student.Logits) |> Array.average
@@ -190,8 +189,7 @@ let tests =
                 let set = Augment.upload DType.Float32 Device.Cpu [ 0.5; 0.5; 0.5 ] [ 0.3; 0.3; 0.3 ] images
                 let state = TrainState.start plan |> finish plan set
 
-                let forward images =
-                    (TrainingPlan.forward plan plan.Student false state.Student images).Logits
+                let forward images = (TrainingPlan.forward plan plan.Student false state.Student images).Logits
 
                 Must.lie 90.0 100.0 ((Evaluate.accuracy 64 forward set).Top1)
             )

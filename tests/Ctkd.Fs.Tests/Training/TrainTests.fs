@@ -43,8 +43,7 @@ let tests =
             )
         }
 
-        test
-            "a run that stops after any batch and goes on from copies is identical to the bit with one that does not" {
+        test "a run that stops after any batch and goes on from copies is identical to the bit with one that does not" {
             forEach (fun plan set ->
                 let whole = TrainState.start plan |> finish plan set |> TrainState.toTree
 
@@ -115,9 +114,7 @@ let tests =
                 let best = { Epoch = 1; Top1 = 25.0 }
                 let next = TrainState.start alone |> complete alone set |> TrainState.nextEpoch best
 
-                Must.equal
-                    (2, 0, best, 0)
-                    (next.Epoch, next.Step, next.Best, (EpochSums.means next.Sums).Images)
+                Must.equal (2, 0, best, 0) (next.Epoch, next.Step, next.Best, (EpochSums.means next.Sums).Images)
             )
         }
 

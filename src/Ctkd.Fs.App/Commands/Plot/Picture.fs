@@ -49,13 +49,11 @@ module Picture =
             else
                 let reason = Files.printable (complaint.Result.Trim())
 
-                Result.Error(
-                    Error.create
-                        Unwritable
-                        $"{program} made no picture (exit code {child.ExitCode}): {reason}"
-                        path
-                        "give --out FILE.svg"
-                )
+                Error.fail
+                    Unwritable
+                    $"{program} made no picture (exit code {child.ExitCode}): {reason}"
+                    path
+                    "give --out FILE.svg"
         with :? Win32Exception ->
             Result.Error(absent path)
 
@@ -67,17 +65,14 @@ module Picture =
         | ".svg"
         | ".png" -> Ok()
         | other ->
-            Result.Error(
-                Error.create
-                    ErrorKind.Usage
-                    $"the ending '{other}' of the picture is neither .svg nor .png"
-                    path
-                    "give --out FILE.svg or FILE.png"
-            )
+            Error.fail
+                ErrorKind.Usage
+                $"the ending '{other}' of the picture is neither .svg nor .png"
+                path
+                "give --out FILE.svg or FILE.png"
 
     /// Writes a picture, by the path's ending.
     let write (path: string) (svg: string) : Result<unit, Error> =
         let bytes = if ending path = ".png" then png path svg else Ok(Text.Encoding.UTF8.GetBytes svg)
 
-        bytes
-        |> Result.bind (fun bytes -> Files.replace path (fun stream -> stream.Write(ReadOnlySpan bytes)))
+        bytes |> Result.bind (fun bytes -> Files.replace path (fun stream -> stream.Write(ReadOnlySpan bytes)))

@@ -32,11 +32,7 @@ module Plot =
             let case, _ = FSharpValue.GetUnionFields(flag, typeof<PlotArgs>)
             Some(case.Name.ToLowerInvariant().Replace('_', '-'))
 
-    let private checkFlags
-        (figure: string)
-        (known: string list)
-        (flags: PlotArgs list)
-        : Result<unit, Error> =
+    let private checkFlags (figure: string) (known: string list) (flags: PlotArgs list) : Result<unit, Error> =
         match flags |> List.choose group |> List.tryFind (fun name -> not (List.contains name known)) with
         | None -> Ok()
         | Some name ->
@@ -48,16 +44,13 @@ module Plot =
         let metrics = Path.Combine(path, "metrics.jsonl")
 
         if not (File.Exists metrics) then
-            Result.Error(
-                Error.create
-                    Missing
-                    "there are no metrics of a run"
-                    path
-                    "give the folder of a run: it holds metrics.jsonl once an epoch is done"
-            )
+            Error.fail
+                Missing
+                "there are no metrics of a run"
+                path
+                "give the folder of a run: it holds metrics.jsonl once an epoch is done"
         else
-            let name =
-                Path.GetFullPath path |> Path.TrimEndingDirectorySeparator |> Path.GetFileName |> string
+            let name = Path.GetFullPath path |> Path.TrimEndingDirectorySeparator |> Path.GetFileName |> string
 
             Metrics.read metrics |> Result.map (fun lines -> name, lines)
 
@@ -74,12 +67,7 @@ module Plot =
                 List.map2 (fun path (_, lines) -> path, lines) paths runs
         )
 
-    let private drawChart
-        figure
-        (out: string)
-        (width: int)
-        (chart: Chart option)
-        : Result<PlotResult, Error> =
+    let private drawChart figure (out: string) (width: int) (chart: Chart option) : Result<PlotResult, Error> =
         match chart with
         | None ->
             Command.usage
@@ -88,9 +76,7 @@ module Plot =
         | Some chart ->
             Chart.standalone width (width / 2) chart
             |> Picture.write out
-            |> Result.map (fun () ->
-                PlotModels.drawn figure out (chart.Series |> List.map (fun (s: Series) -> s.Name))
-            )
+            |> Result.map (fun () -> PlotModels.drawn figure out (chart.Series |> List.map (fun (s: Series) -> s.Name)))
 
     let private curriculum (args: ParseResults<PlotArgs>) (runs: string list) (out: string) (width: int) =
         result {
@@ -128,12 +114,9 @@ module Plot =
             let! runs = readRuns runs
 
             match args.Contains PlotArgs.Quantiles, runs with
-            | _, [] ->
-                return!
-                    Command.usage "temperature needs runs" "give one or more: ctkd plot temperature RUN..."
+            | _, [] -> return! Command.usage "temperature needs runs" "give one or more: ctkd plot temperature RUN..."
             | true, [ run ] -> return! Curves.spread run |> drawChart "temperature" out width
-            | true, _ ->
-                return! Command.usage "--quantiles draws one run" "give one run, or leave --quantiles out"
+            | true, _ -> return! Command.usage "--quantiles draws one run" "give one run, or leave --quantiles out"
             | false, _ -> return! Curves.temperature runs |> drawChart "temperature" out width
         }
 
@@ -151,8 +134,7 @@ module Plot =
                 match figure, runs with
                 | "curriculum", runs -> return! curriculum args runs out width
                 | "temperature", runs -> return! temperature args runs out width
-                | _, _ :: _ ->
-                    return! Command.usage $"{figure} takes no runs" "give the weights with --weights"
+                | _, _ :: _ -> return! Command.usage $"{figure} takes no runs" "give the weights with --weights"
                 | "correlation", [] -> return! PlotModels.correlation args out width
                 | _ -> return! PlotModels.tsne args out width
         }

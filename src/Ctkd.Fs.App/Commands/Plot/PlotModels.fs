@@ -45,10 +45,7 @@ module PlotModels =
             Command.usage $"{name} must be at least {least}, got {value}" $"give --{name} {least} or more"
 
     /// The student that --weights names, and how its test images are made.
-    let private student
-        (args: ParseResults<PlotArgs>)
-        (device: Device)
-        : Result<LoadedModel * Settings, Error> =
+    let private student (args: ParseResults<PlotArgs>) (device: Device) : Result<LoadedModel * Settings, Error> =
         result {
             match args.TryGetResult PlotArgs.Weights with
             | None -> return! Command.usage "this figure needs a student's weights" "give --weights FILE"
@@ -67,14 +64,10 @@ module PlotModels =
             let! trained, s = student args device
 
             let! teacher =
-                Eval.teacher
-                    device
-                    (args.TryGetResult PlotArgs.Teacher_Weights)
-                    (args.TryGetResult PlotArgs.Teacher)
+                Eval.teacher device (args.TryGetResult PlotArgs.Teacher_Weights) (args.TryGetResult PlotArgs.Teacher)
 
             match teacher with
-            | None ->
-                return! Command.usage "correlation needs a teacher's weights" "give --teacher-weights FILE"
+            | None -> return! Command.usage "correlation needs a teacher's weights" "give --teacher-weights FILE"
             | Some teacher ->
                 match! LoadedModel.outputs device s images [ trained; teacher ] with
                 | [ struct (ofStudent, _); struct (ofTeacher, _) ], _ ->
@@ -94,7 +87,7 @@ module PlotModels =
                         |> Picture.write out
 
                     return { drawn "correlation" out [] with Distance = Some distance }
-                | _ -> return! Result.Error(Error.create ErrorKind.Usage "two models were expected" "" "")
+                | _ -> return! Error.fail ErrorKind.Usage "two models were expected" "" ""
         }
 
     /// The student's features of the test images in a plane.

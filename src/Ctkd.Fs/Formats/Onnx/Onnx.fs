@@ -28,16 +28,13 @@ module Onnx =
         match Layer.leaves model.Body |> List.tryPick custom with
         | None -> Ok()
         | Some name ->
-            Result.Error(
-                Error.create
-                    Usage
-                    $"{model.Name} cannot be exported: its layer '{name}' is of your own making"
-                    "only the library's layers have ONNX operators"
-                    "make it of the library's layers"
-            )
+            Error.fail
+                Usage
+                $"{model.Name} cannot be exported: its layer '{name}' is of your own making"
+                "only the library's layers have ONNX operators"
+                "make it of the library's layers"
 
-    let private mismatch (what: string) : Error =
-        Error.create Mismatch what "" "give the weights of this model"
+    let private mismatch (what: string) : Error = Error.create Mismatch what "" "give the weights of this model"
 
     let private damaged (name: string) (what: string) : Error =
         Error.create Damaged $"the tensor '{name}' {what}" "" "did the training diverge? take earlier weights"
@@ -182,5 +179,4 @@ module Onnx =
 
     /// Writes the result of `encode` to a file atomically.
     let write (path: string) (options: OnnxOptions) (model: Model) (weights: Tree) : Result<unit, Error> =
-        encode options model weights
-        |> Result.bind (fun bytes -> Files.replace path _.Write(ReadOnlySpan bytes))
+        encode options model weights |> Result.bind (fun bytes -> Files.replace path _.Write(ReadOnlySpan bytes))

@@ -51,13 +51,11 @@ module OnnxOptions =
         else
             let text (values: float list) = values |> List.map string |> String.concat ", "
 
-            Result.Error(
-                Error.create
-                    Usage
-                    $"mean and std must be 3 finite numbers each, std > 0; got {text mean} and {text std}"
-                    ""
-                    "give those that the network was trained with"
-            )
+            Error.fail
+                Usage
+                $"mean and std must be 3 finite numbers each, std > 0; got {text mean} and {text std}"
+                ""
+                "give those that the network was trained with"
 
     /// Returns the options if the model can be exported with them.
     let validate (model: Model) (options: OnnxOptions) : Result<OnnxOptions, Error> =

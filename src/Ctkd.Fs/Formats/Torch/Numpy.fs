@@ -15,8 +15,7 @@ module Numpy =
     let private inert (kind: string) (arguments: PickleValue list) : PickleValue =
         PickleValue.Object { Kind = kind; Arguments = arguments; State = PickleValue.Nothing }
 
-    let private notCalled (_: PickleValue list) : Result<PickleValue, string> =
-        Error "it may not be called here"
+    let private notCalled (_: PickleValue list) : Result<PickleValue, string> = Error "it may not be called here"
 
     let private reconstruct (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
@@ -49,8 +48,7 @@ module Numpy =
             | _ -> None
 
         match value with
-        | PickleValue.Tuple items when List.forall (extent >> Option.isSome) items ->
-            Some(List.choose extent items)
+        | PickleValue.Tuple items when List.forall (extent >> Option.isSome) items -> Some(List.choose extent items)
         | _ -> None
 
     let private isByteType (value: PickleValue) : bool =
@@ -124,7 +122,5 @@ module Numpy =
         | [ dtype; value ] ->
             littleType dtype
             |> Option.bind (fun name -> List.tryFind (fun (code, _) -> PickleValue.isText code name) decoders)
-            |> Option.bind (fun (code: string, decode) ->
-                exactly (int code[1] - int '0') value |> Option.map decode
-            )
+            |> Option.bind (fun (code: string, decode) -> exactly (int code[1] - int '0') value |> Option.map decode)
         | _ -> None

@@ -136,15 +136,10 @@ module Pickle =
 
     /// Reads the pickle at the input's position, and advances past its end. Violations raise `Unpicklable` or
     /// `Forbidden`.
-    let internal next (rules: PickleRules) (input: PickleInput) : PickleValue =
-        run (PickleMachine.create rules input)
+    let internal next (rules: PickleRules) (input: PickleInput) : PickleValue = run (PickleMachine.create rules input)
 
     /// Reads `data` as exactly one pickle.
-    let internal whole
-        (rules: PickleRules)
-        (budget: MemoryBudget)
-        (data: ReadOnlyMemory<byte>)
-        : PickleValue =
+    let internal whole (rules: PickleRules) (budget: MemoryBudget) (data: ReadOnlyMemory<byte>) : PickleValue =
         let input = { Data = data; Budget = budget; Position = 0 }
         let value = next rules input
 
@@ -157,19 +152,14 @@ module Pickle =
         $"it asks for {name}, which is not among the few names that are allowed"
 
     /// The rule of a pickle without external references.
-    let internal nothingOutside (_: PickleValue) : Result<PickleValue, string> =
-        Error "it refers to what is outside it"
+    let internal nothingOutside (_: PickleValue) : Result<PickleValue, string> = Error "it refers to what is outside it"
 
     /// Reads a pickle. `allowed` maps the full names of allowed imports to their constructors, and `where` is the path
     /// in messages. Bytes in the value are views of `data`.
-    let parse
-        (allowed: Map<string, PickleConstructor>)
-        (where: string)
-        (data: byte[])
-        : Result<PickleValue, Error> =
+    let parse (allowed: Map<string, PickleConstructor>) (where: string) (data: byte[]) : Result<PickleValue, Error> =
         let refused (reason: string) =
             let what = $"'{Path.GetFileName where}' is refused as a pickle: {Files.printable reason}"
-            Error(Error.create Damaged what where "fetch the file again; do not open it with Python")
+            Error.fail Damaged what where "fetch the file again; do not open it with Python"
 
         try
             let rules = { Allowed = allowed; Outside = nothingOutside }

@@ -56,14 +56,11 @@ module internal PickleInput =
 
     let uint8 (input: PickleInput) : int64 = int64 (take 1L input).Span[0]
 
-    let uint16 (input: PickleInput) : int64 =
-        int64 (BinaryPrimitives.ReadUInt16LittleEndian (take 2L input).Span)
+    let uint16 (input: PickleInput) : int64 = int64 (BinaryPrimitives.ReadUInt16LittleEndian (take 2L input).Span)
 
-    let int32 (input: PickleInput) : int64 =
-        int64 (BinaryPrimitives.ReadInt32LittleEndian (take 4L input).Span)
+    let int32 (input: PickleInput) : int64 = int64 (BinaryPrimitives.ReadInt32LittleEndian (take 4L input).Span)
 
-    let uint32 (input: PickleInput) : int64 =
-        int64 (BinaryPrimitives.ReadUInt32LittleEndian (take 4L input).Span)
+    let uint32 (input: PickleInput) : int64 = int64 (BinaryPrimitives.ReadUInt32LittleEndian (take 4L input).Span)
     // A length above the largest int64 becomes negative, and `take` refuses it.
     let uint64 (input: PickleInput) : int64 = BinaryPrimitives.ReadInt64LittleEndian (take 8L input).Span
 

@@ -24,11 +24,7 @@ type PickleValue =
     | Object of PickleObject
 
 /// A constructed object as inert data: kind, arguments, and the state that the pickle set later.
-and [<ReferenceEquality>] PickleObject = {
-    Kind: string
-    Arguments: PickleValue list
-    mutable State: PickleValue
-}
+and [<ReferenceEquality>] PickleObject = { Kind: string; Arguments: PickleValue list; mutable State: PickleValue }
 
 /// Reads the values of a pickle, as far as data files need it.
 [<RequireQualifiedAccess>]
@@ -52,8 +48,7 @@ module PickleValue =
     let isText (expected: string) (value: PickleValue) : bool =
         match value with
         | PickleValue.Text text -> text = expected
-        | PickleValue.Bytes bytes ->
-            bytes.Length = expected.Length && Encoding.Latin1.GetString bytes.Span = expected
+        | PickleValue.Bytes bytes -> bytes.Length = expected.Length && Encoding.Latin1.GetString bytes.Span = expected
         | _ -> false
 
     /// Returns a dictionary's value of a key; the last one if the key occurs more than once.

@@ -36,8 +36,7 @@ module TorchEntry =
         let text held =
             match held with
             | TorchEntry.Whole number -> Some(string number)
-            | TorchEntry.Number number ->
-                Some(number.ToString("R", System.Globalization.CultureInfo.InvariantCulture))
+            | TorchEntry.Number number -> Some(number.ToString("R", System.Globalization.CultureInfo.InvariantCulture))
             | TorchEntry.Text text -> Some text
             | TorchEntry.Other("true" | "false" as text) -> Some text
             | TorchEntry.Tensor _

@@ -16,8 +16,7 @@ module TorchFile =
         Error.create Damaged what where next
 
     let private again =
-        "fetch the file again, or save it again with torch.save; "
-        + "do not open it with Python unless you trust it"
+        "fetch the file again, or save it again with torch.save; " + "do not open it with Python unless you trust it"
 
     let private onlyWeights (where: string) : string =
         let name = Path.GetFileName where

@@ -31,9 +31,7 @@ module internal TorchLegacy =
 
     /// Returns the position of the second pickle if the first one is the magic number.
     let private afterMagic (data: byte[]) : int option =
-        match
-            ReadOnlySpan(data, 0, min data.Length (maxHeader + magic.Length)).IndexOf(ReadOnlySpan magic)
-        with
+        match ReadOnlySpan(data, 0, min data.Length (maxHeader + magic.Length)).IndexOf(ReadOnlySpan magic) with
         | -1 -> None
         | start -> Some(start + magic.Length)
 
@@ -50,8 +48,7 @@ module internal TorchLegacy =
         | _ -> refuse "it is of another version than 1001 of PyTorch's old format"
 
         match plain input |> PickleValue.field "little_endian" with
-        | Some(PickleValue.Truth false) ->
-            refuse "it was written on a big-endian machine: save it again on another"
+        | Some(PickleValue.Truth false) -> refuse "it was written on a big-endian machine: save it again on another"
         | _ -> ()
 
     /// Records the type and size of each storage in the pickle: the bytes after it do not give the type.
@@ -115,8 +112,6 @@ module internal TorchLegacy =
             refuse $"{data.Length - input.Position} bytes follow its end"
 
         let storage _ key _ =
-            storages
-            |> Map.tryFind key
-            |> Option.defaultWith (fun () -> refuse $"storage '{key}' is not there")
+            storages |> Map.tryFind key |> Option.defaultWith (fun () -> refuse $"storage '{key}' is not there")
 
         TorchTree.ofPickle input.Budget data.Length storage value

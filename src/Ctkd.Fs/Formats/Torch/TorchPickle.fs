@@ -51,8 +51,7 @@ module internal TorchPickle =
     let private inert (kind: string) (arguments: PickleValue list) : PickleValue =
         PickleValue.Object { Kind = kind; Arguments = arguments; State = PickleValue.Nothing }
 
-    let private notCalled (_: PickleValue list) : Result<PickleValue, string> =
-        Error "it may not be called here"
+    let private notCalled (_: PickleValue list) : Result<PickleValue, string> = Error "it may not be called here"
 
     // ---- tensors
 
@@ -61,8 +60,7 @@ module internal TorchPickle =
         match arguments with
         | _ :: _ :: _ :: _ :: _ :: _ :: PickleValue.Dictionary notes :: _ when notes.Count > 0 ->
             Error "a tensor has notes, such as a sign that is not yet applied: save it with .clone()"
-        | storage :: offset :: extents :: strides :: _ ->
-            Ok(inert tensorKind [ storage; offset; extents; strides ])
+        | storage :: offset :: extents :: strides :: _ -> Ok(inert tensorKind [ storage; offset; extents; strides ])
         | _ -> Error "a tensor has a storage, an offset, extents and strides"
 
     let private typedTensor (arguments: PickleValue list) : Result<PickleValue, string> =
@@ -126,8 +124,7 @@ module internal TorchPickle =
     ]
 
     let private names: (string * PickleConstructor) list =
-        [ yield! storages.Keys; yield! dtypes.Keys; yield! otherDtypes ]
-        |> List.map (fun name -> name, notCalled)
+        [ yield! storages.Keys; yield! dtypes.Keys; yield! otherDtypes ] |> List.map (fun name -> name, notCalled)
 
     /// All globals that a PyTorch file may import.
     let allowed: Map<string, PickleConstructor> =
@@ -160,12 +157,10 @@ module internal TorchPickle =
             | _ -> PickleValue.Nothing, []
 
         match rest with
-        | _ when PickleValue.isText "module" kind ->
-            Error "it holds the source of a module: save only its state_dict"
+        | _ when PickleValue.isText "module" kind -> Error "it holds the source of a module: save only its state_dict"
         | _ when not (PickleValue.isText "storage" kind) -> Error "it refers to what is no storage"
         | [ PickleValue.Global owner; key; _; PickleValue.Whole count ]
-        | [ PickleValue.Global owner; key; _; PickleValue.Whole count; PickleValue.Nothing ] ->
-            typed owner key count
+        | [ PickleValue.Global owner; key; _; PickleValue.Whole count; PickleValue.Nothing ] -> typed owner key count
         | [ _; _; _; _; PickleValue.Tuple _ ] -> Error "a storage is a part of another: save it again"
         | _ -> Error "the name of a storage is malformed"
 

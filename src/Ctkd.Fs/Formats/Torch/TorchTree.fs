@@ -62,8 +62,7 @@ module internal TorchTree =
         match arguments with
         | storage :: PickleValue.Whole offset :: extents :: strides :: dtype ->
             let stored, key, count =
-                TorchPickle.describe storage
-                |> Option.defaultWith (fun () -> refuse "a tensor has no storage")
+                TorchPickle.describe storage |> Option.defaultWith (fun () -> refuse "a tensor has no storage")
 
             let dtype =
                 match dtype with
@@ -153,8 +152,7 @@ module internal TorchTree =
         | PickleValue.Sequence items -> list walk depth items
         | PickleValue.Tuple items -> list walk depth items
         | PickleValue.Dictionary pairs -> group walk depth pairs
-        | PickleValue.Object o when o.Kind = TorchPickle.tensorKind ->
-            TorchEntry.Tensor(tensor walk name o.Arguments)
+        | PickleValue.Object o when o.Kind = TorchPickle.tensorKind -> TorchEntry.Tensor(tensor walk name o.Arguments)
         | PickleValue.Object o when o.Kind = Numpy.numberKind ->
             match Numpy.number o.Arguments with
             | Some number -> entry walk depth name number

@@ -70,9 +70,7 @@ module internal TorchView =
         | [ extent, 1L ] -> source.Slice(int from * item, int extent * item).CopyTo target
         | [ extent, stride ] ->
             for i in 0 .. int extent - 1 do
-                source.Span
-                    .Slice((int from + i * int stride) * item, item)
-                    .CopyTo(target.Span.Slice(i * item))
+                source.Span.Slice((int from + i * int stride) * item, item).CopyTo(target.Span.Slice(i * item))
         | (extent, stride) :: inner ->
             let part = target.Length / int extent
 
@@ -85,11 +83,7 @@ module internal TorchView =
     /// <param name="reserve">Receives the number of bytes before a copy is made; may refuse.</param>
     /// <param name="storage">The bytes of the storage.</param>
     /// <param name="view">The view.</param>
-    let bytes
-        (reserve: int64 -> unit)
-        (storage: ReadOnlyMemory<byte>)
-        (view: TorchView)
-        : ReadOnlyMemory<byte> =
+    let bytes (reserve: int64 -> unit) (storage: ReadOnlyMemory<byte>) (view: TorchView) : ReadOnlyMemory<byte> =
         check storage view
         let item, count = int64 view.ItemSize, count view
 

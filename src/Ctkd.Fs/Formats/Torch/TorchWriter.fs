@@ -26,8 +26,7 @@ module internal TorchWriter =
 
     // ---- the pickle, protocol 2
 
-    let private ascii (text: string) (target: Stream) : unit =
-        target.Write(ReadOnlySpan(Encoding.ASCII.GetBytes text))
+    let private ascii (text: string) (target: Stream) : unit = target.Write(ReadOnlySpan(Encoding.ASCII.GetBytes text))
 
     let private number (size: int) (value: int64) (target: Stream) : unit =
         let bytes = Array.zeroCreate<byte> 8
@@ -55,9 +54,7 @@ module internal TorchWriter =
         ascii "t" target
 
     let private rowMajor (shape: int64 list) : int64 list =
-        (shape, [ 1L ])
-        ||> List.foldBack (fun extent strides -> max 1L extent * strides.Head :: strides)
-        |> List.tail
+        (shape, [ 1L ]) ||> List.foldBack (fun extent strides -> max 1L extent * strides.Head :: strides) |> List.tail
 
     let private count (tensor: StoredTensor) : int64 =
         int64 tensor.Bytes.Length / SafetensorsLayout.itemSizes[tensor.DType]

@@ -30,8 +30,7 @@ module internal ZipEntries =
     let private begins (signature: string) (data: byte[]) (place: int) : bool =
         ReadOnlySpan(data, place, 4).SequenceEqual(ReadOnlySpan(Encoding.Latin1.GetBytes signature))
 
-    let private wide (what: string) : 'T =
-        refuse $"{what} as in files of more than 4 GB (zip64), which are not read"
+    let private wide (what: string) : 'T = refuse $"{what} as in files of more than 4 GB (zip64), which are not read"
 
     /// Sizes of the fixed parts.
     let private endSize, private directorySize, private headerSize = 22, 46, 30
@@ -45,8 +44,7 @@ module internal ZipEntries =
     let private endRecord (data: byte[]) : int =
         let longest = min (data.Length - endSize) 65_535
 
-        let isEnd place =
-            begins "PK\005\006" data place && uint16 data (place + 20) = data.Length - place - endSize
+        let isEnd place = begins "PK\005\006" data place && uint16 data (place + 20) = data.Length - place - endSize
 
         match Seq.tryFind isEnd (seq { data.Length - endSize .. -1 .. data.Length - endSize - longest }) with
         | Some place -> place
@@ -130,12 +128,7 @@ module internal ZipEntries =
         first, (if hasDescriptor then last + descriptorSize else last)
 
     /// Returns the entry at a position of the directory, and the position after it.
-    let private entry
-        (budget: MemoryBudget)
-        (data: byte[])
-        (start: int, stop: int)
-        (place: int)
-        : ZipEntry * int =
+    let private entry (budget: MemoryBudget) (data: byte[]) (start: int, stop: int) (place: int) : ZipEntry * int =
         if place + directorySize > stop || not (begins "PK\001\002" data place) then
             refuse "its directory is damaged"
 

@@ -46,17 +46,12 @@ module Actor =
                 // Mean and deviation are the two rows of one layer.
                 Shapes = (body |> List.map _.Shape) @ [ [ 2; hidden ]; [ 2 ] ]
             }
-        | RlkdSpread.Shared rows, declares ->
-            Pack.ofDeclarations (declares @ [ fill "deviation" [ rows ] 0.0 ])
+        | RlkdSpread.Shared rows, declares -> Pack.ofDeclarations (declares @ [ fill "deviation" [ rows ] 0.0 ])
         | RlkdSpread.Head, _ -> invalidOp "three linear layers have six parameters"
 
     /// The hidden layers of actor and critic: relu(W2 relu(W1 s + b1) + b2), shape [batch, 256].
     let internal body (p: Tensor[]) (states: Tensor) : Tensor =
-        states
-        |> Tensor.linear p[0] (Some p[1])
-        |> Tensor.relu
-        |> Tensor.linear p[2] (Some p[3])
-        |> Tensor.relu
+        states |> Tensor.linear p[0] (Some p[1]) |> Tensor.relu |> Tensor.linear p[2] (Some p[3]) |> Tensor.relu
 
     /// The distribution for states [batch, features]; its mean lies in (-1, 1).
     let forward (spread: RlkdSpread) (p: Tensor[]) (states: Tensor) : Gaussian =
@@ -92,8 +87,7 @@ module Actor =
 
     /// Log-density [batch] at a standardised draw: -x^2 / 2 - log deviation - log(2 pi) / 2.
     let private logDensity (standard: Tensor) (policy: Gaussian) : Tensor =
-        Tensor.scale -0.5 (standard * standard) - policy.LogDeviation
-        |> Tensor.addNumber (-0.5 * log (2.0 * Math.PI))
+        Tensor.scale -0.5 (standard * standard) - policy.LogDeviation |> Tensor.addNumber (-0.5 * log (2.0 * Math.PI))
 
     /// Log-likelihood [batch] of draws z [batch] that became temperatures t [batch].
     let logLikelihood (where: RlkdLikelihood) (z: Tensor) (t: Tensor) (policy: Gaussian) : Tensor =

@@ -24,13 +24,7 @@ module Advantage =
     /// Generalised advantages [n] (Schulman et al. 2016, arXiv:1506.02438, eq. 16):
     /// sum_k (discount lambda)^k d_(t+k), d_t = r_t + discount V_(t+1) - V_t.
     /// Rewards and values [n], the value beyond the batch [1].
-    let generalised
-        (discount: float)
-        (lambda: float)
-        (rewards: Tensor)
-        (values: Tensor)
-        (beyond: Tensor)
-        : Tensor =
+    let generalised (discount: float) (lambda: float) (rewards: Tensor) (values: Tensor) (beyond: Tensor) : Tensor =
         rewards + Tensor.scale discount (following beyond values) - values |> discounted (discount * lambda)
 
     /// Returns [n]: sum_k discount^k r_(t+k), with the value beyond the batch [1] as the last reward.

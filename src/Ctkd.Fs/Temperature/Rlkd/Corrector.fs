@@ -81,8 +81,7 @@ module Corrector =
             let sides = Tensor.mean (square (g - reward))
             Tensor.scale main (square (last - reward)) + Tensor.scale auxiliary sides
         | RlkdCorrector.Set -> square (Tensor.mean g - reward)
-        | RlkdCorrector.Linear ->
-            Tensor.scale (main + auxiliary) (square (Tensor.mean g - Tensor.mean returns))
+        | RlkdCorrector.Linear -> Tensor.scale (main + auxiliary) (square (Tensor.mean g - Tensor.mean returns))
         | RlkdCorrector.Off -> noNetwork ()
 
     /// `first`, then g_t - g_(t-1).
@@ -97,8 +96,7 @@ module Corrector =
     let redistribute (kind: RlkdCorrector) (reward: Tensor) (returns: Tensor) (g: Tensor) : Tensor =
         let part = 1.0 / float (Tensor.size 0 g)
 
-        let complete (target: Tensor) (shares: Tensor) =
-            shares + Tensor.scale part (target - Tensor.sum shares)
+        let complete (target: Tensor) (shares: Tensor) = shares + Tensor.scale part (target - Tensor.sum shares)
 
         match kind with
         | RlkdCorrector.Lstm -> differences (Tensor.select 0 0 g) g |> complete reward
@@ -127,7 +125,6 @@ module Corrector =
         (returns: Tensor)
         (x: Tensor)
         : struct (Tensor * Tensor) =
-        let before =
-            Learner.descend steps None learner (fun p -> predict kind p x |> loss kind reward returns)
+        let before = Learner.descend steps None learner (fun p -> predict kind p x |> loss kind reward returns)
 
         struct (before, predict kind (Learner.weights learner) x)

@@ -19,8 +19,7 @@ module Exploration =
         let struct (count, dominant, partner) = ranks mixing (Tensor.size 0 entropies)
         let struct (_, order) = Tensor.topK (max dominant partner + count) 0 entropies
 
-        struct (Tensor.slice 0 dominant (dominant + count) order,
-                Tensor.slice 0 partner (partner + count) order)
+        struct (Tensor.slice 0 dominant (dominant + count) order, Tensor.slice 0 partner (partner + count) order)
 
     /// Weights of the dominant images by rank i, from 1 down towards `Least`: 1 - (1 - Least) i / M.
     let weights (mixing: RlkdMixing) (count: int) : float[] =
@@ -45,13 +44,7 @@ module Exploration =
     /// <param name="dominant">Positions of the dominant images, int64 [M].</param>
     /// <param name="partner">Positions of their partners, int64 [M].</param>
     /// <param name="set">All images, N.</param>
-    let mix
-        (mixing: RlkdMixing)
-        (dtype: DType)
-        (dominant: Tensor)
-        (partner: Tensor)
-        (set: DeviceSet)
-        : DeviceSet =
+    let mix (mixing: RlkdMixing) (dtype: DType) (dominant: Tensor) (partner: Tensor) (set: DeviceSet) : DeviceSet =
         let images, labels = set.Images, set.Labels
         let device, count = Tensor.device images, Tensor.size 0 images
 
@@ -76,10 +69,7 @@ module Exploration =
                 Mix =
                     Some {
                         Other =
-                            if mixing.AtPartner then
-                                labels
-                            else
-                                written labels (Tensor.indexSelect 0 partner labels)
+                            if mixing.AtPartner then labels else written labels (Tensor.indexSelect 0 partner labels)
                         Weight = if mixing.AtPartner then ones else written ones weights
                         Clean = written ones (Tensor.scale 0.0 weights) |> Tensor.eqNumber 1.0
                     }

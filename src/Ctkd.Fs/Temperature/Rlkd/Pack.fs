@@ -114,12 +114,7 @@ module Learner =
         )
 
     /// Runs `pass` once per step. Returns the loss before the first, shape [].
-    let descend
-        (steps: AdamStep[])
-        (longest: float option)
-        (learner: Learner)
-        (loss: Tensor[] -> Tensor)
-        : Tensor =
+    let descend (steps: AdamStep[]) (longest: float option) (learner: Learner) (loss: Tensor[] -> Tensor) : Tensor =
         let leaves = leaves learner
         steps |> Array.map (fun now -> pass now longest learner leaves loss) |> Array.head
 
@@ -129,8 +124,7 @@ module Perceptron =
     let private hidden = 16
 
     /// The parameters: weights [16, inputs], biases [16], weights [1, 16], bias [1].
-    let pack (inputs: int) : Pack =
-        Pack.ofLayers [ Layer.dense "hidden" inputs hidden; Layer.dense "output" hidden 1 ]
+    let pack (inputs: int) : Pack = Pack.ofLayers [ Layer.dense "hidden" inputs hidden; Layer.dense "output" hidden 1 ]
 
     /// Outputs [batch] of inputs [batch, inputs]; `activation` follows the hidden layer.
     let forward (activation: Tensor -> Tensor) (p: Tensor[]) (x: Tensor) : Tensor =

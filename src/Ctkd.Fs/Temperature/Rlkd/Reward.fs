@@ -42,13 +42,7 @@ module Reward =
 
     /// The reward R [] of a batch's temperatures from the accuracies of the batch before, the batch itself and the batch
     /// after, shape [] each. Next: factor (after - own). Lagged: factor (own - before).
-    let ofAccuracies
-        (kind: RlkdReward)
-        (factor: float)
-        (before: Tensor)
-        (own: Tensor)
-        (after: Tensor)
-        : Tensor =
+    let ofAccuracies (kind: RlkdReward) (factor: float) (before: Tensor) (own: Tensor) (after: Tensor) : Tensor =
         match kind with
         | RlkdReward.Next -> Tensor.scale factor (after - own)
         | RlkdReward.Lagged -> Tensor.scale factor (own - before)

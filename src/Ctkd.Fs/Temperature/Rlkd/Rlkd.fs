@@ -28,9 +28,7 @@ module Rlkd =
         if o.Step = 0 then Tensor.fillInto sums 0.0
 
         config.Mixing
-        |> Option.iter (fun mixing ->
-            Exploration.record mixing.History o.Epoch o.Batch seen.Entropy (find "entropy")
-        )
+        |> Option.iter (fun mixing -> Exploration.record mixing.History o.Epoch o.Batch seen.Entropy (find "entropy"))
 
         // The pending batch is always one of the same epoch: an epoch's last batch is not learned from.
         if learns && o.Step > 0 then
@@ -56,13 +54,7 @@ module Rlkd =
 
     /// The images of an epoch. What is mixed is chosen at its beginning and kept in the state, so that an epoch resumed in
     /// its middle sees the same images.
-    let private images
-        (config: RlkdConfig)
-        (tree: Tree)
-        (epoch: int)
-        (step: int)
-        (set: DeviceSet)
-        : DeviceSet =
+    let private images (config: RlkdConfig) (tree: Tree) (epoch: int) (step: int) (set: DeviceSet) : DeviceSet =
         match RlkdConfig.mixes config epoch with
         | None -> set
         | Some mixing ->

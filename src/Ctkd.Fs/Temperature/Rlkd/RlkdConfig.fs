@@ -263,9 +263,7 @@ module RlkdConfig =
     /// of the run and of the agent: before, there are no entropies to rank by.
     let mixes (config: RlkdConfig) (epoch: int) : RlkdMixing option =
         let isOn (mixing: RlkdMixing) =
-            learns config epoch
-            && epoch > max 1 config.WarmUp
-            && Option.forall (fun last -> epoch <= last) mixing.Until
+            learns config epoch && epoch > max 1 config.WarmUp && Option.forall (fun last -> epoch <= last) mixing.Until
 
         config.Mixing |> Option.filter isOn
 

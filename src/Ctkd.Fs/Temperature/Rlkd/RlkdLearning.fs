@@ -14,8 +14,7 @@ type RlkdExperience = {
 module RlkdLearning =
 
     /// Number of optimiser steps done so far by a part that takes `steps` per update.
-    let private taken (tree: Tree) (steps: int) : Tensor =
-        Tree.find "updates" tree |> Tensor.scale (float steps)
+    let private taken (tree: Tree) (steps: int) : Tensor = Tree.find "updates" tree |> Tensor.scale (float steps)
 
     let private creditSteps (config: RlkdConfig) (tree: Tree) (steps: int) : AdamStep[] =
         Adam.ahead (Adam.ofRate config.CreditRate) steps (taken tree steps)
@@ -38,8 +37,7 @@ module RlkdLearning =
         let sum = Tree.find "usual" tree
 
         let usual =
-            Advantage.runningMean usualKept sum (Tree.find "updates" tree)
-            |> Tensor.toType (Tensor.dtype reward)
+            Advantage.runningMean usualKept sum (Tree.find "updates" tree) |> Tensor.toType (Tensor.dtype reward)
 
         Advantage.addRunning usualKept sum reward
         usual
@@ -168,8 +166,7 @@ module RlkdLearning =
             Advantages =
                 match config.Scaling with
                 | RlkdScaling.ZScore -> Advantage.zScored advantages
-                | RlkdScaling.Running ->
-                    Advantage.scaled (Tree.find "scale" tree) (Tree.find "updates" tree) advantages
+                | RlkdScaling.Running -> Advantage.scaled (Tree.find "scale" tree) (Tree.find "updates" tree) advantages
             Returns = Advantage.returns ppo.Discount rewards beyond
         }
 
@@ -194,13 +191,5 @@ module RlkdLearning =
         }
 
     /// Updates the agent from a batch with the reward R [].
-    let learn
-        (nets: RlkdNetworks)
-        (tree: Tree)
-        (experience: RlkdExperience)
-        (next: Tensor)
-        (reward: Tensor)
-        : unit =
-        Tensor.scoped (fun () ->
-            credit nets tree experience next reward |> improve nets tree experience next reward
-        )
+    let learn (nets: RlkdNetworks) (tree: Tree) (experience: RlkdExperience) (next: Tensor) (reward: Tensor) : unit =
+        Tensor.scoped (fun () -> credit nets tree experience next reward |> improve nets tree experience next reward)

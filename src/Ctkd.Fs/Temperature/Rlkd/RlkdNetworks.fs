@@ -49,20 +49,12 @@ module RlkdNetworks =
     /// <param name="dtype">Type of the networks.</param>
     /// <param name="device">Where the state lies.</param>
     /// <param name="rng">Decides the initial parameters.</param>
-    let start
-        (nets: RlkdNetworks)
-        (images: int)
-        (batch: int)
-        (dtype: DType)
-        (device: Device)
-        (rng: Rng)
-        : Tree =
+    let start (nets: RlkdNetworks) (images: int) (batch: int) (dtype: DType) (device: Device) (rng: Rng) : Tree =
         let learner name pack = Learner.start dtype device rng name pack
         let optional names = Option.map (fun pack -> names |> List.map (fun name -> learner name pack))
         let features = Confidence.width nets.Config.State
 
-        let zeros dtype (shape: int list) =
-            Tensor.zeros dtype device (shape |> List.map int64 |> Array.ofList)
+        let zeros dtype (shape: int list) = Tensor.zeros dtype device (shape |> List.map int64 |> Array.ofList)
 
         let exploration =
             match nets.Config.Mixing with

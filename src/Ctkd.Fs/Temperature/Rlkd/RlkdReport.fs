@@ -149,8 +149,7 @@ module RlkdReport =
     }
 
     let private byEpoch (key: string) (epochs: (int * Map<string, float>) list) : (float * float) list =
-        epochs
-        |> List.choose (fun (epoch, numbers) -> numbers.TryFind key |> Option.map (fun y -> float epoch, y))
+        epochs |> List.choose (fun (epoch, numbers) -> numbers.TryFind key |> Option.map (fun y -> float epoch, y))
 
     /// 10 sigmoid(mean) and one deviation on either side against the uncertainty, in an epoch with two or more tenths.
     let private byUncertainty (run: string) (epoch: int, numbers: Map<string, float>) : AgentFigure option =
@@ -163,8 +162,7 @@ module RlkdReport =
 
         let curve label sign =
             label,
-            tenths
-            |> List.map (fun (u, mean, spread) -> u, RlkdConfig.hottest / (1.0 + exp -(mean + sign * spread)))
+            tenths |> List.map (fun (u, mean, spread) -> u, RlkdConfig.hottest / (1.0 + exp -(mean + sign * spread)))
 
         if tenths.Length < 2 then
             None

@@ -48,14 +48,12 @@ module Updater =
 
             match kind with
             | RlkdUpdater.Estimated ->
-                let error =
-                    descend estimator estimatorLeaves (fun p -> meanSquare (estimate p states - reward))
+                let error = descend estimator estimatorLeaves (fun p -> meanSquare (estimate p states - reward))
 
                 let loss p =
                     let mask = mask p states
 
-                    meanSquare (estimate frozen (mask * states) - reward)
-                    + Tensor.scale weight (Tensor.mean mask)
+                    meanSquare (estimate frozen (mask * states) - reward) + Tensor.scale weight (Tensor.mean mask)
 
                 struct (descend masker maskLeaves loss, error)
             | RlkdUpdater.Collapsing ->

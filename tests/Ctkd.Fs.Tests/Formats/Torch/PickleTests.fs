@@ -73,8 +73,7 @@ let private written: string list = [
 
 let private latin (text: string) : byte[] = Encoding.Latin1.GetBytes text
 
-let private parse (bytes: byte[]) : Result<PickleValue, Error> =
-    Pickle.parse Numpy.allowed "folder/train" bytes
+let private parse (bytes: byte[]) : Result<PickleValue, Error> = Pickle.parse Numpy.allowed "folder/train" bytes
 
 let private refused (bytes: byte[]) : string =
     match parse bytes with
@@ -100,8 +99,7 @@ let private examples: byte[] list =
     :: List.map Convert.FromBase64String written
 
 let private alphabet: string =
-    "NIKMJLFGSUTCBVX(0).12)]}tleasudpqrghjcRb\n\000\001\255"
-    + "\x80\x85\x86\x87\x88\x89\x8a\x8c\x8e\x93\x94\x95"
+    "NIKMJLFGSUTCBVX(0).12)]}tleasudpqrghjcRb\n\000\001\255" + "\x80\x85\x86\x87\x88\x89\x8a\x8c\x8e\x93\x94\x95"
 
 let tests =
     testList "Pickle" [
@@ -119,9 +117,7 @@ let tests =
             (fun (owner: string) ->
                 let pickle = latin ("\x80\002}q\001(U\004data" + python2Matrix owner "\x89" + "u.")
 
-                Must.equal
-                    (2, 3, [ 40uy; 80uy; 120uy; 160uy; 200uy; 240uy ])
-                    (matrix (parse pickle |> Error.orRaise))
+                Must.equal (2, 3, [ 40uy; 80uy; 120uy; 160uy; 200uy; 240uy ]) (matrix (parse pickle |> Error.orRaise))
             )
 
         test "scalars of every form are read" {

@@ -28,9 +28,7 @@ let tests =
     testList "TorchFile" [
         // ---- round trips ----
 
-        testPropertyWithConfig
-            (times 200)
-            "tensors of every type and shape come back to the bit, in their order"
+        testPropertyWithConfig (times 200) "tensors of every type and shape come back to the bit, in their order"
         <| forAll
             distinctTensors
             (fun written ->
@@ -54,9 +52,7 @@ let tests =
             )
 
         test "the bytes of every tensor lie at a multiple of 64" {
-            let marked = [
-                for i in 1..5 -> tensor (String('x', i)) "U8" [ 16L ] (Array.create 16 (200uy + byte i))
-            ]
+            let marked = [ for i in 1..5 -> tensor (String('x', i)) "U8" [ 16L ] (Array.create 16 (200uy + byte i)) ]
 
             let bytes = TorchFile.encode marked
 
@@ -78,9 +74,7 @@ let tests =
                 let data = Array.init length (fun i -> byte (i * 91))
 
                 let pickle =
-                    dictionary [
-                        "x", window (storage "ByteStorage" "0" (int64 length)) 0L [ int64 length ] [ 1L ]
-                    ]
+                    dictionary [ "x", window (storage "ByteStorage" "0" (int64 length)) 0L [ int64 length ] [ 1L ] ]
 
                 Must.equal data ((List.exactlyOne (tensors (zipFile pickle [ "0", data ]))).Bytes.ToArray())
         }
@@ -146,18 +140,13 @@ let tests =
                     "device", "ctorch\ndevice\n(Vcuda\nI0\ntR"
                     "dtype", "ctorch\nfloat16\n"
                     "size", "ctorch\nSize\n(I2\nI3\nt\x85R"
-                    "numpy",
-                    $"cnumpy.core.multiarray\nscalar\n({float64}C\008\000\000\000\000\000\000\xf4\x3ftR"
+                    "numpy", $"cnumpy.core.multiarray\nscalar\n({float64}C\008\000\000\000\000\000\000\xf4\x3ftR"
                     "pairs", "ccollections\nOrderedDict\n](](Vk\nK\001ee\x85R"
                     "attributes", "ccollections\nOrderedDict\n)R}V_metadata\nNsb"
                     "parameter",
-                    "ctorch._utils\n_rebuild_parameter\n("
-                    + window (storage "LongStorage" "0" 1L) 0L [] []
-                    + "\x88NtR"
+                    "ctorch._utils\n_rebuild_parameter\n(" + window (storage "LongStorage" "0" 1L) 0L [] [] + "\x88NtR"
                     "typed",
-                    (window (storage "UntypedStorage" "0" 8L) 0L [ 2L ] [ 1L ])
-                        .Replace("_v2", "_v3")
-                        .Replace("NtR", "")
+                    (window (storage "UntypedStorage" "0" 8L) 0L [ 2L ] [ 1L ]).Replace("_v2", "_v3").Replace("NtR", "")
                     |> fun text -> text.Replace("ccollections\nOrderedDict\n)RtR", "Nctorch\nfloat32\ntR")
                 ]
 

@@ -63,8 +63,7 @@ let tests =
                 test name {
                     let read, good, guarded = formats[name]
 
-                    let plain =
-                        List.map (fun (t: StoredTensor) -> t.DType, t.Shape, Convert.ToHexString t.Bytes.Span)
+                    let plain = List.map (fun (t: StoredTensor) -> t.DType, t.Shape, Convert.ToHexString t.Bytes.Span)
 
                     let truth = read good |> Error.orRaise |> plain
                     let rng = Random 7
@@ -77,9 +76,7 @@ let tests =
                         match read bytes with
                         | Error error -> Must.equal Damaged error.Kind
                         | Ok found when guarded ->
-                            Expect.isTrue
-                                (plain found |> List.forall (fun t -> List.contains t truth))
-                                $"file {i}"
+                            Expect.isTrue (plain found |> List.forall (fun t -> List.contains t truth)) $"file {i}"
                         | Ok _ -> ()
 
                         Expect.isTrue (clock.Elapsed.TotalSeconds < 2.0) $"file {i} took {clock.Elapsed}"

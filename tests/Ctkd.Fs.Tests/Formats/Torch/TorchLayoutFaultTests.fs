@@ -16,8 +16,7 @@ let private pickle = latin ("\x80\002" + window floats 0L [ 6L ] [ 1L ] + ".")
 let private places (name: string) (bytes: byte[]) : int * int =
     let name = latin name
 
-    ReadOnlySpan(bytes).IndexOf(ReadOnlySpan name) - 30,
-    ReadOnlySpan(bytes).LastIndexOf(ReadOnlySpan name) - 46
+    ReadOnlySpan(bytes).IndexOf(ReadOnlySpan name) - 30, ReadOnlySpan(bytes).LastIndexOf(ReadOnlySpan name) - 46
 
 let tests =
     testList "TorchFault" [
@@ -39,10 +38,7 @@ let tests =
                     plainZip [ "a/data.pkl", pickle; data; "a/constants.pkl", "x"B ], "TorchScript"
                     plainZip [ "a/data.pkl", Array.append pickle "."B; data ], "follow its end"
                     plainZip [], ""
-                    zip CompressionLevel.Optimal [
-                        "a/data.pkl", pickle
-                        "a/data/0", Array.zeroCreate 100_000
-                    ],
+                    zip CompressionLevel.Optimal [ "a/data.pkl", pickle; "a/data/0", Array.zeroCreate 100_000 ],
                     "compressed"
                 ] do
                 Must.contain text (reason bytes)
@@ -106,9 +102,7 @@ let tests =
             [ "../../secret"; "/0"; "a/b"; "."; "a.b"; ""; "a\\b"; "c:0"; "0 "; "\u00e9" ]
             (fun (key: string) ->
                 let named =
-                    window
-                        ((storage "FloatStorage" "KEY" 6L).Replace("KEY", key.Replace("\\", "\\u005c")))
-                        0L [] []
+                    window ((storage "FloatStorage" "KEY" 6L).Replace("KEY", key.Replace("\\", "\\u005c"))) 0L [] []
 
                 for bytes in [ zipFile named []; legacyFile named [] ] do
                     Must.contain "malformed" (reason bytes)
@@ -146,11 +140,7 @@ let tests =
 
         test "entries that overlap are refused" {
             let good =
-                plainZip [
-                    "a/data.pkl", pickle
-                    "a/data/0", Array.zeroCreate 24
-                    "a/data/0", Array.zeroCreate 24
-                ]
+                plainZip [ "a/data.pkl", pickle; "a/data/0", Array.zeroCreate 24; "a/data/0", Array.zeroCreate 24 ]
 
             let directory (from: int) =
                 from + ReadOnlySpan(good, from, good.Length - from).IndexOf(ReadOnlySpan "PK\001\002"B)
@@ -171,8 +161,7 @@ let tests =
             let replaced (oldText: string) (newText: string) =
                 latin ((Text.Encoding.Latin1.GetString good).Replace(oldText, newText))
 
-            let announcing count =
-                legacyFile (window (storage "FloatStorage" "0" count) 0L [] []) [ "0", count, data ]
+            let announcing count = legacyFile (window (storage "FloatStorage" "0" count) 0L [] []) [ "0", count, data ]
 
             for bytes, text in
                 [
@@ -183,8 +172,7 @@ let tests =
                     legacyFile pickle [ "0", -6L, data ], "-6 elements, and 6"
                     announcing Int64.MaxValue, "announces"
                     announcing 500_000_000L, "truncated"
-                    legacyFile ("](" + pickle + pickle.Replace("Float", "Int") + "e") [ "0", 6L, data ],
-                    "in two ways"
+                    legacyFile ("](" + pickle + pickle.Replace("Float", "Int") + "e") [ "0", 6L, data ], "in two ways"
                     Array.append good [| 0uy |], "1 bytes follow"
                     replaced "\x88s." "\x89s.", "big-endian"
                     replaced "M\xe9\003." "M\xea\003.", "1001"

@@ -10,8 +10,7 @@ open Ctkd.Fs
 /// The bytes of a text with one character per byte.
 let latin (text: string) : byte[] = Encoding.Latin1.GetBytes text
 
-let private tuple (values: int64 list) : string =
-    "(" + String.concat "" [ for value in values -> $"I{value}\n" ] + "t"
+let private tuple (values: int64 list) : string = "(" + String.concat "" [ for value in values -> $"I{value}\n" ] + "t"
 
 /// The persistent id of a storage.
 let storage (kind: string) (key: string) (count: int64) : string =
@@ -72,8 +71,7 @@ let small: (string * byte[]) list =
         dictionary [
             "epoch", "K\007"
             "best", "G\x3f\xf8\000\000\000\000\000\000"
-            "model",
-            dictionary [ "a", window floats 0L [ 2L; 3L ] [ 3L; 1L ]; "b", window floats 1L [ 2L ] [ 3L ] ]
+            "model", dictionary [ "a", window floats 0L [ 2L; 3L ] [ 3L; 1L ]; "b", window floats 1L [ 2L ] [ 3L ] ]
         ]
 
     [ "zip", zipFile pickle [ "0", bytes ]; "legacy", legacyFile pickle [ "0", 6L, bytes ] ]

@@ -40,8 +40,7 @@ let tests =
                         Actor.forward RlkdSpread.Head p states |> Actor.draw noise |> Actor.squash 0.1
 
                     let one i =
-                        draw (Tensor.slice 0 i (i + 1) noise) (Tensor.slice 0 i (i + 1) states)
-                        |> Tensor.toFloat
+                        draw (Tensor.slice 0 i (i + 1) noise) (Tensor.slice 0 i (i + 1) states) |> Tensor.toFloat
 
                     Must.beClose 1e-12 0.0 (Array.init 6 one) (Tensor.toFloats (draw noise states))
                 )
@@ -64,8 +63,7 @@ let tests =
 
         test "noise is standard normal and a function of its key" {
             Tensor.scoped (fun () ->
-                let noise index =
-                    Actor.noise (Draws.key Device.Cpu index (Rng.ofSeed 5)) 20_000 |> Tensor.toFloats
+                let noise index = Actor.noise (Draws.key Device.Cpu index (Rng.ofSeed 5)) 20_000 |> Tensor.toFloats
 
                 let values = noise 1
                 Must.lie (-0.03) 0.03 (Array.average values)
@@ -95,8 +93,7 @@ let tests =
                 let z = row [| 0.7; 0.1 |]
                 let density = Actor.logLikelihood RlkdLikelihood.Draw z (Actor.squash 0.1 z) policy
 
-                let slope =
-                    Autograd.gradients (Tensor.sum density) [| mean |] |> Array.head |> Tensor.toFloats
+                let slope = Autograd.gradients (Tensor.sum density) [| mean |] |> Array.head |> Tensor.toFloats
 
                 let variance = exp -1.0
                 Must.beClose 1e-12 0.0 [| (0.7 - 0.3) / variance; (0.1 + 0.2) / variance |] slope
@@ -117,11 +114,7 @@ let tests =
                 let x = Plain.tensor [ 3 ] (expected "gaussian_logp.x")
 
                 let released =
-                    Actor.logLikelihood
-                        RlkdLikelihood.Temperature
-                        none
-                        x
-                        (policy (expected "gaussian_logp.mu"))
+                    Actor.logLikelihood RlkdLikelihood.Temperature none x (policy (expected "gaussian_logp.mu"))
 
                 exactly (expected "gaussian_logp.logp") released
                 let z = Plain.tensor [ 3 ] (expected "recommended.logp_pre_squash.z")
@@ -142,9 +135,7 @@ let tests =
                 exactly (expected "actor_forward.mu") policy.Mean
                 exactly (expected "actor_forward.std") (Tensor.exp policy.LogDeviation)
 
-                exactly
-                    (expected "critic_forward.v")
-                    (Critic.forward (Pack.views critic (formula critic)) (states ()))
+                exactly (expected "critic_forward.v") (Critic.forward (Pack.views critic (formula critic)) (states ()))
             )
         }
     ]

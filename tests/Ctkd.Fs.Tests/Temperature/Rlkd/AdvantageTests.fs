@@ -59,8 +59,7 @@ let tests =
                 for a in first do
                     Must.beNear 1e-6 0.0 -1.0 a
 
-                let second =
-                    Advantage.scaled running (Plain.number 1.0) (row [| 4.0; 4.0; 4.0 |]) |> Tensor.toFloats
+                let second = Advantage.scaled running (Plain.number 1.0) (row [| 4.0; 4.0; 4.0 |]) |> Tensor.toFloats
                 // The mean square of both: (4 * 0.99 + 16) / 1.99.
                 for a in second do
                     Must.beNear 1e-6 0.0 (4.0 / sqrt (19.96 / 1.99)) a

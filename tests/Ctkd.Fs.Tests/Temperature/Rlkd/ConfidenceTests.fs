@@ -30,9 +30,7 @@ let tests =
 
                 for form in [ RlkdState.Uncertainty; RlkdState.Confidences; RlkdState.SecondSmallest ] do
                     let states =
-                        Plain.numbers (fun () ->
-                            (Confidence.seen form (tensor x.Teacher) (tensor x.Student)).State
-                        )
+                        Plain.numbers (fun () -> (Confidence.seen form (tensor x.Teacher) (tensor x.Student)).State)
 
                     Must.equal (x.Rows * Confidence.width form) states.Length
 

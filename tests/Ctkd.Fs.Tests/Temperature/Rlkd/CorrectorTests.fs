@@ -37,16 +37,11 @@ let tests =
                         }
 
                         let x =
-                            Corrector.inputs
-                                RlkdCorrector.Lstm
-                                (normals 1 [ batch; 3 ])
-                                (normals 2 [ batch ])
-                            |> of32
+                            Corrector.inputs RlkdCorrector.Lstm (normals 1 [ batch; 3 ]) (normals 2 [ batch ]) |> of32
 
                         let reward = of32 (Plain.number -0.4)
 
-                        let struct (loss, g) =
-                            Corrector.train RlkdCorrector.Lstm (burst 10) learner reward reward x
+                        let struct (loss, g) = Corrector.train RlkdCorrector.Lstm (burst 10) learner reward reward x
 
                         Tensor.toFloat loss, Tensor.toFloats g, learner
 
@@ -83,16 +78,13 @@ let tests =
                     let reward = Plain.number 0.5
                     let returns = Tensor.expand [| 8L |] reward
 
-                    let x =
-                        Corrector.inputs kind (normals 3 [ 8; 3 ]) (normals 4 [ 8 ] |> Tensor.addNumber 5.0)
+                    let x = Corrector.inputs kind (normals 3 [ 8; 3 ]) (normals 4 [ 8 ] |> Tensor.addNumber 5.0)
 
                     let steps = burst 400
                     let struct (before, g) = Corrector.train kind steps learner reward returns x
                     let after = Corrector.loss kind reward returns g
 
-                    Expect.isTrue
-                        (Tensor.toFloat after < 0.1 * Tensor.toFloat before)
-                        $"{kind}: {before} {after}"
+                    Expect.isTrue (Tensor.toFloat after < 0.1 * Tensor.toFloat before) $"{kind}: {before} {after}"
             )
         }
 
@@ -105,9 +97,7 @@ let tests =
                 let returns = vector 6 (fun i -> 0.2 * cos (0.3 * i))
                 exactly (expected "reward_redistribution.pred") g
 
-                exactly
-                    (expected "reward_redistribution.loss_official")
-                    (Corrector.loss kind returns returns g)
+                exactly (expected "reward_redistribution.loss_official") (Corrector.loss kind returns returns g)
 
                 exactly
                     (expected "reward_redistribution.corrected_official")
@@ -116,9 +106,7 @@ let tests =
                 let total = Tensor.select 0 5 returns
                 let rudder = RlkdCorrector.Lstm
 
-                exactly
-                    (expected "recommended.rudder_loss_mse.total")
-                    (Corrector.loss rudder total returns g)
+                exactly (expected "recommended.rudder_loss_mse.total") (Corrector.loss rudder total returns g)
 
                 let shares = Corrector.redistribute rudder total returns g
                 exactly (expected "recommended.rudder_redistribution.corrected") shares

@@ -70,12 +70,10 @@ let tests =
 
                 let weights = [| 0.85; 0.7; 1.0 |]
 
-                let mixed =
-                    Loss.mixedCrossEntropy (row weights) (Inputs.ofLabels [| 3; 3; 3 |]) labels logits
+                let mixed = Loss.mixedCrossEntropy (row weights) (Inputs.ofLabels [| 3; 3; 3 |]) labels logits
 
                 let expected =
-                    Array.init 3 (fun i -> weights[i] * own[i] + (1.0 - weights[i]) * other[i])
-                    |> Array.average
+                    Array.init 3 (fun i -> weights[i] * own[i] + (1.0 - weights[i]) * other[i]) |> Array.average
 
                 Must.beNear 1e-12 0.0 expected (Tensor.toFloat mixed)
             )
@@ -92,12 +90,7 @@ let tests =
                     Clean = row [| 0.0; 1.0 |] |> Tensor.eqNumber 1.0
                 }
 
-                Exploration.record
-                    RlkdHistory.Latest
-                    3
-                    { batch with Mix = Some mix }
-                    (row [| 5.0; 6.0 |])
-                    table
+                Exploration.record RlkdHistory.Latest 3 { batch with Mix = Some mix } (row [| 5.0; 6.0 |]) table
 
                 Must.beSame [| 6.0; -1.0; -1.0 |] (Tensor.toFloats table)
                 Exploration.record RlkdHistory.Latest 4 batch (row [| 5.0; 7.0 |]) table
@@ -121,9 +114,7 @@ let tests =
                 let mean = table RlkdHistory.Mean
                 let struct (_, order) = Tensor.topK 20 0 mean
 
-                Must.equal
-                    (expected "recommended.ranking.order_desc")
-                    (Tensor.toInt64s order |> Array.map float)
+                Must.equal (expected "recommended.ranking.order_desc") (Tensor.toInt64s order |> Array.map float)
 
                 let official = Exploration.select (mixing RlkdConfig.official) mean |> chosen
                 Must.equal (expected "ranking.dominant_10_20") (fst official)
@@ -132,8 +123,7 @@ let tests =
                 Must.equal (expected "recommended.ranking.dominant_10_20") (fst paper)
                 Must.equal (expected "recommended.ranking.partner_40_50") (snd paper)
 
-                let latest =
-                    Exploration.select (mixing RlkdConfig.paper) (table RlkdHistory.Latest) |> chosen
+                let latest = Exploration.select (mixing RlkdConfig.paper) (table RlkdHistory.Latest) |> chosen
 
                 Must.equal [| 6.0; 1.0 |] (fst latest)
                 Must.equal [| 11.0; 19.0 |] (snd latest)
@@ -146,15 +136,12 @@ let tests =
                 Must.beClose 1e-12 0.0 (expected "mixup.lam") weights
                 let pixels key = Plain.tensor [ 5; 1 ] (expected key)
 
-                let mixed =
-                    Exploration.mixed (Plain.tensor [ 5 ] weights) (pixels "mixup.rem") (pixels "mixup.lost")
+                let mixed = Exploration.mixed (Plain.tensor [ 5 ] weights) (pixels "mixup.rem") (pixels "mixup.lost")
 
                 exactly (expected "recommended.mixup_float") mixed
                 Must.equal (expected "mixup.out") (Exploration.bytes true mixed |> Tensor.toFloats)
 
-                Must.equal
-                    [| 5.0; 28.0; 48.0; 64.0; 76.0 |]
-                    (Exploration.bytes false mixed |> Tensor.toFloats)
+                Must.equal [| 5.0; 28.0; 48.0; 64.0; 76.0 |] (Exploration.bytes false mixed |> Tensor.toFloats)
             )
         }
     ]

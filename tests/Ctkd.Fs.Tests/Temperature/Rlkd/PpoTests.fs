@@ -40,8 +40,7 @@ let private transitions () =
 
 let tests =
     testList "Ppo" [
-        testProperty
-            "the surrogate is minus the mean advantage at the ratio 1, with the policy gradient as its slope"
+        testProperty "the surrogate is minus the mean advantage at the ratio 1, with the policy gradient as its slope"
         <| forAll
             Inputs.seeds
             (fun seed ->
@@ -52,11 +51,7 @@ let tests =
                     Must.beNear 1e-12 1e-12 -(Tensor.toFloat (Tensor.mean advantages)) (Tensor.toFloat loss)
                     let slope = Autograd.gradients loss [| after |] |> Array.head |> Tensor.toFloats
 
-                    Must.beClose
-                        1e-12
-                        1e-12
-                        (Tensor.toFloats advantages |> Array.map (fun a -> -a / 5.0))
-                        slope
+                    Must.beClose 1e-12 1e-12 (Tensor.toFloats advantages |> Array.map (fun a -> -a / 5.0)) slope
                 )
             )
 
@@ -96,8 +91,7 @@ let tests =
                 Must.beClose 1e-5 0.0 (expected "ppo_update_64.actor_abs_sum") (size ofActor)
                 Must.beClose 1e-5 0.0 (expected "ppo_update_64.critic_abs_sum") (size ofCritic)
 
-                let deviation =
-                    Pack.views actor ofActor.Weights |> Array.last |> Tensor.sum |> Tensor.toFloats
+                let deviation = Pack.views actor ofActor.Weights |> Array.last |> Tensor.sum |> Tensor.toFloats
 
                 Must.beClose 2e-3 0.0 (expected "ppo_update_64.log_std_sum") deviation
             )

@@ -8,8 +8,7 @@ let private fresh (nets: RlkdNetworks) (batch: int) : Tree =
     RlkdNetworks.start nets (4 * batch) batch DType.Float32 Device.Cpu (Rng.ofSeed 7)
 
 /// The numbers of an agent's latest updates.
-let private reportOf (nets: RlkdNetworks) (tree: Tree) : Map<string, float> =
-    (Rlkd.agent nets.Config).Report tree
+let private reportOf (nets: RlkdNetworks) (tree: Tree) : Map<string, float> = (Rlkd.agent nets.Config).Report tree
 
 /// A batch to learn from, and the first state of the next.
 let private experience (nets: RlkdNetworks) (batch: int) : RlkdExperience * Tensor =
@@ -38,8 +37,7 @@ let tests =
                     let batch, next = experience nets 16
                     RlkdLearning.learn nets tree batch next (reward 0.1)
 
-                    Tensor.toFloats (Tree.find "actor/weights" tree),
-                    Tensor.toFloats (Tree.find "critic/weights" tree)
+                    Tensor.toFloats (Tree.find "actor/weights" tree), Tensor.toFloats (Tree.find "critic/weights" tree)
                 )
 
             Must.differ (learned RlkdConfig.paper 1.0) (learned RlkdConfig.paper 3.0)
@@ -136,12 +134,7 @@ let tests =
                         let next = Tensor.slice 0 0 1 (states (step + 1))
                         let value = if step % 2 = 0 then 0.1 else -0.1
 
-                        RlkdLearning.learn
-                            nets
-                            tree
-                            { States = states step; Draws = draws }
-                            next
-                            (reward value)
+                        RlkdLearning.learn nets tree { States = states step; Draws = draws } next (reward value)
                     )
 
                 let report = reportOf nets tree
@@ -150,8 +143,7 @@ let tests =
             )
         }
 
-        test
-            "told each instance's reward, the policy comes to follow the uncertainty and beats every constant T" {
+        test "told each instance's reward, the policy comes to follow the uncertainty and beats every constant T" {
             let first, last =
                 let parts = Toy.run RlkdConfig.paper Toy.OfInstances 1 250 5
                 List.head parts, List.last parts

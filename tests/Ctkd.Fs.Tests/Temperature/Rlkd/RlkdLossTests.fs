@@ -25,13 +25,9 @@ let tests =
                 exactly (expected "kl_loss.per_instance") each
                 exactly (expected "kl_loss.value") (Tensor.mean each)
 
-                exactly
-                    (expected "kl_loss.grad")
-                    (Autograd.gradients (Tensor.mean each) [| leaf |] |> Array.head)
+                exactly (expected "kl_loss.grad") (Autograd.gradients (Tensor.mean each) [| leaf |] |> Array.head)
 
-                exactly
-                    (expected "kl_loss.uniform_T4")
-                    (Loss.kd (uniform ()) (teacher ()) (student ()) |> Tensor.mean)
+                exactly (expected "kl_loss.uniform_T4") (Loss.kd (uniform ()) (teacher ()) (student ()) |> Tensor.mean)
             )
         }
 
@@ -53,9 +49,7 @@ let tests =
                     exactly (expected $"dkd_uniformT4_{key}") (lost (dkd a b) (uniform ()))
                     exactly (expected $"dkd_per_instance_mean_{key}") (lost (dkd a b) (temperatures ()))
 
-                    exactly
-                        (expected $"dkd_official_{key}")
-                        (lost (Distiller.meanWeight (dkd a b)) (temperatures ()))
+                    exactly (expected $"dkd_official_{key}") (lost (Distiller.meanWeight (dkd a b)) (temperatures ()))
 
                 let warm = Schedule.warmUp 1.0 20
 
@@ -125,17 +119,14 @@ let tests =
                 let t = wave |> Tensor.addNumber 1.0 |> Tensor.scale (0.5 * 9.0) |> Tensor.addNumber 1.0
                 exactly (expected "manual_kd.T") t
 
-                let divergence =
-                    Loss.kl (Loss.soften t (teacher ())) (Loss.soften t (student ())) |> Tensor.mean
+                let divergence = Loss.kl (Loss.soften t (teacher ())) (Loss.soften t (student ())) |> Tensor.mean
 
                 exactly (expected "manual_kd.loss") (divergence * Tensor.mean t * Tensor.mean t)
 
                 for kind, schedule in
                     [ "cosine", Schedule.cosine 0.0 -1.0 100; "linear", Schedule.linear 0.0 -1.0 100 ] do
                     for epoch in [ 0; 25; 50; 99; 100; 200 ] do
-                        Must.beClose 1e-8 1e-9 (expected $"mlp_decay.{kind}.{epoch}") [|
-                            Schedule.at epoch schedule
-                        |]
+                        Must.beClose 1e-8 1e-9 (expected $"mlp_decay.{kind}.{epoch}") [| Schedule.at epoch schedule |]
             )
         }
 

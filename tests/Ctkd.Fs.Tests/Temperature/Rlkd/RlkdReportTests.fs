@@ -41,9 +41,7 @@ let tests =
                 let report = RlkdSums.read sums
 
                 let correlation =
-                    let du, dt =
-                        Array.map (fun x -> x - Array.average u) u,
-                        Array.map (fun x -> x - Array.average t) t
+                    let du, dt = Array.map (fun x -> x - Array.average u) u, Array.map (fun x -> x - Array.average t) t
 
                     let dot a b = Array.fold2 (fun sum x y -> sum + x * y) 0.0 a b
                     dot du dt / sqrt (dot du du * dot dt dt)

@@ -84,8 +84,7 @@ let tests =
                     let states = (Confidence.seen config.State o.Teacher o.Student).State
 
                     let struct (z, drawn) =
-                        RlkdNetworks.policy (RlkdNetworks.create config) tree states
-                        |> Rlkd.act config 1 o.Key
+                        RlkdNetworks.policy (RlkdNetworks.create config) tree states |> Rlkd.act config 1 o.Key
 
                     Must.beSame (Tensor.toFloats drawn) (Tensor.toFloats t)
                     Must.beSame (Tensor.toFloats z) (Tensor.toFloats (Tree.find "pending/draws" tree))

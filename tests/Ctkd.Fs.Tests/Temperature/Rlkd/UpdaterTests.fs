@@ -72,8 +72,7 @@ let tests =
                     let reward = Plain.number (if update % 2 = 0 then 0.05 else -0.05)
                     Updater.train RlkdUpdater.Estimated 5e-3 steps masker estimator reward states |> ignore
 
-                let mask =
-                    Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
+                let mask = Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
 
                 Must.lie 0.0 0.05 mask
             )
@@ -90,18 +89,10 @@ let tests =
                 for update in 0..59 do
                     let steps = Adam.ahead adam 10 (Plain.number (10.0 * float update))
 
-                    Updater.train
-                        RlkdUpdater.Collapsing
-                        5e-3
-                        steps
-                        masker
-                        estimator
-                        (Plain.number 0.3)
-                        states
+                    Updater.train RlkdUpdater.Collapsing 5e-3 steps masker estimator (Plain.number 0.3) states
                     |> ignore
 
-                let mask =
-                    Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
+                let mask = Updater.mask (Pack.views pack masker.Weights) states |> Tensor.mean |> Tensor.toFloat
 
                 Must.lie 0.0 0.02 mask
                 Must.beSame untouched (Tensor.toFloats estimator.Weights)

@@ -33,8 +33,7 @@ let reading (body: (string -> float[]) -> unit) : unit =
     | None -> Expect.isTrue elsewhere "tests/golden/rlkd.json is missing"
 
 /// float64 numbers that were rounded to 1e-10.
-let exactly (expected: float[]) (actual: Tensor) : unit =
-    Must.beClose 1e-8 1e-9 expected (Tensor.toFloats actual)
+let exactly (expected: float[]) (actual: Tensor) : unit = Must.beClose 1e-8 1e-9 expected (Tensor.toFloats actual)
 
 let tabulate (rows: int) (columns: int) (f: float -> float -> float) : Tensor =
     Array.init (rows * columns) (fun n -> f (float (n / columns)) (float (n % columns)))

@@ -25,9 +25,7 @@ let private batch = 64
 
 /// States of one step: two confidences and the uncertainty, uniform in [0, 1].
 let private states (dtype: DType) (rng: Rng) : Tensor =
-    Rng.uniforms 0.5 (3 * batch) rng
-    |> Array.map (fun x -> x + 0.5)
-    |> Tensor.ofFloats dtype [ batch; 3 ]
+    Rng.uniforms 0.5 (3 * batch) rng |> Array.map (fun x -> x + 0.5) |> Tensor.ofFloats dtype [ batch; 3 ]
 
 let private correlation (xs: float[]) (ys: float[]) : float =
     let mx, my = Array.average xs, Array.average ys
@@ -72,13 +70,7 @@ let runFrom
                 | OfInstances ->
                     let shares = Tensor.scale (1.0 / float batch) each
 
-                    RlkdLearning.improve
-                        nets
-                        tree
-                        experience
-                        next
-                        reward
-                        (struct (shares, Tensor.scale 0.0 reward))
+                    RlkdLearning.improve nets tree experience next reward (struct (shares, Tensor.scale 0.0 reward))
 
                 Tensor.toFloats u, Tensor.toFloats t, Tensor.toFloat reward
             )
