@@ -42,13 +42,18 @@ module Reference =
         let code text = if text = "" then "" else $"`{text}`"
 
         let row (field: Field) =
+            let names = not field.Kind.Names.IsEmpty && not field.Kind.IsList
+            // The flag of a setting that is true by default makes it false: its meaning is that of false.
+            let isOn = field.Argument = "" && field.Flag <> "" && field.Default = box true
+            let value = Field.shownDefault field
+
             [
                 code field.Name
-                (if field.Kind.Names.IsEmpty || field.Kind.IsList then field.Kind.Takes else "a name")
-                Field.shownDefault field
+                (if names && field.For <> Audience.WithAgent then "a name" else field.Kind.Takes)
+                (if isOn then $"true: {value}" else value)
                 field.Kind.Bound
                 (if field.Flag = "" then "" else code ("--" + field.Flag))
-                field.Meaning
+                (if isOn then $"false: {field.Meaning}" else field.Meaning)
             ]
             |> List.map escaped
             |> String.concat " | "
