@@ -22,9 +22,7 @@ let tests =
             Must.contain "| `learningRate` | a number | 0.05 | > 0 | `--lr` | learning rate |" printed
             Must.contain "| `hidden` | a whole number | 512 | from 1 to 65536 | `--hidden` | " printed
 
-            Must.contain
-                "| `tf32` | true or false | true: TF32 |  | `--no-tf32` | false: CUDA: multiply"
-                printed
+            Must.contain "| `tf32` | true or false | true: TF32 |  | `--no-tf32` | false: CUDA: multiply" printed
 
             Must.contain "| `rlkd.reward` | one of next, lagged | the mode's | " printed
             Must.contain "| `policy` | a name | ctkd-global |  | `--policy` | " printed
