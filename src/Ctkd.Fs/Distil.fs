@@ -13,7 +13,11 @@ module Distil =
         $"epoch {m.Epoch}: loss %.4f{m.Loss}{t}, top-1 %.2f{m.Top1} %%, %.0f{m.ImagesPerSecond} images/s"
 
     /// Hooks that print what a run says, and a line per epoch.
-    let printing: Hooks = { Hooks.none with Say = printfn "%s"; OnEpoch = epochLine >> printfn "%s" }
+    let printing: Hooks = {
+        Hooks.none with
+            Say = fun text -> System.Console.Out.WriteLine text
+            OnEpoch = fun metrics -> System.Console.Out.WriteLine(epochLine metrics)
+    }
 
     /// `Settings.defaults` with no values in place of names: resnet8 on the embedded digits, from labels alone until a
     /// teacher is given. Prints its progress.

@@ -1,6 +1,7 @@
 namespace Ctkd.Fs
 
 open System
+open System.Collections
 open FSharp.Reflection
 
 /// Which runs a setting concerns.
@@ -38,15 +39,34 @@ module Field =
     /// What messages call it: its flag, else its name.
     let label (field: Field) : string = if field.Flag = "" then field.Name else field.Flag
 
-    let private indexOf (kind: Type) (name: string) : int =
-        FSharpType.GetRecordFields kind |> Array.findIndex (fun property -> Json.name property.Name = name)
+    /// Places of a record's fields by their names in JSON, a reader of all values, and a maker.
+    [<NoComparison; NoEquality>]
+    type private Layout = {
+        Places: Map<string, int>
+        Read: obj -> objnull array
+        Make: objnull array -> obj
+    }
+
+    // Reflection is slow, and every run validates some sixty fields.
+    let private layouts = Concurrent.ConcurrentDictionary<Type, Layout>()
+
+    let private layoutOf (record: obj) : Layout =
+        layouts.GetOrAdd(
+            record.GetType(),
+            fun kind -> {
+                Places = Json.fields kind |> List.mapi (fun i (name, _) -> name, i) |> Map
+                Read = FSharpValue.PreComputeRecordReader kind
+                Make = FSharpValue.PreComputeRecordConstructor kind
+            }
+        )
 
     /// The value of a record's field, such as "rlkd.warmUp".
     let get (name: string) (record: 'R) : objnull =
         (box record, name.Split '.')
         ||> Array.fold (fun record name ->
             let record = nonNull record
-            (FSharpValue.GetRecordFields record)[indexOf (record.GetType()) name]
+            let layout = layoutOf record
+            (layout.Read record)[layout.Places[name]]
         )
 
     let rec private replaced (path: string list) (value: objnull) (record: objnull) : objnull =
@@ -54,9 +74,9 @@ module Field =
         | [] -> value
         | name :: rest ->
             let record = nonNull record
-            let values = FSharpValue.GetRecordFields record
-            let i = indexOf (record.GetType()) name
-            FSharpValue.MakeRecord(record.GetType(), Array.updateAt i (replaced rest value values[i]) values)
+            let layout = layoutOf record
+            let values, i = layout.Read record, layout.Places[name]
+            layout.Make(Array.updateAt i (replaced rest value values[i]) values)
 
     /// The record with another value of a field.
     let set (name: string) (value: objnull) (record: 'R) : 'R =

@@ -96,3 +96,8 @@ let ownPolicy () : unit =
     let own = { Distil.defaults with Settings = settings; Policy = Some byConfidence }
     let student = Distil.run "runs/by-confidence" { own with Teacher = Some(Distil.load "runs/teacher") }
     printfn $"T from %.2f{student.Epochs.Head.SmallestT.Value} to %.2f{student.Epochs.Head.LargestT.Value}"
+
+/// docs/rlkd.md.
+let agent: Policy =
+    let policy = Rlkd.policy { RlkdConfig.paper with WarmUp = 6; Every = 6 } 4.0
+    policy
