@@ -46,46 +46,59 @@ let runFrom
     let nets = RlkdNetworks.create config
     let width = Confidence.width config.State
 
-    Tensor.scoped (fun () ->
-        let tree = RlkdNetworks.start nets 1 batch dtype Device.Cpu (Rng.split "agent" rng)
-        Tensor.scoped (fun () -> change tree)
-        let stateOf step = states dtype (rng |> Rng.split "states" |> Rng.at step)
-        let ofWidth (all: Tensor) = if width = 3 then all else Tensor.slice 1 0 width all
+    // Networks so small are faster on one thread.
+    let threads = Engine.threads ()
+    Engine.setThreads 1
 
-        let step (number: int) =
-            Tensor.scoped (fun () ->
-                let all = stateOf number
-                let states = ofWidth all
-                let key = rng |> Rng.split "draws" |> Draws.key Device.Cpu number
-                let struct (z, t) = RlkdNetworks.policy nets tree states |> Rlkd.act config 1 key
-                let u = Tensor.select 1 2 all
-                let error = t - Tensor.addNumber 2.0 (Tensor.scale 6.0 u)
-                let each = Tensor.neg (error * error)
-                let reward = Tensor.mean each
-                let next = Tensor.slice 0 0 1 (ofWidth (stateOf (number + 1)))
-                let experience = { States = states; Draws = z }
+    try
+        Tensor.scoped (fun () ->
+            let tree = RlkdNetworks.start nets 1 batch dtype Device.Cpu (Rng.split "agent" rng)
+            Tensor.scoped (fun () -> change tree)
+            let stateOf step = states dtype (rng |> Rng.split "states" |> Rng.at step)
+            let ofWidth (all: Tensor) = if width = 3 then all else Tensor.slice 1 0 width all
 
-                match feedback with
-                | OfBatch -> RlkdLearning.learn nets tree experience next reward
-                | OfInstances ->
-                    let shares = Tensor.scale (1.0 / float batch) each
+            let step (number: int) =
+                Tensor.scoped (fun () ->
+                    let all = stateOf number
+                    let states = ofWidth all
+                    let key = rng |> Rng.split "draws" |> Draws.key Device.Cpu number
+                    let struct (z, t) = RlkdNetworks.policy nets tree states |> Rlkd.act config 1 key
+                    let u = Tensor.select 1 2 all
+                    let error = t - Tensor.addNumber 2.0 (Tensor.scale 6.0 u)
+                    let each = Tensor.neg (error * error)
+                    let reward = Tensor.mean each
+                    let next = Tensor.slice 0 0 1 (ofWidth (stateOf (number + 1)))
+                    let experience = { States = states; Draws = z }
 
-                    RlkdLearning.improve nets tree experience next reward (struct (shares, Tensor.scale 0.0 reward))
+                    match feedback with
+                    | OfBatch -> RlkdLearning.learn nets tree experience next reward
+                    | OfInstances ->
+                        let shares = Tensor.scale (1.0 / float batch) each
 
-                Tensor.toFloats u, Tensor.toFloats t, Tensor.toFloat reward
-            )
+                        RlkdLearning.improve
+                            nets
+                            tree
+                            experience
+                            next
+                            reward
+                            (struct (shares, Tensor.scale 0.0 reward))
 
-        [ 0 .. updates - 1 ]
-        |> List.map step
-        |> List.splitInto parts
-        |> List.map (fun part -> {
-            Correlation =
-                correlation
-                    (part |> Seq.collect (fun (u, _, _) -> u) |> Array.ofSeq)
-                    (part |> Seq.collect (fun (_, t, _) -> t) |> Array.ofSeq)
-            Reward = part |> List.averageBy (fun (_, _, reward) -> reward)
-        })
-    )
+                    Tensor.toFloats u, Tensor.toFloats t, Tensor.toFloat reward
+                )
+
+            [ 0 .. updates - 1 ]
+            |> List.map step
+            |> List.splitInto parts
+            |> List.map (fun part -> {
+                Correlation =
+                    correlation
+                        (part |> Seq.collect (fun (u, _, _) -> u) |> Array.ofSeq)
+                        (part |> Seq.collect (fun (_, t, _) -> t) |> Array.ofSeq)
+                Reward = part |> List.averageBy (fun (_, _, reward) -> reward)
+            })
+        )
+    finally
+        Engine.setThreads threads
 
 /// As `runFrom`, from a fresh state.
 let run: RlkdConfig -> Feedback -> int -> int -> int -> Draws list = runFrom ignore
