@@ -79,7 +79,7 @@ module Flags =
 
     /// Whether help is asked for.
     let asksForHelp (words: string list) : bool =
-        words |> List.exists (fun word -> List.contains word [ "--help"; "-h"; "help" ])
+        List.contains "--help" words || List.contains (List.tryHead words) [ Some "-h"; Some "help" ]
 
     let private isFlag (word: string) : bool = word.StartsWith("--", System.StringComparison.Ordinal)
 

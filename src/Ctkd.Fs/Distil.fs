@@ -19,7 +19,7 @@ module Distil =
             OnEpoch = fun metrics -> System.Console.Out.WriteLine(epochLine metrics)
     }
 
-    /// `Settings.defaults` with no values in place of names: resnet8 on the embedded digits, from labels alone until a
+    /// An experiment of `Settings.defaults` only: resnet8 on the embedded digits, from labels alone until a
     /// teacher is given. Prints its progress.
     let defaults: Experiment = Prepare.ofSettings printing Settings.defaults
 
@@ -41,19 +41,24 @@ module Distil =
         else
             e
 
-    let private reported (summary: Summary) : Summary =
+    let private reported (hooks: Hooks) (summary: Summary) : Summary =
         if summary.Ending = Finished then
             let name = summary.Settings.Student
 
-            RunReport.write (Path.Combine(summary.Folder, "report.html")) name [ name, summary ] |> Error.orRaise
+            match RunReport.write (Path.Combine(summary.Folder, "report.html")) name [ name, summary ] with
+            | Ok() -> ()
+            // The run is whole without it.
+            | Result.Error error -> hooks.Say $"warning: the report was not written: {error.What}"
 
         summary
 
-    /// Trains in a new folder, and writes the report. Raises `CtkdException`, which says what, where and what to do next.
+    /// Trains in a folder that holds no run yet, and writes the report when the run has finished. Raises `CtkdException`, which says what, where and what to do next.
     let run (folder: string) (experiment: Experiment) : Summary =
-        Engine.guarded (fun () -> completed experiment |> Run.startExperiment folder |> Error.orRaise |> reported)
+        Engine.guarded (fun () ->
+            completed experiment |> Run.startExperiment folder |> Error.orRaise |> reported experiment.Hooks
+        )
 
     /// Resumes an interrupted run from its folder or a checkpoint: bit for bit what the uninterrupted run would have done.
     /// Give the values that it began with; its settings come from the checkpoint. Raises `CtkdException`.
     let resume (path: string) (experiment: Experiment) : Summary =
-        Engine.guarded (fun () -> Run.resumeExperiment path experiment |> Error.orRaise |> reported)
+        Engine.guarded (fun () -> Run.resumeExperiment path experiment |> Error.orRaise |> reported experiment.Hooks)

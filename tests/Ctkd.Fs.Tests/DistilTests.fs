@@ -102,6 +102,48 @@ let tests =
                 )
         }
 
+        test "with other values than it began with a run is not resumed" {
+            inFolder (fun folder ->
+                let run = Path.Combine(folder, "run")
+                Distil.run run { own () with Hooks = Runs.stopAfter 1 } |> ignore
+
+                let refused experiment =
+                    (Must.throw<CtkdException>(fun () -> Distil.resume run experiment |> ignore)).Message
+
+                Must.contain
+                    "policy differ"
+                    (refused { own () with Policy = Some { byConfidence with Name = "other" } })
+
+                let heavier = Some [ 0.8, Kd.distiller; 0.1, logits ]
+                Must.contain "methods differ" (refused { own () with Distillers = heavier })
+                Must.contain "the teacher 'resnet8'" (refused { own () with Teacher = None })
+            )
+        }
+
+        test "eval knows the student of a run with values of the program's own" {
+            inFolder (fun folder ->
+                let summary = Distil.run (Runs.run folder) (own ())
+                Must.contain "resnet8" (expect 0 folder $"eval --weights {summary.Folder}").Out
+                let settings = { Runs.small with PerClass = 0 }
+                let strange = { quiet with Data = Some(stripes ()); Settings = settings }
+                let strange = Distil.run (Path.Combine(folder, "strange")) strange
+                Must.contain "'stripes'" (expect 2 folder $"eval --weights {strange.Folder}").Err
+            )
+        }
+
+        test "a teacher that is known by its code alone has no cache" {
+            inFolder (fun folder ->
+                let forward (images: Tensor) = Tensor.flatten 1 images |> Tensor.slice 1 0 10
+                let teacher = Model.ofLogits "mine" 10 forward |> Distil.teacher
+                let cached = { Runs.small with TeacherCache = Path.Combine(folder, "cache") }
+
+                let run () =
+                    Distil.run (Runs.run folder) { quiet with Teacher = Some teacher; Settings = cached } |> ignore
+
+                Must.contain "code of a program's own" (Must.throw<CtkdException> run).Message
+            )
+        }
+
         test "without its values a run is not resumed: the error names them and what to do" {
             inFolder (fun folder ->
                 let run = Path.Combine(folder, "run")
@@ -134,6 +176,19 @@ let tests =
                             Data = Some(stripes ())
                             Settings = { Runs.small with PerClass = 0; Batch = 64 }
                     })
+            )
+        }
+
+        test "values without effect and two distillers of one name are refused" {
+            inFolder (fun folder ->
+                let refused experiment =
+                    (Must.throw<CtkdException>(fun () -> Distil.run (Runs.run folder) experiment |> ignore)).Message
+
+                Must.contain "no effect without a teacher" (refused { quiet with Policy = Some byConfidence })
+                Must.contain "no effect without a teacher" (refused { quiet with Distillers = Some [ 1.0, logits ] })
+                let twice = Some [ 1.0, logits; 2.0, logits ]
+                Must.contain "different names" (refused { own () with Distillers = twice })
+                Must.contain "one at least" (refused { own () with Distillers = Some [] })
             )
         }
 

@@ -79,10 +79,20 @@ module Eval =
                         "these weights do not say what they were trained on"
                         "name the data set with --data; where it was normalised otherwise, --mean and --std too"
 
+            let data = Option.defaultValue recorded.Data flags.Data
+
+            do!
+                if flags.Data.IsSome || List.contains data Datasets.names then
+                    Ok()
+                else
+                    Command.usage
+                        $"these weights were trained on '{data}', images of a program's own"
+                        "name a data set with --data"
+
             return!
                 Settings.validate {
-                    recorded with
-                        Data = Option.defaultValue recorded.Data flags.Data
+                    Settings.withKnownNames recorded with
+                        Data = data
                         DataDir = Option.defaultValue recorded.DataDir flags.DataDir
                         Mean = Option.defaultValue recorded.Mean flags.Mean
                         Std = Option.defaultValue recorded.Std flags.Std

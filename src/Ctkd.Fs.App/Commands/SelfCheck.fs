@@ -56,8 +56,8 @@ module SelfCheck =
         Held: (int64 * int64) list
     }
 
-    let private train (trainer: Trainer) (steps: Steps) (state: TrainState) : Training =
-        let device = trainer.Plan.Device
+    let private train (steps: Steps) (state: TrainState) : Training =
+        let device = steps.Trainer.Plan.Device
         let held = ResizeArray<int64 * int64>()
 
         let look (state: TrainState) (_: int) =
@@ -69,7 +69,7 @@ module SelfCheck =
             Engine.synchronize ()
             let watch = Stopwatch.StartNew()
 
-            match Train.epoch trainer steps (stepsOn device) look state with
+            match Train.epoch steps (stepsOn device) look state with
             | Complete state when state.Epoch < epochs -> go (TrainState.nextEpoch state.Best state)
             | Complete state
             | Stopped state ->
@@ -109,13 +109,13 @@ module SelfCheck =
 
             let recorder = if Engine.records device then RecordedSteps.onDevice device else RecordedSteps.direct
 
-            let fromHost = train trainer (Train.fromHost trainer) (TrainState.start plan)
+            let fromHost = train (Train.fromHost trainer) (TrainState.start plan)
             let start = TrainState.start plan
 
             match RecordedSteps.record recorder trainer start with
             | Result.Error why -> wrong $"cannot be recorded: {why}"
             | Ok steps ->
-                let replayed = train trainer steps start
+                let replayed = train steps start
                 steps.Free()
                 let differing = differences fromHost.State replayed.State
                 let again = if Engine.records device then "replayed" else "by the counter"

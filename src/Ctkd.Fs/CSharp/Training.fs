@@ -142,12 +142,8 @@ type TrainingOptions() =
         values <- { values with Distillers = Some(others @ [ weight, distiller ]) }
         this
 
-    /// The settings and the values as one experiment.
-    member internal this.ToExperiment(hooks: Hooks) : Experiment = {
-        values with
-            Settings = this.ToSettings()
-            Hooks = hooks
-    }
+    /// The values alone, for a run whose settings are recorded.
+    member internal _.Values(hooks: Hooks) : Experiment = { values with Hooks = hooks }
 
     /// The same as the library's settings.
     member this.ToSettings() : Settings =
@@ -192,7 +188,9 @@ type Training =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull folder
 
-        options.ToExperiment(Training.Hooks(onEpoch, stop)) |> Distil.run folder
+        let values = options.Values(Training.Hooks(onEpoch, stop))
+        let experiment = Engine.guarded (fun () -> { values with Settings = options.ToSettings() })
+        Distil.run folder experiment
 
     /// Trains in a new folder.
     static member Start(options: TrainingOptions, folder: string) : Summary =
@@ -204,7 +202,7 @@ type Training =
         : Summary =
         ArgumentNullException.ThrowIfNull options
         ArgumentNullException.ThrowIfNull path
-        options.ToExperiment(Training.Hooks(onEpoch, stop)) |> Distil.resume path
+        options.Values(Training.Hooks(onEpoch, stop)) |> Distil.resume path
 
     /// Resumes an interrupted run from its folder or a checkpoint file.
     static member Resume(path: string, onEpoch: Action<EpochMetrics> | null, stop: CancellationToken) : Summary =

@@ -225,6 +225,9 @@ module OwnSet =
     /// <param name="images">One array per image: bytes [C, H, W] in row-major order, with 1 or 3 channels.</param>
     /// <param name="labels">The class of each image, from 0.</param>
     let ofArrays (name: string) (height: int) (width: int) (images: byte[][]) (labels: int[]) : Result<Splits, Error> =
+        if height < 1 || width < 1 then
+            invalidArg (nameof height) $"images must be at least 1 x 1 pixels, got {height} x {width}."
+
         let channels = if images.Length = 0 then 0 else images[0].Length / (height * width)
 
         match images |> Array.tryFindIndex (fun image -> image.Length <> channels * height * width) with

@@ -40,7 +40,7 @@ module Dkd =
         let part formula = formula labels softened.Teacher softened.Student
         softened.Weight * (Tensor.scale alpha (part target) + Tensor.scale beta (part others))
 
-    /// Creates the distiller with its two weights: alpha is usually 1, beta 1 to 8 by pair of models.
+    /// Creates the distiller with its two weights: alpha is usually 1, beta 0.5 to 8 by pair of models.
     let distiller (alpha: float) (beta: float) (pair: ModelPair) : Result<Distiller, Error> =
         if pair.Student.Classes < 3 then
             ModelPair.refuse

@@ -1,5 +1,6 @@
 namespace Ctkd.Fs
 
+open System
 open FsToolkit.ErrorHandling
 
 /// What a run tells its caller while it runs. Only `Stop` changes the run.
@@ -73,6 +74,12 @@ module Prepare =
     let private ownName (known: string list) (name: string) : string =
         if List.contains name known then $"{name} (own)" else name
 
+    /// The zoo's name for a model of the zoo, which commands then know; another for a model that only has its name.
+    let private studentName (student: Model) : string =
+        match Zoo.find student.Name student.Classes with
+        | Ok known when known.Body = student.Body && known.Classifier = student.Classifier -> student.Name
+        | _ -> ownName Zoo.names student.Name
+
     /// The settings with the experiment's values by their names, as checkpoints record them.
     let private named (e: Experiment) : Settings =
         let orElse current name part = part |> Option.map name |> Option.defaultValue current
@@ -80,10 +87,10 @@ module Prepare =
 
         {
             s with
-                Student = e.Student |> orElse s.Student _.Name
+                Student = e.Student |> orElse s.Student studentName
                 Teacher = e.Teacher |> orElse s.Teacher _.Model.Name
                 TeacherWeights = if e.Teacher.IsSome then "" else s.TeacherWeights
-                Data = e.Data |> orElse s.Data _.Train.Name
+                Data = e.Data |> orElse s.Data (fun data -> ownName Datasets.names data.Train.Name)
                 DataDir = if e.Data.IsSome then "" else s.DataDir
                 Policy = e.Policy |> orElse s.Policy (fun p -> PolicyName.Own(ownName Settings.policies p.Name))
                 Standardise = s.Standardise && e.Policy.IsNone
@@ -93,8 +100,9 @@ module Prepare =
                     | Some distillers -> Map [ for weight, d in distillers -> ownName Settings.methods d.Name, weight ]
         }
 
-    /// The settings with known names in place of those of the experiment's values, which no list has.
-    let private known (e: Experiment) : Settings =
+    /// The settings for `Settings.validate` and `Settings.plan`: known names stand in for the experiment's values, whose names
+    /// no list has; `withValues` puts the values in.
+    let private withStandIns (e: Experiment) : Settings =
         let s, d = e.Settings, Settings.defaults
 
         {
@@ -118,7 +126,7 @@ module Prepare =
 
         [
             lacks "student" e.Student.IsSome Zoo.names recorded.Student
-            lacks "teacher" e.Teacher.IsSome Zoo.names recorded.Teacher
+            lacks "teacher" e.Teacher.IsSome [] (if recorded.TeacherWeights = "" then recorded.Teacher else "")
             lacks "data set" e.Data.IsSome Datasets.names recorded.Data
             lacks "policy" e.Policy.IsSome Settings.policies (string recorded.Policy)
             for method in recorded.Methods.Keys do
@@ -150,6 +158,25 @@ module Prepare =
                 $"policy {s.Policy} learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"
                 ""
                 $"use --batch {max 1 (images / 2)} or less"
+
+    /// Refuses values that would have no effect, and two distillers of one name.
+    let private checkValues (e: Experiment) : Result<unit, Error> =
+        let names = e.Distillers |> Option.defaultValue [] |> List.map (fun (_, d) -> d.Name)
+
+        if e.Teacher.IsNone && e.Settings.TeacherWeights = "" && (e.Policy.IsSome || e.Distillers.IsSome) then
+            let what = "a policy and distillers have no effect without a teacher"
+            Error.fail Usage what "" "give a teacher, or leave them out to learn from labels alone"
+        elif
+            e.Distillers
+            |> Option.defaultValue []
+            |> List.exists (fun (weight, _) -> not (Double.IsFinite weight && weight >= 0.0))
+        then
+            Error.fail Usage "the weights of distillers must be finite and >= 0" "" "give other weights"
+        elif List.distinct names <> names || (e.Distillers.IsSome && names.IsEmpty) then
+            let given = String.concat ", " names
+            Error.fail Usage $"distillers must have different names, one at least, got: {given}" "" "rename one of them"
+        else
+            Ok()
 
     let private studentOf (e: Experiment) (data: Splits) : Result<Model, Error> =
         let classes = data.Train.Classes
@@ -237,7 +264,8 @@ module Prepare =
     let load (e: Experiment) : Result<PreparedRun, Error> =
         result {
             let hooks, s = e.Hooks, named e
-            let! known = Settings.validate (known e)
+            do! checkValues e
+            let! known = Settings.validate (withStandIns e)
             let! device = Engine.device s.Device
 
             let! data =

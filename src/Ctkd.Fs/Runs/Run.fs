@@ -131,7 +131,7 @@ module Run =
                     hooks.OnBatch state.Epoch state.Step steps
                     hooks.Stop()
 
-                match Train.epoch run.Trainer steps readEvery pause state with
+                match Train.epoch steps readEvery pause state with
                 | Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
                 | Stopped state when isSound state -> stopped state lines
                 | Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
@@ -204,7 +204,7 @@ module Run =
                 "put the original file back, or start a new run"
 
     let private checkData (run: PreparedRun) (checkpoint: Checkpoint) : Result<unit, Error> =
-        if run.DataHash = checkpoint.Info.DataHash then
+        if (run.DataHash, run.Images) = (checkpoint.Info.DataHash, checkpoint.Info.Images) then
             Ok()
         else
             Error.fail
@@ -240,6 +240,20 @@ module Run =
                 "resume it from that program, by Distil.resume with the same values"
             |> Result.Error
 
+    /// Refuses to resume with other values than those that the run began with, by their names and weights.
+    let private checkValues (path: string) (recorded: Settings) (given: Settings) : Result<unit, Error> =
+        let differing = [
+            for field in SettingsTable.all do
+                if Field.get field.Name recorded <> Field.get field.Name given then field.Name
+        ]
+
+        if recorded = given then
+            Ok()
+        else
+            let names = String.concat ", " differing
+            let what = $"the run began with other values than it is resumed with: {names} differ"
+            Error.fail Mismatch what path "resume it with the values that it began with, or start a new run"
+
     /// <summary>Resumes from a checkpoint in the folder where it lies: bit for bit what the uninterrupted run would have
     /// done.</summary>
     /// <param name="path">A run's folder or one of its checkpoints.</param>
@@ -259,6 +273,7 @@ module Run =
                                 let recorded = checkpoint.Info.Settings
                                 do! checkParts file recorded experiment
                                 let! run = Prepare.load { experiment with Settings = recorded }
+                                do! checkValues file recorded run.Settings
                                 do! checkTeacher run checkpoint
                                 do! checkData run checkpoint
                                 let! state = Checkpoint.restore run.Trainer.Plan checkpoint

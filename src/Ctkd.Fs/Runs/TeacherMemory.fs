@@ -33,8 +33,15 @@ module TeacherMemory =
         : Result<TeacherOptions, Error> =
         let simple = { TeacherOutputs.simple with Ahead = s.TeacherAhead }
 
+        let isCustom (layer: Layer) = layer.IsCustom
+
         if s.TeacherCache = "" || plan.Distillation.IsNone then
             Ok simple
+        elif Layer.leaves plan.Distillation.Value.Model.Body |> List.exists isCustom then
+            let what =
+                "teacher-cache knows a teacher by its weights, and this one computes with code of a program's own"
+
+            Error.fail Usage what "" "leave out the teacher cache"
         elif TeacherOutputs.readsMaps plan then
             let names = TrainingPlan.distillers plan |> List.filter _.LooksAtMaps |> List.map _.Name
             let names = String.concat ", " names

@@ -2,6 +2,8 @@ namespace Ctkd.Fs
 
 /// Curriculum temperature knowledge distillation (Li et al. 2023, arXiv:2211.16231): T is trained to make the loss larger
 /// while the student makes it smaller, and a curriculum raises the strength lambda of that contest from easy to hard.
+///
+/// This file gives x. `Policy.soften` puts gradient reversal (`Autograd.reverse`) and the range's sigmoid between x and T.
 [<RequireQualifiedAccess>]
 module Ctkd =
 
@@ -19,7 +21,7 @@ module Ctkd =
 
         Policy.ofSource name (TemperatureSource.Learned learned)
 
-    /// Global T: x is one scalar theta. It starts at 1, so T starts at 15.6212 in the published range (section 3.2).
+    /// Global T: x is one scalar theta. It starts at 1, so T starts at 15.6212 in the published range.
     let globalPolicy (range: TemperatureRange) (curriculum: Schedule) : Policy =
         let theta = { Name = "theta"; Shape = []; Initial = Fill 1.0; Trained = true }
 
@@ -32,7 +34,7 @@ module Ctkd =
         }
 
     /// Instance-wise T: x comes from two linear layers (the published 1 x 1 convolutions) over [z_t ; z_s]. Their inputs are
-    /// detached, so the reversal reaches the two layers and never the student (section 3.2).
+    /// detached, so the reversal reaches the two layers and never the student.
     let instancePolicy (range: TemperatureRange) (hidden: int) (curriculum: Schedule) : Policy =
         if hidden < 1 then
             invalidArg (nameof hidden) $"the hidden width must be at least 1, got {hidden}."

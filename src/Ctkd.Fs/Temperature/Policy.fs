@@ -9,7 +9,7 @@ type Softening = {
     Student: Tensor
     /// Weight of each instance's divergence, T_t T_s: shape [] or [batch].
     Weight: Tensor
-    /// T, for reports: shape [] or [batch].
+    /// T, for reports and dL/dT: shape [] or [batch].
     T: Tensor
 }
 
@@ -26,7 +26,7 @@ type LearnedTemperature = {
     Declares: int -> Declaration list
     /// Multiply-accumulates per image for a number of classes.
     Macs: int -> Macs
-    /// Computes x, shape [] or [batch], from parameters, teacher logits and student logits.
+    /// Computes x, T before reversal and sigmoid, shape [] or [batch], from parameters, teacher logits and student logits.
     Raw: Tree -> Tensor -> Tensor -> Tensor
 }
 
@@ -107,12 +107,12 @@ type Policy = {
     Soften: Tensor -> Tensor -> Tensor -> Softening
 }
 
-/// The numbers of an epoch that a policy reads, as 0-d tensors on the device.
+/// The numbers that a policy reads, on the device.
 [<ReferenceEquality>]
 type PolicyValues = {
-    /// lambda, the strength of the gradient reversal.
+    /// lambda, the strength of the gradient reversal: shape [].
     Strength: Tensor
-    /// T by schedule: shape []; chosen by an agent: shape [batch].
+    /// T by schedule: shape []; chosen by an agent: shape [batch]; 1, and not read, where T is learned.
     T: Tensor
 }
 
@@ -179,7 +179,7 @@ module Policy =
         | None -> values
 
     /// T of a batch, shape [] or [batch]. A learned T passes through gradient reversal: one descent step on the loss lowers
-    /// it in the student and raises it in T's parameters (CTKD, arXiv:2211.16231, equations 4 and 7).
+    /// it in the student and raises it in T's parameters (CTKD, arXiv:2211.16231).
     let private temperature (policy: Policy) (parameters: Tree) (values: PolicyValues) teacher student : Tensor =
         match policy.Source with
         | TemperatureSource.Scheduled _

@@ -14,14 +14,14 @@ type BatchLosses = {
 
 /// The min-max step. The student's weights descend L = gamma CE + sum_i alpha_i distiller_i. A learned temperature passes
 /// through gradient reversal of strength lambda, so the same step raises L in the temperature's parameters:
-/// min over the student, max over T (CTKD, arXiv:2211.16231, equations 2 to 5).
+/// min over the student, max over T (CTKD, arXiv:2211.16231).
 [<RequireQualifiedAccess>]
 module MinMax =
 
-    /// Computes the losses of a batch under the epoch's values; `clock` counts the batches of the epoch before it, int64 [].
+    /// Computes the losses of a batch under the epoch's values. `clock`, int64 []: batches of this epoch already done.
     /// In `state` only running statistics and the agent change: an agent learns and chooses here, so call once per batch.
-    let losses plan values (clock: Tensor) (state: TrainState) (input: StepInput) : BatchLosses =
-        let batch, epochKey = input.Batch, values.Key
+    let losses plan (values: EpochValues) (clock: Tensor) (state: TrainState) (input: StepInput) : BatchLosses =
+        let batch = input.Batch
         let student = TrainingPlan.forward plan plan.Student true state.Student batch.Images
         let ce = "ce", TrainingPlan.crossEntropy batch student.Logits
 
@@ -37,16 +37,16 @@ module MinMax =
                 Key = TrainingPlan.random "agent" state.Epoch plan |> Draws.key plan.Device state.Step
             }
 
-            let values = Policy.choose policy state.Agent observe values.Policy
+            let chosen = Policy.choose policy state.Agent observe values.Policy
 
             {
                 Teacher = teacher
                 Student = student
-                Softened = Policy.soften policy state.Temperature values teacher.Logits student.Logits
+                Softened = Policy.soften policy state.Temperature chosen teacher.Logits student.Logits
                 Labels = batch.Labels
                 Index = batch.Index
                 Classify = Layer.forward distillation.Weights false (ResizeArray()) (Linear classifier)
-                Key = lazy (Draws.keyAt epochKey clock)
+                Key = lazy (Draws.keyAt values.Key clock)
             }
 
         let distilled = Option.map2 softened plan.Distillation input.Teacher
@@ -69,19 +69,20 @@ module MinMax =
         }
 
     /// The update of one step, in place: one forward pass, one backward pass, one step of the optimiser. This is the
-    /// device's part of a step. It waits for nothing, and reads nothing from the host that changes between steps, so it can
-    /// be recorded once and replayed. Parameters as in `losses`.
+    /// device's part of a step. It waits for nothing and, without an agent or dropout, reads nothing from the host that changes
+    /// between steps, so it can be recorded once and replayed (`RecordedSteps`). Parameters as in `losses`.
     let update plan (values: EpochValues) (clock: Tensor) (state: TrainState) (input: StepInput) : unit =
         Tensor.scoped (fun () ->
             let losses = losses plan values clock state input
             let leaves, velocities = Tree.leaves state.Trained, Tree.leaves state.Velocity
+            // The temperature's leaves are the last ones.
             let ordinary = leaves.Length - Tree.count state.Temperature
             let t = losses.Input |> Option.map _.Softened.T
-            // dL/dT comes out of the same backward pass; T itself is not updated, its parameters are.
-            let learnedT = t |> Option.filter _.requires_grad |> Option.toArray
+            // dL/dT comes out of the same backward pass where T depends on parameters or logits; T itself is only read.
+            let dependentT = t |> Option.filter _.requires_grad |> Option.toArray
 
             let gradients, gradientT =
-                Array.append leaves learnedT
+                Array.append leaves dependentT
                 |> Autograd.gradientsOrZeros ordinary losses.Total
                 |> Array.splitAt leaves.Length
 

@@ -60,9 +60,11 @@ module RecordedSteps =
 
                 let buffer () =
                     let rows = min parts.Teacher.Span (Augment.count trainer.Images)
-                    let buffer = parts.Teacher.OutputsAt 0 |> Option.map (Outputs.map (zerosLike rows))
-                    parts.Teacher.Free()
-                    buffer
+
+                    try
+                        parts.Teacher.OutputsAt 0 |> Option.map (Outputs.map (zerosLike rows))
+                    finally
+                        parts.Teacher.Free()
 
                 {
                     Order = parts.Order
@@ -184,7 +186,7 @@ module RecordedSteps =
 
                 { Work = work; Free = parts.Teacher.Free }
 
-            { Begin = start; Free = free }
+            { Trainer = trainer; Begin = start; Free = free }
         )
 
     /// The steps of a run: recorded where device and plan allow it, else from the host. `say` is told why a device that

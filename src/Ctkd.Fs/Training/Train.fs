@@ -25,6 +25,8 @@ type EpochSteps = {
 /// How the steps of a run are done: one by one from the host (`Train.fromHost`), or recorded (`RecordedSteps`).
 [<NoComparison; NoEquality>]
 type Steps = {
+    /// The plan and the images that they are of.
+    Trainer: Trainer
     /// The steps of the epoch that a state begins or resumes.
     Begin: TrainState -> EpochSteps
     Free: unit -> unit
@@ -65,8 +67,9 @@ module Train =
             | None -> trainer.Images
             | Some agent -> agent.Images state.Agent state.Epoch state.Step trainer.Images
 
-        // Cached features are those of images that are not blends.
-        let options = if shown.Mix.IsSome then { trainer.Teacher with Cache = None } else trainer.Teacher
+        // Cached features are those of the images as they are.
+        let isChanged = not (obj.ReferenceEquals(shown.Images, trainer.Images.Images))
+        let options = if isChanged then { trainer.Teacher with Cache = None } else trainer.Teacher
 
         {
             Values = EpochValues.create plan state.Epoch
@@ -80,6 +83,7 @@ module Train =
 
     /// Steps that the host asks for one by one.
     let fromHost (trainer: Trainer) : Steps = {
+        Trainer = trainer
         Begin =
             fun state ->
                 let parts = parts trainer state
@@ -102,18 +106,12 @@ module Train =
                 $"the plan is for {plan.TrainImages} training images, the set has {Augment.count images}."
 
     /// <summary>Runs the rest of a state's epoch. Invalidates the state; continue with the returned one.</summary>
-    /// <param name="trainer">Plan, teacher's options and images.</param>
-    /// <param name="steps">How the steps are done.</param>
+    /// <param name="steps">The steps of the run: plan, images, and how they are done.</param>
     /// <param name="readEvery">Batches between two looks at the loss, which wait for the device; it is read at the end too.</param>
     /// <param name="pause">Is asked after each batch, with the state and the epoch's number of batches, whether to stop.</param>
     /// <param name="state">Where the epoch begins or resumes.</param>
-    let epoch
-        (trainer: Trainer)
-        (steps: Steps)
-        (readEvery: int)
-        (pause: TrainState -> int -> bool)
-        (state: TrainState)
-        =
+    let epoch (steps: Steps) (readEvery: int) (pause: TrainState -> int -> bool) (state: TrainState) : EpochEnd =
+        let trainer = steps.Trainer
         check trainer readEvery
 
         Tensor.scoped (fun () ->

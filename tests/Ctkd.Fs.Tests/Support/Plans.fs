@@ -96,12 +96,7 @@ let step (plan: TrainingPlan) (values: EpochValues) (state: TrainState) (batch: 
 
 /// Runs the rest of a state's epoch from the host, with these options of the teacher.
 let epochOf (options: TeacherOptions) plan (readEvery: int) pause (set: DeviceSet) (state: TrainState) : EpochEnd =
-    let trainer = { trainer plan set with Teacher = options }
-    Train.epoch trainer (Train.fromHost trainer) readEvery pause state
-
-/// Runs the rest of a state's epoch with the given steps.
-let epochBy (steps: Steps) plan (readEvery: int) pause (set: DeviceSet) (state: TrainState) : EpochEnd =
-    Train.epoch (trainer plan set) steps readEvery pause state
+    Train.epoch (Train.fromHost { trainer plan set with Teacher = options }) readEvery pause state
 
 /// Runs the rest of a state's epoch from the host.
 let epoch (plan: TrainingPlan) (readEvery: int) pause (set: DeviceSet) (state: TrainState) : EpochEnd =

@@ -20,7 +20,7 @@ let private train (stepping: TrainingPlan -> DeviceSet -> TrainState -> Steps) (
             let rec go (state: TrainState) =
                 let pause (state: TrainState) _ = List.contains (5 * (state.Epoch - 1) + state.Step) stops
 
-                match Plans.epochBy stepping plan 1 pause set state with
+                match Train.epoch stepping 1 pause state with
                 | Stopped state when state.Epoch = 3 -> state
                 | Stopped state -> go state
                 | Complete state -> go (TrainState.nextEpoch state.Best state)
@@ -129,22 +129,14 @@ let tests =
                     let first = TrainState.start plan
 
                     let stopped =
-                        match
-                            Plans.epochBy
-                                (replayed how plan set first)
-                                plan
-                                1
-                                (fun state _ -> state.Step = 2)
-                                set
-                                first
-                        with
+                        match Train.epoch (replayed how plan set first) 1 (fun state _ -> state.Step = 2) first with
                         | Stopped state -> TrainState.ofTree plan 1 2 state.Best (TrainState.toTree state)
                         | _ -> failwith "the epoch did not stop"
 
                     let resumed = replayed how plan set stopped
                     let whole = Plans.epochOf how plan 1 never set (TrainState.start plan)
 
-                    match Plans.epochBy resumed plan 1 never set stopped, whole with
+                    match Train.epoch resumed 1 never stopped, whole with
                     | Complete actual, Complete expected -> sameBits expected actual
                     | _ -> failwith "the epoch did not end"
             )
@@ -165,11 +157,11 @@ let tests =
 
                 let bytes (state: TrainState) = Tree.leaves state.Trained |> Array.collect Tensor.toBytes
                 let fresh = bytes state
-                let one = Plans.epochBy stepping plan 1 never set state |> ended
+                let one = Train.epoch stepping 1 never state |> ended
                 let trained = bytes one
                 Must.differ fresh trained
 
-                let two = Plans.epochBy stepping plan 1 never set (TrainState.nextEpoch one.Best one) |> ended
+                let two = Train.epoch stepping 1 never (TrainState.nextEpoch one.Best one) |> ended
 
                 Must.equal trained (bytes two)
             )
@@ -234,7 +226,7 @@ let tests =
                         live.Add(Tensor.live ())
                         false
 
-                    Plans.epochBy stepping plan 100 count set state |> ignore
+                    Train.epoch stepping 100 count state |> ignore
                     // A short fifth batch follows, from the host.
                     Must.single (live |> Seq.truncate 4 |> Seq.distinct) |> ignore
             )
