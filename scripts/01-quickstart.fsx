@@ -26,10 +26,10 @@ let theta = Tensor.scalar DType.Float32 Device.Cpu 1.0 |> Autograd.leaf
 
 let values = {
     Strength = Tensor.scalar DType.Float32 Device.Cpu (Schedule.at 10 curriculum)
-    Scheduled = theta
+    T = theta
 }
 
-let softened = policy.Soften (Tree.ofSeq [ ("theta", theta) ]) values teacher student
+let softened = Policy.soften policy (Tree.ofSeq [ ("theta", theta) ]) values teacher student
 let loss = softened.Weight * Loss.kl softened.Teacher softened.Student |> Tensor.mean
 let slope = (Autograd.gradients loss [| theta |])[0]
 printfn $"T = %.4f{Tensor.toFloat softened.T}, reversed gradient of theta %.6f{Tensor.toFloat slope}"
