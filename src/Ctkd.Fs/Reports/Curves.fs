@@ -59,7 +59,7 @@ module Curves =
 
     /// Mean and quantiles of T over the images of each epoch, of one run; None where all images have one T.
     let spread (name: string, epochs: EpochMetrics list) : Chart option =
-        let of' (label: string) (value: Spread -> float) =
+        let series (label: string) (value: Spread -> float) =
             let chart = chart "" "" (fun m -> m.SpreadT |> Option.map value) [ label, epochs ]
             chart |> Option.map _.Series |> Option.defaultValue []
 
@@ -74,7 +74,13 @@ module Curves =
                     XLabel = "epoch"
                     YLabel = "T"
                     Series =
-                        [ of' "95 %" _.Q95; of' "75 %" _.Q75; of' "median" _.Median; of' "25 %" _.Q25; of' "5 %" _.Q05 ]
+                        [
+                            series "95 %" _.Q95
+                            series "75 %" _.Q75
+                            series "median" _.Median
+                            series "25 %" _.Q25
+                            series "5 %" _.Q05
+                        ]
                         |> List.concat
             }
 
