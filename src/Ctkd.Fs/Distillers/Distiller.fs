@@ -75,7 +75,7 @@ module ModelPair =
         Teacher = shape height width teacher
         Student = shape height width student
         Labels = labels
-        SmallestBatch = (if labels.Length % batch = 0 then batch else labels.Length % batch)
+        SmallestBatch = ImageSet.smallestBatch batch labels
     }
 
     /// Returns the error that this distiller cannot work with the pair.

@@ -209,12 +209,6 @@ module Prepare =
 
     /// The plan with the experiment's policy and distillers in place of those that the settings name.
     let private withValues (e: Experiment) (data: Splits) (plan: TrainingPlan) : Result<TrainingPlan, Error> =
-        let weight value =
-            if e.Settings.WarmUp = 0 then
-                Schedule.constant value
-            else
-                Schedule.warmUp value e.Settings.WarmUp
-
         let change (d: Distillation) =
             let pair =
                 ModelPair.create data.Train.Height data.Train.Width data.Train.Labels plan.Batch d.Model plan.Student
@@ -225,7 +219,8 @@ module Prepare =
                 | Some own ->
                     own
                     |> List.traverseResultM (fun (value, distiller) ->
-                        Distiller.enough pair distiller |> Result.map (fun d -> weight value, d)
+                        Distiller.enough pair distiller
+                        |> Result.map (fun d -> Settings.weightByEpoch e.Settings value, d)
                     )
 
             distillers
@@ -276,8 +271,7 @@ module Prepare =
             do! checkBatch s data
             let! student = studentOf e data
             do! Model.checkInput data.Train.Height data.Train.Width student
-            let rest = ImageSet.count data.Train % s.Batch
-            let smallest = if rest = 0 then s.Batch else rest
+            let smallest = ImageSet.smallestBatch s.Batch data.Train.Labels
             do! Model.checkBatch smallest data.Train.Height data.Train.Width student
             let! teacher = teacherOf e data device
             let pair = teacher |> Option.map (fun teacher -> teacher.Model, teacher.Weights)

@@ -161,13 +161,15 @@ module Settings =
             Dkd.distiller s.DkdAlpha s.DkdBeta pair |> Result.map (if released then Distiller.meanWeight else id)
         | _ -> Distillers.find method pair |> Result.map snd
 
+    /// A method's weight by epoch: constant, or rising over the settings' warm-up.
+    let weightByEpoch (s: Settings) (weight: float) : Schedule =
+        if s.WarmUp = 0 then Schedule.constant weight else Schedule.warmUp weight s.WarmUp
+
     /// The methods of validated settings for a pair of models, with their weights by epoch.
     let distillers (s: Settings) (pair: ModelPair) : Result<(Schedule * Distiller) list, Error> =
-        let rising weight = if s.WarmUp = 0 then Schedule.constant weight else Schedule.warmUp weight s.WarmUp
-
         Map.toList s.Methods
         |> List.traverseResultM (fun (method, weight) ->
-            distiller s pair method |> Result.map (fun distiller -> rising weight, distiller)
+            distiller s pair method |> Result.map (fun distiller -> weightByEpoch s weight, distiller)
         )
 
     /// The plan of validated settings without a teacher.

@@ -63,7 +63,7 @@ let private plan (run: JsonElement) (student: Model) (teacher: Model) policy dis
         Device = Device.Cpu
     }
 
-/// Creates the plan of a trajectory, or returns `None` if something it names is not implemented.
+/// Returns how the plan of a trajectory is made; None where the file names a method, policy or model that no table here has.
 let private implemented (run: JsonElement) : (unit -> TrainingPlan) option =
     let model name = Zoo.find (text name run) (integer "classes" run) |> Result.toOption
     let known = Map.tryFind (text "method" run) distillers, Map.tryFind (text "temperature" run) policies
