@@ -17,7 +17,7 @@ type CtkdArgs =
     | [<SubCommand>] Convert of ParseResults<ConvertArgs>
     | [<SubCommand>] Doctor of ParseResults<DoctorArgs>
     | [<SubCommand>] Bench of ParseResults<BenchArgs>
-    | [<SubCommand>] Version
+    | [<SubCommand>] Version of ParseResults<VersionArgs>
     | [<SubCommand; Hidden>] Reference
 
     interface IArgParserTemplate with
@@ -37,5 +37,5 @@ type CtkdArgs =
             | Convert _ -> "write weights in another format: PyTorch's, or safetensors"
             | Doctor _ -> "what the engine is, what is missing and the command that mends it"
             | Bench _ -> "time the training step: beside PyTorch's, its overheads, its scaling"
-            | Version -> "print the version"
+            | Version _ -> "print the version"
             | Reference -> "print the reference of commands and settings as Markdown"

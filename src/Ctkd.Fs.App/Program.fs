@@ -19,12 +19,13 @@ let private run (command: CtkdArgs) : int =
     | CtkdArgs.Convert args -> Convert.command args
     | CtkdArgs.Doctor args -> Doctor.command args
     | CtkdArgs.Bench args -> BenchCommand.command args
-    | CtkdArgs.Version -> Version.command ()
+    | CtkdArgs.Version args -> Version.command (args.Contains VersionArgs.Json)
     | CtkdArgs.Reference ->
         printf "%s" (Reference.markdown ())
         ExitCode.ok
 
-/// Argu's complaint without its page of usage, with the nearest names and the command that prints the page.
+/// Argu's complaint without its page of usage, with the nearest names, both readings of a number, and the command that
+/// prints the page.
 let private complaint (arguments: string[]) (message: string) : Error =
     let first = (message.Split '\n')[0]
     let command = Array.tryHead arguments |> Option.defaultValue ""
@@ -35,10 +36,18 @@ let private complaint (arguments: string[]) (message: string) : Error =
         | None -> "command", Reference.commandNames (), "ctkd --help"
 
     let quoted = Regex.Match(first, "unrecognized argument: '([^']*)'")
+    let number = Regex.Match(first, "parameter '([^']*)' must be followed by <[^>]*>, but was '([^']*)'")
 
     if quoted.Success then
         let unknown = Error.unknown kind names quoted.Groups[1].Value
         { unknown with Next = unknown.Next + $" (all of them: {help})" }
+    elif number.Success then
+        let flag, text = number.Groups[1].Value, number.Groups[2].Value
+
+        match Numbers.readWhole text with
+        | Result.Error reason ->
+            Error.create ErrorKind.Usage $"'{text}' is no value for {flag}: {reason}" "" "it takes a whole number"
+        | Ok _ -> Error.create ErrorKind.Usage first "" $"see: {help}"
     else
         Error.create ErrorKind.Usage (first.Replace("ERROR: ", "")) "" $"see: {help}"
 
@@ -49,27 +58,45 @@ let private parsed (arguments: string[]) : int =
         eprintfn "%s" (Reference.parser.PrintUsage())
         ExitCode.usage
 
-[<EntryPoint>]
-let main (arguments: string[]) : int =
+/// The words of the command line, with "--flag=value" as two words.
+let private words (arguments: string[]) : string list = [
+    for word in arguments do
+        let parts = word.Split('=', 2)
+
+        if parts.Length = 2 && Regex.IsMatch(parts[0], "^--[a-z][a-z-]*$") then
+            yield! parts
+        else
+            word
+]
+
+let private command (words: string list) : int =
+    let failed = Terminal(List.contains "--json" words).Fail
+
     try
-        match List.ofArray arguments with
+        match words with
+        | [ "--version" ] -> Version.command false
         | ("teach" | "distill" as command) :: words when Flags.asksForHelp words ->
             printfn "%s" (Reference.trainHelp command)
             ExitCode.ok
         | "teach" :: words -> Train.teach words
         | "distill" :: words -> Train.distill words
-        | _ -> parsed arguments
+        | words -> parsed (Array.ofList words)
     with
     | :? ArguParseException as problem when problem.ErrorCode = ErrorCode.HelpText ->
         printfn "%s" problem.Message
         ExitCode.ok
-    | :? ArguParseException as problem ->
-        eprintfn "error: %O" (complaint arguments problem.Message)
-        ExitCode.usage
-    | CtkdException error ->
-        eprintfn "error: %O" error
-        ExitCode.failed
+    | :? ArguParseException as problem -> failed (complaint (Array.ofList words) problem.Message)
+    | CtkdException error -> failed error
     | :? OutOfMemoryException ->
-        eprintfn "error: there is not enough memory\n  next: a smaller --batch or model, or a machine with more memory"
+        failed (
+            Error.create
+                ErrorKind.Engine
+                "there is not enough memory"
+                ""
+                "take a smaller --batch or model, or a machine with more memory"
+        )
 
-        ExitCode.failed
+[<EntryPoint>]
+let main (arguments: string[]) : int =
+    Output.guard ()
+    Output.exitCode (command (words arguments))

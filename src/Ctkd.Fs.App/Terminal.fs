@@ -13,6 +13,25 @@ module ExitCode =
     let failed = 1
     let usage = 2
 
+/// An error as `--json` prints it.
+type ErrorReport = {
+    /// usage, missing, damaged, mismatch, unwritable, engine or diverged.
+    Kind: string
+    What: string
+    Where: string
+    Next: string
+}
+
+module ErrorReport =
+
+    /// The four parts of an error.
+    let ofError (error: Error) : ErrorReport = {
+        Kind = $"{error.Kind}".ToLowerInvariant()
+        What = error.What
+        Where = error.Where
+        Next = error.Next
+    }
+
 /// Ctrl-C and SIGTERM stop a run between two steps; a second one ends the process at once. Within a second it counts as the
 /// same signal: launchers pass on to their child what the whole process group received.
 module Signals =
@@ -148,13 +167,17 @@ type Terminal(json: bool) =
                     }
                 )
 
-    /// Prints an error on the standard error. Returns its exit code.
-    member _.Fail(error: Error) : int =
+    /// Prints an error on the standard error, and on the standard output as JSON, when JSON was asked for. Returns its exit
+    /// code.
+    member this.Fail(error: Error) : int =
         eprintfn "error: %O" error
+
+        this.Json {| Error = ErrorReport.ofError error |}
+
         if error.Kind = ErrorKind.Usage then ExitCode.usage else ExitCode.failed
 
     /// A value as one line of JSON, when JSON was asked for.
-    member _.Json(value: 'T) : unit = if json then Console.Out.WriteLine(Ctkd.Fs.Json.write value)
+    member _.Json<'T>(value: 'T) : unit = if json then Console.Out.WriteLine(Ctkd.Fs.Json.write value)
 
     /// Runs a command's body; errors become messages and exit codes. Ctrl-C ends the process.
     member this.Guarded(body: unit -> Result<unit, Error>) : int =

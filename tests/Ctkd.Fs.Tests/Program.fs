@@ -66,6 +66,7 @@ let private tests: Test =
             PicturesTests.tests
             ReportTests.tests
             RlkdSettingsTests.tests
+            NumbersTests.tests
             FieldTests.tests
             SettingsTests.tests
             RecipesTests.tests
@@ -88,6 +89,7 @@ let private tests: Test =
             RunTests.tests
             RunMethodTests.tests
             RunFaultTests.tests
+            RunResumeTests.tests
             RunDivergenceTests.tests
             RunWarningTests.tests
             RunReportTests.tests
@@ -97,6 +99,7 @@ let private tests: Test =
             ReferenceTests.tests
             CommandRecipeTests.tests
             CommandRunTests.tests
+            CommandOutputTests.tests
             CommandCacheTests.tests
             CommandWeightsTests.tests
             CommandHostileTests.tests

@@ -83,6 +83,7 @@ let plan (work: Workload) : TrainingPlan =
         DecayTemperature = true
         Epochs = 1
         Batch = work.Batch
+        DropLast = false
         TrainImages = trainImages
         Seed = 1
         Pad = pad

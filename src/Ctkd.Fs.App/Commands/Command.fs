@@ -8,6 +8,34 @@ module Command =
     /// Wrong usage: what is wrong, and what to do.
     let usage (what: string) (next: string) : Result<'T, Error> = Error.fail ErrorKind.Usage what "" next
 
+    /// The value of a flag from the words after it, if it is given.
+    let read<'T> (kind: FieldKind) (flag: string) (words: string list option) : Result<'T option, Error> =
+        let checkedValue (words: string list) =
+            let text = String.concat " " words
+
+            match kind.Read text with
+            | Error reason -> usage $"'{text}' is no value for --{flag}: {reason}" $"it takes {kind.Takes}"
+            | Ok value ->
+                match kind.Mistakes flag value with
+                | [] -> Ok(Some(unbox<'T> value))
+                | mistakes -> usage (String.concat "; " mistakes) $"--{flag} takes {kind.Takes}"
+
+        words |> Option.map checkedValue |> Option.defaultValue (Ok None)
+
+    /// As `read`, for a flag that is a setting's, too.
+    let setting<'T> (flag: string) (words: string list option) : Result<'T option, Error> =
+        read (SettingsTable.ofFlag flag).Kind flag words
+
+    /// The help of --threads.
+    let threadsHelp: string =
+        let field = SettingsTable.ofFlag "threads"
+        $"{field.Meaning} [{field.DefaultInWords}]"
+
+    /// Sets the number of threads, where the flag gives one.
+    let threads (count: int option) : Result<unit, Error> =
+        setting<int> "threads" (count |> Option.map (string >> List.singleton))
+        |> Result.map (Option.filter (fun count -> count > 0) >> Option.iter Engine.setThreads)
+
     /// The names of precisions and policies, as help lists them.
     let precisions: string = String.concat ", " Settings.precisions
     let policies: string = String.concat ", " Settings.policies

@@ -13,11 +13,12 @@ type EvalArgs =
     | [<Unique>] Teacher of NAME: string
     | [<Unique>] Data of NAME: string
     | [<Unique>] Data_Dir of DIR: string
-    | [<Unique>] Mean of NUMBER: float list
-    | [<Unique>] Std of NUMBER: float list
+    | [<Unique>] Mean of NUMBER: string list
+    | [<Unique>] Std of NUMBER: string list
     | [<Unique>] Batch of COUNT: int
     | [<Unique>] Precision of NAME: string
     | [<Unique>] Device of NAME: string
+    | [<Unique>] Threads of COUNT: int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -34,6 +35,7 @@ type EvalArgs =
             | Batch _ -> "images a forward pass [250]"
             | Precision _ -> $"{Command.precisions} [{Names.name Settings.defaults.Precision}]"
             | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
+            | Threads _ -> Command.threadsHelp
             | Json -> "the result as one JSON object"
 
 /// What `eval --json` prints; what needs a teacher is null without one.
@@ -102,15 +104,20 @@ module Eval =
         }
 
     let private flags (args: ParseResults<EvalArgs>) : Result<TestFlags, Error> =
-        Command.precision (args.TryGetResult EvalArgs.Precision)
-        |> Result.map (fun precision -> {
-            Data = args.TryGetResult EvalArgs.Data
-            DataDir = args.TryGetResult EvalArgs.Data_Dir
-            Mean = args.TryGetResult EvalArgs.Mean
-            Std = args.TryGetResult EvalArgs.Std
-            Batch = args.GetResult(EvalArgs.Batch, 250)
-            Precision = precision
-        })
+        result {
+            let! precision = Command.precision (args.TryGetResult EvalArgs.Precision)
+            let! mean = Command.setting "mean" (args.TryGetResult EvalArgs.Mean)
+            let! std = Command.setting "std" (args.TryGetResult EvalArgs.Std)
+
+            return {
+                Data = args.TryGetResult EvalArgs.Data
+                DataDir = args.TryGetResult EvalArgs.Data_Dir
+                Mean = mean
+                Std = std
+                Batch = args.GetResult(EvalArgs.Batch, 250)
+                Precision = precision
+            }
+        }
 
     let private resultOf (trained: LoadedModel) (teacher: LoadedModel option) (e: Evaluation) : EvalResult = {
         Model = trained.Model.Name
@@ -163,9 +170,10 @@ module Eval =
                     "give --weights FILE: a checkpoint, a run's folder, a safetensors or a PyTorch file"
             | Some path ->
                 result {
+                    let! flags = flags args
+                    do! Command.threads (args.TryGetResult EvalArgs.Threads)
                     let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
                     let! trained = LoadedModel.load device (args.TryGetResult EvalArgs.Model) path
-                    let! flags = flags args
                     let! s = settings flags trained
 
                     let! teacher =

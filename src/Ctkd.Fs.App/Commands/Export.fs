@@ -15,8 +15,8 @@ type ExportArgs =
     | [<Unique>] Opset of NUMBER: int
     | [<Unique>] Size of PIXELS: int
     | [<Unique>] Normalise
-    | [<Unique>] Mean of NUMBER: float list
-    | [<Unique>] Std of NUMBER: float list
+    | [<Unique>] Mean of NUMBER: string list
+    | [<Unique>] Std of NUMBER: string list
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -57,10 +57,15 @@ module Export =
         (args: ParseResults<ExportArgs>)
         (trained: LoadedModel)
         : Result<(float list * float list) option, Error> =
-        match args.TryGetResult ExportArgs.Mean, args.TryGetResult ExportArgs.Std with
-        | Some mean, Some std -> Ok(Some(mean, std))
-        | None, None -> trained.Info |> Option.map (fun info -> info.Images.Mean, info.Images.Std) |> Ok
-        | _ -> Command.usage "mean and std must be given together" "give both, or neither"
+        result {
+            let! mean = Command.setting<float list> "mean" (args.TryGetResult ExportArgs.Mean)
+            let! std = Command.setting<float list> "std" (args.TryGetResult ExportArgs.Std)
+
+            match mean, std with
+            | Some mean, Some std -> return Some(mean, std)
+            | None, None -> return trained.Info |> Option.map (fun info -> info.Images.Mean, info.Images.Std)
+            | _ -> return! Command.usage "mean and std must be given together" "give both, or neither"
+        }
 
     let private images normalise (scale: (float list * float list) option) : Result<OnnxImages, Error> =
         match normalise, scale with

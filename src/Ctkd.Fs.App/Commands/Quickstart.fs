@@ -12,6 +12,7 @@ type QuickstartArgs =
     | [<Unique>] Seed of NUMBER: int
     | [<Unique>] Precision of NAME: string
     | [<Unique>] Device of NAME: string
+    | [<Unique>] Threads of COUNT: int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -21,6 +22,7 @@ type QuickstartArgs =
             | Seed _ -> $"seed of everything random [{Settings.defaults.Seed}]"
             | Precision _ -> $"{Command.precisions} [{Names.name Settings.defaults.Precision}]"
             | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
+            | Threads _ -> Command.threadsHelp
             | Json -> "the result as one JSON object"
 
 /// The tour: a teacher on handwritten digits, and four students that see only 10 images a class.
@@ -126,6 +128,7 @@ module Quickstart =
                             Seed = args.GetResult(QuickstartArgs.Seed, Settings.defaults.Seed)
                             Precision = precision
                             Device = args.GetResult(QuickstartArgs.Device, Settings.defaults.Device)
+                            Threads = args.GetResult(QuickstartArgs.Threads, Settings.defaults.Threads)
                     }
 
                 terminal.Say

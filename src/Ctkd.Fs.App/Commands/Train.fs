@@ -50,19 +50,30 @@ module Train =
             | Interrupted -> terminal.Say $"interrupted; go on with: ctkd {name} --resume {summary.Folder}"
         }
 
+    /// Refuses the other command's runs: what it would print and advise is not theirs.
+    let private checkCommand (name: string) (path: string) (s: Settings) : Result<unit, Error> =
+        match name, s.Teacher with
+        | "teach", teacher when teacher <> "" ->
+            Command.usage $"this run distils from the teacher {teacher}" $"resume it with: ctkd distill --resume {path}"
+        | "distill", "" ->
+            Command.usage "this run learns from labels alone" $"resume it with: ctkd teach --resume {path}"
+        | _ -> Ok()
+
     let private resume (terminal: Terminal) (name: string) (given: GivenFlags) (path: string) =
         result {
-            if TrainFlags.hasOthers given then
-                return!
-                    Command.usage
-                        "--resume keeps the run's own settings: other flags cannot be changed"
-                        "give --resume alone (and --json), or start a new run"
-            else
-                let! file = RunDirectory.checkpointOf path
-                let! checkpoint = Checkpoint.read file
-                let epochs = checkpoint.Info.Settings.Epochs
-                let! summary = terminal.Progress name epochs (fun hooks -> Run.resume hooks path)
-                return! finish terminal name summary
+            let! file = RunDirectory.checkpointOf path
+            let! change = TrainFlags.changes given
+            let! checkpoint = Checkpoint.read file |> Result.mapError (RunDirectory.offerBest file)
+            let recorded = checkpoint.Info.Settings
+            do! checkCommand name path recorded
+
+            let! summary =
+                terminal.Progress
+                    name
+                    (change recorded).Epochs
+                    (fun hooks -> Prepare.ofSettings hooks recorded |> Run.resumeChanged file change)
+
+            return! finish terminal name summary
         }
 
     /// A dry run, or a run of settings that are complete.
@@ -135,7 +146,7 @@ module Train =
 
     let private command (name: string) (settings: GivenFlags -> Result<Resolved, Error>) (words: string list) : int =
         match Flags.parse name TrainFlags.all words with
-        | Result.Error error -> Terminal(false).Fail error
+        | Result.Error error -> Terminal(List.contains "--json" words).Fail error
         | Ok given ->
             let terminal = Terminal(TrainFlags.wantsJson given)
 

@@ -72,10 +72,6 @@ module TrainFlags =
     /// The run to resume, if any.
     let resumed (given: GivenFlags) : string option = Flags.tryValue "resume" given
 
-    /// Whether flags beside --resume are given, which then mean nothing.
-    let hasOthers (given: GivenFlags) : bool =
-        given |> List.exists (fun (name, _) -> name <> "resume" && name <> "json")
-
     /// Whether one of the flags means nothing without a teacher.
     let needTeacher (given: GivenFlags) : bool =
         let needs name =
@@ -98,7 +94,7 @@ module TrainFlags =
 
     /// What a flag assigns; those that come together, or say how to run, assign nothing here.
     let private assignments (flag: string, values: string list) : Result<Assignment list, Error> =
-        let text, origin = String.concat "," values, $"--{flag}"
+        let text, origin = String.concat " " values, $"--{flag}"
         let row name = rows |> List.tryFind (fun field -> field.Flag = name)
 
         let weighing (s: Settings) (weight: objnull) = {
@@ -121,14 +117,13 @@ module TrainFlags =
 
     /// The methods come first, whatever the order of the flags: --kd then changes the weight of one of them.
     let private chosenMethods (given: GivenFlags) : Result<Assignment list, Error> =
-        match Flags.tryValues methods given, Flags.tryValues weights given with
+        let names = Flags.tryValues methods given |> Option.map (List.collect Numbers.items)
+
+        match names, Flags.tryValues weights given with
         | Some names, None -> Ok [ Resolve.methods "--method" names None ]
         | Some names, Some numbers ->
-            (FieldKind.numbers FieldKind.anyNumber).Read(String.concat "," numbers)
-            |> Option.map (fun numbers -> [ Resolve.methods "--method" names (Some(unbox<float list> numbers)) ])
-            |> Result.requireSome (
-                Error.create Usage "--method-weights takes numbers" "" "such as: --method-weights 0.9 0.8"
-            )
+            Command.read (FieldKind.numbers FieldKind.atLeast0) weights (Some numbers)
+            |> Result.map (fun numbers -> [ Resolve.methods "--method" names numbers ])
         | None, None -> Ok []
         | None, Some _ ->
             Command.usage
@@ -151,6 +146,14 @@ module TrainFlags =
     /// A run may be resumed from another folder than it began in: settings name whole paths.
     let private absolute (path: string) : string = if path = "" then "" else Path.GetFullPath path
 
+    /// The settings with whole paths.
+    let private located (s: Settings) : Settings = {
+        s with
+            TeacherWeights = absolute s.TeacherWeights
+            DataDir = absolute s.DataDir
+            TeacherCache = absolute s.TeacherCache
+    }
+
     /// Settings from the flags: defaults, then the recipe, then flags and --set in the order given.
     let resolve (given: GivenFlags) : Result<Resolved, Error> =
         result {
@@ -166,15 +169,33 @@ module TrainFlags =
             let s = resolved.Settings
             do! agentTakesPart assignments s
 
-            return {
-                resolved with
-                    Settings = {
-                        s with
-                            TeacherWeights = absolute s.TeacherWeights
-                            DataDir = absolute s.DataDir
-                            TeacherCache = absolute s.TeacherCache
-                    }
-            }
+            return { resolved with Settings = located s }
+        }
+
+    /// The changes of a resumed run: flags that say where files are, or how long to train.
+    let changes (given: GivenFlags) : Result<Settings -> Settings, Error> =
+        let mayChange = rows |> List.filter _.MayChange |> List.map _.Flag
+        let others = given |> List.filter (fun (name, _) -> name <> "resume" && name <> "json")
+
+        result {
+            match others |> List.tryFind (fun (name, _) -> not (List.contains name mayChange)) with
+            | Some(name, _) ->
+                let allowed = "--json" :: List.map (fun flag -> "--" + flag) mayChange |> String.concat ", "
+
+                return!
+                    Command.usage
+                        $"--resume keeps the run's own settings, and --{name} would change them"
+                        $"beside --resume give only {allowed}, or start a new run"
+            | None ->
+                let! assignments = others |> List.traverseResultM assignments
+                let change (s: Settings) (a: Assignment) = a.Change s
+
+                return
+                    fun recorded ->
+                        (Ok recorded, List.concat assignments)
+                        ||> List.fold (fun s a -> Result.bind (fun s -> change s a) s)
+                        |> Error.orRaise
+                        |> located
         }
 
     // ---- dry runs ----

@@ -67,22 +67,33 @@ module Error =
 
         (Seq.fold step [| 0 .. b.Length |] a)[b.Length]
 
-    /// Returns the three candidates nearest to `name`, nearest first. Compares the first 64 characters of the first
-    /// 1000 candidates.
+    /// Whether one text is a part of the other, ignoring case, and not too short to mean anything.
+    let private holds (name: string) (candidate: string) : bool =
+        let part (a: string) (b: string) = a.Length >= 3 && b.Contains(a, StringComparison.OrdinalIgnoreCase)
+        part name candidate || part candidate name
+
+    /// Returns the three candidates nearest to `name`, nearest first: those that hold it or are held by it, then by edit
+    /// distance. Compares the first 64 characters of the first 1000 candidates.
     let nearest (candidates: string seq) (name: string) : string list =
         let short (text: string) = text.Substring(0, min text.Length 64)
 
         candidates
         |> Seq.distinct
         |> Seq.truncate 1000
-        |> Seq.sortBy (short >> distance (short name))
+        |> Seq.sortBy (fun candidate ->
+            not (holds (short name) (short candidate)), distance (short name) (short candidate)
+        )
         |> Seq.truncate 3
         |> List.ofSeq
 
     /// Creates the error "unknown model 'resnet21'" with the nearest candidates as a suggestion.
     let unknown (kind: string) (candidates: string seq) (name: string) : Error =
-        let near = nearest candidates name |> String.concat ", "
-        create Usage $"unknown {kind} '{name}'" "" $"did you mean one of: {near}?"
+        if String.IsNullOrWhiteSpace name then
+            let some = candidates |> Seq.distinct |> Seq.truncate 5 |> String.concat ", "
+            create Usage $"the {kind} has an empty name" "" $"give one, such as {some}"
+        else
+            let near = nearest candidates name |> String.concat ", "
+            create Usage $"unknown {kind} '{name}'" "" $"did you mean one of: {near}?"
 
     /// Raises the error as a `CtkdException`.
     let raise (error: Error) : 'T = raise (CtkdException error)

@@ -30,6 +30,10 @@ type Field = {
     DefaultInWords: string
     /// Whether recipes set it; the others belong to the user's machine and data.
     InRecipes: bool
+    /// Whether a run may be resumed with another value: it says where something is, or how long to train.
+    MayChange: bool
+    /// Whether files of earlier versions lack it, and mean its default.
+    IsNew: bool
 }
 
 /// Fields of records by their names.
@@ -99,10 +103,10 @@ module Field =
     /// A value from its text, as `source` ("--lr", "the field 'lr'") gives it.
     let read (source: string) (text: string) (field: Field) : Result<objnull, Error> =
         match field.Kind.Read text with
-        | Some value -> Ok value
-        | None when field.Kind.Names.IsEmpty || field.Kind.IsList ->
-            Error.fail Usage $"'{text}' is no value for {source}" "" $"it takes {field.Kind.Takes}"
-        | None -> Result.Error(Error.unknown (label field) field.Kind.Names text)
+        | Ok value -> Ok value
+        | Error reason when field.Kind.Names.IsEmpty || field.Kind.IsList ->
+            Error.fail Usage $"'{text}' is no value for {source}: {reason}" "" $"it takes {field.Kind.Takes}"
+        | Error _ -> Result.Error(Error.unknown (label field) field.Kind.Names text)
 
     /// The default as help and reference show it; empty where there is none.
     let shownDefault (field: Field) : string =
@@ -126,6 +130,8 @@ module Field =
             Meaning = ""
             DefaultInWords = ""
             InRecipes = true
+            MayChange = false
+            IsNew = false
         }
 
     /// The row with its meaning.
@@ -136,3 +142,9 @@ module Field =
 
     /// The row of a setting that recipes leave to the user.
     let yours (field: Field) : Field = { field with InRecipes = false }
+
+    /// The row of a setting that may change when a run is resumed.
+    let mayChange (field: Field) : Field = { field with MayChange = true }
+
+    /// The row of a setting that files of earlier versions lack.
+    let isNew (field: Field) : Field = { field with IsNew = true }

@@ -1,7 +1,6 @@
 namespace Ctkd.Fs
 
 open System
-open System.Globalization
 
 /// What a field of a record can hold: how it reads a text, and which values are mistakes.
 [<NoComparison; NoEquality>]
@@ -14,8 +13,8 @@ type FieldKind = {
     Names: string list
     /// Whether it holds several values.
     IsList: bool
-    /// A value from its text; None when the text is no such value.
-    Read: string -> objnull option
+    /// A value from its text, or why the text is none.
+    Read: string -> Result<objnull, string>
     /// The text of a value.
     Show: objnull -> string
     /// The mistakes of a value under a label such as "lr".
@@ -31,7 +30,7 @@ module FieldKind =
 
     let private kind
         takes
-        (read: string -> 'T option)
+        (read: string -> Result<'T, string>)
         (show: 'T -> string)
         (mistakes: string -> 'T -> string list)
         : FieldKind = {
@@ -39,7 +38,7 @@ module FieldKind =
         Bound = ""
         Names = []
         IsList = false
-        Read = read >> Option.map box
+        Read = read >> Result.map box
         Show = fun value -> show (unbox<'T> value)
         Mistakes = fun label value -> mistakes label (unbox<'T> value)
     }
@@ -51,23 +50,22 @@ module FieldKind =
     let share: NumberBound = { Words = "in [0, 1)"; Holds = fun x -> x >= 0.0 && x < 1.0 }
     let anyNumber: NumberBound = { Words = "any number"; Holds = fun _ -> true }
 
-    let private parsed (result: bool * 'T) : 'T option = if fst result then Some(snd result) else None
+    /// The largest number of the engine's 32-bit floats.
+    let private largest = float Single.MaxValue
 
-    let private readNumber (text: string) : float option =
-        Double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture) |> parsed
-
-    let private readWhole (text: string) : int option =
-        Int32.TryParse(text, NumberStyles.Integer, CultureInfo.InvariantCulture) |> parsed
-
-    let private notFinite (bound: NumberBound) (label: string) (value: float) : string list =
-        if Double.IsFinite value && bound.Holds value then
-            []
-        else
-            [ $"{label} must be finite and {bound.Words}, got {string value}" ]
+    /// Settings reach the engine as 32-bit floats: a number must keep its bound there.
+    let private outOfBound (bound: NumberBound) (label: string) (value: float) : string list = [
+        if not (Double.IsFinite value && bound.Holds value) then
+            $"{label} must be finite and {bound.Words}, got {string value}"
+        elif abs value > largest then
+            $"{label} must fit into a 32-bit float, at most {string largest}, got {string value}"
+        elif not (bound.Holds(float (float32 value))) then
+            $"{label} must be {bound.Words} as a 32-bit float, where {string value} is {string (float32 value)}"
+    ]
 
     /// A finite number within a bound.
     let number (bound: NumberBound) : FieldKind = {
-        kind "a number" readNumber string (notFinite bound) with
+        kind "a number" Numbers.read string (outOfBound bound) with
             Bound = bound.Words
     }
 
@@ -75,7 +73,7 @@ module FieldKind =
     let whole (least: int) (most: int) : FieldKind = {
         kind
             "a whole number"
-            readWhole
+            Numbers.readWhole
             string
             (fun label value -> [
                 if value < least then $"{label} must be at least {least}, got {value}"
@@ -91,49 +89,42 @@ module FieldKind =
     /// Any whole number.
     let anyWhole: FieldKind = whole Int32.MinValue Int32.MaxValue
 
+    /// Reads true, yes, false or no.
+    let readSwitch (text: string) : Result<bool, string> =
+        match text.Trim().ToLowerInvariant() with
+        | "true"
+        | "yes" -> Ok true
+        | "false"
+        | "no" -> Ok false
+        | _ -> Error "neither true nor false"
+
     /// True or false.
     let switch: FieldKind =
-        kind "true or false" (Boolean.TryParse >> parsed) (fun on -> if on then "yes" else "no") (fun _ _ -> [])
+        kind "true or false" readSwitch (fun on -> if on then "yes" else "no") (fun _ _ -> [])
 
     // ---- lists ----
 
-    /// The items of "1,2,3" or "[1, 2, 3]".
-    let private items (text: string) : string list =
-        let inner = text.Trim().TrimStart('[').TrimEnd ']'
-
-        if String.IsNullOrWhiteSpace inner then
-            []
-        else
-            inner.Split(',', StringSplitOptions.TrimEntries) |> List.ofArray
-
-    let private readAll (read: string -> 'T option) (texts: string list) : 'T list option =
-        let values = texts |> List.map read
-        if List.forall Option.isSome values then Some(List.choose id values) else None
-
-    let private list (read: string -> 'T option) mistakes : FieldKind =
+    let private list (read: string -> Result<'T list, string>) mistakes : FieldKind =
         let show values = values |> List.map string |> String.concat ","
 
-        {
-            kind "numbers such as 1,2,3" (items >> readAll read) show mistakes with
-                IsList = true
-        }
+        { kind "numbers such as 1,2,3 or 1 2 3" read show mistakes with IsList = true }
 
     /// Finite numbers within a bound.
     let numbers (bound: NumberBound) : FieldKind = {
-        list readNumber (fun label values -> values |> List.collect (notFinite bound label)) with
+        list Numbers.readList (fun label values -> values |> List.collect (outOfBound bound label)) with
             Bound = (if bound.Words = anyNumber.Words then "" else $"each {bound.Words}")
     }
 
     /// Numbers that a rule of their own judges, in words and by their mistakes.
     let ruled (words: string) (mistakes: string -> float list -> string list) : FieldKind = {
-        list readNumber mistakes with
+        list Numbers.readList mistakes with
             Bound = words
     }
 
     /// Epochs from 1 on in rising order.
     let epochs: FieldKind = {
         list
-            readWhole
+            (Numbers.items >> Numbers.all Numbers.readWhole)
             (fun label values ->
                 if List.sort values = values && List.forall (fun epoch -> epoch >= 1) values then
                     []
@@ -147,7 +138,7 @@ module FieldKind =
     // ---- texts and names ----
 
     /// Any text.
-    let text: FieldKind = kind "a text" Some id (fun _ _ -> [])
+    let text: FieldKind = kind "a text" Ok id (fun _ _ -> [])
 
     let private unknown what (names: string list) (name: string) : string list =
         if List.contains name names then
@@ -165,41 +156,46 @@ module FieldKind =
     /// The name of something that messages call `what`, such as "data set". It may be empty where `optional`.
     let nameOf (what: string) (optional: bool) (names: string list) : FieldKind =
         let mistakes _ name = if optional && name = "" then [] else unknown what names name
-        kind "" Some id mistakes |> oneOf names
+        kind "" Ok id mistakes |> oneOf names
+
+    let private named<'T> (name: string) : Result<'T, string> =
+        match Names.tryFind<'T> name with
+        | Some case -> Ok case
+        | None -> Error "no such name"
 
     /// A case of a union, of which only these names are allowed.
     let caseAmong<'T> (names: string list) : FieldKind =
-        kind "" Names.tryFind<'T> Names.name (fun label value -> unknown label names (Names.name value))
-        |> oneOf names
+        kind "" named<'T> Names.name (fun label value -> unknown label names (Names.name value)) |> oneOf names
 
     /// A case of a union.
     let case<'T> () : FieldKind = caseAmong<'T>(Names.all<'T>())
 
     /// A case of a union, or none for the empty text.
     let optionalCase<'T> () : FieldKind =
-        let read name = if name = "" then Some None else Names.tryFind<'T> name |> Option.map Some
+        let read name = if name = "" then Ok None else named<'T> name |> Result.map Some
         let show = Option.map Names.name >> Option.defaultValue ""
         kind "" read show (fun _ _ -> []) |> oneOf (Names.all<'T>())
 
     /// Names with weights >= 0, at least one: "kd:0.9,crd:0.8" or {"kd": 0.9, "crd": 0.8}.
     let weights (what: string) (names: string list) : FieldKind =
-        let read (text: string) : Map<string, float> option =
-            let entry (item: string) =
-                match item.Split(':', 2) with
-                | [| name; weight |] -> readNumber weight |> Option.map (fun w -> name.Trim().Trim '"', w)
-                | _ -> None
+        let entry (item: string) : Result<string * float, string> =
+            match item.Split(':', 2) with
+            | [| name; weight |] -> Numbers.read weight |> Result.map (fun w -> name.Trim().Trim '"', w)
+            | _ -> Error "no name with a weight: weights have a decimal point"
 
-            items (text.Trim().TrimStart('{').TrimEnd '}')
-            |> readAll entry
-            |> Option.filter (fun entries -> List.distinctBy fst entries = entries)
-            |> Option.map Map
+        let read (text: string) : Result<Map<string, float>, string> =
+            let items = Numbers.items (text.Trim().TrimStart('{').TrimEnd('}').Replace(": ", ":"))
+
+            match Numbers.all entry items with
+            | Ok entries when List.distinctBy fst entries <> entries -> Error "a name is given twice"
+            | entries -> entries |> Result.map Map
 
         let mistakes label (weights: Map<string, float>) = [
             if weights.IsEmpty then $"{label} must name one loss at least, such as kd"
 
             for name, weight in Map.toList weights do
                 yield! unknown what names name
-                yield! notFinite atLeast0 $"the weight of {name}" weight
+                yield! outOfBound atLeast0 $"the weight of {name}" weight
         ]
 
         let show (weights: Map<string, float>) =

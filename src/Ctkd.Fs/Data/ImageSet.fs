@@ -25,10 +25,10 @@ type Splits = {
 
 [<RequireQualifiedAccess>]
 module ImageSet =
-    /// The size of the smallest batch of an epoch over images with these labels: often the last one.
-    let smallestBatch (batch: int) (labels: int[]) : int =
-        let rest = labels.Length % batch
-        if rest = 0 then batch else rest
+    /// The size of the smallest batch of an epoch: often the last one, unless it is dropped.
+    let smallestBatch (dropLast: bool) (batch: int) (images: int) : int =
+        let rest = images % batch
+        if rest = 0 || dropLast then batch else rest
 
     /// Returns the number of images.
     let count (set: ImageSet) : int = set.Labels.Length

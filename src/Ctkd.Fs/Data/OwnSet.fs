@@ -2,13 +2,12 @@ namespace Ctkd.Fs
 
 open System
 open System.Buffers.Binary
-open System.Globalization
 open System.IO
 
 /// Loads your own data set without code, from safetensors files with `images` (U8, [N, C, H, W]) and `labels` (I64, I32
 /// or U8, [N]): a folder with train.safetensors and test.safetensors, or one file, with test_images and test_labels or
 /// else every tenth image held out for the test. Optional metadata: `classes`, `mean` and `std` (1 or 3 numbers
-/// separated by commas, pixels 0 to 1), `pad`, `flip`, `citation`.
+/// separated by commas or spaces, pixels 0 to 1), `pad`, `flip`, `citation`.
 [<RequireQualifiedAccess>]
 module OwnSet =
     let private help =
@@ -32,23 +31,22 @@ module OwnSet =
     let private parsed
         (path: string)
         (expected: string)
-        (read: string -> bool * 'T)
+        (read: string -> Result<'T, string>)
         (name: string)
         (file: SafetensorsFile)
         : Result<'T option, Error> =
         match value name file |> Option.map (fun text -> text, read text) with
         | None -> Ok None
-        | Some(_, (true, result)) -> Ok(Some result)
-        | Some(text, _) -> Error(wrong path $"its metadata '{name}' is '{text}', expected is {expected}")
+        | Some(_, Ok result) -> Ok(Some result)
+        | Some(text, Error reason) ->
+            Error(wrong path $"its metadata '{name}' is '{text}': {reason}; expected is {expected}")
 
-    let private whole (text: string) : bool * int =
-        Int32.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture)
-
-    let private numbers (accept: float -> bool) (text: string) : bool * float list =
-        let number (part: string) = Double.TryParse(part, NumberStyles.Float, CultureInfo.InvariantCulture)
-        let parts = text.Trim([| '['; ']'; ' ' |]).Split ',' |> Array.map number |> List.ofArray
-        let values = List.map snd parts
-        List.forall fst parts && List.contains parts.Length [ 1; 3 ] && List.forall accept values, values
+    /// One number a channel, or one for all.
+    let private numbers (accept: float -> bool) (text: string) : Result<float list, string> =
+        match Numbers.readList text with
+        | Ok values when List.contains values.Length [ 1; 3 ] && List.forall accept values -> Ok values
+        | Ok values -> Error $"{values.Length} numbers, or some out of range"
+        | Error reason -> Error reason
 
     // ---- images and labels
 
@@ -117,7 +115,7 @@ module OwnSet =
         | _ -> Ok value
 
     let private classes (path: string) (file: SafetensorsFile) : Result<int option, Error> =
-        parsed path "a whole number" whole "classes" file |> Result.bind (within path "classes" 2 100_000)
+        parsed path "a whole number" Numbers.readWhole "classes" file |> Result.bind (within path "classes" 2 100_000)
 
     /// Reads the file's tensors with `prefix` in their names, and checks them against the number of classes, if given.
     let private valid (path: string) (classes: int option) (file: SafetensorsFile) (prefix: string) =
@@ -178,8 +176,10 @@ module OwnSet =
         (file: SafetensorsFile)
         (train: ImageSet, test: ImageSet)
         : Result<Splits, Error> =
-        let pad = parsed path "a whole number" whole "pad" file |> Result.bind (within path "pad" 0 256)
-        let flip = parsed path "true or false" Boolean.TryParse "flip" file
+        let pad =
+            parsed path "a whole number" Numbers.readWhole "pad" file |> Result.bind (within path "pad" 0 256)
+
+        let flip = parsed path "true or false" FieldKind.readSwitch "flip" file
 
         match normalisation path file train, pad, flip with
         | Error error, _, _

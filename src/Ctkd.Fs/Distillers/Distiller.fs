@@ -69,13 +69,13 @@ module ModelPair =
         Classes = model.Classes
     }
 
-    /// Describes a teacher and a student that train on images of the given size with the given labels, in batches of at
-    /// most `batch`.
-    let create height width (labels: int[]) (batch: int) (teacher: Model) (student: Model) : ModelPair = {
+    /// Describes a teacher and a student that train on images of the given size with the given labels, in batches of
+    /// `smallest` images or more (`ImageSet.smallestBatch`).
+    let create height width (labels: int[]) (smallest: int) (teacher: Model) (student: Model) : ModelPair = {
         Teacher = shape height width teacher
         Student = shape height width student
         Labels = labels
-        SmallestBatch = ImageSet.smallestBatch batch labels
+        SmallestBatch = smallest
     }
 
     /// Returns the error that this distiller cannot work with the pair.

@@ -19,14 +19,14 @@ module Dkd =
     /// Computes TCKD [batch] of softened logits [batch, classes].
     let target (labels: Tensor) (teacher: Tensor) (student: Tensor) : Tensor =
         let logPair logits =
-            let target, others = split labels logits
+            let target, others = split labels (Tensor.toType DType.Float64 logits)
             let d = target - Tensor.logSumExp -1 others
             -Tensor.softplus -d, -Tensor.softplus d
 
         let (teacherTarget, teacherOthers), (studentTarget, studentOthers) = logPair teacher, logPair student
 
-        Tensor.exp teacherTarget * (teacherTarget - studentTarget)
-        + Tensor.exp teacherOthers * (teacherOthers - studentOthers)
+        Loss.divergence teacherTarget studentTarget + Loss.divergence teacherOthers studentOthers
+        |> Tensor.toType (Tensor.dtype student)
 
     /// Computes NCKD [batch] of softened logits [batch, classes].
     let others (labels: Tensor) (teacher: Tensor) (student: Tensor) : Tensor =

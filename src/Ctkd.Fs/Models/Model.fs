@@ -92,7 +92,7 @@ module Model =
                 Usage
                 $"model {model.Name} cannot be trained on a batch of one image of {height} x {width}"
                 "a batch normalisation sees one pixel of it, which has no variance"
-                "choose a --batch of 2 or more that does not leave a rest of one image, or larger images"
+                "leave out the last batch with --drop-last, choose another --batch of 2 or more, or take larger images"
 
     /// Computes logits and features of a batch of images. Training mode normalises with the batch's statistics and
     /// updates the running ones in place; the training step advances the batch counters (`counters`). Dropout draws

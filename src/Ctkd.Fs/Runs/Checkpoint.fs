@@ -110,7 +110,7 @@ module Checkpoint =
             entry path "format" file
             |> Result.bind (checkFormat path)
             |> Result.bind (fun () -> entry path "state" file)
-            |> Result.bind (Json.read<CheckpointInfo> path)
+            |> Result.bind (SettingsTable.readHolder<CheckpointInfo> path)
             |> Result.bind (plausible path)
             |> Result.bind (fun info ->
                 Settings.validate (Settings.withKnownNames info.Settings)

@@ -21,10 +21,10 @@ module LoadedModel =
         result {
             let! file = RunDirectory.checkpointOf path
             let! bytes = Files.read file
-            let! weights = WeightsFile.parse file bytes
+            let! weights = WeightsFile.parse file bytes |> Result.mapError (RunDirectory.offerBest file)
 
             if Checkpoint.isCheckpoint weights.Metadata then
-                let! checkpoint = Checkpoint.parse file bytes
+                let! checkpoint = Checkpoint.parse file bytes |> Result.mapError (RunDirectory.offerBest file)
                 return Choice1Of2 checkpoint
             else
                 return Choice2Of2 weights

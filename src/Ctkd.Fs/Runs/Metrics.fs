@@ -121,16 +121,52 @@ module Metrics =
     let private text (lines: EpochMetrics list) : byte[] =
         lines |> List.map (fun line -> Json.write line + "\n") |> String.concat "" |> Text.Encoding.UTF8.GetBytes
 
-    /// Keeps the first lines of a file: those after a checkpoint do not belong to the run that resumes from it.
-    let keep (count: int) (path: string) : Result<EpochMetrics list, Error> =
-        read path
-        |> Result.bind (fun lines ->
-            let kept = List.truncate count lines
+    let private isEmpty (path: string) : bool = not (File.Exists path) || FileInfo(path).Length = 0L
 
-            if kept.Length = lines.Length && not (File.Exists path) then
-                Ok kept
+    /// Reads those of the first `count` lines that can be read, and says what is wrong where others cannot.
+    let readable (count: int) (path: string) : Result<EpochMetrics list * string option, Error> =
+        let lines =
+            if isEmpty path then
+                Ok [||]
             else
-                Files.replace path (fun stream -> stream.Write(ReadOnlySpan(text kept))) |> Result.map (fun () -> kept)
+                Files.read path |> Result.map (fun bytes -> Text.Encoding.UTF8.GetString(bytes).Split '\n')
+
+        lines
+        |> Result.map (fun lines ->
+            let read = Json.read<EpochMetrics> path >> Result.toOption
+            let kept = lines |> Array.truncate count |> Array.choose read |> List.ofArray
+            let lost = count - kept.Length
+
+            kept,
+            (if lost = 0 then
+                 None
+             else
+                 Some $"{lost} of {count} lines of {path} are missing or damaged")
+        )
+
+    /// A name for a copy of a damaged file that no file has yet.
+    let private aside (path: string) : string =
+        Seq.initInfinite (fun i -> if i = 0 then path + ".damaged" else $"{path}.damaged-{i + 1}")
+        |> Seq.find (File.Exists >> not)
+
+    /// Keeps the first lines of a file: those after a checkpoint do not belong to the run that resumes from it. Where some
+    /// of the first lines cannot be read, the file as it was stays beside it; the warning says so.
+    let keep (count: int) (path: string) : Result<EpochMetrics list * string option, Error> =
+        readable count path
+        |> Result.bind (fun (kept, problem) ->
+            let warning =
+                match problem with
+                | Some problem when not (isEmpty path) ->
+                    let copy = aside path
+                    File.Copy(path, copy)
+                    Some $"{problem}: the file as it was is kept in {copy}"
+                | problem -> problem
+
+            if isEmpty path then
+                Ok(kept, warning)
+            else
+                Files.replace path (fun stream -> stream.Write(ReadOnlySpan(text kept)))
+                |> Result.map (fun () -> kept, warning)
         )
 
     /// Appends a line and flushes it to the disk.

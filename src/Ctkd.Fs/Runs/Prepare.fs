@@ -150,7 +150,9 @@ module Prepare =
     let private checkAgent (s: Settings) (plan: TrainingPlan) (data: Splits) : Result<unit, Error> =
         let images = ImageSet.count data.Train
 
-        if (TrainingPlan.agent plan).IsNone || s.Batch < images then
+        let batches = if s.DropLast then images / s.Batch else (images + s.Batch - 1) / s.Batch
+
+        if (TrainingPlan.agent plan).IsNone || batches > 1 then
             Ok()
         else
             Error.fail
@@ -211,7 +213,13 @@ module Prepare =
     let private withValues (e: Experiment) (data: Splits) (plan: TrainingPlan) : Result<TrainingPlan, Error> =
         let change (d: Distillation) =
             let pair =
-                ModelPair.create data.Train.Height data.Train.Width data.Train.Labels plan.Batch d.Model plan.Student
+                ModelPair.create
+                    data.Train.Height
+                    data.Train.Width
+                    data.Train.Labels
+                    (TrainingPlan.smallestBatch (ImageSet.count data.Train) plan)
+                    d.Model
+                    plan.Student
 
             let distillers =
                 match e.Distillers with
@@ -234,26 +242,50 @@ module Prepare =
         | None -> Ok plan
         | Some d -> change d |> Result.map (fun d -> { plan with Distillation = Some d })
 
-    /// Computes the teacher's accuracy and says it, with a warning where it looks wrong.
+    /// Computes the teacher's accuracy and says it, with a warning where it looks wrong. Refuses a teacher whose outputs
+    /// are not finite: a student would learn nothing but NaN from it.
     let private judge
         (hooks: Hooks)
         (s: Settings)
         (plan: TrainingPlan)
         (test: DeviceSet)
         (teacher: LoadedModel)
-        : Accuracy =
+        : Result<Accuracy, Error> =
         let accuracy = LoadedModel.accuracyIn evaluationBatch plan teacher.Model teacher.Weights test
-        hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
 
-        LoadedModel.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+        if Double.IsFinite accuracy.Loss then
+            hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
 
-        accuracy
+            LoadedModel.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+            Ok accuracy
+        else
+            Error.fail
+                Mismatch
+                $"the teacher {s.Teacher} answers the test images with numbers that are not finite"
+                s.TeacherWeights
+                "its weights are damaged or diverged in their training: look at them with ctkd inspect, or give others"
 
     /// Warns where no method reads the softened logits: the policy has no effect then.
     let private warnOfTemperature (hooks: Hooks) (s: Settings) : unit =
         if s.Teacher <> "" && not (s.Methods.Keys |> Seq.exists Settings.reads) then
             let names = String.concat ", " s.Methods.Keys
             hooks.Say $"warning: {names} read no softened logits: the policy {s.Policy} has no effect"
+
+    /// The smallest batch that batch normalisation bears: MobileNetV2's running statistics explode under batches of one and
+    /// two images, as PyTorch's do, and resnet20's under batches of one.
+    let private enough = 3
+
+    /// Warns of a last batch too small for batch normalisation: a variance over few images is no estimate.
+    let private warnOfRest (hooks: Hooks) (s: Settings) (data: Splits) (student: Model) : unit =
+        let isNorm (layer: Layer) = layer.IsBatchNorm
+
+        let smallest = Settings.smallestBatch s data
+
+        if smallest < enough && smallest < s.Batch && Layer.leaves student.Body |> List.exists isNorm then
+            let images = if smallest = 1 then "one image" else $"{smallest} images"
+
+            hooks.Say
+                $"warning: the last batch of each epoch has {images}, too few for batch normalisation: leave it out with --drop-last, or choose another --batch than {s.Batch}"
 
     /// Loads and checks everything that an experiment needs.
     let load (e: Experiment) : Result<PreparedRun, Error> =
@@ -262,6 +294,7 @@ module Prepare =
             do! checkValues e
             let! known = Settings.validate (withStandIns e)
             let! device = Engine.device s.Device
+            if s.Threads > 0 then Engine.setThreads s.Threads
 
             let! data =
                 match e.Data with
@@ -271,7 +304,7 @@ module Prepare =
             do! checkBatch s data
             let! student = studentOf e data
             do! Model.checkInput data.Train.Height data.Train.Width student
-            let smallest = ImageSet.smallestBatch s.Batch data.Train.Labels
+            let smallest = Settings.smallestBatch s data
             do! Model.checkBatch smallest data.Train.Height data.Train.Width student
             let! teacher = teacherOf e data device
             let pair = teacher |> Option.map (fun teacher -> teacher.Model, teacher.Weights)
@@ -286,8 +319,14 @@ module Prepare =
                 Engine.setTf32 s.Tf32
 
             if e.Distillers.IsNone then warnOfTemperature hooks s
+            warnOfRest hooks s data student
 
             hooks.Say $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
+
+            let! judged =
+                match teacher with
+                | Some teacher -> judge hooks s plan test teacher |> Result.map Some
+                | None -> Ok None
 
             let teacherHash =
                 teacher |> Option.map (fun t -> LoadedModel.fingerprint t.Weights) |> Option.defaultValue ""
@@ -305,7 +344,7 @@ module Prepare =
                     Mean = data.Mean
                     Std = data.Std
                 }
-                Teacher = teacher |> Option.map (judge hooks s plan test)
+                Teacher = judged
                 TeacherHash = teacherHash
                 DataHash = dataHash
             }

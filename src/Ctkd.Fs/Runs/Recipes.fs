@@ -287,7 +287,7 @@ module Recipes =
 
     /// The recipe in a JSON file, in the form that `ctkd recipes NAME` prints.
     let read (path: string) : Result<Recipe, Error> =
-        Files.read path |> Result.bind (Text.Encoding.UTF8.GetString >> Json.read<Recipe> path)
+        Files.read path |> Result.bind (Text.Encoding.UTF8.GetString >> SettingsTable.readHolder<Recipe> path)
 
     /// Whether a recipe's name is a file's.
     let isFile (name: string) : bool = name.EndsWith(".json", StringComparison.Ordinal)

@@ -57,23 +57,13 @@ module Resolve =
         Change = Field.set field.Name value >> Ok
     }
 
-    /// Texts hold finite numbers alone: "NaN" is none.
-    let private isFinite (value: objnull) : bool =
-        match value with
-        | :? float as number -> Double.IsFinite number
-        | :? (float list) as numbers -> List.forall Double.IsFinite numbers
-        | :? Map<string, float> as weights -> weights.Values |> Seq.forall Double.IsFinite
-        | _ -> true
-
     /// Sets a field by its name in JSON: "field=value".
     let set (text: string) : Result<Assignment, Error> =
         match text.Split('=', 2) with
         | [| name; value |] ->
             result {
                 let! setting = SettingsTable.find name
-                let kind = setting.Kind
-                let finite = { setting with Kind.Read = kind.Read >> Option.filter isFinite }
-                let! value = Field.read $"the field '{name}'" value finite
+                let! value = Field.read $"the field '{name}'" value setting
                 return field "--set" setting value
             }
         | _ ->

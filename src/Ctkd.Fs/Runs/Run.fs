@@ -169,22 +169,36 @@ module Run =
                 folder.Path
                 "free some space; the checkpoints written so far are whole"
 
-    /// Starts an experiment in a new folder.
+    /// Writes the settings for people and tools.
+    let private writeSettings (folder: RunDirectory) (s: Settings) : Result<unit, Error> =
+        let text = Json.writeIndented s + "\n" |> Text.Encoding.UTF8.GetBytes
+        Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
+
+    /// Starts an experiment in a new folder, which is made first: a folder that cannot be used is told at once.
     let startExperiment (out: string) (experiment: Experiment) : Result<Summary, Error> =
+        let prepared (folder: RunDirectory) =
+            let run =
+                try
+                    Engine.guarded (fun () -> Prepare.load experiment)
+                with CtkdException error ->
+                    Result.Error error
+
+            if run.IsError then RunDirectory.discard folder
+            run
+
         Tensor.scoped (fun () ->
             result {
-                let! run = Prepare.load experiment
                 let! folder = RunDirectory.create out
-                let text = Json.writeIndented run.Settings + "\n" |> Text.Encoding.UTF8.GetBytes
 
                 return!
                     holding
                         folder
                         (fun () ->
-                            Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
-                            |> Result.bind (fun () ->
-                                go experiment.Hooks folder run (TrainState.start run.Trainer.Plan) []
-                            )
+                            result {
+                                let! run = prepared folder
+                                do! writeSettings folder run.Settings
+                                return! go experiment.Hooks folder run (TrainState.start run.Trainer.Plan) []
+                            }
                         )
             }
         )
@@ -201,7 +215,7 @@ module Run =
                 Mismatch
                 "the teacher's weights are not those that the run began with"
                 run.Settings.TeacherWeights
-                "put the original file back, or start a new run"
+                "give the original ones, from another place with --weights, or start a new run"
 
     let private checkData (run: PreparedRun) (checkpoint: Checkpoint) : Result<unit, Error> =
         if (run.DataHash, run.Images) = (checkpoint.Info.DataHash, checkpoint.Info.Images) then
@@ -211,19 +225,21 @@ module Run =
                 Mismatch
                 "the data set is not the one that the run began with"
                 run.Settings.DataDir
-                "put the original data set back, or start a new run"
+                "give the original one, from another place with --data-dir, or start a new run"
 
     /// Makes an older checkpoint the latest one; keeps what came after it beside, with the ending .old.
     let private takeUp (hooks: Hooks) (folder: RunDirectory) (checkpoint: Checkpoint) (state: TrainState) =
         if checkpoint.Path = folder.Last then
             Ok()
         else
-            for file in [ folder.Last; folder.Metrics ] do
-                if File.Exists file then File.Copy(file, file + ".old", true)
+            let later = [ folder.Last; folder.Metrics ] |> List.filter File.Exists
 
-            hooks.Say
-                $"going on from epoch {checkpoint.Info.Epoch}; what came after it is kept in {folder.Last}.old and {folder.Metrics}.old"
+            for file in later do
+                File.Copy(file, file + ".old", true)
 
+            let kept = later |> List.map (fun file -> file + ".old") |> String.concat " and "
+            let rest = if later.IsEmpty then "" else $"; what came after it is kept in {kept}"
+            hooks.Say $"going on from epoch {checkpoint.Info.Epoch}{rest}"
             Checkpoint.write folder.Last checkpoint.Info state
 
     /// Refuses to resume without the values of the program that began the run.
@@ -240,50 +256,126 @@ module Run =
                 "resume it from that program, by Distil.resume with the same values"
             |> Result.Error
 
+    let private differing (one: Settings) (other: Settings) : Field list =
+        SettingsTable.all |> List.filter (fun field -> Field.get field.Name one <> Field.get field.Name other)
+
     /// Refuses to resume with other values than those that the run began with, by their names and weights.
     let private checkValues (path: string) (recorded: Settings) (given: Settings) : Result<unit, Error> =
-        let differing = [
-            for field in SettingsTable.all do
-                if Field.get field.Name recorded <> Field.get field.Name given then field.Name
-        ]
-
         if recorded = given then
             Ok()
         else
-            let names = String.concat ", " differing
+            let names = differing recorded given |> List.map _.Name |> String.concat ", "
             let what = $"the run began with other values than it is resumed with: {names} differ"
             Error.fail Mismatch what path "resume it with the values that it began with, or start a new run"
 
-    /// <summary>Resumes from a checkpoint in the folder where it lies: bit for bit what the uninterrupted run would have
-    /// done.</summary>
+    /// Refuses changes that would make another run of it.
+    let private checkChanges (path: string) (recorded: Settings) (changed: Settings) : Result<unit, Error> =
+        match differing recorded changed |> List.filter (_.MayChange >> not) with
+        | [] when changed.Epochs >= recorded.Epochs -> Ok()
+        | [] ->
+            let what = $"the run was begun for {recorded.Epochs} epochs, and {changed.Epochs} are fewer"
+            Error.fail Usage what path "give more epochs, or stop the run with Ctrl-C: its checkpoints are whole"
+        | others ->
+            let names = others |> List.map _.Name |> String.concat ", "
+            let allowed = SettingsTable.all |> List.filter _.MayChange |> List.map _.Name |> String.concat ", "
+
+            Error.fail
+                Usage
+                $"a run keeps its settings when it is resumed, and {names} would change"
+                path
+                $"change only {allowed}, or start a new run"
+
+    /// Says what more epochs mean.
+    let private tellEpochs (hooks: Hooks) (recorded: Settings) (changed: Settings) : unit =
+        if changed.Epochs > recorded.Epochs then
+            let milestones = changed.Milestones |> List.map string |> String.concat ", "
+            hooks.Say $"{changed.Epochs} epochs in place of {recorded.Epochs}: the milestones stay at {milestones}"
+
+            if changed.Policy = PolicyName.Linear || changed.Policy = PolicyName.Cosine then
+                hooks.Say $"the policy {changed.Policy} takes T to its end over {changed.Epochs} epochs from here on"
+
+    /// The results of a run that has no epoch left. Neither teacher nor data are needed.
+    let private finished (hooks: Hooks) (folder: RunDirectory) (checkpoint: Checkpoint) : Result<Summary, Error> =
+        let info = checkpoint.Info
+
+        Metrics.readable info.MetricLines folder.Metrics
+        |> Result.map (fun (lines, problem) ->
+            problem |> Option.iter (fun problem -> hooks.Say $"warning: {problem}; the checkpoints are whole")
+            hooks.Say $"all {info.Settings.Epochs} epochs are done: nothing was trained; more with --epochs"
+
+            {
+                Ending = Finished
+                Settings = info.Settings
+                Best = info.Best
+                Teacher = None
+                Epochs = lines
+                Folder = folder.Path
+                Checkpoint = folder.Last
+            }
+        )
+
+    /// Adds to the error of a missing file how a run finds what was moved.
+    let private moved (error: Error) : Error =
+        if error.Kind = Missing then
+            let next = $"{error.Next}; what was moved is named by --weights or --data-dir beside --resume"
+            { error with Next = next }
+        else
+            error
+
+    /// Goes on with a run from a checkpoint, with settings that may differ in places and epochs.
+    let private goOn (folder: RunDirectory) (checkpoint: Checkpoint) (changed: Settings) (experiment: Experiment) =
+        result {
+            let recorded, hooks = checkpoint.Info.Settings, experiment.Hooks
+            let! run = Prepare.load { experiment with Settings = changed } |> Result.mapError moved
+            do! checkValues checkpoint.Path changed run.Settings
+            do! checkTeacher run checkpoint
+            do! checkData run checkpoint
+            let! state = Checkpoint.restore run.Trainer.Plan checkpoint
+            tellEpochs hooks recorded changed
+            do! takeUp hooks folder checkpoint state
+            do! if recorded = changed then Ok() else writeSettings folder changed
+            let! lines, warning = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
+            warning |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+            return! go hooks folder run state lines
+        }
+
+    /// <summary>Resumes from a checkpoint in the folder where it is, with other places of files or more epochs.</summary>
     /// <param name="path">A run's folder or one of its checkpoints.</param>
+    /// <param name="change">Changes settings whose row in <c>SettingsTable</c> allows it.</param>
     /// <param name="experiment">The values that the run began with; its settings come from the checkpoint.</param>
-    let resumeExperiment (path: string) (experiment: Experiment) : Result<Summary, Error> =
+    let resumeChanged (path: string) (change: Settings -> Settings) (experiment: Experiment) : Result<Summary, Error> =
         Tensor.scoped (fun () ->
             result {
-                let! file = RunDirectory.checkpointOf path
-                let! folder = RunDirectory.reopen (string (Path.GetDirectoryName(Path.GetFullPath file)))
+                let! file = RunDirectory.checkpointOf path |> Result.map Path.GetFullPath
+                let! folder = RunDirectory.reopen (string (Path.GetDirectoryName file))
 
                 return!
                     holding
                         folder
                         (fun () ->
                             result {
-                                let! checkpoint = Checkpoint.read (Path.GetFullPath file)
-                                let recorded = checkpoint.Info.Settings
-                                do! checkParts file recorded experiment
-                                let! run = Prepare.load { experiment with Settings = recorded }
-                                do! checkValues file recorded run.Settings
-                                do! checkTeacher run checkpoint
-                                do! checkData run checkpoint
-                                let! state = Checkpoint.restore run.Trainer.Plan checkpoint
-                                do! takeUp experiment.Hooks folder checkpoint state
-                                let! lines = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
-                                return! go experiment.Hooks folder run state lines
+                                let! checkpoint =
+                                    Checkpoint.read file |> Result.mapError (RunDirectory.offerBest file)
+
+                                let changed = change checkpoint.Info.Settings
+                                do! checkParts file checkpoint.Info.Settings experiment
+                                do! checkChanges file checkpoint.Info.Settings changed
+
+                                if checkpoint.Info.Epoch > changed.Epochs then
+                                    return! finished experiment.Hooks folder checkpoint
+                                else
+                                    return! goOn folder checkpoint changed experiment
                             }
                         )
             }
         )
+
+    /// <summary>Resumes from a checkpoint in the folder where it is: bit for bit what the uninterrupted run would have
+    /// done.</summary>
+    /// <param name="path">A run's folder or one of its checkpoints.</param>
+    /// <param name="experiment">The values that the run began with; its settings come from the checkpoint.</param>
+    let resumeExperiment (path: string) (experiment: Experiment) : Result<Summary, Error> =
+        resumeChanged path id experiment
 
     /// Resumes a run from its folder or one of its checkpoints, with the settings that it began with.
     let resume (hooks: Hooks) (path: string) : Result<Summary, Error> =

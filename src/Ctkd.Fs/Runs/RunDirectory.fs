@@ -8,6 +8,8 @@ open System.IO
 type RunDirectory = {
     Path: string
     Lock: IDisposable
+    /// The highest folder that was made for this run, if any: the run's own one, or one that it lies in.
+    Made: string option
 } with
 
     /// The latest checkpoint.
@@ -32,6 +34,8 @@ type RunDirectory = {
 [<RequireQualifiedAccess>]
 module RunDirectory =
 
+    let private last, private best = "last.safetensors", "best.safetensors"
+
     let private unwritable (path: string) (problem: string) : Error =
         Error.create
             Unwritable
@@ -39,16 +43,24 @@ module RunDirectory =
             path
             "give a folder that you may write to with --out"
 
+    /// The highest of a folder and those that it lies in that does not exist.
+    let rec private highestAbsent (path: string) : string option =
+        if Directory.Exists path then
+            None
+        else
+            Path.GetDirectoryName path |> Option.ofObj |> Option.bind highestAbsent |> Option.orElse (Some path)
+
     let private lock (path: string) : Result<RunDirectory, Error> =
         let file = Path.Combine(path, ".lock")
 
         try
             let path = Path.GetFullPath path
+            let made = highestAbsent path
             Directory.CreateDirectory path |> ignore
             let stream = new FileStream(file, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None)
             // The lock is held: no other process writes here.
             Files.removeLeftovers path
-            Ok { Path = path; Lock = stream }
+            Ok { Path = path; Lock = stream; Made = made }
         with
         | :? UnauthorizedAccessException
         | :? ArgumentException
@@ -81,19 +93,36 @@ module RunDirectory =
                     "go on with it by --resume, or give another folder with --out"
         )
 
+    /// Deletes what was made for a run that did not begin, where nothing else was put there.
+    let discard (run: RunDirectory) : unit =
+        let files = Directory.GetFileSystemEntries run.Path |> Array.map Path.GetFileName
+
+        let rec remove (folder: string) (highest: string) =
+            if Array.isEmpty (Directory.GetFileSystemEntries folder) then
+                Directory.Delete folder
+                if folder <> highest then remove (string (Path.GetDirectoryName folder)) highest
+
+        match run.Made with
+        | Some highest when files = [| ".lock" |] ->
+            run.Lock.Dispose()
+            File.Delete(Path.Combine(run.Path, ".lock"))
+            remove run.Path highest
+        | _ -> ()
+
     /// Opens the folder of an existing run.
     let reopen (path: string) : Result<RunDirectory, Error> = lock path
 
-    /// Returns the checkpoint that a path names: the file, or the latest one of a folder.
+    /// Returns the checkpoint that a path names: the file, or the latest one of a folder. A folder whose disk was full
+    /// before the latest one was ever written has the best one alone.
     let checkpointOf (path: string) : Result<string, Error> =
+        let within name = Path.Combine(path, name)
+
         if File.Exists path then
             Ok path
         else
-            let last = Path.Combine(path, "last.safetensors")
-
-            if File.Exists last then
-                Ok last
-            else
+            match List.tryFind File.Exists [ within last; within best ] with
+            | Some file -> Ok file
+            | None ->
                 Error.fail
                     Missing
                     (if Directory.Exists path then
@@ -101,4 +130,17 @@ module RunDirectory =
                      else
                          "there is no such file or folder")
                     path
-                    "give a file, or the folder of a run: it holds last.safetensors"
+                    $"give a file, or the folder of a run: it holds {last}"
+
+    /// Adds the best checkpoint to the error of a latest one that cannot be read, where the best one can.
+    let offerBest (file: string) (error: Error) : Error =
+        let other = Path.Combine(string (Path.GetDirectoryName(Path.GetFullPath file)), best)
+
+        if error.Kind = Damaged && Path.GetFileName file = last && File.Exists other then
+            match Checkpoint.read other with
+            | Ok checkpoint ->
+                let next = $"{other} is whole, of epoch {checkpoint.Info.Best.Epoch}: name it in place of the folder"
+                { error with Next = next }
+            | Result.Error _ -> error
+        else
+            error

@@ -172,6 +172,10 @@ module Settings =
             distiller s pair method |> Result.map (fun distiller -> weightByEpoch s weight, distiller)
         )
 
+    /// The size of the smallest batch that a run of the settings trains on.
+    let smallestBatch (s: Settings) (data: Splits) : int =
+        ImageSet.smallestBatch s.DropLast s.Batch (ImageSet.count data.Train)
+
     /// The plan of validated settings without a teacher.
     let alone (s: Settings) (student: Model) (data: Splits) (device: Device) : TrainingPlan = {
         Student = student
@@ -182,6 +186,7 @@ module Settings =
         DecayTemperature = s.DecayTemperature
         Epochs = s.Epochs
         Batch = s.Batch
+        DropLast = s.DropLast
         TrainImages = ImageSet.count data.Train
         Seed = s.Seed
         Pad = data.Pad
@@ -203,7 +208,7 @@ module Settings =
         let alone = alone s student data device
 
         let taught (model: Model, weights: Tree) =
-            ModelPair.create data.Train.Height data.Train.Width data.Train.Labels s.Batch model student
+            ModelPair.create data.Train.Height data.Train.Width data.Train.Labels (smallestBatch s data) model student
             |> distillers s
             |> Result.map (fun distillers -> {
                 alone with

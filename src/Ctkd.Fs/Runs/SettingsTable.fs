@@ -1,6 +1,8 @@
 namespace Ctkd.Fs
 
 open System
+open System.Text.Json
+open System.Text.Json.Nodes
 open Ctkd.Fs.FieldKind
 
 /// The temperature policies that settings name.
@@ -31,6 +33,7 @@ type Settings = {
     PerClass: int
     Epochs: int
     Batch: int
+    DropLast: bool
     LearningRate: float
     Milestones: int list
     Decay: float
@@ -58,6 +61,8 @@ type Settings = {
     Precision: Precision
     ChannelsLast: bool
     Device: string
+    /// Threads of the processor; 0 leaves them as they are.
+    Threads: int
     Tf32: bool
     Graph: bool
     Seed: int
@@ -108,6 +113,7 @@ module SettingsTable =
             taught "weights FILE" (nameof s.TeacherWeights) text ""
             |> Field.means "the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
             |> Field.yours
+            |> Field.mayChange
 
             any "data NAME" (nameof s.Data) (nameOf "data set" false (Datasets.names @ plannedData)) "digits"
             |> Field.means $"data set, one of {listed Datasets.names}"
@@ -115,6 +121,7 @@ module SettingsTable =
             any "data-dir DIR" (nameof s.DataDir) text ""
             |> Field.means "folder (or file) of the data set; digits need none"
             |> Field.yours
+            |> Field.mayChange
 
             any "mean NUMBER" (nameof s.Mean) (numbers anyNumber) ([]: float list)
             |> Field.means "mean of each channel, pixels from 0 to 1"
@@ -133,8 +140,13 @@ module SettingsTable =
             any "epochs COUNT" (nameof s.Epochs) (count 1) 30
             |> Field.means "passes over the training images"
             |> Field.by "30 for digits, 240 for others"
+            |> Field.mayChange
 
             any "batch COUNT" (nameof s.Batch) (count 1) 64 |> Field.means "images per step"
+
+            any "drop-last" (nameof s.DropLast) switch false
+            |> Field.means "leave out an epoch's last batch where it is smaller than the others"
+            |> Field.isNew
 
             any "lr RATE" (nameof s.LearningRate) (number positive) 0.05 |> Field.means "learning rate"
 
@@ -211,7 +223,17 @@ module SettingsTable =
             |> Field.by "channels innermost"
             |> Field.yours
 
-            any "device NAME" (nameof s.Device) text "cpu" |> Field.means "cpu, cuda or cuda:N" |> Field.yours
+            any "device NAME" (nameof s.Device) text "cpu"
+            |> Field.means "cpu, cuda or cuda:N"
+            |> Field.yours
+            |> Field.mayChange
+
+            any "threads COUNT" (nameof s.Threads) (whole 0 1024) 0
+            |> Field.means "threads of the processor that compute; another number gives other last digits"
+            |> Field.by "OMP_NUM_THREADS, or one a core"
+            |> Field.yours
+            |> Field.mayChange
+            |> Field.isNew
 
             any "no-tf32" (nameof s.Tf32) switch true
             |> Field.means "CUDA: multiply float32 numbers in full, not on the tensor cores as TF32"
@@ -226,9 +248,11 @@ module SettingsTable =
             taught "teacher-cache DIR" (nameof s.TeacherCache) text ""
             |> Field.means "remember the teacher's features in this folder, for later epochs and runs"
             |> Field.by "not remembered"
+            |> Field.mayChange
 
             taught "teacher-cache-gb SIZE" (nameof s.TeacherCacheGb) (number positive) 4.0
             |> Field.means "the most space of the cache, in 10^9 bytes"
+            |> Field.mayChange
 
             taught "teacher-cache-half" (nameof s.TeacherCacheHalf) switch false
             |> Field.means "remember features in 16 bits: half the space, inexact"
@@ -241,8 +265,42 @@ module SettingsTable =
     /// Every setting.
     let all: Field list = own @ RlkdSettings.fields
 
+    /// The JSON of a record that holds settings, with the defaults of those that earlier versions lacked.
+    let private upToDate (text: string) : string =
+        let add (json: JsonObject) (field: Field) =
+            if not (json.ContainsKey field.Name) then
+                json[field.Name] <- JsonSerializer.SerializeToNode(field.Default)
+                true
+            else
+                false
+
+        try
+            match JsonNode.Parse text with
+            | :? JsonObject as holder ->
+                match holder["settings"] with
+                | :? JsonObject as settings when
+                    all |> List.filter _.IsNew |> List.map (add settings) |> List.contains true
+                    ->
+                    holder.ToJsonString()
+                | _ -> text
+            | _ -> text
+        with
+        // What is wrong with the text is told by its reader.
+        | :? JsonException
+        | :? ArgumentException -> text
+
+    /// Reads the JSON of a record that holds settings, also one of an earlier version.
+    let readHolder<'T> (where: string) (text: string) : Result<'T, Error> = Json.read<'T> where (upToDate text)
+
+    /// The row of a flag without its dashes; a bug without such a flag.
+    let ofFlag (flag: string) : Field = all |> List.find (fun field -> field.Flag = flag)
+
     /// The row of a name in JSON, or an error with the nearest names.
     let find (name: string) : Result<Field, Error> =
         match all |> List.tryFind (fun field -> field.Name = name) with
         | Some field -> Ok field
-        | None -> Result.Error(Error.unknown "field" (all |> List.map _.Name) name)
+        | None ->
+            match all |> List.tryFind (fun field -> field.Flag <> "" && field.Flag = name.TrimStart '-') with
+            | Some field ->
+                Error.fail Usage $"unknown field '{name}'" "" $"--{field.Flag} sets the field '{field.Name}'"
+            | None -> Result.Error(Error.unknown "field" (all |> List.map _.Name) name)

@@ -14,9 +14,18 @@ module Loss =
                 "student"
                 $"teacher and student logits must both be [batch, classes], got [{text shapeA}] and [{text shapeB}]."
 
+    /// The terms of a divergence of probabilities p and q with sum 1 each, from their logarithms in float64:
+    /// <c>p d - (p + q) tanh(d / 2)</c> with <c>d = log p - log q</c>, which is <c>p d + q - p</c>. The sum over all terms is
+    /// that of <c>p d</c>, as p and q have one sum; but each term is >= 0 and of the order of d^2, so that nothing cancels in
+    /// the sum where a high temperature makes p and q nearly equal.
+    let internal divergence (logP: Tensor) (logQ: Tensor) : Tensor =
+        let p, q, d = Tensor.exp logP, Tensor.exp logQ, logP - logQ
+        p * d - (p + q) * Tensor.tanh (Tensor.scale 0.5 d)
+
     /// <summary>
     /// Kullback-Leibler divergence of the softmaxes, one value for each instance:
-    /// <c>sum_c p_c (log p_c - log q_c)</c>, <c>p = softmax(teacher)</c>, <c>q = softmax(student)</c>.
+    /// <c>sum_c p_c (log p_c - log q_c)</c>, <c>p = softmax(teacher)</c>, <c>q = softmax(student)</c>. Computed in float64:
+    /// in float32 the rounding of the logarithms alone exceeds the divergence of logits softened by T = 1e4.
     /// </summary>
     /// <param name="teacher">Teacher logits, already softened, shape [batch, classes].</param>
     /// <param name="student">Student logits, already softened, shape [batch, classes].</param>
@@ -24,9 +33,11 @@ module Loss =
     /// <exception cref="T:System.ArgumentException">The shapes differ or are not [batch, classes].</exception>
     let kl (teacher: Tensor) (student: Tensor) : Tensor =
         sameShape teacher student
-        let logP = Tensor.logSoftmax -1 teacher
-        let logQ = Tensor.logSoftmax -1 student
-        Tensor.sumOver -1 (Tensor.exp logP * (logP - logQ))
+        let logSoftmax logits = Tensor.toType DType.Float64 logits |> Tensor.logSoftmax -1
+
+        divergence (logSoftmax teacher) (logSoftmax student)
+        |> Tensor.sumOver -1
+        |> Tensor.toType (Tensor.dtype student)
 
     /// z / T for one temperature (shape []) or one for each instance (shape [batch]).
     let soften (temperature: Tensor) (logits: Tensor) : Tensor =

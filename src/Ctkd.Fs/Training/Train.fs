@@ -52,9 +52,10 @@ module Train =
     let step (plan: TrainingPlan) (values: EpochValues) (state: TrainState) (input: StepInput) : TrainState =
         TrainState.advance (work plan values (fun () -> input)) state
 
-    /// Batches of an epoch; the last may be shorter.
+    /// Batches of an epoch; the last may be shorter, where the plan does not drop it.
     let stepsPerEpoch (trainer: Trainer) : int =
-        (Augment.count trainer.Images + trainer.Plan.Batch - 1) / trainer.Plan.Batch
+        let images, plan = Augment.count trainer.Images, trainer.Plan
+        if plan.DropLast then images / plan.Batch else (images + plan.Batch - 1) / plan.Batch
 
     /// The parts of the epoch that a state begins or resumes. They live in the caller's scope.
     let parts (trainer: Trainer) (state: TrainState) : EpochParts =

@@ -36,6 +36,8 @@ type TrainingPlan = {
     DecayTemperature: bool
     Epochs: int
     Batch: int
+    /// Whether an epoch leaves out its last batch where it is smaller than the others.
+    DropLast: bool
     /// Number of training images, or more: T of each is kept until the epoch's end.
     TrainImages: int
     Seed: int
@@ -59,6 +61,9 @@ module TrainingPlan =
         | F64 -> DType.Float64
         | F32
         | Bf16 -> DType.Float32
+
+    /// The size of the smallest batch of an epoch over so many images.
+    let smallestBatch (images: int) (plan: TrainingPlan) : int = ImageSet.smallestBatch plan.DropLast plan.Batch images
 
     /// The distillers with their weights by epoch; none without a teacher.
     let weightedDistillers (plan: TrainingPlan) : (Schedule * Distiller) list =

@@ -156,7 +156,9 @@ let tests =
                 let before = Runs.files (Path.Combine(folder, "a"))
                 Must.contain "this folder already holds a run" ((expect 2 folder $"{start} a").Err)
 
-                Must.contain "other flags cannot be changed" ((expect 2 folder "teach --resume a --lr 0.1").Err)
+                let changed = expect 2 folder "teach --resume a --lr 0.1"
+                Must.contain "--resume keeps the run's own settings, and --lr would change them" changed.Err
+                Must.contain "--epochs" changed.Err
 
                 Must.contain "there is no such file" ((expect 1 folder "teach --resume none").Err)
                 Must.equal before (Runs.files (Path.Combine(folder, "a")))

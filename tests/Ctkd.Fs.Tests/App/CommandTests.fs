@@ -85,7 +85,10 @@ let tests =
                 Must.contain $"\n    {command} " help.Out
                 Must.contain $"\n    {command} " bare.Err
 
-            Must.matchRegex @"^ctkd \d+\.\d+\.\d+\n$" ((expect 0 "/" "version").Out)
+            for asked in [ "version"; "--version" ] do
+                Must.matchRegex @"^ctkd \d+\.\d+\.\d+\n$" ((expect 0 "/" asked).Out)
+
+            Must.matchRegex @"^\d+\.\d+\.\d+$" (text (jsonLine (expect 0 "/" "version --json")) "version")
         }
 
         test "what computes nothing does not wait for libtorch to be loaded" {
@@ -110,6 +113,9 @@ let tests =
                 $"distill --weights {Runs.teacher.Value} --policy ctkd-globl",
                 "unknown policy 'ctkd-globl'",
                 "ctkd-global, "
+                $"distill --weights {Runs.teacher.Value} --policy ctkd",
+                "unknown policy 'ctkd'",
+                "ctkd-global, ctkd-instance, "
             ]
 
             inFolder (fun folder ->
@@ -126,9 +132,15 @@ let tests =
         test "values that cannot be are wrong usage, with the flag, the bound and what to do" {
             let wrong = [
                 "teach --lr 0", "lr must be finite and > 0, got 0"
-                "teach --lr nan", "lr must be finite and > 0, got NaN"
+                "teach --lr nan", "'nan' is no value for --lr: not finite"
                 "teach --lr -1", "lr must be finite and > 0, got -1"
-                "teach --lr infinity", "lr must be finite and > 0, got Infinity"
+                "teach --lr infinity", "'infinity' is no value for --lr: not finite"
+                "teach --lr 1e300", "lr must fit into a 32-bit float"
+                "teach --lr 1e-300", "lr must be > 0 as a 32-bit float, where 1E-300 is 0"
+                "teach --momentum 0.99999999999", "momentum must be in [0, 1) as a 32-bit float"
+                "teach --threads -1", "threads must be at least 0, got -1"
+                "eval --threads 5000 --weights x", "threads must be at most 1024, got 5000"
+                "distill --student=", "the model has an empty name"
                 $"distill --weights {Runs.teacher.Value} --t 0", "t must be finite and > 0, got 0"
                 "teach --t 4", "teach has no teacher"
                 "teach --batch 0", "batch must be at least 1, got 0"
@@ -203,8 +215,32 @@ let tests =
                 let taught = expect 0 folder $"teach {small} --out a --json"
                 Must.equal "finished" (text (jsonLine taught) "ending")
                 Must.contain "teach  epoch 2/2" taught.Err
-                Must.equal "" ((expect 1 folder $"teach --resume none --json").Out)
-                Must.equal "" ((expect 2 folder $"teach --lr 0 --json").Out)
+            )
+        }
+
+        test "with --json an error is an object on the standard output as well, with its kind, what, where and next" {
+            inFolder (fun folder ->
+                let wrong = [
+                    "teach --resume none --json", 1, "missing", "there is no such file or folder", $"{folder}/none"
+                    "teach --lr 0 --json", 2, "usage", "lr must be finite and > 0, got 0", ""
+                    "distill --nonsense --json", 2, "usage", "unknown flag '--nonsense'", ""
+                    "eval --weights none --json", 1, "missing", "there is no such file or folder", "none"
+                    "eval --nonsense --json", 2, "usage", "unknown flag '--nonsense'", ""
+                    "models --size x --json", 2, "usage", "'x' is no value for --size: not a number", ""
+                    "inspect none --json", 1, "missing", "there is no such file or folder", "none"
+                    "plot nothing --json", 2, "usage", "unknown figure 'nothing'", ""
+                    "convert --weights none --to pth --out b --json", 1, "missing", "there is no", "none"
+                ]
+
+                for arguments, code, kind, what, where in wrong do
+                    let ended = expect code folder arguments
+                    let printed = jsonLine ended
+                    let error = nonNull printed["error"]
+                    Must.equal kind (text error "kind")
+                    Must.startWith what (text error "what")
+                    Must.endWith (text error "where") where
+                    Must.notHold (text error "next" = "")
+                    Must.startWith $"error: {what}" ended.Err
             )
         }
 
@@ -252,6 +288,55 @@ let tests =
                 Must.equal [ 0.5; 0.25; 0.125 ] settings.Mean
                 Must.matchRegex @"loss \d+\.\d{4}  top-1 \d+\.\d\d %" ended.Out
             )
+        }
+
+        test "a comma in a number is refused with both readings, wherever a number can be written" {
+            let wrong = [
+                "teach --lr 0,05 --dry-run",
+                "'0,05' is no value for --lr: 0.05 with a decimal comma, 5 with a thousands"
+                "teach --weight-decay=0,0005 --dry-run", "0.0005 with a decimal comma, 5 with a thousands separator"
+                "teach --batch 1,000 --dry-run", "1.000 with a decimal comma, 1000 with a thousands separator"
+                "teach --set learningRate=0,05 --dry-run", "0.05 with a decimal comma, 5 with a thousands separator"
+                "teach --lr 1,000.5 --dry-run", "without a thousands separator it is 1000.5"
+                "teach --mean 0,5 --std 0,5 --dry-run", "'0,5' is 0.5 with a decimal comma, and two numbers otherwise"
+                "distill --t 2,5 --dry-run", "2.5 with a decimal comma, 25 with a thousands separator"
+                "distill --set methods=kd:0,9 --dry-run", "'9' is no name with a weight: weights have a decimal point"
+                "distill --method kd crd --method-weights 0,9 --dry-run", "'0,9' is 0.9 with a decimal comma"
+                "eval --weights x --mean 0,5", "'0,5' is 0.5 with a decimal comma"
+                "export --weights x --onnx y --size 1,000", "1000 with a thousands separator"
+                "models --size 1,000", "'1,000' is no value for --size: 1.000 with a decimal comma, 1000 with a"
+                "plot curriculum --curriculum-stop 0,5", "0.5 with a decimal comma, 5 with a thousands separator"
+                "plot curriculum --epochs 1,000", "1000 with a thousands separator"
+                "quickstart --seed 1,5", "1.5 with a decimal comma, 15 with a thousands separator"
+                "bench --pairs 1,000", "1000 with a thousands separator"
+            ]
+
+            isWrongUsage wrong
+        }
+
+        test "lists are separated by commas, spaces or both, and a flag's value may follow an equals sign" {
+            let settings (flags: string) =
+                jsonLine (expect 0 "/" $"distill --dry-run --json {flags}")
+                |> fun json -> [
+                    for name in [ "mean"; "std"; "milestones"; "methods"; "learningRate" ] -> string json[name]
+                ]
+
+            let expected =
+                settings
+                    "--mean 0.5 0.25 0.125 --std 1 2 3 --milestones 10 20 --method kd crd --method-weights 0.9 0.8 --lr 0.5"
+
+            Must.contain "0.25" expected.Head
+
+            for flags in
+                [
+                    "--mean 0.5,0.25,0.125 --std 1,2,3 --milestones 10,20 --method kd,crd --method-weights 0.9,0.8 --lr=0.5"
+                    "--mean [0.5, 0.25, 0.125] --std=1,2 3 --milestones=10, 20 --set methods=kd:0.9,crd:0.8 --lr 0.5"
+                    "--set mean=[0.5,0.25,0.125] std=1,2,3 milestones=10,20 methods=crd:0.8,kd:0.9 learningRate=0.5"
+                ] do
+                let given = settings flags
+                // The origin is the flag that was given.
+                let value (text: string) = (nonNull (JsonNode.Parse text))["value"] |> string
+                Must.equal (List.map value expected) (List.map value given)
         }
 
         // ---- doctor ----

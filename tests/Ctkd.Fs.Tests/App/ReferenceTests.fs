@@ -57,7 +57,7 @@ let tests =
                 let expected =
                     match field.Default with
                     | :? bool as value -> box (not value)
-                    | _ -> field.Kind.Read(String.concat "," words) |> Option.get
+                    | _ -> field.Kind.Read(String.concat " " words) |> Result.defaultWith failtest
 
                 Must.equal (field.Name, expected) (field.Name, value)
                 Must.equal "default" plain.Origins["batch"]

@@ -28,17 +28,11 @@ let tests =
                 let shown = field.Kind.Show(Field.get name Settings.defaults)
 
                 // None is null, and texts of names read back as the same case.
-                match
-                    field.Kind.Read(
-                        if shown = "yes" then "true"
-                        elif shown = "no" then "false"
-                        else shown
-                    )
-                with
-                | Some value ->
+                match field.Kind.Read shown with
+                | Ok value ->
                     Must.equal (Field.get name Settings.defaults) value
                     Must.hold (isNull value || kind.IsInstanceOfType value)
-                | None -> failtest $"{name}: '{shown}' is not read"
+                | Error reason -> failtest $"{name}: '{shown}' is not read: {reason}"
 
                 Must.differ "" field.Meaning
         }

@@ -54,6 +54,7 @@ let private plan (run: JsonElement) (student: Model) (teacher: Model) policy dis
         DecayTemperature = (field "weight_decay_on_theta" run).GetBoolean()
         Epochs = integer "steps" run / integer "steps_per_epoch" run
         Batch = integer "batch" run
+        DropLast = false
         TrainImages = integer "batch" run
         Seed = 0
         Pad = 0

@@ -53,8 +53,10 @@ let tests =
             inFolder (fun folder ->
                 let path = Path.Combine(folder, "metrics.jsonl")
                 Must.equal (Ok []) (Metrics.read path)
-                Must.equal (Ok []) (Metrics.keep 3 path)
-                Must.notHold (File.Exists path)
+                let lines, warning = Metrics.keep 3 path |> Error.orRaise
+                Must.beEmpty lines
+                Must.contain "3 of 3 lines" (Option.get warning)
+                Must.beEmpty (Directory.GetFiles folder)
             )
         }
 
@@ -69,7 +71,7 @@ let tests =
                         File.WriteAllText(path, whole + third.Substring(0, length))
                         Must.equal lines (Metrics.read path |> Error.orRaise)
 
-                    Must.equal lines (Metrics.keep 5 path |> Error.orRaise)
+                    Must.equal (lines, None) (Metrics.keep 2 path |> Error.orRaise)
                     Must.equal whole (File.ReadAllText path)
                     Metrics.append path (line 3) |> Error.orRaise
                     Must.equal 3 ((Metrics.read path |> Error.orRaise).Length)
@@ -84,22 +86,52 @@ let tests =
 
                     File.AppendAllText(path, older + "\n")
 
-                    for result in [ Metrics.read path; Metrics.keep 3 path ] do
-                        let error = errorOf result
-                        Must.equal (Mismatch, path) (error.Kind, error.Where)
-                        Must.contain "line 3 holds no metrics of this version" error.What
-                        Must.contain "warning" error.What
-                        Must.contain "start a new run" error.Next
+                    let error = errorOf (Metrics.read path)
+                    Must.equal (Mismatch, path) (error.Kind, error.Where)
+                    Must.contain "line 3 holds no metrics of this version" error.What
+                    Must.contain "warning" error.What
+                    Must.contain "start a new run" error.Next
                 )
         }
 
+        test "where a line of the run is damaged the others are kept, and the file as it was stays beside them" {
+            for damaged in 0..2 do
+                withLines
+                    3
+                    (fun path lines ->
+                        let texts = File.ReadAllLines path
+                        texts[damaged] <- texts[damaged].Substring 10
+                        let before = String.concat "\n" texts
+                        File.WriteAllText(path, before)
+                        let others = List.removeAt damaged lines
+
+                        Must.equal
+                            (others, Some $"1 of 3 lines of {path} are missing or damaged")
+                            (Metrics.readable 3 path |> Error.orRaise)
+
+                        Must.equal before (File.ReadAllText path)
+
+                        let kept, warning = Metrics.keep 3 path |> Error.orRaise
+                        Must.equal others kept
+                        Must.contain $"{path}.damaged" (Option.get warning)
+                        Must.equal before (File.ReadAllText(path + ".damaged"))
+                        Must.equal others (Metrics.read path |> Error.orRaise)
+
+                        // A second loss overwrites nothing.
+                        File.WriteAllText(path, "{")
+                        Metrics.keep 2 path |> Error.orRaise |> ignore
+                        Must.equal before (File.ReadAllText(path + ".damaged"))
+                        Must.equal "{" (File.ReadAllText(path + ".damaged-2"))
+                    )
+        }
+
         test "only the first lines are kept" {
-            for count in 0..4 do
+            for count in 0..3 do
                 withLines
                     3
                     (fun path lines ->
                         let kept = List.truncate count lines
-                        Must.equal kept (Metrics.keep count path |> Error.orRaise)
+                        Must.equal (kept, None) (Metrics.keep count path |> Error.orRaise)
                         Must.equal kept (Metrics.read path |> Error.orRaise)
                     )
         }

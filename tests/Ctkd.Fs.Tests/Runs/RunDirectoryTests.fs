@@ -47,6 +47,24 @@ let tests =
                 )
         }
 
+        test "a folder for a run that does not begin is removed with those that were made for it, and nothing else" {
+            inFolder (fun folder ->
+                let discard path = RunDirectory.create path |> Error.orRaise |> RunDirectory.discard
+                discard (Path.Combine(folder, "a", "b", "c"))
+                Must.beEmpty (Directory.GetFileSystemEntries folder)
+
+                let existing = Directory.CreateDirectory(Path.Combine(folder, "own")).FullName
+                discard existing
+                discard (Path.Combine(existing, "d"))
+                Must.equal [| existing |] (Directory.GetDirectories folder)
+
+                use run = RunDirectory.create (Path.Combine(folder, "e", "f")) |> Error.orRaise
+                File.WriteAllText(Path.Combine(run.Path, "note"), "kept")
+                RunDirectory.discard run
+                Must.equal "kept" (File.ReadAllText(Path.Combine(run.Path, "note")))
+            )
+        }
+
         test "lines of a run that has no checkpoint hold no folder, and are dropped" {
             inFolder (fun folder ->
                 File.WriteAllText(Path.Combine(folder, "metrics.jsonl"), "{}")
@@ -106,14 +124,15 @@ let tests =
             )
         }
 
-        test "a checkpoint is a file itself or the latest one of a folder" {
+        test "a checkpoint is a file itself or the latest one of a folder, or the best one where a disk was full" {
             inFolder (fun folder ->
                 let last, best = Path.Combine(folder, "last.safetensors"), Path.Combine(folder, "best.safetensors")
 
-                File.WriteAllText(best, "")
-                Must.equal (Ok best) (RunDirectory.checkpointOf best)
                 let error = errorOf (RunDirectory.checkpointOf folder)
                 Must.equal (Missing, folder) (error.Kind, error.Where)
+                File.WriteAllText(best, "")
+                Must.equal (Ok best) (RunDirectory.checkpointOf best)
+                Must.equal (Ok best) (RunDirectory.checkpointOf folder)
                 File.WriteAllText(last, "")
                 Must.equal (Ok last) (RunDirectory.checkpointOf folder)
 

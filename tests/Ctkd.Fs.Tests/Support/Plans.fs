@@ -32,6 +32,7 @@ let alone: TrainingPlan = {
     DecayTemperature = true
     Epochs = 2
     Batch = 8
+    DropLast = false
     TrainImages = 1000
     Seed = 1
     Pad = 1

@@ -27,8 +27,62 @@ let private mapBoth (change: float -> float) (x: Logits) : Logits = {
 /// The rounding error of a divergence of logits of this size.
 let private rounding (x: Logits) : float = 1e-14 * (1.0 + Array.max (Array.map abs (Array.append x.Teacher x.Student)))
 
+// ---- KD to 28 digits ----
+
+let private exponential (x: decimal) : decimal =
+    let small = x / 64m
+    let terms = Seq.scan (fun term i -> term * small / decimal i) 1m [ 1..20 ]
+    Seq.fold (fun power _ -> power * power) (Seq.sum terms) [ 1..6 ]
+
+/// ln x for x near 1, by Newton's steps.
+let private logarithm (x: decimal) : decimal =
+    Seq.fold (fun y _ -> y + 2m * (x - exponential y) / (x + exponential y)) (decimal (log (float x))) [ 1..3 ]
+
+/// T^2 KL of one instance, and its gradient with the student's logits: T (q - p).
+let private exactKd (t: float) (teacher: float[]) (student: float[]) : float * float[] =
+    let t = decimal t
+    let powers = Array.map (fun z -> exponential (decimal z / t))
+    let ofTeacher, ofStudent = powers teacher, powers student
+
+    let p, q =
+        ofTeacher |> Array.map (fun e -> e / Array.sum ofTeacher),
+        ofStudent |> Array.map (fun e -> e / Array.sum ofStudent)
+
+    let ratio = logarithm (Array.sum ofStudent / Array.sum ofTeacher)
+
+    let terms =
+        Array.map3 (fun p (z: float) (s: float) -> p * ((decimal z - decimal s) / t + ratio)) p teacher student
+
+    float (t * t * Array.sum terms), Array.map2 (fun p q -> float (t * (q - p))) p q
+
 let tests =
     testList "Loss" [
+        test "KD in float32 keeps its digits and those of its gradient up to T = 1e6" {
+            let draw purpose =
+                Rng.ofSeed 5
+                |> Rng.split purpose
+                |> fun rng -> Array.init 40 (fun i -> float (float32 (16.0 * Rng.uniform i rng - 8.0)))
+
+            let x = { Rows = 4; Classes = 10; Teacher = draw "teacher"; Student = draw "student" }
+
+            for t in [ 1.0; 4.0; 20.0; 100.0; 1e4; 1e6 ] do
+                let exact = Array.map2 (exactKd t) (rowsOf x x.Teacher) (rowsOf x x.Student)
+                let narrow values = Tensor.ofFloats DType.Float32 [ 4; 10 ] values
+
+                Tensor.scoped (fun () ->
+                    let student = Autograd.leaf (narrow x.Student)
+                    let loss = Loss.kd (Tensor.scalar DType.Float32 Device.Cpu t) (narrow x.Teacher) student
+                    Must.equal DType.Float32 (Tensor.dtype loss)
+                    Must.beClose 5e-6 0.0 (Array.map fst exact) (Tensor.toFloats loss)
+                    let gradient = Autograd.gradients (Tensor.sum loss) [| student |] |> Array.head |> Tensor.toFloats
+                    let expected = exact |> Array.collect snd
+                    Must.beClose 0.0 (5e-6 * Array.max (Array.map abs expected)) expected gradient
+                )
+
+                // In float64 to the rounding of the softened logits.
+                Must.beClose 1e-9 0.0 (Array.map fst exact) (kdOf t x)
+        }
+
         testProperty "KL and KD equal their definition"
         <| forAll
             (Gen.zip temperature logits)

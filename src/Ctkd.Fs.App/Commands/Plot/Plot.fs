@@ -27,6 +27,7 @@ module Plot =
         | PlotArgs.Data_Dir _
         | PlotArgs.Mean _
         | PlotArgs.Std _
+        | PlotArgs.Threads _
         | PlotArgs.Device _ -> Some "data"
         | flag ->
             let case, _ = FSharpValue.GetUnionFields(flag, typeof<PlotArgs>)
@@ -36,7 +37,12 @@ module Plot =
         match flags |> List.choose group |> List.tryFind (fun name -> not (List.contains name known)) with
         | None -> Ok()
         | Some name ->
-            let flags = if name = "data" then "--data, --data-dir, --mean, --std or --device" else $"--{name}"
+            let flags =
+                if name = "data" then
+                    "--data, --data-dir, --mean, --std, --device or --threads"
+                else
+                    $"--{name}"
+
             Command.usage $"the figure '{figure}' takes no {flags}" "see: ctkd plot --help"
 
     /// A run's folder as the name that tells it from the others, and its metrics.
@@ -87,12 +93,16 @@ module Plot =
                 let! runs = readRuns runs
                 return! Curves.curriculum runs |> drawChart "curriculum" out width
             else
+                let number flag text = Command.setting flag (Option.map List.singleton text)
+                let! start = number "curriculum-start" (args.TryGetResult PlotArgs.Curriculum_Start)
+                let! stop = number "curriculum-stop" (args.TryGetResult PlotArgs.Curriculum_Stop)
+
                 let! s =
                     Settings.validate {
                         s with
                             Epochs = args.GetResult(PlotArgs.Epochs, s.Epochs)
-                            CurriculumStart = args.GetResult(PlotArgs.Curriculum_Start, s.CurriculumStart)
-                            CurriculumStop = args.GetResult(PlotArgs.Curriculum_Stop, s.CurriculumStop)
+                            CurriculumStart = Option.defaultValue s.CurriculumStart start
+                            CurriculumStop = Option.defaultValue s.CurriculumStop stop
                             CurriculumEpochs = args.GetResult(PlotArgs.Curriculum_Epochs, s.CurriculumEpochs)
                     }
 
@@ -148,6 +158,9 @@ module Plot =
             | [] ->
                 let names = figures |> List.map fst |> String.concat ", "
                 Command.usage "plot needs a figure" $"give one of: {names}"
+            | figure :: _ when figure.StartsWith '-' ->
+                let flags = args.Parser.GetArgumentCases() |> List.collect _.CommandLineNames.Value
+                Result.Error(Error.unknown "flag" flags figure)
             | figure :: runs ->
                 draw args figure runs
                 |> Result.map (fun result ->

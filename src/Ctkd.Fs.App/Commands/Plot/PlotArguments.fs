@@ -11,8 +11,8 @@ type PlotArgs =
     | [<Unique>] Width of PIXELS: int
     | [<Unique>] Quantiles
     | [<Unique>] Epochs of COUNT: int
-    | [<Unique>] Curriculum_Start of LAMBDA: float
-    | [<Unique>] Curriculum_Stop of LAMBDA: float
+    | [<Unique>] Curriculum_Start of LAMBDA: string
+    | [<Unique>] Curriculum_Stop of LAMBDA: string
     | [<Unique>] Curriculum_Epochs of COUNT: int
     | [<Unique>] Weights of FILE: string
     | [<Unique>] Model of NAME: string
@@ -20,13 +20,14 @@ type PlotArgs =
     | [<Unique>] Teacher of NAME: string
     | [<Unique>] Data of NAME: string
     | [<Unique>] Data_Dir of DIR: string
-    | [<Unique>] Mean of NUMBER: float list
-    | [<Unique>] Std of NUMBER: float list
+    | [<Unique>] Mean of NUMBER: string list
+    | [<Unique>] Std of NUMBER: string list
     | [<Unique>] Images of COUNT: int
     | [<Unique>] Classes of COUNT: int
-    | [<Unique>] Perplexity of NUMBER: float
+    | [<Unique>] Perplexity of NUMBER: string
     | [<Unique>] Seed of NUMBER: int
     | [<Unique>] Device of NAME: string
+    | [<Unique>] Threads of COUNT: int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
@@ -57,4 +58,5 @@ type PlotArgs =
             | Perplexity _ -> $"tsne: how many neighbours of a point count [{Tsne.defaults.Perplexity}]"
             | Seed _ -> $"tsne: seed of the start [{Tsne.defaults.Seed}]"
             | Device _ -> $"correlation, tsne: cpu, cuda or cuda:N [{s.Device}]"
+            | Threads _ -> $"correlation, tsne: {Command.threadsHelp}"
             | Json -> "what was drawn as one JSON object"

@@ -28,14 +28,20 @@ module PlotModels =
         Divergence = None
     }
 
-    let private flags (args: ParseResults<PlotArgs>) : TestFlags = {
-        Data = args.TryGetResult PlotArgs.Data
-        DataDir = args.TryGetResult PlotArgs.Data_Dir
-        Mean = args.TryGetResult PlotArgs.Mean
-        Std = args.TryGetResult PlotArgs.Std
-        Batch = 250
-        Precision = F32
-    }
+    let private flags (args: ParseResults<PlotArgs>) : Result<TestFlags, Error> =
+        result {
+            let! mean = Command.setting "mean" (args.TryGetResult PlotArgs.Mean)
+            let! std = Command.setting "std" (args.TryGetResult PlotArgs.Std)
+
+            return {
+                Data = args.TryGetResult PlotArgs.Data
+                DataDir = args.TryGetResult PlotArgs.Data_Dir
+                Mean = mean
+                Std = std
+                Batch = 250
+                Precision = F32
+            }
+        }
 
     /// A flag's number, checked.
     let atLeast (least: int) (name: string) (value: int) : Result<unit, Error> =
@@ -50,14 +56,16 @@ module PlotModels =
             match args.TryGetResult PlotArgs.Weights with
             | None -> return! Command.usage "this figure needs a student's weights" "give --weights FILE"
             | Some path ->
+                let! flags = flags args
                 let! trained = LoadedModel.load device (args.TryGetResult PlotArgs.Model) path
-                let! settings = Eval.settings (flags args) trained
+                let! settings = Eval.settings flags trained
                 return trained, settings
         }
 
     /// The student's class correlations less the teacher's, on the test images.
     let correlation (args: ParseResults<PlotArgs>) (out: string) (width: int) =
         result {
+            do! Command.threads (args.TryGetResult PlotArgs.Threads)
             let! device = Engine.device (args.GetResult(PlotArgs.Device, "cpu"))
             let images = args.GetResult(PlotArgs.Images, System.Int32.MaxValue)
             do! atLeast 2 "images" images
@@ -93,10 +101,13 @@ module PlotModels =
     /// The student's features of the test images in a plane.
     let tsne (args: ParseResults<PlotArgs>) (out: string) (width: int) =
         result {
+            do! Command.threads (args.TryGetResult PlotArgs.Threads)
             let! device = Engine.device (args.GetResult(PlotArgs.Device, "cpu"))
             let images = args.GetResult(PlotArgs.Images, 1000)
             let classes = args.GetResult(PlotArgs.Classes, 10)
-            let perplexity = args.GetResult(PlotArgs.Perplexity, Tsne.defaults.Perplexity)
+            let words = args.TryGetResult PlotArgs.Perplexity |> Option.map List.singleton
+            let! perplexity = Command.read (FieldKind.number FieldKind.positive) "perplexity" words
+            let perplexity = Option.defaultValue Tsne.defaults.Perplexity perplexity
             do! atLeast 1 "classes" classes
 
             do!
