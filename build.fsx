@@ -2,6 +2,7 @@
 // A step takes what it needs as a value that only the step before it gives (a build needs HavePackages): the
 // compiler keeps the order. Messages go to the error stream: the output of `run` is the program's alone.
 #load "src/Ctkd.Fs/Core/Errors.fs"
+#load "tests/Ctkd.Fs.Tests/Build/OneAtATime.fs"
 #load "tests/Ctkd.Fs.Tests/Docs/Markdown.fs"
 #load "tests/Ctkd.Fs.Tests/Docs/GeneratedPages.fs"
 #load "tests/Ctkd.Fs.Tests/Docs/Site.fs"
@@ -161,6 +162,10 @@ let noSource () =
     else
         "is the package source that `dotnet nuget list source` names reachable?"
 
+/// Runs a step that unpacks packages into the cache that all builds of this user share.
+let aloneWithPackages (step: unit -> unit) : unit =
+    OneAtATime.run say (OneAtATime.lockFile "packages") step
+
 let tools () : HaveTools =
     let home = Environment.GetFolderPath Environment.SpecialFolder.UserProfile
     let cache = variable "NUGET_PACKAGES" |> Option.defaultValue $"{home}/.nuget/packages"
@@ -172,7 +177,7 @@ let tools () : HaveTools =
 
     let restore () =
         say "restoring the .NET tools"
-        quietly (noSource ()) (words "dotnet tool restore")
+        aloneWithPackages (fun () -> quietly (noSource ()) (words "dotnet tool restore"))
 
     unlessDone "artifacts/stamps/tools" isThere inputs restore
     HaveTools
@@ -206,7 +211,7 @@ let packages (HaveTools: HaveTools) : HavePackages =
         Environment.SetEnvironmentVariable("NUGET_FEED", feed ())
         // Made anew: the lock names the package source, and the exact versions stand in paket.dependencies.
         File.Delete(inRoot "paket.lock")
-        quietly (noSource ()) (words "dotnet paket install")
+        aloneWithPackages (fun () -> quietly (noSource ()) (words "dotnet paket install"))
 
     unlessDone "artifacts/stamps/packages" isThere (projects @ inputs) install
     // The build asks Paket again where an obj folder is gone.

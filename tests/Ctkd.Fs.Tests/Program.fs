@@ -127,6 +127,7 @@ let private tests: Test =
             RlkdReportTests.tests
             RlkdLearningTests.tests
             RlkdTests.tests
+            OneAtATimeTests.tests
             DistilTests.tests
             CSharpTests.tests
             DocsTests.tests

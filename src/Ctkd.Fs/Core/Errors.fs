@@ -90,7 +90,7 @@ module Error =
     let unknown (kind: string) (candidates: string seq) (name: string) : Error =
         if String.IsNullOrWhiteSpace name then
             let some = candidates |> Seq.distinct |> Seq.truncate 5 |> String.concat ", "
-            create Usage $"the {kind} has an empty name" "" $"give one, such as {some}"
+            create Usage $"unknown {kind} '{name}'" "" $"its name is empty: give one, such as {some}"
         else
             let near = nearest candidates name |> String.concat ", "
             create Usage $"unknown {kind} '{name}'" "" $"did you mean one of: {near}?"

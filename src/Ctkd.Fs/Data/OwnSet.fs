@@ -111,7 +111,7 @@ module OwnSet =
     let private within (path: string) (key: string) (least: int) (most: int) (value: int option) =
         match value with
         | Some number when number < least || number > most ->
-            Error(wrong path $"its metadata gives {key} as {number}, expected is a number from {least} to {most}")
+            Error(wrong path $"its metadata '{key}' is {number}, expected is a number from {least} to {most}")
         | _ -> Ok value
 
     let private classes (path: string) (file: SafetensorsFile) : Result<int option, Error> =

@@ -319,9 +319,9 @@ module Prepare =
                 Engine.setTf32 s.Tf32
 
             if e.Distillers.IsNone then warnOfTemperature hooks s
-            warnOfRest hooks s data student
 
             hooks.Say $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
+            warnOfRest hooks s data student
 
             let! judged =
                 match teacher with

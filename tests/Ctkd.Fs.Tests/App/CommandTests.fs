@@ -140,7 +140,7 @@ let tests =
                 "teach --momentum 0.99999999999", "momentum must be in [0, 1) as a 32-bit float"
                 "teach --threads -1", "threads must be at least 0, got -1"
                 "eval --threads 5000 --weights x", "threads must be at most 1024, got 5000"
-                "distill --student=", "the model has an empty name"
+                "teach --model=", "unknown model '': its name is empty: give one, such as resnet8, "
                 $"distill --weights {Runs.teacher.Value} --t 0", "t must be finite and > 0, got 0"
                 "teach --t 4", "teach has no teacher"
                 "teach --batch 0", "batch must be at least 1, got 0"
@@ -229,7 +229,7 @@ let tests =
                     "models --size x --json", 2, "usage", "'x' is no value for --size: not a number", ""
                     "inspect none --json", 1, "missing", "there is no such file or folder", "none"
                     "plot nothing --json", 2, "usage", "unknown figure 'nothing'", ""
-                    "convert --weights none --to pth --out b --json", 1, "missing", "there is no", "none"
+                    "export --weights none --onnx b --json", 1, "missing", "there is no such file or folder", "none"
                 ]
 
                 for arguments, code, kind, what, where in wrong do
@@ -330,7 +330,7 @@ let tests =
             for flags in
                 [
                     "--mean 0.5,0.25,0.125 --std 1,2,3 --milestones 10,20 --method kd,crd --method-weights 0.9,0.8 --lr=0.5"
-                    "--mean [0.5, 0.25, 0.125] --std=1,2 3 --milestones=10, 20 --set methods=kd:0.9,crd:0.8 --lr 0.5"
+                    "--mean [0.5, 0.25, 0.125] --std=1.0,2 3 --milestones=10, 20 --set methods=kd:0.9,crd:0.8 --lr 0.5"
                     "--set mean=[0.5,0.25,0.125] std=1,2,3 milestones=10,20 methods=crd:0.8,kd:0.9 learningRate=0.5"
                 ] do
                 let given = settings flags

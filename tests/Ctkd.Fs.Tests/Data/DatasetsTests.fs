@@ -218,6 +218,13 @@ let tests =
             ]
 
             let splits = loadFile metadata (five @ two) |> Error.orRaise
+
+            // Spaces separate numbers as commas do, and a decimal comma is none.
+            let spaced = metadata |> List.map (fun (key, text) -> key, text.Replace(",", " "))
+            Must.equal splits (loadFile spaced (five @ two) |> Error.orRaise)
+            let decimal = List.filter (fst >> (<>) "mean") metadata @ [ "mean", "0,5" ]
+            Must.contain "'0,5' is 0.5 with a decimal comma" (errorOf (loadFile decimal (five @ two))).What
+
             Must.equal (7, 7) (splits.Train.Classes, splits.Test.Classes)
             Must.equal [ 0.1; 0.2; 0.3 ] splits.Mean
             Must.equal [ 0.5; 0.5; 0.5 ] splits.Std

@@ -103,7 +103,7 @@ let tests =
             let model name = Zoo.find name 10 |> Error.orRaise
 
             let pair =
-                ModelPair.create 32 32 (Array.init 100 (fun i -> i % 10)) 16 (model "resnet32x4") (model "resnet8x4")
+                ModelPair.create 32 32 (Array.init 100 (fun i -> i % 10)) 4 (model "resnet32x4") (model "resnet8x4")
 
             Must.equal [ "kd"; "dkd"; "pkt"; "sp"; "vid"; "crd"; "srrl"; "rkd"; "fitnet"; "at" ] Distillers.names
 
@@ -115,13 +115,14 @@ let tests =
             Must.contain "dkd" ((errorOf (Distillers.find "dkdd" pair)).Next)
         }
 
-        test "a pair has the shapes that the models show and the rest that the epoch leaves" {
+        test "a pair has the shapes that the models show and the smallest batch of the epoch" {
             let teacher, student = threeMaps (2, 3, 4) 5, threeMaps (4, 5, 6) 5
             let labels = Array.init 21 (fun i -> i % 5)
-            let pair = ModelPair.create 8 12 labels 8 teacher student
+            let smallest dropLast batch = ImageSet.smallestBatch dropLast batch labels.Length
+            let pair = ModelPair.create 8 12 labels (smallest false 8) teacher student
             Must.equal [ [ 2; 8; 12 ]; [ 3; 4; 6 ]; [ 4; 2; 3 ] ] pair.Teacher.Maps
             Must.equal (6, 5, 5) (pair.Student.Pooled, pair.Student.Classes, pair.SmallestBatch)
-            Must.equal 7 ((ModelPair.create 8 8 labels 7 teacher student).SmallestBatch)
+            Must.equal [ 7; 7; 8; 21 ] [ smallest false 7; smallest true 7; smallest true 8; smallest false 21 ]
         }
 
         test "distillers without maps take any two models, the others say what does not fit" {

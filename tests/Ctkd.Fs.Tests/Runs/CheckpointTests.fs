@@ -167,7 +167,7 @@ let tests =
                 (fun path _ _ ->
                     let whole = Checkpoint.read path |> Error.orRaise |> plain
                     let bytes = File.ReadAllBytes path
-                    Must.lie 1000 8000 bytes.Length
+                    Must.lie 1000 9000 bytes.Length
 
                     everyOf
                         bytes.Length

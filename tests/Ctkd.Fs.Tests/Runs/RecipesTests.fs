@@ -64,7 +64,8 @@ let tests =
                         let size = if s.Data = "imagenet" then 224 else 32
                         let labels = Array.init 50000 (fun i -> i % 100)
 
-                        memory[key] <- ModelPair.create size size labels s.Batch (model s.Teacher) (model s.Student)
+                        let smallest = ImageSet.smallestBatch s.DropLast s.Batch labels.Length
+                        memory[key] <- ModelPair.create size size labels smallest (model s.Teacher) (model s.Student)
 
                     memory[key]
 

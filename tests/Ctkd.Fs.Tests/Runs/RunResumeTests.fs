@@ -215,11 +215,10 @@ let tests =
                     let trained = LoadedModel.load Device.Cpu None Runs.teacher.Value |> Error.orRaise
 
                     // Finite weights whose products overflow.
-                    let largest w = 3e38 / Tensor.toFloat (Tensor.max (Tensor.abs w))
+                    let enlarged w = w / Tensor.max (Tensor.abs w) |> Tensor.scale 3e38
 
                     let spoilt =
-                        trained.Weights
-                        |> Tree.map (fun name w -> if name = "fc.weight" then Tensor.scale (largest w) w else w)
+                        trained.Weights |> Tree.map (fun name w -> if name = "fc.weight" then enlarged w else w)
 
                     let tensors = Tree.toList spoilt |> List.map (fun (name, w) -> Weights.store name w)
                     Safetensors.write weights { Metadata = []; Tensors = tensors } |> Error.orRaise

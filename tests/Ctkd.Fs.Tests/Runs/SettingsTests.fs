@@ -149,7 +149,10 @@ let tests =
                 for value, text in wrong do
                     Must.equal $"{name} must be finite and > 0, got {text}" (mistake (set value))
 
-                Must.beEmpty (Settings.mistakes (set Double.Epsilon valid))
+                Must.beEmpty (Settings.mistakes (set (float Single.Epsilon) valid))
+                // The engine's numbers are 32-bit floats.
+                Must.contain "must be > 0 as a 32-bit float" (mistake (set Double.Epsilon))
+                Must.contain "must fit into a 32-bit float" (mistake (set 1e300))
         }
 
         test "weights and the ends of the curriculum must be finite and at least 0" {
