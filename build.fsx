@@ -3,6 +3,7 @@
 // compiler keeps the order. Messages go to the error stream: the output of `run` is the program's alone.
 #load "src/Ctkd.Fs/Core/Errors.fs"
 #load "tests/Ctkd.Fs.Tests/Build/OneAtATime.fs"
+#load "tests/Ctkd.Fs.Tests/Build/Packages.fs"
 #load "tests/Ctkd.Fs.Tests/Docs/Markdown.fs"
 #load "tests/Ctkd.Fs.Tests/Docs/GeneratedPages.fs"
 #load "tests/Ctkd.Fs.Tests/Docs/Site.fs"
@@ -163,8 +164,7 @@ let noSource () =
         "is the package source that `dotnet nuget list source` names reachable?"
 
 /// Runs a step that unpacks packages into the cache that all builds of this user share.
-let aloneWithPackages (step: unit -> unit) : unit =
-    OneAtATime.run say (OneAtATime.lockFile "packages") step
+let aloneWithPackages (step: unit -> unit) : unit = OneAtATime.run say (OneAtATime.lockFile "packages") step
 
 let tools () : HaveTools =
     let home = Environment.GetFolderPath Environment.SpecialFolder.UserProfile
@@ -289,6 +289,12 @@ let pack (HaveBuilt: HaveBuilt) : int =
     files "artifacts/packages" "*.nupkg" |> List.iter (printfn "%s")
     0
 
+/// Tries the packages in F# Interactive, from an empty folder.
+let checkPackages () : int =
+    say "running a script that takes the packages"
+    Packages.check (quietly "mend the errors above") (inRoot "artifacts/packages")
+    0
+
 // ---- docs ----
 
 /// Makes the pages that the program itself describes, and the site.
@@ -316,7 +322,7 @@ let targets = [
     "format", "[--check]", "formats the F# sources, or only checks them"
     "publish", "[--device D]", "makes artifacts/ctkd/ctkd, the program compiled ahead of time: it starts faster"
     "docs", "", "makes the site with its API pages in artifacts/docs, and checks every link"
-    "pack", "", "makes NuGet packages of the libraries in artifacts/packages"
+    "pack", "[--check]", "makes NuGet packages of the libraries in artifacts/packages, and tries them in F# Interactive"
 ]
 
 let usage () : int =
@@ -348,6 +354,7 @@ let perform (target: string) (arguments: string list) : int =
     | "publish", [] -> tools () |> packages |> publish
     | "docs", [] -> built app |> docs
     | "pack", [] -> built everything |> pack
+    | "pack", [ "--check" ] -> pack (built everything) + checkPackages ()
     | name, rest ->
         let names = targets |> List.map (fun (name, _, _) -> name)
         let unexpected = String.concat " " rest

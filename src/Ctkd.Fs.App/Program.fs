@@ -99,4 +99,9 @@ let private command (words: string list) : int =
 [<EntryPoint>]
 let main (arguments: string[]) : int =
     Output.guard ()
-    Output.exitCode (command (words arguments))
+
+    match Array.tryHead arguments with
+    | Some("teach" | "distill" | "quickstart") ->
+        use _ = Signals.listen ()
+        Output.exitCode (command (words arguments))
+    | _ -> Output.exitCode (command (words arguments))

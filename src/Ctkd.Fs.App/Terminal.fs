@@ -49,10 +49,12 @@ module Signals =
                 if Interlocked.CompareExchange(&since, now, 0L) = 0L then
                     Volatile.Write(&received, exitCode)
                 elif now - Volatile.Read &since > 1000L then
+                    eprintfn "stopped at once by the second signal: the checkpoints written so far are whole"
                     exit exitCode
         )
 
-    /// Listens until disposed.
+    /// Listens until disposed. A command that trains listens from its first moment on: a signal that comes earlier ends the
+    /// process as it ends any other.
     let listen () : IDisposable =
         let registrations = [ register PosixSignal.SIGINT 130; register PosixSignal.SIGTERM 143 ]
 
@@ -191,9 +193,8 @@ type Terminal(json: bool) =
         | Result.Error error -> this.Fail error
         | Ok() -> ExitCode.ok
 
-    /// Runs the body of a command that trains: as `Guarded`, but Ctrl-C and SIGTERM stop it between two steps, and the exit
-    /// code is then theirs.
+    /// Runs the body of a command that trains: as `Guarded`, but the exit code is that of the signal, if one came
+    /// (`Signals.listen`).
     member this.Stoppable(body: unit -> Result<unit, Error>) : int =
-        use _ = Signals.listen ()
         let code = this.Guarded body
         if code = ExitCode.ok then Signals.exitCode () else code

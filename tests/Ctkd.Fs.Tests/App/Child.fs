@@ -23,6 +23,9 @@ extern int private kill(int pid, int signal)
 /// Ctrl-C's signal, and that of `kill`.
 let interrupt, terminate = 2, 15
 
+/// The signals that stop a process where it is, and let it go on.
+let pause, proceed = 19, 18
+
 /// Sends a signal to a process.
 let send (signal: int) (child: Process) : unit = Must.equal 0 (kill (child.Id, signal))
 

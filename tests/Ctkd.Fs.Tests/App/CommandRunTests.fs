@@ -47,6 +47,32 @@ let tests =
             resumesAfter terminate 143
         }
 
+        test "a second Ctrl-C a second after the first ends the process at once, in words" {
+            inFolder (fun folder ->
+                let child =
+                    startCommand folder [] (ctkdCommand "teach --model wrn_40_2 --batch 1900 --epochs 1 --out a")
+
+                let rec readTo (text: string) =
+                    match child.StandardOutput.ReadLine() with
+                    | null -> failtest "it ended"
+                    | line when line.Contains text -> ()
+                    | _ -> readTo text
+
+                readTo "digits: "
+                send interrupt child
+                // Time passes, and the step does not end meanwhile.
+                System.Threading.Thread.Sleep 200
+                send pause child
+                System.Threading.Thread.Sleep 1200
+                send interrupt child
+                send proceed child
+                let ended = wait child ""
+                Must.equal 130 ended.Code
+                Must.startWith "stopped at once by the second signal" ended.Err
+                Must.notHold (File.Exists(last folder))
+            )
+        }
+
         test "SIGTERM ends at once what has nothing to keep" {
             let child = startCommand "/" [] (ctkdCommand "bench overheads")
             System.Threading.Thread.Sleep 2000

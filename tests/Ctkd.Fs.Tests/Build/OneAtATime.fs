@@ -29,7 +29,9 @@ module OneAtATime =
             match attempt () with
             | Some held -> held
             | None ->
-                if not hasTold then tell "another build on this machine is at it: waiting for its end"
+                if not hasTold then
+                    tell "another build on this machine is at it: waiting for its end"
+
                 Thread.Sleep 200
                 take true
 

@@ -53,7 +53,9 @@ let tests =
                 let never _ = failtest "nobody holds it"
                 Must.equal 3 (OneAtATime.run never file (fun () -> 3))
                 Must.equal 4 (OneAtATime.run never file (fun () -> 4))
-                Must.throwAny<IOException>(fun () -> OneAtATime.run never (Path.Combine(folder, "no", "lock")) ignore) |> ignore
+
+                Must.throwAny<IOException>(fun () -> OneAtATime.run never (Path.Combine(folder, "no", "lock")) ignore)
+                |> ignore
             )
         }
     ]
