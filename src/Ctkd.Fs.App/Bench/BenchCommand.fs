@@ -119,6 +119,8 @@ module BenchCommand =
             | "scaling" ->
                 let rounds = pairs 9
                 do! counts rounds 1 1
+                // Before minutes of measurements.
+                do! args.TryGetResult BenchArgs.Out |> Option.traverseResult Files.makeFolder |> Result.ignore
                 do! Scaling.run terminal work rounds (args.TryGetResult BenchArgs.Out)
             | other -> return! Result.Error(Error.unknown "benchmark" benchmarks other)
         }

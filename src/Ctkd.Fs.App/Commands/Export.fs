@@ -103,6 +103,7 @@ module Export =
                 let! path =
                     args.TryGetResult ExportArgs.Onnx |> needed "export needs a file to write" "give --onnx FILE"
 
+                do! Files.checkWritable path
                 let! trained = LoadedModel.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
 
                 let! scale = scale args trained

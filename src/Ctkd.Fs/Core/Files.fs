@@ -110,6 +110,28 @@ module Files =
         finally
             discard temporary
 
+    /// Checks that `replace` can write a file: before long work whose result goes there. Leaves nothing behind.
+    let checkWritable (path: string) : Result<unit, Error> =
+        let temporary = $"{path}.{Guid.NewGuid():N}.tmp"
+
+        try
+            try
+                if Directory.Exists path then raise (IOException "it is a folder")
+                use _ = new FileStream(temporary, FileMode.CreateNew, FileAccess.Write)
+                Ok()
+            with problem when isFileProblem problem ->
+                Error(unwritable path problem)
+        finally
+            discard temporary
+
+    /// Makes a folder if it is absent, and checks that files can be written there.
+    let makeFolder (path: string) : Result<unit, Error> =
+        try
+            Directory.CreateDirectory path |> ignore
+            checkWritable (Path.Combine(path, "any"))
+        with problem when isFileProblem problem ->
+            Error(unwritable path problem)
+
     /// Whether `replace` made a file with this name.
     let private isTemporary (path: string) : bool = Text.RegularExpressions.Regex.IsMatch(path, @"\.[0-9a-f]{32}\.tmp$")
 

@@ -323,16 +323,19 @@ module Prepare =
             hooks.Say $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
             warnOfRest hooks s data student
 
-            let! judged =
-                match teacher with
-                | Some teacher -> judge hooks s plan test teacher |> Result.map Some
-                | None -> Ok None
-
             let teacherHash =
                 teacher |> Option.map (fun t -> LoadedModel.fingerprint t.Weights) |> Option.defaultValue ""
 
             let dataHash = Settings.fingerprint data
+            // Before the teacher is evaluated, which takes its time: the cache's folder may be unusable.
             let! options = TeacherMemory.options s teacherHash dataHash data plan
+
+            let! judged =
+                teacher
+                |> Option.traverseResult (judge hooks s plan test)
+                |> Result.teeError (fun _ ->
+                    options.Cache |> Option.iter (fun cache -> (cache :> IDisposable).Dispose())
+                )
 
             return {
                 Settings = s

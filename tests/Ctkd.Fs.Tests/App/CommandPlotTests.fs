@@ -87,6 +87,23 @@ let tests =
             )
         }
 
+        test "a file or folder that cannot be written is told before any work for what goes there" {
+            inFolder (fun folder ->
+                for arguments in
+                    [
+                        "plot tsne --weights none --out no/x.svg"
+                        "plot correlation --weights none --out no/x.svg"
+                        "export --weights none --onnx no/x.onnx"
+                        "bench scaling --out /proc/x"
+                    ] do
+                    let ended = expect 1 folder arguments
+                    Must.contain "cannot be written" ended.Err
+                    Must.contain "choose another" ended.Err
+
+                Must.beEmpty (Directory.GetFileSystemEntries folder)
+            )
+        }
+
         test "a PNG goes through rsvg-convert, and without it the error names Debian's package" {
             inFolder (fun folder ->
                 // A stand-in that answers what it was given: the tests need no librsvg.

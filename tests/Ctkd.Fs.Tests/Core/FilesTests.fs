@@ -51,6 +51,27 @@ let tests =
             )
         }
 
+        test "whether a file or folder can be written is told before, and leaves nothing" {
+            inFolder (fun folder ->
+                let path name = Path.Combine(folder, name)
+                File.WriteAllText(path "kept", "kept")
+                Must.equal (Ok()) (Files.checkWritable (path "new"))
+                Must.equal (Ok()) (Files.checkWritable (path "kept"))
+                Must.equal "kept" (File.ReadAllText(path "kept"))
+                Must.equal (Ok()) (Files.makeFolder folder)
+                Must.equal [| path "kept" |] (Directory.GetFileSystemEntries folder)
+
+                for file in [ path "no/file"; path "kept/file"; folder; "/proc/file"; "/dev/null/file" ] do
+                    Must.equal Unwritable ((errorOf (Files.checkWritable file)).Kind)
+
+                for file in [ path "kept"; "/proc/folder" ] do
+                    Must.equal Unwritable ((errorOf (Files.makeFolder file)).Kind)
+
+                Must.equal (Ok()) (Files.makeFolder (path "a/b"))
+                Must.beEmpty (Directory.GetFileSystemEntries(path "a/b"))
+            )
+        }
+
         test "the old file is replaced in one step, so that a reader of it reads it to its end" {
             inFolder (fun folder ->
                 let path = Path.Combine(folder, "a")

@@ -59,11 +59,25 @@ module Picture =
 
     let private ending (path: string) : string = (string (Path.GetExtension path)).ToLowerInvariant()
 
-    /// Refuses a file whose ending tells no format that can be written.
+    let private isThere () : bool =
+        let info =
+            ProcessStartInfo(program, [ "--version" ], RedirectStandardInput = true, RedirectStandardOutput = true)
+
+        try
+            use child = Process.Start info |> nonNull
+            child.StandardInput.Close()
+            child.StandardOutput.ReadToEnd() |> ignore
+            child.WaitForExit()
+            true
+        with :? Win32Exception ->
+            false
+
+    /// Refuses a file that cannot be written, before the work for its picture: its ending tells no format, a PNG's program
+    /// is absent, or its folder is no place to write.
     let checkPath (path: string) : Result<unit, Error> =
         match ending path with
-        | ".svg"
-        | ".png" -> Ok()
+        | ".svg" -> Files.checkWritable path
+        | ".png" -> if isThere () then Files.checkWritable path else Result.Error(absent path)
         | other ->
             Error.fail
                 ErrorKind.Usage
