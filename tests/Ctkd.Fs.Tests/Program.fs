@@ -64,6 +64,7 @@ let private tests: Test =
             ChartTests.tests
             TsneTests.tests
             PicturesTests.tests
+            PaletteTests.tests
             ReportTests.tests
             RlkdSettingsTests.tests
             FieldTests.tests
@@ -102,6 +103,7 @@ let private tests: Test =
             CommandHostileTests.tests
             CommandPlotTests.tests
             QuickstartTests.tests
+            TextTableTests.tests
             FoldBatchNormTests.tests
             OnnxFileTests.tests
             OnnxRuntimeTests.tests
