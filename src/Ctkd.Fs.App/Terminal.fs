@@ -90,8 +90,10 @@ type Terminal(json: bool) =
         | TableLayout.Bordered ->
             let drawn = Spectre.Console.Table().RoundedBorder()
 
-            for header, isNumeric in List.zip table.Header (TextTable.numeric table) do
-                let column = TableColumn(Markup.Escape header)
+            let wrapping = TextTable.wrapping table
+
+            for i, (header, isNumeric) in List.zip table.Header (TextTable.numeric table) |> List.indexed do
+                let column = TableColumn(Markup.Escape header, NoWrap = (i <> wrapping))
                 drawn.AddColumn(if isNumeric then column.RightAligned() else column) |> ignore
 
             for row in table.Rows do

@@ -44,13 +44,23 @@ module TextTable =
     let private widths (table: Table) : int list =
         table.Header :: filled table |> List.transpose |> List.map (List.map cells >> List.max)
 
+    // One column of text may wrap within borders while it keeps so many columns; others never do.
+    let private leastText = 24
+
+    /// The column that wraps within borders where the terminal is too narrow for the whole table: the widest.
+    let wrapping (table: Table) : int =
+        let widths = widths table
+        List.findIndex ((=) (List.max widths)) widths
+
     /// Chooses the layout for a terminal of so many columns, with borders or without; None: no terminal.
     let layout (hasBorders: bool) (columns: int option) (table: Table) : TableLayout =
         let widths = widths table
+        let spared = max 0 (List.max widths - leastText)
+        let bordered = List.sum widths + 3 * widths.Length + 1
 
         match columns with
         | None -> TableLayout.Aligned
-        | Some columns when hasBorders && List.sum widths + 3 * widths.Length + 1 <= columns -> TableLayout.Bordered
+        | Some columns when hasBorders && bordered - spared <= columns -> TableLayout.Bordered
         | Some columns when not hasBorders && List.sum widths + 2 * (widths.Length - 1) <= columns ->
             TableLayout.Aligned
         | Some _ -> TableLayout.Blocks

@@ -30,6 +30,14 @@ let tests =
                 Must.equal expected (TextTable.layout true (Some columns) table)
         }
 
+        test "one column of text wraps within borders while it keeps 24 columns" {
+            let name = String.replicate 60 "x"
+            let long = { table with Header = [ "recipe"; "top-1 %" ]; Rows = [ [ name; "70.66" ] ] }
+            Must.equal 0 (TextTable.wrapping long)
+            Must.equal TableLayout.Bordered (TextTable.layout true (Some 38) long)
+            Must.equal TableLayout.Blocks (TextTable.layout true (Some 37) long)
+        }
+
         test "without borders columns need less room, and a file or a pipe has columns however wide" {
             Must.equal TableLayout.Blocks (TextTable.layout false (Some 66) table)
             Must.equal TableLayout.Aligned (TextTable.layout false (Some 67) table)
