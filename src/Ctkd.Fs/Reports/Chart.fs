@@ -194,7 +194,7 @@ module Chart =
         let turned = $"translate(20 {Svg.number middle}) rotate(-90)"
 
         [
-            Svg.text "heading" "start" (12.0, 20.0) (Svg.fit (frame.Left + frame.Width - 75.0) chart.Title)
+            Svg.text "heading" "start" (12.0, 20.0) (Svg.fitHeading (frame.Left + frame.Width - 75.0) chart.Title)
             Svg.text "muted" "middle" (centre, height - 9.0) (Svg.fit frame.Width chart.XLabel)
             Xml.tag "g" [ "transform", turned ] [
                 Svg.text "muted" "middle" (0.0, 0.0) (Svg.fit (frame.Height + 16.0) chart.YLabel)

@@ -208,7 +208,7 @@ module HeatMap =
             Xml.text "title" [] (if map.Title = "" then "Heat map" else map.Title)
             Xml.text "desc" [] $"{count} rows and columns, from -{limit} to {limit}."
             ChartStyle.alone darkRules
-            Svg.text "heading" "start" (12.0, 20.0) (Svg.fit (width - 24.0) map.Title)
+            Svg.text "heading" "start" (12.0, 20.0) (Svg.fitHeading (width - 24.0) map.Title)
             Xml.tag "g" [ "shape-rendering", "crispEdges" ] (paths (left, top) side limit map.Cells)
             yield! axes isTurned (left, top) side size ticks
             Svg.text "muted" "middle" (left + side / 2.0, height - 9.0) map.Label

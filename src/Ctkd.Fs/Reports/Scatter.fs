@@ -112,7 +112,7 @@ module Scatter =
             Xml.text "title" [] (if scatter.Title = "" then "Scatter plot" else scatter.Title)
             Xml.text "desc" [] $"{drawn.Length} points of {scatter.Classes.Length} classes."
             ChartStyle.alone ""
-            Svg.text "heading" "start" (12.0, 20.0) (Svg.fit (width - 24.0) scatter.Title)
+            Svg.text "heading" "start" (12.0, 20.0) (Svg.fitHeading (width - 24.0) scatter.Title)
             for point, index in drawn do
                 ChartStyle.mark index (place point)
             if drawn.IsEmpty then

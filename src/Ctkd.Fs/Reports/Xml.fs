@@ -133,13 +133,19 @@ module internal Svg =
         else
             whole.SubstringByTextElements(0, max 1 (limit - 1)) + "\u2026"
 
+    // No character that a reader counts is narrower than 4 pixels.
+    let private most (room: float) : int = int (max 0.0 room / 4.0) + 3
+
     /// Cuts a text to a width in pixels at its end.
     let fit (room: float) (content: string) : string =
         let rec search limit =
             let cut = shorten limit content
             if limit <= 2 || width cut <= room then cut else search (limit - 1)
 
-        search (StringInfo(content).LengthInTextElements)
+        search (min (StringInfo(content).LengthInTextElements) (most room))
+
+    /// Cuts a heading, which is bold and a little larger, to a width in pixels at its end.
+    let fitHeading (room: float) (content: string) : string = fit (room / 1.15) content
 
     /// Cuts a text to a width in pixels in its middle: names of runs often differ at their ends.
     let ends (room: float) (content: string) : string =
@@ -154,4 +160,7 @@ module internal Svg =
 
             if kept <= 3 || width cut <= room then cut else search (kept - 1)
 
-        if length <= 3 || width content <= room then content else search (length - 1)
+        if length <= 3 || width content <= room then
+            content
+        else
+            search (min (length - 1) (most room))

@@ -218,6 +218,14 @@ let tests =
             Must.lie 1 36 (names [ named (name 1) points ]).Head.Length
         }
 
+        test "names and titles of a hundred thousand letters are cut and take no time" {
+            let long = String('x', 100_000)
+            let series = [ for i in 1..2 -> named $"{long}{i}" [ 0.0, 1.0; 1.0, 2.0 ] ]
+            let svg = draw { chartOf series with Title = long }
+            let shown = elements "text" svg |> List.map _.Value.Length
+            Must.lie 1 100 (List.max shown)
+        }
+
         test "curves on the same pixels take turns in dashes, and only where they lie on each other" {
             let shared = [ for x in 0..10 -> float x, float x ]
             let other = [ for x in 0..10 -> float x, (if x <= 5 then float x else 5.0) ]
