@@ -99,31 +99,28 @@ type Terminal(json: bool) =
 
             console.MarkupLine $"[{colour}]{text}[/]"
 
-    /// A table; columns of numbers are right-aligned.
+    /// A table, laid out for the terminal's width; columns of numbers are right-aligned.
     member this.Table(table: Table) : unit =
-        let isNumber (cell: string) = cell = "-" || cell <> "" && Char.IsAsciiDigit cell[0]
+        // .NET asks the standard output only.
+        let told = if Console.IsOutputRedirected then 0 else Console.BufferWidth
+        let width = TextTable.width told (Environment.GetEnvironmentVariable "COLUMNS")
 
-        let numeric =
-            List.init table.Header.Length (fun i -> table.Rows |> List.forall (List.item i >> isNumber))
-
-        if plain then
-            let rows = table.Header :: table.Rows
-            let widths = rows |> List.transpose |> List.map (List.map String.length >> List.max)
-
-            let padded i (cell: string) = if numeric[i] then cell.PadLeft widths[i] else cell.PadRight widths[i]
-
-            for row in rows do
-                (row |> List.mapi padded |> String.concat "  ").TrimEnd() |> this.Say
-        else
+        match TextTable.layout (not plain) (if redirected then None else Some width) table with
+        | TableLayout.Aligned -> TextTable.aligned table |> List.iter this.Say
+        | TableLayout.Blocks -> TextTable.blocks width table |> List.iter this.Say
+        | TableLayout.Bordered ->
             let drawn = Spectre.Console.Table().RoundedBorder()
 
-            for i, header in List.indexed table.Header do
-                let column = TableColumn(Markup.Escape header)
-                drawn.AddColumn(if numeric[i] then column.RightAligned() else column) |> ignore
+            let wrapping = TextTable.wrapping table
+
+            for i, (header, isNumeric) in List.zip table.Header (TextTable.numeric table) |> List.indexed do
+                let column = TableColumn(Markup.Escape header, NoWrap = (i <> wrapping))
+                drawn.AddColumn(if isNumeric then column.RightAligned() else column) |> ignore
 
             for row in table.Rows do
                 drawn.AddRow(row |> List.map Markup.Escape |> Array.ofList) |> ignore
 
+            console.Profile.Width <- width
             console.Write drawn
 
     /// The line that an epoch leaves.

@@ -64,6 +64,7 @@ let private tests: Test =
             ChartTests.tests
             TsneTests.tests
             PicturesTests.tests
+            PaletteTests.tests
             ReportTests.tests
             RlkdSettingsTests.tests
             NumbersTests.tests
@@ -105,6 +106,7 @@ let private tests: Test =
             CommandHostileTests.tests
             CommandPlotTests.tests
             QuickstartTests.tests
+            TextTableTests.tests
             FoldBatchNormTests.tests
             OnnxFileTests.tests
             OnnxRuntimeTests.tests

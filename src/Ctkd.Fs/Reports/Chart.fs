@@ -5,7 +5,7 @@ open System.Globalization
 
 /// A named curve of a line chart.
 type Series = {
-    /// Name in the legend; curves with the same name share a colour.
+    /// Name in the legend; curves with the same name share colour and marks.
     Name: string
     /// (x, y) in drawing order; a coordinate that is NaN, infinite or above 1e100 in absolute value breaks the line.
     Points: (float * float) list
@@ -25,7 +25,8 @@ type Chart = {
     YRange: (float * float) option
 }
 
-/// Draws line charts as SVG text: round ticks, a legend above the plot, colours safe for the colour-blind.
+/// Draws line charts as SVG text: round ticks and a legend above the plot. Curves differ in colours safe for the colour-blind
+/// and, from five on, in marks; where several lie on the same pixels, their dashes take turns.
 [<RequireQualifiedAccess>]
 module Chart =
     type private Frame = {
@@ -40,25 +41,46 @@ module Chart =
     /// An empty chart to fill in: { Chart.defaults with Title = "Accuracy" }.
     let defaults: Chart = { Title = ""; XLabel = ""; YLabel = ""; Series = []; YRange = None }
 
-    let private shorten (limit: int) (text: string) : string =
-        let whole = StringInfo text
-
-        if whole.LengthInTextElements <= limit then
-            text
-        else
-            whole.SubstringByTextElements(0, max 1 (limit - 1)) + "\u2026"
-
     let private across (frame: Frame) (x: float) : float = frame.Left + frame.Width * Axis.share frame.X x
 
     let private down (frame: Frame) (y: float) : float = frame.Top + frame.Height * (1.0 - Axis.share frame.Y y)
 
-    let private curve (frame: Frame) (css: string) (series: Series) : string =
+    /// A curve's unbroken runs within the plot, in pixels.
+    let private pixels (frame: Frame) (series: Series) : (float * float) list list =
         let pixel (x, y) = across frame x, down frame y
 
         Polyline.runs series.Points
         |> List.collect (Polyline.clip (frame.Y.Low, frame.Y.High))
-        |> List.map (List.map pixel >> Polyline.decimate >> Svg.path css)
-        |> fun shapes -> Xml.tag "g" [] (Xml.text "title" [] series.Name :: shapes)
+        |> List.map (List.map pixel >> Polyline.decimate)
+
+    /// About six marks on data points, at other points than those of the neighbouring curves where there are enough.
+    let private marks (index: int) (runs: (float * float) list list) : string list =
+        let points = List.concat runs
+        let step = max 1 ((points.Length + 5) / 6)
+
+        points
+        |> List.indexed
+        |> List.filter (fun (i, _) -> i % step = index % step)
+        |> List.map (snd >> ChartStyle.mark index)
+
+    /// A curve and, where colours alone are not enough, its marks.
+    let private curve (marked: bool) (name: string) (index: int) (runs: (float * float) list list) stretches =
+        let css = ChartStyle.classOf index
+
+        let draw (stretch: Stretch) =
+            let place = stretch.Place, stretch.Count
+
+            match stretch.Points with
+            | [ only ] when marked && stretch.Place = stretch.Count - 1 -> ChartStyle.mark index only
+            | [ only ] -> Svg.dot css place only
+            | points -> Svg.path css place points
+
+        Xml.tag "g" [] [
+            Xml.text "title" [] name
+            yield! List.map draw stretches
+            if marked then
+                yield! marks index (runs |> List.filter (fun run -> run.Length > 1))
+        ]
 
     let private scales (frame: Frame) : string list =
         let left, right, bottom = frame.Left, frame.Left + frame.Width, frame.Top + frame.Height
@@ -77,16 +99,25 @@ module Chart =
                 Svg.text "tick x" "middle" (x, bottom + 17.0) label
         ]
 
+    /// Rows of the legend; of more curves the number is told.
+    let private mostRows = 48
+
     let private hasData (series: Series) : bool = series.Points |> List.exists Polyline.plottable
 
-    /// Returns curve, label, left edge and row of each legend entry.
+    /// Returns curve, label, left edge and row of each legend entry. Names are shortened unless two would look alike.
     let private entries (available: float) (series: Series list) : (Series * string * float * int) list =
+        let short (name: string) = Svg.shorten 36 name |> Svg.fit (available - 100.0)
+        let names = series |> List.map _.Name |> List.distinct
+
+        let shown =
+            if (names |> List.map short |> List.distinct) = List.map short names then
+                short
+            else
+                Svg.ends (available - 100.0)
+
         let place (x, row) (series: Series) =
-            let note = if hasData series then "" else " (no data)"
-
-            let label = shorten 36 series.Name + note
-            let width = 36.0 + 6.1 * float label.Length
-
+            let label = shown series.Name + (if hasData series then "" else " (no data)")
+            let width = 36.0 + Svg.width label
             let x, row = if x > 0.0 && x + width > available then 0.0, row + 1 else x, row
 
             (series, label, x, row), (x + width, row)
@@ -99,8 +130,14 @@ module Chart =
 
         let draw (series: Series, label, x, row) =
             let x, y = 12.0 + x, 42.0 + 17.0 * float row
-            let css = $"line {ChartStyle.classes order series.Name}"
-            [ Svg.segment css (x, y - 4.0) (x + 18.0, y - 4.0); Svg.text "name" "start" (x + 23.0, y) label ]
+            let index = ChartStyle.place order series.Name
+
+            [
+                Svg.segment $"line {ChartStyle.classOf index}" (x, y - 4.0) (x + 18.0, y - 4.0)
+                if ChartStyle.needsMarks order.Length then
+                    ChartStyle.mark index (x + 9.0, y - 4.0)
+                Svg.text "name" "start" (x + 23.0, y) label
+            ]
 
         let more = if hidden.IsEmpty then "" else sprintf "+%d more" hidden.Length
         Svg.text "muted" "end" (frame.Left + frame.Width, 20.0) more :: List.collect draw visible
@@ -127,40 +164,57 @@ module Chart =
 
     let private summary (chart: Chart) : string =
         let write (value: float) = value.ToString("G4", CultureInfo.InvariantCulture)
+        let drawn (series: Series) = series.Points |> List.filter Polyline.plottable
 
-        let describe (series: Series) =
-            match series.Points |> List.filter Polyline.plottable |> List.map snd with
+        let describe (series: Series, points: (float * float) list) =
+            match List.map snd points with
             | [] -> $"{series.Name}: no data."
             | ys ->
                 let low, high, last = write (List.min ys), write (List.max ys), write (List.last ys)
                 sprintf "%s: %d points from %s to %s, the last %s." series.Name ys.Length low high last
 
-        $"{chart.YLabel} against {chart.XLabel}." :: List.map describe chart.Series |> String.concat " "
+        let equal =
+            chart.Series
+            |> List.map (fun series -> series, drawn series)
+            |> List.filter (fun (_, points) -> not points.IsEmpty)
+            |> List.groupBy snd
+            |> List.filter (fun (_, same) -> same.Length > 1)
+            |> List.map (fun (_, same) ->
+                let names = same |> List.map (fun (series, _) -> series.Name) |> String.concat " = "
+                $"Equal: {names}."
+            )
+
+        $"{chart.YLabel} against {chart.XLabel}."
+        :: List.map (fun series -> describe (series, drawn series)) chart.Series
+        @ equal
+        |> String.concat " "
 
     let private labels (frame: Frame) (chart: Chart) (height: float) : string list =
         let centre, middle = frame.Left + frame.Width / 2.0, frame.Top + frame.Height / 2.0
         let turned = $"translate(20 {Svg.number middle}) rotate(-90)"
-        let fit (room: float) (text: string) = shorten (int (room / 6.4)) text
 
         [
-            Svg.text "heading" "start" (12.0, 20.0) (fit (frame.Left + frame.Width - 75.0) chart.Title)
-            Svg.text "muted" "middle" (centre, height - 9.0) (fit frame.Width chart.XLabel)
+            Svg.text "heading" "start" (12.0, 20.0) (Svg.fitHeading (frame.Left + frame.Width - 75.0) chart.Title)
+            Svg.text "muted" "middle" (centre, height - 9.0) (Svg.fit frame.Width chart.XLabel)
             Xml.tag "g" [ "transform", turned ] [
-                Svg.text "muted" "middle" (0.0, 0.0) (fit (frame.Height + 40.0) chart.YLabel)
+                Svg.text "muted" "middle" (0.0, 0.0) (Svg.fit (frame.Height + 16.0) chart.YLabel)
             ]
         ]
 
     let private plot (order: string list) (frame: Frame) (chart: Chart) : string list =
         let { Left = left; Top = top; Width = width; Height = height } = frame
         let area = [ "x", left; "y", top; "width", width; "height", height ]
-        let draw (series: Series) = curve frame (ChartStyle.classes order series.Name) series
+        let runs = chart.Series |> List.map (pixels frame)
+        let marked = ChartStyle.needsMarks order.Length
+
+        let draw (series: Series) = curve marked series.Name (ChartStyle.place order series.Name)
 
         [
             Xml.leaf "rect" (("class", "plot") :: List.map (fun (key, value) -> key, Svg.number value) area)
 
             if List.exists hasData chart.Series then
                 yield! scales frame
-                yield! List.map draw chart.Series
+                yield! List.map3 draw chart.Series runs (Stretches.cut runs)
             else
                 Svg.text "muted" "middle" (left + width / 2.0, top + height / 2.0) "no data"
         ]
@@ -168,7 +222,9 @@ module Chart =
     let private picture (before: string) (order: string list) (width: int, height: int) (chart: Chart) : string =
         let width, height = max 160 width, max 120 height
         let rows = chart.Series |> entries (float width - 30.0) |> List.map (fun (_, _, _, row) -> row + 1)
-        let rows = List.fold max 0 rows |> min (height / 80)
+        let rows = List.fold max 0 rows |> min mostRows
+        // A long legend makes the picture taller, so that the plot keeps its room.
+        let height = height + 17 * max 0 (rows - height / 80)
         let frame = frame chart rows (float width) (float height)
 
         [
@@ -179,30 +235,21 @@ module Chart =
             yield! legend order frame (rows - 1) chart.Series
             yield! plot order frame chart
         ]
-        |> Xml.tag "svg" [
-            "xmlns", "http://www.w3.org/2000/svg"
-            "class", "ctkd-chart"
-            "role", "img"
-            "viewBox", sprintf "0 0 %d %d" width height
-            "width", sprintf "%d" width
-            "height", sprintf "%d" height
-        ]
+        |> Svg.root (float width, float height)
 
     let private names (chart: Chart) : string list = chart.Series |> List.map _.Name |> List.distinct
 
-    /// Draws the chart without styles, for a page that has them once. A name's position in the order gives its colour.
+    /// Draws the chart without styles, for a page that has them once. A name's place in the order gives its colour and
+    /// shape.
     let internal fragment (order: string list) (width: int) (height: int) (chart: Chart) : string =
         picture "" order (width, height) chart
 
     /// Draws the chart as an <svg> element for a web page: text inherits the page's colour, curves follow the reader's
-    /// light or dark scheme. Width and height in CSS pixels, at least 160 by 120.
+    /// light or dark scheme. Width and height in CSS pixels, at least 160 by 120; a long legend adds to the height.
     let svg (width: int) (height: int) (chart: Chart) : string =
         picture (Xml.tag "style" [] [ ChartStyle.adaptive ]) (names chart) (width, height) chart
 
-    /// Draws the chart as a standalone SVG file on white. Width and height in pixels, at least 160 by 120.
+    /// Draws the chart as a standalone SVG file with its own paper, which follows the reader's light or dark scheme and is
+    /// white in print. Width and height in pixels, at least 160 by 120; a long legend adds to the height.
     let standalone (width: int) (height: int) (chart: Chart) : string =
-        let paper = Xml.leaf "rect" [ "width", "100%"; "height", "100%"; "fill", "#fff" ]
-
-        let before = Xml.tag "style" [] [ ".ctkd-chart{color:#1f2328}\n" + ChartStyle.light ] + paper
-
-        picture before (names chart) (width, height) chart + "\n"
+        picture (ChartStyle.alone "") (names chart) (width, height) chart + "\n"

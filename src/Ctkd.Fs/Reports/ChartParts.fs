@@ -153,44 +153,57 @@ module internal Polyline =
 
         List.foldBack grow points [] |> List.collect thin
 
-/// Styles of charts, as CSS.
+/// A piece of a curve that shares its pixels with the same curves from end to end.
+type internal Stretch = {
+    Points: (float * float) list
+    /// Place among the curves on these pixels, from 0.
+    Place: int
+    /// Number of curves on these pixels; 1 where the curve is alone.
+    Count: int
+}
+
+/// Finds where curves lie on each other, so that none is hidden.
 [<RequireQualifiedAccess>]
-module internal ChartStyle =
-    // Okabe and Ito's palette without black and yellow, with two lighter blues on dark.
-    let private onLight = [ "#0072b2"; "#d55e00"; "#009e73"; "#cc79a7"; "#e69f00"; "#56b4e9" ]
-    let private onDark = [ "#3d95e0"; "#e8702a"; "#1cb88a"; "#d98bb8"; "#e6a51a"; "#a3dbff" ]
+module internal Stretches =
+    // Less than a pixel apart cannot be told apart.
+    let private key ((x0: float, y0: float), (x1: float, y1: float)) = struct (round x0, round y0, round x1, round y1)
 
-    let private colours (palette: string list) : string =
-        palette
-        |> List.mapi (fun i colour -> sprintf ".ctkd-chart .k%d{stroke:%s;fill:%s}" i colour colour)
-        |> String.concat "\n"
+    /// The segments of a run; a lone point is one of no length.
+    let private segments (run: (float * float) list) =
+        match run with
+        | [ only ] -> [ only, only ]
+        | _ -> List.pairwise run
 
-    let private shared =
-        """
-.ctkd-chart{font:12px "Segoe UI","Helvetica Neue",Helvetica,Arial,sans-serif;
-font-variant-numeric:tabular-nums}
-.ctkd-chart text{fill:currentColor}
-.ctkd-chart .heading{font-size:13px;font-weight:600}
-.ctkd-chart .tick{font-size:11px;opacity:.75}
-.ctkd-chart .muted{opacity:.75}
-.ctkd-chart .plot{fill:none}
-.ctkd-chart .grid{stroke:currentColor;stroke-opacity:.14}
-.ctkd-chart .axis{stroke:currentColor;stroke-opacity:.6}
-.ctkd-chart .line,.ctkd-chart path.line{fill:none;stroke-width:1.8;stroke-linejoin:round}
-.ctkd-chart path.dense{stroke-width:1}
-.ctkd-chart .d1{stroke-dasharray:7 3}
-.ctkd-chart .d2{stroke-dasharray:2 2.5}
-.ctkd-chart .d3{stroke-dasharray:8 2.5 2 2.5}
-"""
+    /// Cuts each curve, given as its runs in pixels, into stretches.
+    let cut (curves: (float * float) list list list) : Stretch list list =
+        let owners =
+            [
+                for i, runs in List.indexed curves do
+                    for segment in List.collect segments runs -> key segment, i
+            ]
+            |> List.groupBy fst
+            |> List.map (fun (key, found) -> key, found |> List.map snd |> List.distinct)
+            |> dict
 
-    /// Styles for white backgrounds.
-    let light: string = colours onLight + shared
+        let stretch (curve: int) (shared: int list) (points: (float * float) list) : Stretch = {
+            Points = points
+            Place = List.findIndex ((=) curve) shared
+            Count = shared.Length
+        }
 
-    /// Styles for light and dark; text and axes inherit the surrounding colour.
-    let adaptive: string =
-        light + "@media screen and (prefers-color-scheme:dark){\n" + colours onDark + "\n}\n"
+        // From the end, so that each list grows at its head.
+        let grow (start, stop) pieces =
+            let shared = owners[key (start, stop)]
 
-    /// Returns the CSS classes of a curve's name: six colours, then the same ones dashed.
-    let classes (order: string list) (name: string) : string =
-        let index = order |> List.tryFindIndex ((=) name) |> Option.defaultValue 0
-        sprintf "k%d d%d" (index % 6) (index / 6 % 4)
+            match pieces with
+            | (others, points) :: rest when others = shared -> (others, start :: points) :: rest
+            | _ -> (shared, [ start; stop ]) :: pieces
+
+        let stretches (curve: int) (run: (float * float) list) : Stretch list =
+            match run with
+            | [ only ] -> [ stretch curve owners[key (only, only)] run ]
+            | _ ->
+                List.foldBack grow (List.pairwise run) []
+                |> List.map (fun (shared, points) -> stretch curve shared points)
+
+        curves |> List.mapi (fun i runs -> List.collect (stretches i) runs)

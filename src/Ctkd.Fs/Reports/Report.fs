@@ -57,6 +57,8 @@ h1{font-size:34px;font-weight:600;margin:0;letter-spacing:-.01em}
 h2{font-size:22px;font-weight:600;margin:44px 0 14px}
 header p{max-width:none;color:var(--soft);font-size:17px;margin:8px 0 0}
 p{max-width:72ch;margin:0 0 14px}
+.whole{white-space:nowrap}
+code{font:.9em "Cascadia Code",Consolas,Menlo,"DejaVu Sans Mono",monospace}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,344px),1fr));gap:20px;
 margin:0 0 20px}
 figure{margin:0;border:1px solid var(--rule);border-radius:6px;padding:6px 4px 4px}
@@ -101,9 +103,35 @@ h2{break-after:avoid}
 }
 """
 
+    // A flag in prose, or a short name with a hyphen in a cell, is one word: a line never breaks in it.
+    let private flag = Regex(@"(?<![\w-])--?[A-Za-z][\w-]*", RegexOptions.CultureInvariant)
+    let private name = Regex(@"(?<![\w-])-{0,2}[\p{L}\d_.]+(-[\p{L}\d_.]+)+", RegexOptions.CultureInvariant)
+
+    /// The longest word that is kept whole; a longer one would not fit a phone.
+    let private longestWhole = 24
+
+    /// Text in which words of a kind are kept whole.
+    let private keeping (word: Regex) (tag: string) (content: string) : string =
+        let whole (from: int) (found: Match) =
+            let kept =
+                if found.Length <= longestWhole then
+                    Xml.text tag [ "class", "whole" ] found.Value
+                else
+                    Xml.escape found.Value
+
+            Xml.escape content[from .. found.Index - 1] + kept, found.Index + found.Length
+
+        let pieces, from = Seq.mapFold whole 0 (word.Matches content)
+        String.concat "" pieces + Xml.escape content[from..]
+
+    let private prose (content: string) : string = keeping flag "code" content
+
+    let private element (tag: string) (attributes: (string * string) list) (content: string) : string =
+        Xml.tag tag attributes [ keeping name "span" content ]
+
     let private text (content: string) : string =
         content.ReplaceLineEndings("\n").Split("\n\n", StringSplitOptions.RemoveEmptyEntries)
-        |> Array.map (Xml.text "p" [])
+        |> Array.map (fun paragraph -> Xml.tag "p" [] [ prose paragraph ])
         |> String.concat "\n"
 
     let private namesOf (chart: Chart) : string list = chart.Series |> List.map _.Name |> List.distinct
@@ -137,11 +165,11 @@ h2{break-after:avoid}
 
         let classes = List.init width (fun column -> if isNumeric column then [ "class", "number" ] else [])
 
-        let line name scope cells = List.map2 (fun css cell -> Xml.text name (scope @ css) cell) classes cells
+        let line name scope cells = List.map2 (fun css cell -> element name (scope @ css) cell) classes cells
 
         Xml.tag "div" [ "class", "table" ] [
             Xml.tag "table" [] [
-                if table.Caption <> "" then Xml.text "caption" [] table.Caption
+                if table.Caption <> "" then Xml.tag "caption" [] [ prose table.Caption ]
 
                 Xml.tag "thead" [] [ line "th" [ "scope", "col" ] table.Header |> Xml.tag "tr" [] ]
                 Xml.tag "tbody" [] (rows |> List.map (line "td" [] >> Xml.tag "tr" []))
@@ -150,12 +178,12 @@ h2{break-after:avoid}
 
     let private facts (list: (string * string) list) : string =
         list
-        |> List.collect (fun (name, value) -> [ Xml.text "dt" [] name; Xml.text "dd" [] value ])
+        |> List.collect (fun (name, value) -> [ element "dt" [] name; element "dd" [] value ])
         |> Xml.tag "dl" [ "class", "facts" ]
 
     let private headline (list: (string * string) list) : string =
         list
-        |> List.map (fun (name, value) -> Xml.tag "div" [] [ Xml.text "dt" [] name; Xml.text "dd" [] value ])
+        |> List.map (fun (name, value) -> Xml.tag "div" [] [ element "dt" [] name; element "dd" [] value ])
         |> Xml.tag "dl" [ "class", "headline" ]
 
     let private block (linked: string list) (section: Section) : string =
@@ -181,7 +209,7 @@ h2{break-after:avoid}
         names |> List.filter (List.exists (fun name -> uses[name] > 1)) |> List.concat |> List.distinct
 
     let private chapter (linked: string list) (heading: string, blocks: Section list) : string =
-        let title = if heading = "" then [] else [ Xml.text "h2" [] heading ]
+        let title = if heading = "" then [] else [ element "h2" [] heading ]
         title @ List.map (block linked) blocks |> List.map (fun part -> part + "\n") |> Xml.tag "section" []
 
     let private head (report: Report) : string =
@@ -202,7 +230,10 @@ h2{break-after:avoid}
     let html (report: Report) : string =
         let linked = linkedNames report
 
-        let header = [ Xml.text "h1" [] report.Title; if report.Subtitle <> "" then Xml.text "p" [] report.Subtitle ]
+        let header = [
+            element "h1" [] report.Title
+            if report.Subtitle <> "" then Xml.tag "p" [] [ prose report.Subtitle ]
+        ]
 
         let body = Xml.tag "header" [] header :: List.map (chapter linked) report.Sections
 

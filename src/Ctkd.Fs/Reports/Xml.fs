@@ -52,6 +52,18 @@ module internal Svg =
     /// Formats a coordinate with at most two decimals.
     let number (value: float) : string = (Math.Round(value, 2) + 0.0).ToString("0.##", CultureInfo.InvariantCulture)
 
+    /// A picture of the parts, in the class that all styles begin with.
+    let root (width: float, height: float) (parts: string list) : string =
+        parts
+        |> Xml.tag "svg" [
+            "xmlns", "http://www.w3.org/2000/svg"
+            "class", "ctkd-chart"
+            "role", "img"
+            "viewBox", $"0 0 {number width} {number height}"
+            "width", number width
+            "height", number height
+        ]
+
     /// Text whose "start", "middle" or "end" is at a point.
     let text (css: string) (anchor: string) (x: float, y: float) (content: string) : string =
         let attributes = [ "class", css; "x", number x; "y", number y; "text-anchor", anchor ]
@@ -62,14 +74,93 @@ module internal Svg =
         let start, stop = [ "x1", number x1; "y1", number y1 ], [ "x2", number x2; "y2", number y2 ]
         Xml.leaf "line" (("class", css) :: start @ stop)
 
-    /// A line through all points, thinned where they are dense; a dot if all are equal.
-    let path (css: string) (points: (float * float) list) : string =
+    /// A line through all points, thin where they are dense. Of `count` curves on the same pixels each draws dashes in turn.
+    let path (css: string) (place: int, count: int) (points: (float * float) list) : string =
         let written = points |> List.map (fun (x, y) -> $"{number x},{number y}")
+        let weight = if written.Length > 400 then "line dense" else "line"
 
-        match List.distinct written with
-        | [ _ ] ->
-            let x, y = List.head points
-            Xml.leaf "circle" [ "class", css; "cx", number x; "cy", number y; "r", "2.5" ]
-        | _ ->
-            let weight = if written.Length > 400 then "line dense" else "line"
-            Xml.leaf "path" [ "class", $"{weight} {css}"; "d", "M" + String.concat " " written ]
+        let dashes =
+            if count = 1 then
+                []
+            else
+                // Dashes begin by x: neighbouring stretches of the same curves go on in step.
+                let dash = max 3.0 (min 9.0 (270.0 / float count))
+                let period = dash * float count
+                let start = (fst points.Head - dash * float place) % period
+                let gaps = $"{number dash} {number (period - dash)}"
+                [ "stroke-dasharray", gaps; "stroke-dashoffset", number ((start + period) % period) ]
+
+        Xml.leaf "path" ([ "class", $"{weight} {css}"; "d", "M" + String.concat " " written ] @ dashes)
+
+    /// A lone point of a curve. Of `count` curves on the same pixel each draws a ring around the later ones.
+    let dot (css: string) (place: int, count: int) (x: float, y: float) : string =
+        let around = float (count - 1 - place)
+        let css = if around = 0.0 then css else $"ring {css}"
+        let radius = 2.5 + around * min 3.5 (14.0 / float count)
+        Xml.leaf "circle" [ "class", css; "cx", number x; "cy", number y; "r", number radius ]
+
+    // Widths of DejaVu Sans at 12 pixels, which is wider than other sans-serif fonts.
+    let private runeWidth (rune: Rune) : float =
+        let code = rune.Value
+
+        let isWide =
+            code >= 0x1100 && code <= 0x115F
+            || code >= 0x2E80 && code <= 0xD7A3
+            || code >= 0xF900 && code <= 0xFAFF
+            || code >= 0xFE30 && code <= 0xFE6F
+            || code >= 0xFF00 && code <= 0xFF60
+            || code >= 0x1F300
+
+        let isOf (characters: string) = rune.IsAscii && characters.Contains(char code)
+
+        if isWide then 13.0
+        elif Rune.GetUnicodeCategory rune = UnicodeCategory.NonSpacingMark then 0.0
+        elif isOf "iljI.,:;'|!()[]- /" then 4.4
+        elif isOf "tfr" then 5.0
+        elif isOf "mwMW@%<>&+=~" then 11.8
+        elif Rune.IsUpper rune then 8.8
+        else 7.6
+
+    /// Estimates the width of a text in pixels.
+    let width (content: string) : float = content.EnumerateRunes() |> Seq.sumBy runeWidth
+
+    /// Cuts a text to so many characters as a reader counts them, the last one then an ellipsis.
+    let shorten (limit: int) (content: string) : string =
+        let whole = StringInfo content
+
+        if whole.LengthInTextElements <= limit then
+            content
+        else
+            whole.SubstringByTextElements(0, max 1 (limit - 1)) + "\u2026"
+
+    // No character that a reader counts is narrower than 4 pixels.
+    let private most (room: float) : int = int (max 0.0 room / 4.0) + 3
+
+    /// Cuts a text to a width in pixels at its end.
+    let fit (room: float) (content: string) : string =
+        let rec search limit =
+            let cut = shorten limit content
+            if limit <= 2 || width cut <= room then cut else search (limit - 1)
+
+        search (min (StringInfo(content).LengthInTextElements) (most room))
+
+    /// Cuts a heading, which is bold and a little larger, to a width in pixels at its end.
+    let fitHeading (room: float) (content: string) : string = fit (room / 1.15) content
+
+    /// Cuts a text to a width in pixels in its middle: names of runs often differ at their ends.
+    let ends (room: float) (content: string) : string =
+        let whole = StringInfo content
+        let length = whole.LengthInTextElements
+
+        let rec search kept =
+            let tail = kept * 2 / 3
+
+            let cut =
+                whole.SubstringByTextElements(0, kept - tail) + "\u2026" + whole.SubstringByTextElements(length - tail)
+
+            if kept <= 3 || width cut <= room then cut else search (kept - 1)
+
+        if length <= 3 || width content <= room then
+            content
+        else
+            search (min (length - 1) (most room))

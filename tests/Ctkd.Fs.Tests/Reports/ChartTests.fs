@@ -196,11 +196,67 @@ let tests =
             elements "text" (draw (chartOf [])) |> Must.haveOne (fun text -> text.Value = "no data")
         }
 
-        test "twenty-four curves look different" {
-            let svg = draw (chartOf [ for i in 1..24 -> named $"run %d{i}" [ 0.0, float i; 1.0, float i ] ])
-            let styles = elements "path" svg |> List.map (attribute "class")
-            Must.equal 24 ((List.distinct styles).Length)
-            elements "text" svg |> Must.haveOne _.Value.StartsWith("+", StringComparison.Ordinal)
+        test "the legend names each of forty curves and makes the picture taller, so that the plot keeps its room" {
+            let svg = draw (chartOf [ for i in 1..40 -> named $"run %d{i}" [ 0.0, float i; 1.0, float i ] ])
+            let names = elements "text" svg |> ofClass "name" |> List.map _.Value
+            Must.equal [ for i in 1..40 -> $"run {i}" ] names
+            let _, top, _, bottom = rectangle svg
+            Must.lie 150.0 300.0 (bottom - top)
+            let lowest = elements "text" svg |> ofClass "name" |> List.map (attribute "y" >> number) |> List.max
+            Must.lie lowest (lowest + 20.0) top
+        }
+
+        test "long names that differ at their ends stay different in the legend" {
+            let name i = $"resnet56-to-resnet20-ctkd-instance-seed-%d{i}-rate-0.05"
+
+            let names (series: Series list) =
+                draw (chartOf series) |> elements "text" |> ofClass "name" |> List.map _.Value
+
+            let points = [ 0.0, 1.0; 1.0, 2.0 ]
+            let two = names [ named (name 1) points; named (name 2) points ]
+            Must.equal 2 (List.distinct two).Length
+            Must.lie 1 36 (names [ named (name 1) points ]).Head.Length
+        }
+
+        test "names and titles of a hundred thousand letters are cut and take no time" {
+            let long = String('x', 100_000)
+            let series = [ for i in 1..2 -> named $"{long}{i}" [ 0.0, 1.0; 1.0, 2.0 ] ]
+            let svg = draw { chartOf series with Title = long }
+            let shown = elements "text" svg |> List.map _.Value.Length
+            Must.lie 1 100 (List.max shown)
+        }
+
+        test "curves on the same pixels take turns in dashes, and only where they lie on each other" {
+            let shared = [ for x in 0..10 -> float x, float x ]
+            let other = [ for x in 0..10 -> float x, (if x <= 5 then float x else 5.0) ]
+            let paths series = draw (chartOf series) |> elements "path"
+            let dashes = paths [ named "a" shared; named "b" shared; named "c" [ 0.0, 3.0; 10.0, 0.0 ] ]
+
+            let value name path = attribute name path
+            let lengths = (value "stroke-dasharray" dashes[0]).Split ' ' |> Array.map number
+            Must.equal [| 9.0; 9.0 |] lengths
+            Must.equal (value "d" dashes[0]) (value "d" dashes[1])
+            Must.equal (value "stroke-dasharray" dashes[0]) (value "stroke-dasharray" dashes[1])
+            // The second begins to draw where the first stops.
+            let turn = number (value "stroke-dashoffset" dashes[0]) - number (value "stroke-dashoffset" dashes[1])
+            Must.beNear 0.0 0.02 9.0 ((turn + 18.0) % 18.0)
+            Must.equal "" (value "stroke-dasharray" dashes[2])
+
+            let parted = paths [ named "a" shared; named "b" other ]
+            Must.equal [ "9 9"; ""; "9 9"; "" ] (parted |> List.map (value "stroke-dasharray"))
+        }
+
+        test "several lone points on the same pixel are rings around each other" {
+            let svg = draw (chartOf [ for i in 1..3 -> named $"run %d{i}" [ 1.0, 80.0 ] ])
+            let radii = elements "circle" svg |> List.map (attribute "r" >> number)
+            Must.equal [ 9.5; 6.0; 2.5 ] radii
+            Must.equal 2 (elements "circle" svg |> ofClass "ring").Length
+        }
+
+        test "the description says which curves are equal" {
+            let points = [ 1.0, 0.5; 2.0, 1.0 ]
+            let svg = draw (chartOf [ named "a" points; named "b" [ 1.0, 0.5 ]; named "c" points ])
+            Must.endWith "Equal: a = c." (elements "desc" svg |> List.exactlyOne).Value
         }
 
         test "a chart names and describes itself" {
@@ -213,11 +269,14 @@ let tests =
                 ((elements "desc" svg |> List.exactlyOne).Value)
         }
 
-        test "an inline chart follows light and dark, a file is on white" {
+        test "an inline chart follows light and dark on the page's paper, a file on its own" {
             let chart = chartOf [ named "run" [ 1.0, 1.0 ] ]
-            Must.contain "prefers-color-scheme:dark" (Chart.svg 440 300 chart)
-            Must.lack "prefers-color-scheme" (draw chart)
-            elements "rect" (draw chart) |> Must.haveOne (fun rect -> attribute "fill" rect = "#fff")
+
+            for svg in [ Chart.svg 440 300 chart; draw chart ] do
+                Must.contain "prefers-color-scheme:dark" svg
+
+            Must.lack "paper" (Chart.svg 440 300 chart)
+            elements "rect" (draw chart) |> Must.haveOne (fun rect -> attribute "class" rect = "paper")
         }
 
         test "a chart does not depend on the culture" {

@@ -84,6 +84,33 @@ let tests =
             Must.equal [ "one run"; "one\nline"; "two" ] (texts "p" html)
         }
 
+        test "a line never breaks within a flag or within a short name in a cell" {
+            let html =
+                pageOf [
+                    Section.Text "raise --t-scale, or try -h; not the well-known min-max step <of> a&b"
+                    tableOf [ "run" ] [ [ "ctkd-instance" ]; [ "a run of ctkd-global & more" ]; [ "-1.2e-4" ] ]
+                    Section.Facts [ "--curriculum-stop", "kd-t4" ]
+                    Section.Headline [ "ctkd-global", "90 %" ]
+                ]
+
+            let whole = elements "code" html @ elements "span" html
+            Must.equal [ "--t-scale"; "-h" ] (texts "code" html)
+
+            Must.equal
+                [ "ctkd-instance"; "ctkd-global"; "-1.2e-4"; "--curriculum-stop"; "kd-t4"; "ctkd-global" ]
+                (texts "span" html)
+
+            Must.equal [ "whole" ] (whole |> List.map (attribute "class") |> List.distinct)
+            Must.contain ".whole{white-space:nowrap}" html
+
+            Must.have "raise --t-scale, or try -h; not the well-known min-max step <of> a&b" (texts "p" html)
+        }
+
+        test "a name too long for a phone may break" {
+            let html = pageOf [ Section.Facts [ "run", "resnet56-to-resnet20-ctkd-instance-seed-1" ] ]
+            Must.beEmpty (elements "span" html)
+        }
+
         test "columns of numbers are set flush right" {
             let rows = [
                 [ "KD"; "4.0"; "72.61 ± 0.17"; "-1.2e-4"; "438 s"; "1 of 3" ]

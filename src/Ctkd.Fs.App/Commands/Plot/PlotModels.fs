@@ -62,6 +62,11 @@ module PlotModels =
                 return trained, settings
         }
 
+    /// The names of a model's classes, where the data set's are known.
+    let private classNames (s: Settings) (classes: int) : string list =
+        let names = ClassNames.ofData s.Data
+        if names.Length = classes then names else []
+
     /// The student's class correlations less the teacher's, on the test images.
     let correlation (args: ParseResults<PlotArgs>) (out: string) (width: int) =
         result {
@@ -88,6 +93,7 @@ module PlotModels =
                                 $"Class correlations: {trained.Model.Name} less {teacher.Model.Name}, \
                                   mean difference %.3f{distance}"
                             Label = "class"
+                            Names = classNames s trained.Model.Classes
                             Unit = "difference"
                             Cells = difference
                         }
@@ -115,7 +121,7 @@ module PlotModels =
                     Ok()
                 else
                     Command.usage
-                        $"at most {Scatter.mostClasses} classes can be told apart, got {classes}"
+                        $"at most {Scatter.mostClasses} classes have room, got {classes}"
                         $"give --classes {Scatter.mostClasses} or less"
 
             let! trained, s = student args device
@@ -150,7 +156,14 @@ module PlotModels =
 
             let points = Array.map fst chosen
             let places = Tsne.run options points
-            let names = [ 0 .. min classes trained.Model.Classes - 1 ] |> List.map (fun c -> $"class {c}")
+            let known = classNames s trained.Model.Classes
+
+            let names = [
+                for label in 0 .. min classes trained.Model.Classes - 1 ->
+                    if not known.IsEmpty then known[label]
+                    elif classes <= 20 then $"class {label}"
+                    else string label
+            ]
 
             do!
                 {
