@@ -57,6 +57,8 @@ let private tests: Test =
             TorchFaultTests.tests
             TorchLayoutFaultTests.tests
             TorchFuzzTests.tests
+            TorchObjectTests.tests
+            ArchiveTests.tests
             StateDictTests.tests
             CifarTests.tests
             DigitsTests.tests
@@ -73,6 +75,8 @@ let private tests: Test =
             WeightsTests.tests
             WeightsFileTests.tests
             IdentifyTests.tests
+            WeightsKeyTests.tests
+            WeightsFitTests.tests
             CheckpointTests.tests
             TrainDistillerTests.tests
             TrainConnectorTests.tests
@@ -99,6 +103,7 @@ let private tests: Test =
             CommandRunTests.tests
             CommandCacheTests.tests
             CommandWeightsTests.tests
+            CommandWeightsFileTests.tests
             CommandHostileTests.tests
             CommandPlotTests.tests
             QuickstartTests.tests
@@ -132,7 +137,14 @@ let private tests: Test =
 
 /// Comparisons with PyTorch itself, which must be installed.
 let private peer: Test =
-    testSequenced (testList "Peer" [ OptimiserTests.peer; LoadedModelTests.peer; TorchAgreementTests.peer ])
+    testSequenced (
+        testList "Peer" [
+            OptimiserTests.peer
+            LoadedModelTests.peer
+            TorchAgreementTests.peer
+            PyTorchFilesTests.peer
+        ]
+    )
 
 /// The tests with the text in their full name.
 let private named (text: string) : Test -> Test =

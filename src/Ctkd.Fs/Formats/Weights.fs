@@ -18,6 +18,9 @@ module Weights =
         "BOOL", DType.Bool
     ]
 
+    /// Whether weights of a model have this type; the engine has no other.
+    let isOfModels (dtype: string) : bool = SafetensorsLayout.isOfModels dtype
+
     let private nameOf (dtype: DType) : string = dtypes |> List.find (fun (_, known) -> known = dtype) |> fst
 
     /// Converts a stored tensor to one of the engine.
@@ -93,6 +96,10 @@ module Weights =
 
         List.map change stored @ List.choose counter expected
 
+    /// As `adapt`, in the types alone: converts nothing.
+    let internal relabel (expected: Expected list) (stored: StoredTensor list) : StoredTensor list =
+        adaptWith (fun dtype tensor -> { tensor with DType = nameOf dtype }) expected stored
+
     /// Adapts tensors from other programs: converts floating-point numbers and integers to the expected widths, and
     /// sets a missing batch counter to 0, since PyTorch before 0.4.1 had none.
     let adapt: Expected list -> StoredTensor list -> StoredTensor list = adaptWith converted
@@ -122,10 +129,22 @@ module Weights =
                 if not (wanted.Contains t.Name) then Unexpected t.Name
         ]
 
-    /// Counts the tensors of another program's file that differ from what is expected. Converts nothing.
-    let distance (expected: Expected list) (stored: StoredTensor list) : int =
-        let relabelled dtype (tensor: StoredTensor) = { tensor with DType = nameOf dtype }
-        stored |> adaptWith relabelled expected |> differences expected |> List.length
+    /// Names of the stored tensors that are not expected.
+    let extra (expected: Expected list) (stored: StoredTensor list) : string list =
+        let wanted = expected |> List.map _.Name |> Set.ofList
+        stored |> List.map _.Name |> List.filter (wanted.Contains >> not)
+
+    /// Names of the expected tensors that are missing or of another shape or kind. Converts nothing.
+    let differing (expected: Expected list) (stored: StoredTensor list) : string list =
+        stored
+        |> relabel expected
+        |> differences expected
+        |> List.choose (
+            function
+            | Missing name -> Some name
+            | Different(e, _) -> Some e.Name
+            | Unexpected _ -> None
+        )
 
     /// Lists the differences, one line per kind. Truncates long lists: a file may have a million.
     let private explain (all: Difference list) : string =

@@ -102,3 +102,8 @@ module RunDirectory =
                          "there is no such file or folder")
                     path
                     "give a file, or the folder of a run: it holds last.safetensors"
+
+    /// Returns the path of weights: as given, or with the latest checkpoint of a folder.
+    let weightsOf (text: string) : Result<WeightsPath, Error> =
+        let path = WeightsPath.parse text
+        checkpointOf path.File |> Result.map (fun file -> { path with File = file })
