@@ -138,12 +138,7 @@ let private tests: Test =
 /// Comparisons with PyTorch itself, which must be installed.
 let private peer: Test =
     testSequenced (
-        testList "Peer" [
-            OptimiserTests.peer
-            LoadedModelTests.peer
-            TorchAgreementTests.peer
-            PyTorchFilesTests.peer
-        ]
+        testList "Peer" [ OptimiserTests.peer; LoadedModelTests.peer; TorchAgreementTests.peer; PyTorchFilesTests.peer ]
     )
 
 /// The tests with the text in their full name.

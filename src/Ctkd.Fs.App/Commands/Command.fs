@@ -17,7 +17,8 @@ module Command =
         "a checkpoint, a run's folder, a safetensors or PyTorch file, FILE.tar:INNER of an archive, FILE#KEY of several"
 
     /// What --ignore-extra does, as help says it.
-    let ignoreExtra: string = "leave tensors aside that the model lacks, such as a second head [they are an error]"
+    let ignoreExtra: string =
+        "leave tensors aside that the model lacks, such as a second head [they are an error]"
 
     /// Weights for a role, with or without --ignore-extra.
     let weightsFor (role: WeightsRole) (ignoreExtra: bool) : WeightsOptions = {

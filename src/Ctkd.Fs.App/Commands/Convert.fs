@@ -70,7 +70,8 @@ module Convert =
                 let classes = Option.defaultValue published.Classes classes
 
                 if classes < 2 then
-                    return! Command.usage $"a classifier has 2 classes or more, got {classes}" "give --classes 2 or more"
+                    return!
+                        Command.usage $"a classifier has 2 classes or more, got {classes}" "give --classes 2 or more"
 
                 return Some(published.Create classes)
             }

@@ -54,12 +54,7 @@ type Inspection = {
 }
 
 /// What `inspect --json` prints of an archive of several files.
-type ArchiveInspection = {
-    File: string
-    Bytes: int64
-    Format: string
-    Files: ArchiveFile list
-}
+type ArchiveInspection = { File: string; Bytes: int64; Format: string; Files: ArchiveFile list }
 
 /// The command `inspect`: files of weights of any format.
 module Inspect =
@@ -222,7 +217,9 @@ module Inspect =
 
         let listed label (rows: string list) =
             rows |> List.truncate 8 |> List.iteri (fun place row -> line (if place = 0 then label else "") row)
-            if rows.Length > 8 then line "" $"and {rows.Length - 8} more; all of them with --json"
+
+            if rows.Length > 8 then
+                line "" $"and {rows.Length - 8} more; all of them with --json"
 
         let name = Path.GetFileName((WeightsPath.parse i.File).File)
 
@@ -245,7 +242,8 @@ module Inspect =
         terminal.Table {
             Caption = ""
             Header = [ "file"; "bytes" ]
-            Rows = files |> List.truncate most |> List.map (fun file -> [ Files.printable file.Name; string file.Bytes ])
+            Rows =
+                files |> List.truncate most |> List.map (fun file -> [ Files.printable file.Name; string file.Bytes ])
         }
 
         terminal.Json {

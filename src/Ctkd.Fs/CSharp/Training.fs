@@ -168,7 +168,8 @@ type TrainingOptions() =
         if settings.TeacherWeights <> "" && settings.Teacher = "" then
             {
                 settings with
-                    Teacher = LoadedModel.nameWith (Prepare.teacherOptions values) settings.TeacherWeights |> Error.orRaise
+                    Teacher =
+                        LoadedModel.nameWith (Prepare.teacherOptions values) settings.TeacherWeights |> Error.orRaise
             }
         else
             settings

@@ -66,15 +66,17 @@ module Files =
 
     /// Opens a file that is longer than nothing, to read parts of it.
     let internal openRead (path: string) : Result<FileStream, Error> =
-        guarded path (fun () ->
-            let stream = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read)
+        guarded
+            path
+            (fun () ->
+                let stream = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read)
 
-            if stream.Length > 0L then
-                Ok stream
-            else
-                stream.Dispose()
-                Error(unreadable path "it is empty" "write or fetch it again")
-        )
+                if stream.Length > 0L then
+                    Ok stream
+                else
+                    stream.Dispose()
+                    Error(unreadable path "it is empty" "write or fetch it again")
+            )
 
     /// Reads all bytes. Returns an error if the path is a folder, or the file is missing, empty, unreadable or larger
     /// than 2 GB.

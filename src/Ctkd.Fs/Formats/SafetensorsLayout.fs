@@ -57,7 +57,7 @@ module internal SafetensorsLayout =
     let metadataName = "__metadata__"
     /// Number of bytes before the header.
     let prefixLength = sizeof<uint64>
-    /// As much as the reference implementation allows. Reading takes about seven times a header's size in memory.
+    /// As much as the reference implementation allows. Reading takes up to ten times a header's size in memory.
     let private maxHeader = 100_000_000
     /// Each entry of the metadata takes more memory than its text.
     let private maxMetadata = 100_000
@@ -113,7 +113,11 @@ module internal SafetensorsLayout =
         while reader.TokenType <> JsonTokenType.EndArray do
             // Too deep a nesting is no JSON.
             reader.Skip()
-            require (reader.TokenType = JsonTokenType.Number) (fun () -> $"shape and offsets of tensor '{name}' must be numbers")
+
+            require
+                (reader.TokenType = JsonTokenType.Number)
+                (fun () -> $"shape and offsets of tensor '{name}' must be numbers")
+
             require (values.Count < maxRank) (fun () -> $"tensor '{name}' has more than {maxRank} dimensions")
             let mutable value = 0L
 
@@ -142,13 +146,7 @@ module internal SafetensorsLayout =
 
     /// A tensor's name, type and shape, and its begin and end within the data.
     [<Struct>]
-    type private Description = {
-        Name: string
-        Type: string
-        Shape: int64 list
-        First: int64
-        Last: int64
-    }
+    type private Description = { Name: string; Type: string; Shape: int64 list; First: int64; Last: int64 }
 
     /// The types are few: each is kept once.
     let private shared (dtype: string) : string =
@@ -190,17 +188,17 @@ module internal SafetensorsLayout =
     /// Cuts the data into tensors. Refuses gaps, overlaps, sizes that contradict the shape, and trailing bytes.
     let private cut (data: ReadOnlyMemory<byte>) (descriptions: Description[]) : StoredTensor list =
         let next (position: int64) (d: Description) =
-            require (d.First = position) (fun () ->
-                $"tensor '{d.Name}' begins at {d.First} and not at {position}: a gap or overlap"
-            )
+            require
+                (d.First = position)
+                (fun () -> $"tensor '{d.Name}' begins at {d.First} and not at {position}: a gap or overlap")
 
             let size = sizeOf d.Name d.Type d.Shape
             let isWhole = d.Last >= d.First && d.Last - d.First = size
             require isWhole (fun () -> $"tensor '{d.Name}' needs {size} bytes, its offsets differ")
 
-            require (d.Last <= int64 data.Length) (fun () ->
-                $"it is truncated: {data.Length} bytes of data, '{d.Name}' ends at {d.Last}"
-            )
+            require
+                (d.Last <= int64 data.Length)
+                (fun () -> $"it is truncated: {data.Length} bytes of data, '{d.Name}' ends at {d.Last}")
 
             let bytes = data.Slice(int d.First, int size)
             { StoredTensor.Name = d.Name; DType = d.Type; Shape = d.Shape; Bytes = bytes }, d.Last
@@ -258,9 +256,9 @@ module internal SafetensorsLayout =
     let private checkTensor (tensor: StoredTensor) : unit =
         let size = sizeOf tensor.Name tensor.DType tensor.Shape
 
-        require (size = int64 tensor.Bytes.Length) (fun () ->
-            $"tensor '{tensor.Name}' needs {size} bytes, has {tensor.Bytes.Length}"
-        )
+        require
+            (size = int64 tensor.Bytes.Length)
+            (fun () -> $"tensor '{tensor.Name}' needs {size} bytes, has {tensor.Bytes.Length}")
 
     /// Refuses sizes, types and names that a file cannot contain.
     let check (file: SafetensorsFile) : unit =
@@ -274,7 +272,11 @@ module internal SafetensorsLayout =
 
         texts |> List.iter (fun text -> strictUtf8.GetByteCount text |> ignore)
         require (List.distinct names = names) (fun () -> "two tensors have the same name")
-        require (List.distinctBy fst file.Metadata = file.Metadata) (fun () -> "two metadata entries have the same name")
+
+        require
+            (List.distinctBy fst file.Metadata = file.Metadata)
+            (fun () -> "two metadata entries have the same name")
+
         require (not (List.contains metadataName names)) (fun () -> $"no tensor may be named {metadataName}")
         List.iter checkTensor file.Tensors
 

@@ -32,11 +32,7 @@ module StateDict =
 
     /// A tensor that is read or skipped, under the name that it has after stripping.
     [<ReferenceEquality>]
-    type private Item = {
-        Name: string
-        Tensor: StoredTensor voption
-        What: string
-    }
+    type private Item = { Name: string; Tensor: StoredTensor voption; What: string }
 
     /// A possible state_dict: where it is, how far from what is usual, and its items.
     [<ReferenceEquality>]
@@ -102,7 +98,9 @@ module StateDict =
                     | _ -> ()
         ]
 
-        go 0 [] 0 root |> List.sortBy (fun place -> place.Rank >= StateDictKeys.least, -place.Count) |> List.truncate maxPlaces
+        go 0 [] 0 root
+        |> List.sortBy (fun place -> place.Rank >= StateDictKeys.least, -place.Count)
+        |> List.truncate maxPlaces
 
     /// Keeps the items whose names start with the prefix, and strips it; and those that are skipped, to be named.
     let private strip (prefix: string) (from: Candidate) : Candidate =
@@ -137,28 +135,29 @@ module StateDict =
             else
                 name
 
-        let items = from.Items |> List.map (fun item -> { item with Name = cleaned item.Name })
+        let has (part: string) (item: Item) =
+            item.Name.Contains(part + ".", StringComparison.Ordinal) && Array.contains part (item.Name.Split '.')
 
-        let isChanged = List.exists2 (fun (a: Item) (b: Item) -> a.Name <> b.Name) items from.Items
+        match parts |> List.filter (fun part -> List.exists (has part) from.Items) with
+        | [] -> None
+        | found ->
+            let items = from.Items |> List.map (fun item -> { item with Name = cleaned item.Name })
 
-        if isChanged && (items |> List.distinctBy _.Name).Length = items.Length then
-            let found =
-                parts
-                |> List.filter (fun part ->
-                    from.Items |> List.exists (fun item -> Array.contains part (item.Name.Split '.'))
-                )
-
-            Some { from with Items = items; Left = found }
-        else
-            None
+            if (items |> List.distinctBy _.Name).Length = items.Length then
+                Some { from with Items = items; Left = found }
+            else
+                None
 
     /// Strips the prefixes that all names share, and that of one of two networks.
     let rec private stripUsual (role: WeightsRole) (steps: int) (from: Candidate) : Candidate =
         let isShared (prefix: string, within: Candidate) =
             within.Count > 0
-            && (within.Count = from.Count || List.contains prefix [ for name in StateDictKeys.attributesByRole role -> name + "." ])
+            && (within.Count = from.Count
+                || List.contains prefix [ for name in StateDictKeys.attributesByRole role -> name + "." ])
 
-        match StateDictKeys.prefixes role |> List.map (fun prefix -> prefix, strip prefix from) |> List.tryFind isShared with
+        match
+            StateDictKeys.prefixes role |> List.map (fun prefix -> prefix, strip prefix from) |> List.tryFind isShared
+        with
         | Some(_, within) when steps > 0 -> stripUsual role (steps - 1) within
         | _ -> from
 
@@ -236,8 +235,7 @@ module StateDict =
         Within = chosen.Left
         Aside = chosen.Without
         Skipped =
-            chosen.Items
-            |> List.choose (fun item -> if item.Tensor.IsNone then Some(item.Name, item.What) else None)
+            chosen.Items |> List.choose (fun item -> if item.Tensor.IsNone then Some(item.Name, item.What) else None)
         Others = others root chosen
     }
 
@@ -246,7 +244,9 @@ module StateDict =
         match places |> List.sortBy (fun place -> place.Rank >= StateDictKeys.least, -place.Count, place.Rank) with
         | [] -> None
         | first :: _ ->
-            let clean (candidate: Candidate) = leaveOut StateDictKeys.wrappers candidate |> Option.defaultValue candidate
+            let clean (candidate: Candidate) =
+                leaveOut StateDictKeys.wrappers candidate |> Option.defaultValue candidate
+
             stripUsual role maxSteps first |> clean |> found root |> Some
 
     /// <summary>A finder of a model's weights in a file, for one model after another.</summary>
@@ -287,8 +287,7 @@ module StateDict =
                     if hits > 0 then Some(found root best) else usual.Value
 
     /// As `finder`, for weights of any role.
-    let find (expected: string list option) (root: TorchEntry) : StateDict option =
-        finder WeightsRole.Any root expected
+    let find (expected: string list option) (root: TorchEntry) : StateDict option = finder WeightsRole.Any root expected
 
     // ---- by key
 
@@ -321,7 +320,11 @@ module StateDict =
                     )
                 with
                 | [] -> None
-                | named -> named |> List.map (fun (name, held) -> name.Substring prefix.Length, held) |> TorchEntry.Group |> Some
+                | named ->
+                    named
+                    |> List.map (fun (name, held) -> name.Substring prefix.Length, held)
+                    |> TorchEntry.Group
+                    |> Some
 
         let rec keys depth (above: string) (entry: TorchEntry) = [
             for name, held in TorchEntry.entries entry do

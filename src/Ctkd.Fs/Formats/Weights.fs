@@ -1,6 +1,7 @@
 namespace Ctkd.Fs
 
 open System
+open System.Collections.Generic
 
 /// Matches stored tensors with what a model expects.
 [<RequireQualifiedAccess>]
@@ -70,7 +71,8 @@ module Weights =
         (stored: StoredTensor list)
         : StoredTensor list =
         let wanted = expected |> List.map (fun e -> e.Name, e) |> Map.ofList
-        let there = stored |> List.map _.Name |> Set.ofList
+        // A file may have a million tensors.
+        let there = stored |> Seq.map _.Name |> HashSet
         let isAmong dtypes name = dtypes |> List.exists (fun dtype -> nameOf dtype = name)
 
         let change (tensor: StoredTensor) =
@@ -116,23 +118,27 @@ module Weights =
         | Different of Expected * StoredTensor
 
     let private differences (expected: Expected list) (stored: StoredTensor list) : Difference list =
-        let byName = stored |> List.map (fun t -> t.Name, t) |> Map.ofList
-        let wanted = expected |> List.map _.Name |> Set.ofList
+        let byName = Dictionary<string, StoredTensor>()
+
+        for t in stored do
+            byName[t.Name] <- t
+
+        let wanted = expected |> Seq.map _.Name |> HashSet
 
         [
             for e in expected do
-                match Map.tryFind e.Name byName with
-                | None -> Missing e.Name
-                | Some t when t.Shape <> e.Shape || t.DType <> nameOf e.DType -> Different(e, t)
-                | Some _ -> ()
+                match byName.TryGetValue e.Name with
+                | true, t when t.Shape <> e.Shape || t.DType <> nameOf e.DType -> Different(e, t)
+                | true, _ -> ()
+                | _ -> Missing e.Name
             for t in stored do
                 if not (wanted.Contains t.Name) then Unexpected t.Name
         ]
 
     /// Names of the stored tensors that are not expected.
     let extra (expected: Expected list) (stored: StoredTensor list) : string list =
-        let wanted = expected |> List.map _.Name |> Set.ofList
-        stored |> List.map _.Name |> List.filter (wanted.Contains >> not)
+        let wanted = expected |> Seq.map _.Name |> HashSet
+        stored |> List.filter (fun t -> not (wanted.Contains t.Name)) |> List.map _.Name
 
     /// Names of the expected tensors that are missing or of another shape or kind. Converts nothing.
     let differing (expected: Expected list) (stored: StoredTensor list) : string list =

@@ -27,41 +27,6 @@ type WeightsFile = {
 [<RequireQualifiedAccess>]
 module WeightsFile =
 
-    let private damaged (where: string) (reason: string) (next: string) : Error =
-        Error.create Damaged $"'{Path.GetFileName where}' {reason}" where next
-
-    // ---- identification
-
-    let private beginsWith (beginning: string) (bytes: byte[]) : bool =
-        let start = Text.Encoding.Latin1.GetString(bytes, 0, min bytes.Length 64).TrimStart()
-        start.StartsWith(beginning, StringComparison.OrdinalIgnoreCase)
-
-    /// Files often mistaken for weights: how they begin, what they are, and what to do.
-    let private mistaken: (string * string * string) list = [
-        "<", "is a web page, and no weights", "fetch the file itself: its address may lead to a page about it"
-        "version https://git-lfs",
-        "is a note of git-lfs about a file, and not the file",
-        "fetch the file itself with: git lfs pull"
-        "\x80", 
-        "is a pickle, and none that torch.save wrote",
-        "if you trust it, write it again with Python: torch.save(pickle.load(open(FILE, 'rb')), 'weights.pt')"
-        "7z\188\175", "is a 7z archive", "unpack it, and give a file in it"
-        "Rar!", "is a rar archive", "unpack it, and give a file in it"
-        "BZh", "is compressed by bzip2", "decompress it: bunzip2"
-        "\253" + "7zXZ", "is compressed by xz", "decompress it: unxz"
-        "\040\181\047\253", "is compressed by zstd", "decompress it: unzstd"
-        "\137HDF", "is an HDF5 file, of Keras perhaps", "convert it to safetensors"
-    ]
-
-    let private unknown (where: string) (bytes: byte[]) : Error =
-        match mistaken |> List.tryFind (fun (beginning, _, _) -> beginsWith beginning bytes) with
-        | Some(_, what, next) -> damaged where what (next.Replace("FILE", $"'{Path.GetFileName where}'"))
-        | None ->
-            damaged
-                where
-                "is neither a safetensors file nor a PyTorch file"
-                "give a file that safetensors or torch.save wrote, or fetch it again"
-
     let private isSafetensors (bytes: byte[]) : bool =
         bytes.Length > SafetensorsLayout.prefixLength && bytes[SafetensorsLayout.prefixLength] = byte '{'
 
@@ -69,55 +34,12 @@ module WeightsFile =
 
     let private safetensors = "safetensors"
 
-    let private nothingFound (where: string) (root: TorchEntry) : Error =
-        let entries = TorchEntry.entries root |> List.truncate 8
-
-        let described (name: string, entry: TorchEntry) =
-            match entry with
-            | TorchEntry.Object(kind, _) -> $"'{name}' ({kind})"
-            | _ -> $"'{name}'"
-
-        let kind =
-            match root with
-            | TorchEntry.Object(kind, _) -> $"an object of the class {kind} with "
-            | _ -> ""
-
-        let names = entries |> List.map described |> String.concat ", "
-        let holds = if names = "" then "nothing by name" else Files.printable (kind + names)
-        let file = Path.GetFileName where
-
-        damaged
-            where
-            $"has no tensors where a state_dict would be; it holds {holds}"
-            ("if you trust the file, write its weights alone with PyTorch: "
-             + $"torch.save(torch.load('{file}', map_location='cpu').state_dict(), 'weights.pt') of a module, "
-             + $"torch.save(torch.load('{file}', map_location='cpu')['KEY'], 'weights.pt') of a dictionary")
-
-    let private unknownKey (path: WeightsPath) (keys: string list) : Error =
-        let where = WeightsPath.text path
-        let name = Path.GetFileName path.File
-
-        match keys with
-        | [] -> damaged where $"has no '{Files.printable path.Key}', and no group of tensors at all" $"leave out '#{path.Key}'"
-        | keys ->
-            let near = Error.nearest keys path.Key
-            let listed = near @ List.except near keys |> List.truncate 8 |> List.map Files.printable
-
-            let more = if keys.Length > 8 then $" and {keys.Length - 8} more" else ""
-            let listed = listed |> List.map (fun key -> $"'{key}'") |> String.concat ", "
-
-            Error.create
-                Usage
-                $"'{name}' has no '{Files.printable path.Key}'; it holds {listed}{more}"
-                where
-                $"choose one of them, such as {name}#{Files.printable near.Head}"
-
     /// The contents under the key, if one is asked for.
     let private selected (path: WeightsPath) (root: TorchEntry) : Result<TorchEntry, Error> =
         if path.Key = "" then
             Ok root
         else
-            StateDict.select path.Key root |> Result.mapError (unknownKey path)
+            StateDict.select path.Key root |> Result.mapError (WeightsErrors.unknownKey path)
 
     let private withKey (key: string) (found: StateDict) : StateDict =
         if key = "" then
@@ -137,7 +59,7 @@ module WeightsFile =
             let find names = finder names |> Option.map (withKey path.Key)
 
             match find None with
-            | None -> Error(nothingFound (WeightsPath.text path) within)
+            | None -> Error(WeightsErrors.nothingFound (WeightsPath.text path) within)
             | Some found ->
                 Ok {
                     Path = WeightsPath.text path
@@ -158,46 +80,21 @@ module WeightsFile =
             Ok(body ())
         with
         | Unpicklable reason ->
-            Error(damaged where $"is no whole archive: {Files.printable reason}" "fetch the file again")
+            Error(WeightsErrors.damaged where $"is no whole archive: {Files.printable reason}" "fetch the file again")
         | :? IOException as problem ->
-            Error(damaged where $"cannot be read: {problem.Message}" "check the disk, or copy the file again")
-
-    let private choices (path: WeightsPath) (files: ArchiveFile list) : Error =
-        let name = Path.GetFileName path.File
-        let weights = files |> List.filter Archive.isWeights |> List.map _.Name
-        let where = WeightsPath.text path
-
-        match weights with
-        | [] -> damaged where "is an archive without files of weights" "give a file that safetensors or torch.save wrote"
-        | _ ->
-            let near = Error.nearest weights path.Inner
-            let ordered = if path.Inner = "" then weights else near @ List.except near weights
-            let listed = ordered |> List.truncate 8 |> List.map (fun name -> "\n  - " + Files.printable name) |> String.concat ""
-            let more = if weights.Length > 8 then $"\n  - and {weights.Length - 8} more" else ""
-
-            let what =
-                if path.Inner = "" then
-                    $"'{name}' is an archive of {weights.Length} files of weights"
-                else
-                    $"'{name}' has no file '{Files.printable path.Inner}'; it has {weights.Length} files of weights"
-
-            Error.create
-                (if path.Inner = "" then Damaged else Usage)
-                $"{what}:{listed}{more}"
-                where
-                $"read one of them: {name}:{Files.printable ordered.Head}"
-
-    let private tooOld (where: string) : Error =
-        let name = Path.GetFileName where
-
-        damaged
-            where
-            "has the tar format of PyTorch before 0.2, which is not read"
-            ("if you trust the file, write it again with PyTorch: "
-             + $"torch.save(torch.load('{name}', map_location='cpu', weights_only=False), 'weights.pt')")
+            Error(
+                WeightsErrors.damaged
+                    where
+                    $"cannot be read: {problem.Message}"
+                    "check the disk, or copy the file again"
+            )
 
     /// The path and the contents of the file in an archive that the path names, or of the only one of weights.
-    let private inside (kind: Archive.Kind) (path: WeightsPath) (openIt: unit -> Stream) : Result<WeightsPath * byte[], Error> =
+    let private inside
+        (kind: Archive.Kind)
+        (path: WeightsPath)
+        (openIt: unit -> Stream)
+        : Result<WeightsPath * byte[], Error> =
         let reading body =
             ofStream
                 (WeightsPath.text path)
@@ -221,14 +118,14 @@ module WeightsFile =
                     |> List.tryFind (fun (inner, _) -> files |> List.exists (fun file -> file.Name = inner))
 
             match chosen with
-            | None when Archive.isOldTorch files -> Error(tooOld (WeightsPath.text path))
-            | None -> Error(choices path files)
+            | None when Archive.isOldTorch files -> Error(WeightsErrors.tooOld (WeightsPath.text path))
+            | None -> Error(WeightsErrors.choices path files)
             | Some(inner, key) ->
                 reading (Archive.read kind (fun file -> file.Name = inner))
                 |> Result.bind (fun (_, contents) ->
                     match contents with
                     | Some bytes -> Ok({ path with Inner = inner; Key = key }, bytes)
-                    | None -> Error(choices path files)
+                    | None -> Error(WeightsErrors.choices path files)
                 )
         )
 
@@ -244,7 +141,7 @@ module WeightsFile =
             Safetensors.parse where bytes
             |> Result.bind (fun file -> create role path safetensors file.Metadata (TorchEntry.ofTensors file.Tensors))
         else
-            Error(unknown where bytes)
+            Error(WeightsErrors.unknown where bytes)
 
     /// The kind of archive that bytes are. A zip file may be one of PyTorch's.
     let private archiveOf (bytes: byte[]) : Archive.Kind option =
@@ -256,23 +153,13 @@ module WeightsFile =
         inside kind path openIt
         |> Result.bind (fun (path, bytes) ->
             parseFile role path bytes
-            |> Result.map (fun file -> {
-                file with
-                    Format = $"{file.Format} in {Archive.describe kind}"
-            })
+            |> Result.map (fun file -> { file with Format = $"{file.Format} in {Archive.describe kind}" })
         )
-
-    let private notArchive (path: WeightsPath) : Error =
-        Error.create
-            Usage
-            $"'{Path.GetFileName path.File}' is no archive, so it has no file '{Files.printable path.Inner}' inside"
-            (WeightsPath.text path)
-            "give the file alone"
 
     let private parseAs role (path: WeightsPath) (bytes: byte[]) : Result<WeightsFile, Error> =
         match archiveOf bytes with
         | Some kind -> parseInside role kind path (fun () -> new MemoryStream(bytes, false))
-        | None when path.Inner <> "" -> Error(notArchive path)
+        | None when path.Inner <> "" -> Error(WeightsErrors.notArchive path)
         | None -> parseFile role path bytes
 
     /// The files in an archive that holds several of weights, or None for any other file.
@@ -300,9 +187,7 @@ module WeightsFile =
                 | None -> Ok None
                 | Some Archive.Kind.Zip ->
                     Files.read parsed.File
-                    |> Result.bind (fun bytes ->
-                        if Archive.isOfFiles bytes then listed Archive.Kind.Zip else Ok None
-                    )
+                    |> Result.bind (fun bytes -> if Archive.isOfFiles bytes then listed Archive.Kind.Zip else Ok None)
                 | Some kind -> listed kind
             )
 
@@ -353,7 +238,10 @@ module WeightsFile =
                 |> String.concat ", "
 
             let more = if rivals.Length > 4 then $" and {rivals.Length - 4} more" else ""
-            [ $"weights taken {taken}; also there: {listed}{more}; choose with {name}#{Files.printable (fst rivals.Head)}" ]
+
+            [
+                $"weights taken {taken}; also there: {listed}{more}; choose with {name}#{Files.printable (fst rivals.Head)}"
+            ]
 
     let private notFinite (what: string) (file: WeightsFile) (names: string list) : Error =
         let listed = names |> List.truncate 8 |> String.concat ", "

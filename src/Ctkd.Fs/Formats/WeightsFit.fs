@@ -26,8 +26,7 @@ module WeightsFit =
         |> List.filter (fun d ->
             (d.Name = model.Classifier.Weight || d.Name = model.Classifier.Bias)
             && not (
-                tensors
-                |> List.exists (fun tensor -> tensor.Name = d.Name && tensor.Shape = List.map int64 d.Shape)
+                tensors |> List.exists (fun tensor -> tensor.Name = d.Name && tensor.Shape = List.map int64 d.Shape)
             )
         )
 
@@ -90,7 +89,8 @@ module WeightsFit =
         let expected = Weights.expected DType.Float32 (Model.declarations model)
         let found = WeightsFile.find expected file
         let extra = Weights.extra expected found.Tensors
-        let isExtra (tensor: StoredTensor) = List.contains tensor.Name extra
+        let aside = System.Collections.Generic.HashSet extra
+        let isExtra (tensor: StoredTensor) = aside.Contains tensor.Name
         let kept = if options.IgnoreExtra then List.filter (isExtra >> not) found.Tensors else found.Tensors
 
         let missing =

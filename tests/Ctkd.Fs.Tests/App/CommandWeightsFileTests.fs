@@ -15,9 +15,7 @@ let private student: Lazy<StoredTensor list> =
 
 /// Other weights of the same shapes: zeros.
 let private other: Lazy<StoredTensor list> =
-    lazy
-        (student.Value
-         |> List.map (fun t -> { t with Bytes = ReadOnlyMemory(Array.zeroCreate<byte> t.Bytes.Length) }))
+    lazy (student.Value |> List.map (fun t -> { t with Bytes = ReadOnlyMemory(Array.zeroCreate<byte> t.Bytes.Length) }))
 
 let private json (ended: Ended) : JsonNode = JsonNode.Parse ended.Out |> nonNull
 let private field (name: string) (node: JsonNode) : JsonNode = nonNull node[name]
@@ -31,7 +29,11 @@ let tests =
     testList "CommandWeightsFile" [
         test "commands say which of several weights they took, and #KEY chooses others" {
             inFolder (fun folder ->
-                write folder "both.pth" (TorchPickles.networks [ "state_dict_ema", other.Value; "state_dict", student.Value ] [])
+                write
+                    folder
+                    "both.pth"
+                    (TorchPickles.networks [ "state_dict_ema", other.Value; "state_dict", student.Value ] [])
+
                 let said = expect 0 folder "eval --weights both.pth --data digits"
                 Must.contain "weights taken under 'state_dict'" said.Out
                 Must.contain "'state_dict_ema' (56 tensors)" said.Out

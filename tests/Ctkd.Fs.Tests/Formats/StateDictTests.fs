@@ -138,7 +138,8 @@ let tests =
         }
 
         test "the attribute that holds the whole network is no part of names" {
-            for prefix in [ "backbone."; "net."; "model."; "student."; "encoder."; "network."; "ema."; "module.backbone." ] do
+            for prefix in
+                [ "backbone."; "net."; "model."; "student."; "encoder."; "network."; "ema."; "module.backbone." ] do
                 for expected in [ None; Some names ] do
                     Must.equal names (foundNames expected (group (prefixed prefix names)))
         }

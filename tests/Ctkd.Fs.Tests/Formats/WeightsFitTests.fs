@@ -63,12 +63,16 @@ let tests =
                 Must.contain "--fresh-classifier" error.Next
 
                 let fresh seed =
-                    WeightsFit.tensors { WeightsFit.strict with FreshClassifier = Some seed } model file |> Error.orRaise
+                    WeightsFit.tensors { WeightsFit.strict with FreshClassifier = Some seed } model file
+                    |> Error.orRaise
 
                 let found, notes = fresh 1
                 Must.equal (Model.declarations model |> List.map _.Name |> Set.ofList) (Set.ofList (names found))
                 Must.contain "fc.weight" (Must.single notes)
-                let bytes (found: StateDict, _) = found.Tensors |> List.map (fun t -> t.Name, t.Bytes.ToArray()) |> Map.ofList
+
+                let bytes (found: StateDict, _) =
+                    found.Tensors |> List.map (fun t -> t.Name, t.Bytes.ToArray()) |> Map.ofList
+
                 Must.equal (bytes (fresh 1)) (bytes (fresh 1))
                 let one, two = bytes (fresh 1), bytes (fresh 2)
                 Must.differ one["fc.weight"] two["fc.weight"]
@@ -94,7 +98,9 @@ let tests =
                 tensor "beside.F6" "F6_E2M3" [ 4L ] [| 0uy; 0uy; 0uy |]
             ]
 
-            let found, _ = WeightsFit.tensors WeightsFit.strict model (fileOf (stored.Value @ strange)) |> Error.orRaise
+            let found, _ =
+                WeightsFit.tensors WeightsFit.strict model (fileOf (stored.Value @ strange)) |> Error.orRaise
+
             Must.equal (stored.Value |> List.map _.Name) (names found)
             Must.equal (strange |> List.map _.Name) (List.map fst found.Skipped)
 

@@ -34,7 +34,12 @@ module internal Archive =
 
     /// Whether a file in an archive may be one of weights.
     let isWeights (file: ArchiveFile) : bool =
-        endings |> List.exists (fun ending -> file.Name.EndsWith(ending, StringComparison.OrdinalIgnoreCase))
+        // macOS puts a file of attributes beside each.
+        let isAttributes =
+            file.Name.Substring(file.Name.LastIndexOf '/' + 1).StartsWith("._", StringComparison.Ordinal)
+
+        not isAttributes
+        && endings |> List.exists (fun ending -> file.Name.EndsWith(ending, StringComparison.OrdinalIgnoreCase))
 
     /// The kind of an archive by how it begins. A zip file may be one of PyTorch's: see `isOfFiles`.
     let kindOf (start: byte[]) : Kind option =
@@ -49,8 +54,7 @@ module internal Archive =
             let names = (ZipEntries.parse (MemoryBudget.create ()) data).Keys
             let isPickle (name: string) = name.EndsWith("/data.pkl", StringComparison.Ordinal)
 
-            not (Seq.exists isPickle names)
-            && names |> Seq.exists (fun name -> isWeights { Name = name; Bytes = 0L })
+            not (Seq.exists isPickle names) && names |> Seq.exists (fun name -> isWeights { Name = name; Bytes = 0L })
         with Unpicklable _ ->
             false
 
@@ -58,8 +62,7 @@ module internal Archive =
     let private maxExpansion, private maxDecompressed = 1_032L, 16_000_000_000L
 
     let private byZip (isWanted: ArchiveFile -> bool) (stream: Stream) : ArchiveFile list * byte[] option =
-        if stream.Length > int64 Array.MaxLength then
-            refuse "it has more than 2 GB"
+        if stream.Length > int64 Array.MaxLength then refuse "it has more than 2 GB"
 
         let data = Array.zeroCreate<byte>(int stream.Length)
         stream.ReadExactly data

@@ -40,7 +40,8 @@ module internal TarEntries =
         else
             let digits = (text block place length).Trim ' '
 
-            if digits = "" then 0L
+            if digits = "" then
+                0L
             elif digits |> Seq.forall (fun c -> c >= '0' && c <= '7') then
                 digits |> Seq.fold (fun value digit -> value * 8L + int64 (digit - '0')) 0L
             else
@@ -50,7 +51,8 @@ module internal TarEntries =
         let isSum i = i >= 148 && i < 156
         let sum = block |> Seq.indexed |> Seq.sumBy (fun (i, b) -> if isSum i then 32L else int64 b)
 
-        if number block 148 8 <> sum then refuse "the checksum of an entry differs: it is damaged"
+        if number block 148 8 <> sum then
+            refuse "the checksum of an entry differs: it is damaged"
 
     /// Reads exactly this many bytes, of a stream that has at most `limit`.
     let private take (limit: int64) (length: int64) (stream: Stream) : byte[] =

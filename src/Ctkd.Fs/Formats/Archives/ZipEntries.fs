@@ -82,7 +82,12 @@ module internal ZipEntries =
 
         let limit, here, count, size, start =
             match (if isWide then wideEndRecord data place else None) with
-            | Some record -> record, wide data (record + 24), wide data (record + 32), wide data (record + 40), wide data (record + 48)
+            | Some record ->
+                record,
+                wide data (record + 24),
+                wide data (record + 32),
+                wide data (record + 40),
+                wide data (record + 48)
             | None -> place, uint64 (uint16 data (place + 8)), count, size, start
 
         if uint32 data (place + 4) <> 0u || here <> count then
@@ -136,10 +141,7 @@ module internal ZipEntries =
         | None -> values
         | Some(first, last) ->
             let next (place: int) (value: uint64) =
-                if value = unknown && place + 8 <= last then
-                    wide data place, place + 8
-                else
-                    value, place
+                if value = unknown && place + 8 <= last then wide data place, place + 8 else value, place
 
             List.mapFold next first values |> fst
 
@@ -161,7 +163,14 @@ module internal ZipEntries =
             None
 
     /// Checks the header at `start` against the directory; returns the begin of the data and the end of the entry.
-    let private header (data: byte[]) (limit: int) (place: int) (name: string) (expected: Facts) (start: int) : int * int =
+    let private header
+        (data: byte[])
+        (limit: int)
+        (place: int)
+        (name: string)
+        (expected: Facts)
+        (start: int)
+        : int * int =
         let differs what = refuse $"the {what} of its entry '{name}' differs from the directory's"
         let nameLength = uint16 data (place + 28)
         let struct (_, size, _) = expected
@@ -236,7 +245,11 @@ module internal ZipEntries =
 
         let fullSize, size, where =
             match
-                widened data (place + directorySize + nameLength) extraLength [ fullSize; size; uint64 (uint32 data (place + 42)) ]
+                widened data (place + directorySize + nameLength) extraLength [
+                    fullSize
+                    size
+                    uint64 (uint32 data (place + 42))
+                ]
             with
             | [ fullSize; size; where ] -> fullSize, size, where
             | _ -> refuse "its directory is damaged"

@@ -6,7 +6,9 @@ open System.Buffers.Binary
 /// Decodes numpy's byte arrays and numbers in pickles of every numpy version and Python 2 or 3.
 [<RequireQualifiedAccess>]
 module Numpy =
-    let private arrayKind = "numpy.ndarray"
+    /// Kind of an array; its state are its version, shape, type, order and bytes.
+    let internal arrayKind = "numpy.ndarray"
+
     let private typeKind = "numpy.dtype"
 
     /// Kind of a single number; its arguments are its type and its bytes.
@@ -165,9 +167,7 @@ module Numpy =
 
     /// Returns an array's element type, extents, whether it is column-major, and its bytes; or what it is otherwise, in
     /// words. None for anything but an array.
-    let internal array
-        (value: PickleValue)
-        : Result<string * int64 list * bool * PickleValue, string> option =
+    let internal array (value: PickleValue) : Result<string * int64 list * bool * PickleValue, string> option =
         match value with
         | PickleValue.Object { Kind = kind; State = PickleValue.Tuple [ _; shape; dtype; order; data ] } when
             kind = arrayKind

@@ -141,7 +141,10 @@ module internal PickleMachine =
         | _ -> refuse "something is appended to what is no list"
 
     /// The dictionary that entries are set in: the value itself, or the entries of an object whose class is a dictionary.
-    let private dictionaryOf (target: PickleValue) (m: PickleMachine) : ResizeArray<struct (PickleValue * PickleValue)> =
+    let private dictionaryOf
+        (target: PickleValue)
+        (m: PickleMachine)
+        : ResizeArray<struct (PickleValue * PickleValue)> =
         match target with
         | PickleValue.Dictionary entries
         | PickleValue.Object { Entries = PickleValue.Dictionary entries } -> entries

@@ -43,8 +43,7 @@ module internal TorchLegacy =
     let isLegacy (data: byte[]) : bool = (afterMagic data).IsSome
 
     /// Reads the numbers that describe the writer.
-    let private plain (input: PickleInput) : PickleValue =
-        Pickle.next (Pickle.strict Map.empty) input
+    let private plain (input: PickleInput) : PickleValue = Pickle.next (Pickle.strict Map.empty) input
 
     let private checkHeader (input: PickleInput) : unit =
         match plain input with

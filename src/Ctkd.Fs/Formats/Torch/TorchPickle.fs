@@ -184,6 +184,16 @@ module internal TorchPickle =
 
     let private functions: (string * PickleConstructor) list = [
         yield! Map.toList tensors
+
+        // Subclasses of numpy's array, and its rarer forms, are inert.
+        for KeyValue(name, make) in Numpy.allowed do
+            if name.StartsWith("numpy.", StringComparison.Ordinal) && name <> Numpy.arrayKind then
+                name,
+                (fun arguments ->
+                    match make arguments with
+                    | Ok value -> Ok value
+                    | Error _ -> Ok(PickleValue.inert name arguments)
+                )
         "torch._tensor._rebuild_from_type_v2", subclass
         "copyreg._reconstructor", reconstruct
         "copy_reg._reconstructor", reconstruct
@@ -206,7 +216,19 @@ module internal TorchPickle =
     /// Modules and built-in functions that pickles misuse to run commands. No checkpoint needs them.
     let private dangerous =
         Set.ofList [
-            yield! [ "os"; "posix"; "nt"; "subprocess"; "sys"; "shutil"; "socket"; "importlib"; "runpy"; "pty"; "commands" ]
+            yield! [
+                "os"
+                "posix"
+                "nt"
+                "subprocess"
+                "sys"
+                "shutil"
+                "socket"
+                "importlib"
+                "runpy"
+                "pty"
+                "commands"
+            ]
             for python in [ "builtins"; "__builtin__" ] do
                 for name in [ "eval"; "exec"; "execfile"; "compile"; "open"; "apply"; "__import__" ] do
                     $"{python}.{name}"

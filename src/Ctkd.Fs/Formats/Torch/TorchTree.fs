@@ -99,7 +99,8 @@ module internal TorchTree =
         if extents.Length > TorchView.maxRank then
             refuse $"a numpy array has more than {TorchView.maxRank} dimensions"
 
-        let strides (extents: int64 list) = (extents, [ 1L ]) ||> List.foldBack (fun n strides -> n * strides.Head :: strides) |> List.tail
+        let strides (extents: int64 list) =
+            (extents, [ 1L ]) ||> List.foldBack (fun n strides -> n * strides.Head :: strides) |> List.tail
 
         let view = {
             ItemSize = int TorchPickle.itemSizes[dtype]
@@ -119,7 +120,8 @@ module internal TorchTree =
         let bytes = PickleValue.bytes data |> Option.defaultWith (fun () -> refuse "a numpy array has no bytes")
 
         if TorchView.count view * int64 view.ItemSize <> int64 bytes.Length then
-            refuse $"a numpy array has {bytes.Length} bytes, its shape needs {TorchView.count view * int64 view.ItemSize}"
+            refuse
+                $"a numpy array has {bytes.Length} bytes, its shape needs {TorchView.count view * int64 view.ItemSize}"
 
         TorchEntry.Tensor {
             Name = name
@@ -304,8 +306,7 @@ module internal TorchTree =
         |> List.collect (fun value ->
             match value with
             | PickleValue.Dictionary pairs when walk.Seen.Add pairs -> group walk true depth pairs
-            | PickleValue.Sequence items when walk.Seen.Add items ->
-                TorchEntry.entries (list walk true depth items)
+            | PickleValue.Sequence items when walk.Seen.Add items -> TorchEntry.entries (list walk true depth items)
             | _ -> []
         )
 

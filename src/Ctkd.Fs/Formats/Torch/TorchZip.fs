@@ -53,7 +53,12 @@ module internal TorchZip =
         let folder = folder entries
 
         if entries.ContainsKey $"{folder}constants.pkl" then
-            raise (Convertible("it is a TorchScript program", "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"))
+            raise (
+                Convertible(
+                    "it is a TorchScript program",
+                    "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
+                )
+            )
 
         Map.tryFind $"{folder}byteorder" entries |> Option.iter checkByteOrder
 

@@ -99,7 +99,8 @@ let private examples: byte[] list =
     :: List.map Convert.FromBase64String written
 
 let private alphabet: string =
-    "NIKMJLFGSUTCBVX(0).12)]}tleasudpqrghjcRb\n\000\001\255" + "\x80\x81\x85\x86\x87\x88\x89\x8a\x8c\x8e\x8f\x90\x91\x92\x93\x94\x95\x96\x97o"
+    "NIKMJLFGSUTCBVX(0).12)]}tleasudpqrghjcRb\n\000\001\255"
+    + "\x80\x81\x85\x86\x87\x88\x89\x8a\x8c\x8e\x8f\x90\x91\x92\x93\x94\x95\x96\x97o"
 
 let tests =
     testList "Pickle" [

@@ -178,6 +178,16 @@ class Evil:
     def __reduce__(self):
         return os.system, ("true",)
 
+class Packed:
+    def __init__(self, d):
+        self.d = d
+    def __getstate__(self):
+        return pickle.dumps(self.d)
+    def __setstate__(self, state):
+        self.d = pickle.loads(state)
+    def state_dict(self):
+        return self.d
+
 class Net(torch.nn.Module):
     def forward(self, x):
         return x
@@ -233,6 +243,7 @@ for name, write in {
     "commands": lambda p: save({"model": plain, "evil": Evil()}, p),
     "script": lambda p: scripted(plain, p),
     "very-old": lambda p: very_old(plain, p),
+    "packed": lambda p: save(Packed(plain), p),
     "pickle": lambda p: pickled(plain, p),
     "sparse": lambda p: save(sparse, p),
     "quantised": lambda p: save(quantised, p),
@@ -250,6 +261,15 @@ import os, pickle, sys, torch
 os.chdir(os.path.dirname(sys.argv[1]))
 class Box(torch.nn.Module):
     pass
+class Packed:
+    def __init__(self, d):
+        self.d = d
+    def __getstate__(self):
+        return pickle.dumps(self.d)
+    def __setstate__(self, state):
+        self.d = pickle.loads(state)
+    def state_dict(self):
+        return self.d
 name, code = os.path.basename(sys.argv[1]), sys.argv[2]
 if code.startswith("d["):
     d = torch.load(name)

@@ -36,7 +36,11 @@ let private fingerprint (options: WeightsOptions) (path: string) : Result<string
 /// The code in an error's advice.
 let private code (error: Error) : string =
     let save = Regex.Match(error.Next, @"torch\.save\(.*?, 'weights\.pt'\)")
-    if save.Success then save.Value else error.Next.Substring(error.Next.IndexOf("d['", StringComparison.Ordinal))
+
+    if save.Success then
+        save.Value
+    else
+        error.Next.Substring(error.Next.IndexOf("d['", StringComparison.Ordinal))
 
 let private differing (folder: string) (expected: string) (file: Written) : string option =
     if file.Role = "refused" then

@@ -83,9 +83,7 @@ let tests =
                 Must.contain "checksum" (reason bad)
         }
 
-        test "what is neither format is named" {
-            Must.contain "does not begin" (reason "hello"B)
-        }
+        test "what is neither format is named" { Must.contain "does not begin" (reason "hello"B) }
 
         // ---- names ----
 

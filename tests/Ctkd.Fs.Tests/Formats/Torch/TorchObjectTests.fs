@@ -42,6 +42,8 @@ let private objects: (string * string) list = [
     "__builtin__.getattr", "c__builtin__\ngetattr\n(cmy\nEnum\nVred\ntR"
     "__builtin__.getattr", "c__builtin__\ngetattr\n(cmy\nEnum\nVred\ntR)R"
     "numpy.random.mtrand.RandomState", "cnumpy.random.mtrand\nRandomState\n)R"
+    "numpy.core.multiarray._reconstruct", "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nmatrix\n(K\000tC\001btR"
+    "numpy._core.numeric._frombuffer", "cnumpy._core.numeric\n_frombuffer\n(NNNN(K\000ttR"
     "torch.load", "ctorch\nload\n(Vx\ntR"
 ]
 
@@ -61,7 +63,9 @@ let tests =
             )
 
         test "attributes, entries and items of objects are there" {
-            let names pickle = TorchEntry.entries (at [ "opt" ] (read (zipFile (beside pickle) [ "0", bytes ])).Root) |> List.map fst
+            let names pickle =
+                TorchEntry.entries (at [ "opt" ] (read (zipFile (beside pickle) [ "0", bytes ])).Root) |> List.map fst
+
             Must.equal [ "lr"; "x" ] (names (snd objects[0]))
             Must.equal [ "lr" ] (names (snd objects[1]))
             Must.equal [ "0"; "1" ] (names "ccollections\ndeque\n)R(K\001K\002e")
@@ -76,7 +80,10 @@ let tests =
 
         test "objects that hold each other, and one another a thousand times, take little time and memory" {
             let ring = "cmy\nA\n)\x81q\001}Vother\ncmy\nB\n)\x81}Vback\nh\001sbsb"
-            let shared = "](" + "cmy\nA\n)\x81q\001}Vx\n]q\002(K\001K\002esb" + String.replicate 1_000 "h\001h\002" + "e"
+
+            let shared =
+                "](" + "cmy\nA\n)\x81q\001}Vx\n]q\002(K\001K\002esb" + String.replicate 1_000 "h\001h\002" + "e"
+
             let doubling = "cmy\nA\n)\x81}Vx\n]q\001" + String.replicate 60 "0(h\001h\001lq\001" + "sb"
 
             let deep = String.replicate 100 "cmy\nA\n)\x81}Vx\n" + "N" + String.replicate 100 "sb"
@@ -141,7 +148,9 @@ let tests =
             Must.equal columns (tensor (buffer "F"))
 
             // What is no weight is named.
-            let file = read (zipFile (dictionary [ "a", floats; "b", reconstructed "\x89" "f4" ">" ]) [ "0", bytes ])
+            let file =
+                read (zipFile (dictionary [ "a", floats; "b", reconstructed "\x89" "f4" ">" ]) [ "0", bytes ])
+
             Must.equal [ "b", "a numpy array of another type, or big-endian" ] file.Found.Skipped
             let short = dictionary [ "a", (reconstructed "\x89" "f4" "<").Replace("(K\002K\003t", "(K\002K\004t") ]
             Must.contain "its shape needs 32" (errorOf (WeightsFile.parse "x" (zipFile short []))).What
@@ -168,7 +177,10 @@ let tests =
 
         test "tensors of other kinds are named, and those beside them read" {
             let rebuild name = $"ctorch._utils\n_rebuild_{name}\n"
-            let typed = floats.Replace("_v2", "_v3").Replace("ccollections\nOrderedDict\n)RtR", "Nctorch\nDTYPE\ntR")
+
+            let typed =
+                floats.Replace("_v2", "_v3").Replace("ccollections\nOrderedDict\n)RtR", "Nctorch\nDTYPE\ntR")
+
             let conjugated = floats.Replace("RtR", "R}Vconj\n\x88stR")
 
             let unread = [
@@ -194,7 +206,12 @@ let tests =
             // A subclass of Tensor is as good as one.
             let arguments = floats.Substring(floats.IndexOf '(')
             let subclass = "ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_tensor_v2\ncmy\nSub\n"
-            let file = zipFile (dictionary [ "a", subclass + arguments.Substring(0, arguments.Length - 1) + "}tR" ]) [ "0", bytes ]
+
+            let file =
+                zipFile (dictionary [ "a", subclass + arguments.Substring(0, arguments.Length - 1) + "}tR" ]) [
+                    "0", bytes
+                ]
+
             Must.equal [ "a", "F32", [ 2L; 3L ], bytes ] (plain (read file))
         }
 
@@ -203,9 +220,10 @@ let tests =
 
             for kind, size in [ "ComplexFloatStorage", 8; "QInt32Storage", 4; "QUInt8Storage", 1 ] do
                 let file =
-                    legacyFile
-                        (dictionary [ "model", dictionary [ "a", floats ]; "b", other kind 2L ])
-                        [ "0", 6L, bytes; "1", 2L, Array.zeroCreate (2 * size) ]
+                    legacyFile (dictionary [ "model", dictionary [ "a", floats ]; "b", other kind 2L ]) [
+                        "0", 6L, bytes
+                        "1", 2L, Array.zeroCreate (2 * size)
+                    ]
 
                 Must.equal [ "a", "F32", [ 2L; 3L ], bytes ] (plain (read file))
         }
@@ -232,7 +250,9 @@ let tests =
         }
 
         test "a TorchScript program and a plain pickle name the code that converts them" {
-            let script = zip CompressionLevel.NoCompression [ "a/data.pkl", latin "N."; "a/constants.pkl", latin "N." ]
+            let script =
+                zip CompressionLevel.NoCompression [ "a/data.pkl", latin "N."; "a/constants.pkl", latin "N." ]
+
             let error = errorOf (WeightsFile.parse "x.pt" script)
             Must.contain "TorchScript" error.What
             Must.contain "torch.save(torch.jit.load('x.pt').state_dict(), 'weights.pt')" error.Next

@@ -79,7 +79,12 @@ let small: (string * byte[]) list =
 /// A zip file with a dictionary of state_dicts, and other values by their pickles.
 let networks (groups: (string * StoredTensor list) list) (beside: (string * string) list) : byte[] =
     let kinds = Map [ "F32", "FloatStorage"; "I64", "LongStorage"; "U8", "ByteStorage" ]
-    let size (tensor: StoredTensor) = if tensor.DType = "I64" then 8 elif tensor.DType = "F32" then 4 else 1
+
+    let size (tensor: StoredTensor) =
+        if tensor.DType = "I64" then 8
+        elif tensor.DType = "F32" then 4
+        else 1
+
     let count (tensor: StoredTensor) = int64 (tensor.Bytes.Length / size tensor)
 
     let strides (shape: int64 list) =
