@@ -96,7 +96,23 @@ module Identify =
                         $"; or leave the {count} that {m.Model.Name} lacks aside with --ignore-extra"
                     | _ -> ""
 
-                "the weights fit no model of the zoo", near + "name the model to see how they differ" + extra
+                // A tensor of the nearest model that is there and not read.
+                let unread =
+                    nearest
+                    |> List.truncate 1
+                    |> List.collect (fun m ->
+                        let names = expected m.Model |> List.map _.Name |> Set.ofList
+
+                        m.Found.Skipped
+                        |> List.filter (fun (name, _) -> names.Contains name)
+                        |> List.map (fun (name, what) -> m.Found.Prefix + name, what)
+                    )
+
+                match unread with
+                | (name, what) :: _ ->
+                    $"the weights fit no model of the zoo; '{Files.printable name}' is {what}, which is not read",
+                    near + WeightsErrors.remedy name what
+                | [] -> "the weights fit no model of the zoo", near + "name the model to see how they differ" + extra
             | several ->
                 let names = several |> List.map _.Name |> String.concat ", "
                 "the weights fit several models", $"name one of them: {names}"

@@ -139,3 +139,12 @@ module internal WeightsErrors =
             $"'{Path.GetFileName path.File}' is no archive, so it has no file '{Files.printable path.Inner}' inside"
             (WeightsPath.text path)
             "give the file alone"
+
+    /// What makes a skipped tensor one that is read.
+    let remedy (name: string) (what: string) : string =
+        let how =
+            if what.Contains "sparse" then "to_dense()"
+            elif what.Contains "quantised" then "dequantize()"
+            else "float()"
+
+        $"write it again with PyTorch, where d is the state_dict: d['{Files.printable name}'] = d['{Files.printable name}'].{how}"

@@ -38,15 +38,6 @@ module WeightsFit =
             |> List.map (fun (name, x) -> Weights.store name x)
         )
 
-    /// What makes a skipped tensor one that is read.
-    let private remedy (name: string) (what: string) : string =
-        let how =
-            if what.Contains "sparse" then "to_dense()"
-            elif what.Contains "quantised" then "dequantize()"
-            else "float()"
-
-        $"write it again with PyTorch, where d is the state_dict: d['{Files.printable name}'] = d['{Files.printable name}'].{how}"
-
     /// What to do about an error: the flags that allow the differences, where there are some.
     let private advise (model: Model) (found: StateDict) (expected: Weights.Expected list) (error: Error) : Error =
         let names = expected |> List.map _.Name |> Set.ofList
@@ -56,7 +47,7 @@ module WeightsFit =
         | Some(name, what) -> {
             error with
                 What = $"the model needs '{Files.printable name}', which is {what}, and that is not read; {error.What}"
-                Next = remedy name what
+                Next = WeightsErrors.remedy (found.Prefix + name) what
           }
         | None ->
             let differing = Weights.differing expected found.Tensors

@@ -113,6 +113,9 @@ let tests =
             let error = WeightsFit.tensors WeightsFit.strict model (fileOf needed) |> errorOf
             Must.contain "the model needs 'fc.bias', which is a tensor of the type F8_E4M3" error.What
             Must.contain "d['fc.bias'] = d['fc.bias'].float()" error.Next
+            let unnamed = errorOf (Identify.model None (fileOf needed))
+            Must.contain "'fc.bias' is a tensor of the type F8_E4M3, which is not read" unnamed.What
+            Must.contain "d['fc.bias'] = d['fc.bias'].float()" unnamed.Next
         }
 
         test "counters of averaging and of profilers are no weights" {

@@ -247,7 +247,7 @@ for name, write in {
     "pickle": lambda p: pickled(plain, p),
     "sparse": lambda p: save(sparse, p),
     "quantised": lambda p: save(quantised, p),
-    "complex": lambda p: save(complexes, p),
+    "complex": lambda p: save(prefixed("module.")(complexes), p),
 }.items():
     path = f"{folder}/{name}.pth"
     write(path)
