@@ -23,7 +23,8 @@ module Distil =
     /// teacher is given. Prints its progress.
     let defaults: Experiment = Prepare.ofSettings printing Settings.defaults
 
-    /// Loads a trained model: a checkpoint, a run's folder, a safetensors or PyTorch file. Raises `CtkdException`.
+    /// Loads a trained model: a checkpoint, a run's folder, a safetensors or PyTorch file, in an archive as
+    /// FILE:INNER, one of several as FILE#KEY. Raises `CtkdException`.
     let load (path: string) : LoadedModel = LoadedModel.load Device.Cpu None path |> Error.orRaise
 
     /// A teacher from a model and its weights, such as `Model.ofLogits` gives for a TorchSharp module.
@@ -36,7 +37,7 @@ module Distil =
     /// Names the teacher's model where only its weights' file is given.
     let private completed (e: Experiment) : Experiment =
         if e.Settings.TeacherWeights <> "" && e.Settings.Teacher = "" && e.Teacher.IsNone then
-            let name = LoadedModel.nameOf e.Settings.TeacherWeights |> Error.orRaise
+            let name = LoadedModel.nameWith (Prepare.teacherOptions e) e.Settings.TeacherWeights |> Error.orRaise
             { e with Settings = { e.Settings with Teacher = name } }
         else
             e

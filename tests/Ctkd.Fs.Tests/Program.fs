@@ -57,6 +57,8 @@ let private tests: Test =
             TorchFaultTests.tests
             TorchLayoutFaultTests.tests
             TorchFuzzTests.tests
+            TorchObjectTests.tests
+            ArchiveTests.tests
             StateDictTests.tests
             CifarTests.tests
             DigitsTests.tests
@@ -75,6 +77,8 @@ let private tests: Test =
             WeightsTests.tests
             WeightsFileTests.tests
             IdentifyTests.tests
+            WeightsKeyTests.tests
+            WeightsFitTests.tests
             CheckpointTests.tests
             TrainDistillerTests.tests
             TrainConnectorTests.tests
@@ -103,6 +107,7 @@ let private tests: Test =
             CommandOutputTests.tests
             CommandCacheTests.tests
             CommandWeightsTests.tests
+            CommandWeightsFileTests.tests
             CommandHostileTests.tests
             CommandPlotTests.tests
             QuickstartTests.tests
@@ -138,7 +143,9 @@ let private tests: Test =
 
 /// Comparisons with PyTorch itself, which must be installed.
 let private peer: Test =
-    testSequenced (testList "Peer" [ OptimiserTests.peer; LoadedModelTests.peer; TorchAgreementTests.peer ])
+    testSequenced (
+        testList "Peer" [ OptimiserTests.peer; LoadedModelTests.peer; TorchAgreementTests.peer; PyTorchFilesTests.peer ]
+    )
 
 /// The tests with the text in their full name.
 let private named (text: string) : Test -> Test =

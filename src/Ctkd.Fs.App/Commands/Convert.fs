@@ -12,15 +12,24 @@ type ConvertArgs =
     | [<Unique>] Out of FILE: string
     | [<Unique>] Model of NAME: string
     | [<Unique>] Format of NAME: string
+    | [<Unique>] Ignore_Extra
+    | [<Unique>] Fresh_Classifier
+    | [<Unique>] Classes of COUNT: int
+    | [<Unique>] Seed of NUMBER: int
     | [<Unique>] Json
 
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Weights _ -> "what is converted: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Weights _ -> $"what is converted: {Command.weightsFile}; needed"
             | Out _ -> "the new file; needed"
             | Model _ -> "model of the weights: they are checked against it [the one that they name or fit, if any]"
             | Format _ -> "safetensors or pytorch [by the new file's ending: .safetensors, or .pt .pth .th .ckpt]"
+            | Ignore_Extra -> Command.ignoreExtra
+            | Fresh_Classifier ->
+                "start a new classifier in place of one that is missing or of another shape; with --model [an error]"
+            | Classes _ -> "classes of the new classifier [those of the published model]"
+            | Seed _ -> $"seed of the new classifier [{Settings.defaults.Seed}]"
             | Json -> "the result as one JSON object"
 
 /// What `convert --json` prints.
@@ -48,24 +57,47 @@ module Convert =
                 $"the ending '{ending}' of the new file tells no format"
                 "end it with .safetensors or .pt, or give --format safetensors or --format pytorch"
 
-    let private expected (model: Model) : Weights.Expected list =
-        Weights.expected DType.Float32 (Model.declarations model)
-
     /// The model that the weights must fit when the user names one; else the one that they fit, if any.
-    let private modelOf (byUser: string option) (file: WeightsFile) : Result<Model option, Error> =
-        match byUser with
-        | Some _ ->
+    let private modelOf (args: ParseResults<ConvertArgs>) (file: WeightsFile) : Result<Model option, Error> =
+        let byUser = args.TryGetResult ConvertArgs.Model
+
+        match byUser, args.Contains ConvertArgs.Fresh_Classifier, args.TryGetResult ConvertArgs.Classes with
+        | None, true, _ -> Command.usage "--fresh-classifier needs the model" "name it with --model"
+        | _, false, Some _ -> Command.usage "--classes is for a new classifier" "add --fresh-classifier"
+        | Some name, true, classes ->
             result {
-                let! model = Identify.model byUser file
-                let expected = expected model
-                let stored = (WeightsFile.find expected file).Tensors |> Weights.adapt expected
-                do! Weights.check $"model {model.Name} for {model.Classes} classes" file.Path expected stored
-                return Some model
+                let! published = Zoo.published name
+                let classes = Option.defaultValue published.Classes classes
+
+                if classes < 2 then
+                    return!
+                        Command.usage $"a classifier has 2 classes or more, got {classes}" "give --classes 2 or more"
+
+                return Some(published.Create classes)
             }
-        | None ->
+        | Some _, false, _ -> Identify.model byUser file |> Result.map Some
+        | None, false, _ when args.Contains ConvertArgs.Ignore_Extra ->
+            Identify.modelOf true None file |> Result.map Some
+        | None, false, _ ->
             match Identify.fitting file with
             | [ only ] -> Ok(Some only)
             | _ -> Ok None
+
+    /// The weights as they are stored, checked against the model, and what to say of them.
+    let private weightsFor (args: ParseResults<ConvertArgs>) (model: Model option) (file: WeightsFile) =
+        match model with
+        | None -> Ok(file.Found, WeightsFile.notes file.Found file)
+        | Some model ->
+            let options = {
+                Command.weightsFor WeightsRole.Any (args.Contains ConvertArgs.Ignore_Extra) with
+                    FreshClassifier =
+                        if args.Contains ConvertArgs.Fresh_Classifier then
+                            Some(args.GetResult(ConvertArgs.Seed, Settings.defaults.Seed))
+                        else
+                            None
+            }
+
+            WeightsFit.tensors options model file
 
     let private write format (out: string) (model: Model option) (tensors: StoredTensor list) : Result<unit, Error> =
         match format with
@@ -96,13 +128,8 @@ module Convert =
                 result {
                     let! format = formatOf args out
                     let! file = Inspect.read path
-                    let! model = modelOf (args.TryGetResult ConvertArgs.Model) file
-
-                    let found =
-                        match model with
-                        | Some model -> WeightsFile.find (expected model) file
-                        | None -> file.Found
-
+                    let! model = modelOf args file
+                    let! found, notes = weightsFor args model file
                     do! write format out model found.Tensors
 
                     let written = {
@@ -122,6 +149,13 @@ module Convert =
                     let place = if place = "" then "" else $" ({place})"
                     terminal.Say $"read     {path}: {file.Format}{place}"
                     terminal.Say $"weights  {written.Tensors} tensors, {fits}"
+                    notes |> List.iter terminal.Say
+
+                    if not found.Skipped.IsEmpty then
+                        let names = found.Skipped |> List.truncate 8 |> List.map (fst >> Files.printable)
+                        let more = if found.Skipped.Length > 8 then $" and {found.Skipped.Length - 8} more" else ""
+                        terminal.Say $"""not read {String.concat ", " names}{more}"""
+
                     Inspect.warn terminal (Inspect.notFinite found.Tensors)
                     terminal.Say $"written  {out}: {format}, {written.Bytes:N0} bytes"
                     terminal.Json written

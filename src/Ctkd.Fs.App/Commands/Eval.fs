@@ -11,6 +11,7 @@ type EvalArgs =
     | [<Unique>] Model of NAME: string
     | [<Unique>] Teacher_Weights of FILE: string
     | [<Unique>] Teacher of NAME: string
+    | [<Unique>] Ignore_Extra
     | [<Unique>] Data of NAME: string
     | [<Unique>] Data_Dir of DIR: string
     | [<Unique>] Mean of NUMBER: string list
@@ -24,10 +25,11 @@ type EvalArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Weights _ -> "weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Weights _ -> $"weights: {Command.weightsFile}; needed"
             | Model _ -> "model of the weights [the one that they name or fit]"
             | Teacher_Weights _ -> "a teacher's weights: adds agreement with it and the mean KL to it [none]"
             | Teacher _ -> "the teacher's model [the one that its weights name or fit]"
+            | Ignore_Extra -> Command.ignoreExtra
             | Data _ -> "data set whose test images are classified [the one the weights were trained on]"
             | Data_Dir _ -> "folder (or file) of the data set [as trained]"
             | Mean _ -> "mean of each channel [as trained; of another --data its own]"
@@ -152,11 +154,12 @@ module Eval =
         { Caption = ""; Header = List.map fst cells; Rows = [ List.map snd cells ] }
 
     /// The teacher that the flags name, if they do.
-    let teacher (device: Device) (weights: string option) (model: string option) : Result<LoadedModel option, Error> =
+    let teacher say ignoreExtra (device: Device) (weights: string option) (model: string option) =
         match weights, model with
         | None, Some _ -> Command.usage "--teacher needs the teacher's weights" "give --teacher-weights FILE too"
         | None, None -> Ok None
-        | Some path, model -> LoadedModel.load device model path |> Result.map Some
+        | Some path, model ->
+            Command.load say (Command.weightsFor WeightsRole.Teacher ignoreExtra) device model path |> Result.map Some
 
     /// Classifies a test set.
     let command (args: ParseResults<EvalArgs>) : int =
@@ -173,11 +176,15 @@ module Eval =
                     let! flags = flags args
                     do! Command.threads (args.TryGetResult EvalArgs.Threads)
                     let! device = Engine.device (args.GetResult(EvalArgs.Device, "cpu"))
-                    let! trained = LoadedModel.load device (args.TryGetResult EvalArgs.Model) path
+                    let ignoreExtra = args.Contains EvalArgs.Ignore_Extra
+                    let options = Command.weightsFor WeightsRole.Any ignoreExtra
+                    let! trained = Command.load terminal.Say options device (args.TryGetResult EvalArgs.Model) path
                     let! s = settings flags trained
 
                     let! teacher =
                         teacher
+                            terminal.Say
+                            ignoreExtra
                             device
                             (args.TryGetResult EvalArgs.Teacher_Weights)
                             (args.TryGetResult EvalArgs.Teacher)

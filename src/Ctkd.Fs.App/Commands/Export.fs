@@ -10,6 +10,7 @@ open Ctkd.Fs
 type ExportArgs =
     | [<Unique>] Weights of FILE: string
     | [<Unique>] Model of NAME: string
+    | [<Unique>] Ignore_Extra
     | [<Unique>] Onnx of FILE: string
     | [<Unique>] Fold_Batch_Norm
     | [<Unique>] Opset of NUMBER: int
@@ -22,8 +23,9 @@ type ExportArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Weights _ -> "weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            | Weights _ -> $"weights: {Command.weightsFile}; needed"
             | Model _ -> "model of the weights [the one that they name or fit]"
+            | Ignore_Extra -> Command.ignoreExtra
             | Onnx _ -> "the ONNX file to write or replace; needed"
             | Fold_Batch_Norm -> "merge batch normalisations into the convolutions before them [no]"
             | Opset _ -> $"version of ONNX's operators, 17 to 21 [{(OnnxOptions.forSize 1).Opset}]"
@@ -104,7 +106,10 @@ module Export =
                     args.TryGetResult ExportArgs.Onnx |> needed "export needs a file to write" "give --onnx FILE"
 
                 do! Files.checkWritable path
-                let! trained = LoadedModel.load Device.Cpu (args.TryGetResult ExportArgs.Model) weights
+                let options = Command.weightsFor WeightsRole.Any (args.Contains ExportArgs.Ignore_Extra)
+
+                let! trained =
+                    Command.load terminal.Say options Device.Cpu (args.TryGetResult ExportArgs.Model) weights
 
                 let! scale = scale args trained
                 let! images = images (args.Contains ExportArgs.Normalise) scale

@@ -15,11 +15,20 @@ type InspectArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | File _ -> "a checkpoint, a run's folder, a safetensors or PyTorch file"
+            | File _ -> Command.weightsFile
             | Json -> "everything as one JSON object"
 
 /// A tensor in a file, as `inspect --json` prints it.
 type TensorRow = { Name: string; Type: string; Shape: int64 list }
+
+/// A group of tensors beside those that were taken; FILE#KEY takes it.
+type OtherRow = { Key: string; Tensors: int }
+
+/// A tensor that is not read, and what it is.
+type SkippedRow = { Name: string; What: string }
+
+/// An object that is kept as inert data, and its class.
+type ObjectRow = { Key: string; Class: string }
 
 /// What `inspect --json` prints.
 [<NoComparison; NoEquality>]
@@ -38,7 +47,14 @@ type Inspection = {
     NotFinite: string list
     Metadata: Map<string, string>
     Tensors: TensorRow list
+    /// What else the file holds.
+    Others: OtherRow list
+    Skipped: SkippedRow list
+    Objects: ObjectRow list
 }
+
+/// What `inspect --json` prints of an archive of several files.
+type ArchiveInspection = { File: string; Bytes: int64; Format: string; Files: ArchiveFile list }
 
 /// The command `inspect`: files of weights of any format.
 module Inspect =
@@ -48,23 +64,27 @@ module Inspect =
     /// The weights of a file, or the student of a checkpoint, and how they were found.
     let read (path: string) : Result<WeightsFile, Error> =
         result {
-            let! file = RunDirectory.checkpointOf path
-            let! weights = WeightsFile.read file
+            let! path = RunDirectory.weightsOf path
+            let! weights = WeightsFile.readAs WeightsRole.Any path
 
-            if Checkpoint.isCheckpoint weights.Metadata then
-                let! checkpoint = Checkpoint.read file
+            if Checkpoint.isCheckpoint weights.Metadata && path.Inner = "" && path.Key = "" then
+                let! checkpoint = Checkpoint.read path.File
                 let info = checkpoint.Info
                 let tensors = Checkpoint.studentTensors checkpoint
+                let root = TorchEntry.ofTensors tensors
 
                 return {
                     weights with
                         Format = "checkpoint of ctkd (safetensors)"
-                        Root = TorchEntry.ofTensors tensors
+                        Root = root
+                        Find = StateDict.finder WeightsRole.Any root
                         Found = {
-                            Tensors = tensors
-                            Under = []
-                            Prefix = "student/"
-                            Aside = checkpoint.Tensors.Length - tensors.Length
+                            weights.Found with
+                                Tensors = tensors
+                                Under = []
+                                Prefix = "student/"
+                                Aside = checkpoint.Tensors.Length - tensors.Length
+                                Others = []
                         }
                         Metadata = [
                             Identify.modelKey, info.Settings.Student
@@ -103,16 +123,68 @@ module Inspect =
             let more = if names.Length > 8 then $" and {names.Length - 8} more" else ""
             terminal.Say $"warning: these tensors hold numbers that are not finite: {shown}{more}"
 
+    /// The most rows of each kind that are printed.
+    let private most = 1_000
+
+    /// Everything in a file that is no group and no tensor of the weights, by its key.
+    let rec private walk (key: string) (entry: TorchEntry) : (string * TorchEntry) seq =
+        seq {
+            for name, held in TorchEntry.entries entry do
+                let key = if key = "" then name else $"{key}.{name}"
+                yield key, held
+
+                match held with
+                | TorchEntry.Group _ -> yield! walk key held
+                | _ -> ()
+        }
+
+    let private skipped (file: WeightsFile) : SkippedRow list =
+        let row (name: string, what: string) : SkippedRow = { Name = Files.printable name; What = Files.printable what }
+        let own = file.Found.Skipped |> List.map row
+
+        let elsewhere =
+            walk "" file.Root
+            |> Seq.choose (fun (key, held) ->
+                match held with
+                | TorchEntry.Unread what -> Some(row (key, what))
+                | TorchEntry.Tensor tensor when not (Weights.isOfModels tensor.DType) ->
+                    Some(row (key, $"a tensor of the type {tensor.DType}"))
+                | _ -> None
+            )
+            |> Seq.filter (fun other -> not (own |> List.exists (fun row -> other.Name.EndsWith row.Name)))
+            |> Seq.truncate most
+            |> List.ofSeq
+
+        List.truncate most own @ elsewhere
+
+    let private objects (file: WeightsFile) : ObjectRow list =
+        Seq.append [ "", file.Root ] (walk "" file.Root)
+        |> Seq.choose (fun (key, held) ->
+            match held with
+            | TorchEntry.Object(kind, _) -> Some { Key = Files.printable key; Class = Files.printable kind }
+            | _ -> None
+        )
+        |> Seq.truncate most
+        |> List.ofSeq
+
     let private inspection (file: WeightsFile) : Inspection =
-        let tensors = file.Found.Tensors
-        let count chosen = tensors |> List.filter chosen |> List.sumBy elements
         let fitting = Identify.fitting file
+
+        // As the commands take them: with the names of the model that they fit.
+        let found =
+            match fitting with
+            | [ only ] -> WeightsFile.find (Weights.expected DType.Float32 (Model.declarations only)) file
+            | _ -> file.Found
+
+        let file = { file with Found = found }
+        let tensors = found.Tensors
+        let count chosen = tensors |> List.filter chosen |> List.sumBy elements
 
         {
             File = file.Path
-            Bytes = FileInfo(file.Path).Length
+            Bytes = FileInfo((WeightsPath.parse file.Path).File).Length
             Format = file.Format
-            Found = StateDict.describe file.Found
+            Found = StateDict.describe found
             Fits = fitting |> List.map _.Name
             Classes = fitting |> List.tryHead |> Option.map _.Classes
             Floats = count isFloat
@@ -121,6 +193,9 @@ module Inspect =
             Metadata = Map.ofList file.Metadata
             Tensors =
                 tensors |> List.map (fun tensor -> { Name = tensor.Name; Type = tensor.DType; Shape = tensor.Shape })
+            Others = found.Others |> List.map (fun (key, count) -> { Key = Files.printable key; Tensors = count })
+            Skipped = skipped file
+            Objects = objects file
         }
 
     let private say (terminal: Terminal) (i: Inspection) : unit =
@@ -140,9 +215,66 @@ module Inspect =
         for key, value in Map.toList i.Metadata do
             if value.Length <= 200 then line (Files.printable key) (Files.printable value)
 
+        let listed label (rows: string list) =
+            rows |> List.truncate 8 |> List.iteri (fun place row -> line (if place = 0 then label else "") row)
+
+            if rows.Length > 8 then
+                line "" $"and {rows.Length - 8} more; all of them with --json"
+
+        let name = Path.GetFileName((WeightsPath.parse i.File).File)
+
+        i.Others
+        |> List.map (fun other -> $"'{other.Key}', {other.Tensors} tensors: {name}#{other.Key}")
+        |> listed "also there"
+
+        i.Skipped |> List.map (fun row -> $"'{row.Name}', {row.What}") |> listed "not read"
+
+        i.Objects
+        |> List.map (fun row -> (if row.Key = "" then "the file itself" else $"'{row.Key}'") + $", {row.Class}")
+        |> listed "inert data"
+
         warn terminal i.NotFinite
 
-    /// Prints what a file of weights holds.
+    let private sayArchive (terminal: Terminal) (path: string) (files: ArchiveFile list) : unit =
+        terminal.Say $"file        {path}"
+        terminal.Say $"format      an archive of {files.Length} files: read one by {Path.GetFileName path}:FILE"
+
+        terminal.Table {
+            Caption = ""
+            Header = [ "file"; "bytes" ]
+            Rows =
+                files |> List.truncate most |> List.map (fun file -> [ Files.printable file.Name; string file.Bytes ])
+        }
+
+        terminal.Json {
+            File = path
+            Bytes = FileInfo(path).Length
+            Format = "an archive"
+            Files = files
+        }
+
+    let private sayFile (terminal: Terminal) (path: string) : Result<unit, Error> =
+        result {
+            let! file = read path
+            let found = inspection file
+            say terminal found
+
+            terminal.Table {
+                Caption = ""
+                Header = [ "tensor"; "type"; "shape" ]
+                Rows =
+                    found.Tensors
+                    |> List.map (fun t -> [
+                        Files.printable t.Name
+                        t.Type
+                        t.Shape |> List.map string |> String.concat " x "
+                    ])
+            }
+
+            terminal.Json found
+        }
+
+    /// Prints what a file of weights holds, or an archive of several.
     let command (args: ParseResults<InspectArgs>) : int =
         let terminal = Terminal(args.Contains InspectArgs.Json)
 
@@ -151,22 +283,8 @@ module Inspect =
             | None -> Command.usage "inspect needs a file" "give one: ctkd inspect FILE"
             | Some path ->
                 result {
-                    let! file = read path
-                    let found = inspection file
-                    say terminal found
-
-                    terminal.Table {
-                        Caption = ""
-                        Header = [ "tensor"; "type"; "shape" ]
-                        Rows =
-                            found.Tensors
-                            |> List.map (fun t -> [
-                                Files.printable t.Name
-                                t.Type
-                                t.Shape |> List.map string |> String.concat " x "
-                            ])
-                    }
-
-                    terminal.Json found
+                    match! WeightsFile.archived path with
+                    | Some files -> sayArchive terminal path files
+                    | None -> do! sayFile terminal path
                 }
         )

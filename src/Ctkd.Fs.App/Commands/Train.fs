@@ -88,7 +88,18 @@ module Train =
                 terminal.Json(TrainFlags.toJson resolved)
             else
                 let folder = TrainFlags.folder name s given
-                let! summary = terminal.Progress name s.Epochs (fun hooks -> Run.start hooks folder s)
+
+                let! summary =
+                    terminal.Progress
+                        name
+                        s.Epochs
+                        (fun hooks ->
+                            Run.startExperiment folder {
+                                Prepare.ofSettings hooks s with
+                                    IgnoreExtra = TrainFlags.ignoresExtra given
+                            }
+                        )
+
                 return! finish terminal name summary
         }
 
@@ -111,11 +122,13 @@ module Train =
         }
 
     /// The teacher's file, and its model where the flags name none.
-    let private withTeacher (resolved: Resolved) : Result<Resolved, Error> =
+    let private withTeacher (given: GivenFlags) (resolved: Resolved) : Result<Resolved, Error> =
         result {
             let s = resolved.Settings
-            let! file = RunDirectory.checkpointOf s.TeacherWeights
-            let! teacher = if s.Teacher = "" then LoadedModel.nameOf file else Ok s.Teacher
+            let! path = RunDirectory.weightsOf s.TeacherWeights
+            let file = WeightsPath.text path
+            let options = Command.weightsFor WeightsRole.Teacher (TrainFlags.ignoresExtra given)
+            let! teacher = if s.Teacher = "" then LoadedModel.nameWith options file else Ok s.Teacher
 
             return {
                 Settings = { s with Teacher = teacher; TeacherWeights = file }
@@ -135,7 +148,7 @@ module Train =
             match Settings.planned resolved.Settings with
             | what :: _ when not (TrainFlags.isDry given) ->
                 return! Command.usage what "ctkd distill --recipe NAME --dry-run prints the settings"
-            | _ when resolved.Settings.TeacherWeights <> "" -> return! withTeacher resolved
+            | _ when resolved.Settings.TeacherWeights <> "" -> return! withTeacher given resolved
             | _ when TrainFlags.isDry given -> return resolved
             | _ ->
                 return!
@@ -144,9 +157,19 @@ module Train =
                         "give --weights FILE; train a teacher with: ctkd teach --model resnet20"
         }
 
+    let private untrainedTeacher: Error =
+        Error.create
+            Usage
+            "a teacher with an untrained classifier teaches nothing: --fresh-classifier is for convert"
+            ""
+            "leave it out; if the classifier is another, train it first"
+
     let private command (name: string) (settings: GivenFlags -> Result<Resolved, Error>) (words: string list) : int =
+        let failed = Terminal(List.contains "--json" words).Fail
+
         match Flags.parse name TrainFlags.all words with
-        | Result.Error error -> Terminal(List.contains "--json" words).Fail error
+        | _ when List.contains "--fresh-classifier" words -> failed untrainedTeacher
+        | Result.Error error -> failed error
         | Ok given ->
             let terminal = Terminal(TrainFlags.wantsJson given)
 

@@ -14,6 +14,8 @@ module TrainFlags =
     let private recipe, private set, private methods, private weights =
         "recipe", "set", "method", "method-weights"
 
+    let private ignoreExtra = "ignore-extra"
+
     let private ofRow (field: Field) : Flag =
         let whom =
             match field.For with
@@ -59,6 +61,7 @@ module TrainFlags =
         Flags.many $"{weights} NUMBER" "distill: a weight for each --method, in their order [as published]"
         Flags.one "kd WEIGHT" "distill: weight of kd, beside the other methods [0.9; under dtkd 3]"
         yield! List.map ofRow rows
+        Flags.one ignoreExtra $"distill: of the teacher's file {Command.ignoreExtra}"
 
         Flags.one "json" "the result as one JSON object on the standard output, everything else on the standard error"
     ]
@@ -69,13 +72,16 @@ module TrainFlags =
     /// Whether nothing is to be trained.
     let isDry (given: GivenFlags) : bool = Flags.has "dry-run" given
 
+    /// Whether the teacher's file may hold tensors that its model lacks.
+    let ignoresExtra (given: GivenFlags) : bool = Flags.has ignoreExtra given
+
     /// The run to resume, if any.
     let resumed (given: GivenFlags) : string option = Flags.tryValue "resume" given
 
     /// Whether one of the flags means nothing without a teacher.
     let needTeacher (given: GivenFlags) : bool =
         let needs name =
-            List.contains name [ recipe; methods; weights; "kd" ]
+            List.contains name [ recipe; methods; weights; "kd"; ignoreExtra ]
             || rows |> List.exists (fun field -> field.Flag = name && field.For <> Audience.EveryRun)
 
         List.exists (fst >> needs) given
@@ -149,7 +155,7 @@ module TrainFlags =
     /// The settings with whole paths.
     let private located (s: Settings) : Settings = {
         s with
-            TeacherWeights = absolute s.TeacherWeights
+            TeacherWeights = WeightsPath.absolute s.TeacherWeights
             DataDir = absolute s.DataDir
             TeacherCache = absolute s.TeacherCache
     }

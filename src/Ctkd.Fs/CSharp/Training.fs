@@ -31,10 +31,11 @@ type TrainingOptions() =
         with get () = current.Student
         and set (name: string) = set (nameof current.Student) name
 
-    /// A checkpoint file or a run's folder; empty to learn from labels alone.
+    /// A checkpoint, a run's folder or a file of weights, as FILE:INNER of an archive, as FILE#KEY one of several; empty to
+    /// learn from labels alone.
     member _.TeacherWeights
         with get () = current.TeacherWeights
-        and set (path: string) = set (nameof current.TeacherWeights) (absolute path)
+        and set (path: string) = set (nameof current.TeacherWeights) (WeightsPath.absolute path)
 
     member _.Data
         with get () = current.Data
@@ -116,6 +117,11 @@ type TrainingOptions() =
                 Origin = nameof this.Set
         }
 
+    /// Whether tensors of the teacher's file that its model lacks are left aside.
+    member _.IgnoreExtra
+        with get () = values.IgnoreExtra
+        and set (yes: bool) = values <- { values with IgnoreExtra = yes }
+
     /// Trains a model of your own.
     member this.Use(student: Model) : TrainingOptions =
         values <- { values with Student = Some student }
@@ -162,7 +168,8 @@ type TrainingOptions() =
         if settings.TeacherWeights <> "" && settings.Teacher = "" then
             {
                 settings with
-                    Teacher = LoadedModel.nameOf settings.TeacherWeights |> Error.orRaise
+                    Teacher =
+                        LoadedModel.nameWith (Prepare.teacherOptions values) settings.TeacherWeights |> Error.orRaise
             }
         else
             settings

@@ -49,21 +49,38 @@ module Files =
             stream.ReadExactly bytes
             Ok bytes
 
-    /// Reads all bytes. Returns an error if the path is a folder, or the file is missing, empty, unreadable or larger
-    /// than 2 GB.
-    let read (path: string) : Result<byte[], Error> =
+    /// Runs a body that reads a file; what keeps it from being read becomes an error.
+    let private guarded (path: string) (body: unit -> Result<'T, Error>) : Result<'T, Error> =
         if Directory.Exists path then
             Error(unreadable path "it is a folder" "give the path of a file inside it")
         elif not (File.Exists path) then
             Error(absent path)
         else
             try
-                readExactly path
+                body ()
             with
             | :? UnauthorizedAccessException ->
                 Error(unreadable path "permission denied" "give yourself the right to read it (chmod u+r)")
             | problem when isFileProblem problem ->
                 Error(unreadable path problem.Message "check the disk, or copy the file again")
+
+    /// Opens a file that is longer than nothing, to read parts of it.
+    let internal openRead (path: string) : Result<FileStream, Error> =
+        guarded
+            path
+            (fun () ->
+                let stream = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read)
+
+                if stream.Length > 0L then
+                    Ok stream
+                else
+                    stream.Dispose()
+                    Error(unreadable path "it is empty" "write or fetch it again")
+            )
+
+    /// Reads all bytes. Returns an error if the path is a folder, or the file is missing, empty, unreadable or larger
+    /// than 2 GB.
+    let read (path: string) : Result<byte[], Error> = guarded path (fun () -> readExactly path)
 
     let private unwritable (path: string) (problem: exn) : Error =
         let folder = Path.GetDirectoryName(Path.GetFullPath path)

@@ -34,9 +34,19 @@ module Identify =
     /// Several times more tensors than any model of the zoo has: files with more are not matched.
     let private tooMany = 5_000
 
-    /// Returns the zoo's models with the file's number of classes, and their distances from the weights: the number of
-    /// tensors that are missing, surplus or of another shape.
-    let private distances (file: WeightsFile) : (int * Model) list =
+    /// A model with the file's number of classes, and how the weights differ from it.
+    [<ReferenceEquality>]
+    type private Match = {
+        Model: Model
+        Found: StateDict
+        /// The number of tensors that are missing or of another shape.
+        Differing: int
+        /// The number of tensors that the model lacks.
+        Extra: int
+    }
+
+    /// How well each of the zoo's models fits.
+    let private matches (file: WeightsFile) : Match list =
         if file.Found.Tensors.Length > tooMany then
             []
         else
@@ -44,41 +54,81 @@ module Identify =
             |> List.map (fun published ->
                 let model = forFile file published
                 let expected = expected model
-                Weights.distance expected (WeightsFile.find expected file).Tensors, model
+                let found = WeightsFile.find expected file
+
+                {
+                    Model = model
+                    Found = found
+                    Differing = (Weights.differing expected found.Tensors).Length
+                    Extra = (Weights.extra expected found.Tensors).Length
+                }
             )
 
-    let private exact (distances: (int * Model) list) : Model list =
-        distances |> List.filter (fun (distance, _) -> distance = 0) |> List.map snd
+    /// The models that fit. Of several networks in one file that fit different models, those that would be taken. With
+    /// `ignoreExtra` the models that lack the fewest of the tensors.
+    let private exact (ignoreExtra: bool) (file: WeightsFile) (matches: Match list) : Model list =
+        let whole = matches |> List.filter (fun m -> m.Differing = 0 && (ignoreExtra || m.Extra = 0))
+        let fewest = whole |> List.map _.Extra |> List.fold min System.Int32.MaxValue
+        let best = whole |> List.filter (fun m -> m.Extra = fewest)
+        let place (found: StateDict) = found.Under, found.Prefix
+        let taken = best |> List.filter (fun m -> place m.Found = place file.Found)
+        (if taken.IsEmpty then best else taken) |> List.map _.Model
 
     /// Returns the published models that the weights fit, with any number of classes.
-    let fitting (file: WeightsFile) : Model list = distances file |> exact
+    let fitting (file: WeightsFile) : Model list = matches file |> exact false file
 
-    let private undecided (file: WeightsFile) (distances: (int * Model) list) : Error =
+    let private undecided (ignoreExtra: bool) (file: WeightsFile) (matches: Match list) : Error =
         let what, next =
-            match exact distances with
+            match exact ignoreExtra file matches with
             | [] ->
+                let nearest = matches |> List.sortBy (fun m -> m.Differing + m.Extra) |> List.truncate 2
+
                 let near =
-                    distances
-                    |> List.sortBy fst
-                    |> List.truncate 2
-                    |> List.map (fun (count, model) -> $"{model.Name} ({count} tensors differ)")
+                    nearest
+                    |> List.map (fun m -> $"{m.Model.Name} ({m.Differing + m.Extra} tensors differ)")
                     |> String.concat ", "
 
                 let near = if near = "" then "" else $"nearest: {near}; "
-                "the weights fit no model of the zoo", near + "name the model to see how they differ"
+
+                let extra =
+                    match nearest with
+                    | { Differing = 0; Extra = count } as m :: _ ->
+                        $"; or leave the {count} that {m.Model.Name} lacks aside with --ignore-extra"
+                    | _ -> ""
+
+                // A tensor of the nearest model that is there and not read.
+                let unread =
+                    nearest
+                    |> List.truncate 1
+                    |> List.collect (fun m ->
+                        let names = expected m.Model |> List.map _.Name |> Set.ofList
+
+                        m.Found.Skipped
+                        |> List.filter (fun (name, _) -> names.Contains name)
+                        |> List.map (fun (name, what) -> m.Found.Prefix + name, what)
+                    )
+
+                match unread with
+                | (name, what) :: _ ->
+                    $"the weights fit no model of the zoo; '{Files.printable name}' is {what}, which is not read",
+                    near + WeightsErrors.remedy name what
+                | [] -> "the weights fit no model of the zoo", near + "name the model to see how they differ" + extra
             | several ->
                 let names = several |> List.map _.Name |> String.concat ", "
                 "the weights fit several models", $"name one of them: {names}"
 
         Error.create Mismatch what file.Path $"{next} (--model, of a teacher --teacher)"
 
-    /// Returns the model named by the user, else by the file, else the only one that the weights fit.
-    let model (byUser: string option) (file: WeightsFile) : Result<Model, Error> =
+    /// As `model`; with `ignoreExtra` the weights may hold tensors that the model lacks.
+    let modelOf (ignoreExtra: bool) (byUser: string option) (file: WeightsFile) : Result<Model, Error> =
         match byUser |> Option.orElse (named file) with
         | Some name -> Zoo.published name |> Result.map (forFile file)
         | None ->
-            let distances = distances file
+            let matches = matches file
 
-            match exact distances with
+            match exact ignoreExtra file matches with
             | [ only ] -> Ok only
-            | _ -> Error(undecided file distances)
+            | _ -> Error(undecided ignoreExtra file matches)
+
+    /// Returns the model named by the user, else by the file, else the only one that the weights fit.
+    let model (byUser: string option) (file: WeightsFile) : Result<Model, Error> = modelOf false byUser file

@@ -8,115 +8,356 @@ type StateDict = {
     Tensors: StoredTensor list
     /// The names of the enclosing groups, outermost first.
     Under: string list
+    /// The class of the object that holds them, such as a whole module; empty for a dictionary.
+    Of: string
     /// The prefix that was stripped from each name.
     Prefix: string
+    /// The wrappers that were left out within names, such as "_orig_mod".
+    Within: string list
     /// Number of tensors in the same group whose names lack the prefix.
     Aside: int
+    /// Tensors of the group that no model has: names, and what they are.
+    Skipped: (string * string) list
+    /// Where else the file holds tensors, and how many: keys that `StateDict.select` takes.
+    Others: (string * int) list
 }
 
-/// Finds a model's weights in a file: under the usual names, without the usual prefixes.
+/// Finds a model's weights in a file: under the usual keys, without what tools put around names.
 [<RequireQualifiedAccess>]
 module StateDict =
-    let private wrappers = [ "state_dict"; "model_state_dict"; "model"; "net"; "student" ]
-    let private usualPrefixes = [ "module."; "student."; "model." ]
 
-    /// A distiller's file holds other modules beside its student, so here only some of the names need the prefix.
-    let private amongOthers = "student."
+    let private maxSteps, private maxDepth, private maxPlaces = 8, 6, 64
 
-    let private maxSteps = 4
+    // ---- candidates
 
-    /// Returns the groups with tensors: the entry itself, and those nested under the usual names.
-    let rec private places (depth: int) (under: string list) (entry: TorchEntry) : StateDict list = [
-        match TorchEntry.tensors entry with
-        | [] -> ()
-        | tensors -> { Tensors = tensors; Under = under; Prefix = ""; Aside = 0 }
+    /// A tensor that is read or skipped, under the name that it has after stripping.
+    [<ReferenceEquality>]
+    type private Item = { Name: string; Tensor: StoredTensor voption; What: string }
 
-        if depth > 0 then
-            for wrapper in wrappers do
-                for name, held in TorchEntry.entries entry do
-                    if name = wrapper then yield! places (depth - 1) (under @ [ name ]) held
-    ]
+    /// A possible state_dict: where it is, how far from what is usual, and its items.
+    [<ReferenceEquality>]
+    type private Candidate = {
+        Items: Item list
+        Count: int
+        Path: string list
+        Class: string
+        Stripped: string
+        Left: string list
+        Without: int
+        /// Of its keys: 0 for the usual ones.
+        Rank: int
+    }
 
-    /// Keeps the tensors whose names start with the prefix, and strips it.
-    let private strip (prefix: string) (found: StateDict) : StateDict =
+    let private item (name: string, entry: TorchEntry) : Item option =
+        match entry with
+        | TorchEntry.Tensor tensor ->
+            let skipped =
+                match StateDictKeys.counter name with
+                | Some counter -> counter
+                | None when SafetensorsLayout.isOfModels tensor.DType -> ""
+                | None -> $"a tensor of the type {tensor.DType}"
+
+            Some {
+                Name = name
+                Tensor = (if skipped = "" then ValueSome tensor else ValueNone)
+                What = skipped
+            }
+        | TorchEntry.Unread what -> Some { Name = name; Tensor = ValueNone; What = what }
+        | _ -> None
+
+    /// All groups of tensors that may be a state_dict.
+    let private places (role: WeightsRole) (root: TorchEntry) : Candidate list =
+        let rank = StateDictKeys.rankOf role
+
+        let rec go depth (path: string list) (ranked: int) (entry: TorchEntry) : Candidate list = [
+            let held = TorchEntry.entries entry
+            let items = List.choose item held
+            let count = items |> List.filter _.Tensor.IsSome |> List.length
+
+            if count > 0 && (items |> List.distinctBy _.Name).Length = items.Length then
+                {
+                    Items = items
+                    Count = count
+                    Path = List.rev path
+                    Class =
+                        match entry with
+                        | TorchEntry.Object(kind, _) -> kind
+                        | _ -> ""
+                    Stripped = ""
+                    Left = []
+                    Without = 0
+                    Rank = ranked
+                }
+
+            if depth < maxDepth then
+                for name, inner in held do
+                    match inner with
+                    | TorchEntry.Group _
+                    | TorchEntry.Object _ when not (StateDictKeys.isForeign name) ->
+                        yield! go (depth + 1) (name :: path) (ranked + rank name) inner
+                    | _ -> ()
+        ]
+
+        go 0 [] 0 root
+        |> List.sortBy (fun place -> place.Rank >= StateDictKeys.least, -place.Count)
+        |> List.truncate maxPlaces
+
+    /// Keeps the items whose names start with the prefix, and strips it; and those that are skipped, to be named.
+    let private strip (prefix: string) (from: Candidate) : Candidate =
+        let starts (item: Item) =
+            item.Name.Length > prefix.Length && item.Name.StartsWith(prefix, StringComparison.Ordinal)
+
         let within =
-            found.Tensors
-            |> List.filter (fun t ->
-                t.Name.Length > prefix.Length && t.Name.StartsWith(prefix, StringComparison.Ordinal)
+            from.Items
+            |> List.choose (fun item ->
+                if starts item then Some { item with Name = item.Name.Substring prefix.Length }
+                elif item.Tensor.IsNone then Some item
+                else None
             )
+
+        let count = within |> List.filter _.Tensor.IsSome |> List.length
 
         {
-            found with
-                Tensors = within |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
-                Prefix = found.Prefix + prefix
-                Aside = found.Aside + found.Tensors.Length - within.Length
+            from with
+                Items = within
+                Count = count
+                Stripped = from.Stripped + prefix
+                Without = from.Without + from.Count - count
         }
 
-    /// Strips the prefixes that all names share, and that of a distiller's student.
-    let rec private stripUsual (steps: int) (found: StateDict) : StateDict =
-        let next =
-            usualPrefixes
-            |> List.map (fun prefix -> prefix, strip prefix found)
-            |> List.tryFind (fun (prefix, within) ->
-                not within.Tensors.IsEmpty && (within.Aside = found.Aside || prefix = amongOthers)
-            )
+    /// Leaves parts out of all names, unless two would then be equal.
+    let private leaveOut (parts: string list) (from: Candidate) : Candidate option =
+        let isOne (part: string) = List.contains part parts
 
-        match next with
-        | Some(_, within) when steps > 0 -> stripUsual (steps - 1) within
-        | _ -> found
+        let cleaned (name: string) =
+            if parts |> List.exists (fun part -> name.Contains(part + ".", StringComparison.Ordinal)) then
+                name.Split '.' |> Array.filter (isOne >> not) |> String.concat "."
+            else
+                name
 
-    /// Returns a group as it is, and without each sequence of prefixes that leaves a tensor.
-    let rec private strippings (steps: int) (found: StateDict) : StateDict list = [
-        found
+        let has (part: string) (item: Item) =
+            item.Name.Contains(part + ".", StringComparison.Ordinal) && Array.contains part (item.Name.Split '.')
+
+        match parts |> List.filter (fun part -> List.exists (has part) from.Items) with
+        | [] -> None
+        | found ->
+            let items = from.Items |> List.map (fun item -> { item with Name = cleaned item.Name })
+
+            if (items |> List.distinctBy _.Name).Length = items.Length then
+                Some { from with Items = items; Left = found }
+            else
+                None
+
+    /// Strips the prefixes that all names share, and that of one of two networks.
+    let rec private stripUsual (role: WeightsRole) (steps: int) (from: Candidate) : Candidate =
+        let isShared (prefix: string, within: Candidate) =
+            within.Count > 0
+            && (within.Count = from.Count
+                || List.contains prefix [ for name in StateDictKeys.attributesByRole role -> name + "." ])
+
+        match
+            StateDictKeys.prefixes role |> List.map (fun prefix -> prefix, strip prefix from) |> List.tryFind isShared
+        with
+        | Some(_, within) when steps > 0 -> stripUsual role (steps - 1) within
+        | _ -> from
+
+    /// Returns a candidate as it is, and without each sequence of prefixes that leaves a tensor.
+    let rec private strippings (role: WeightsRole) (steps: int) (from: Candidate) : Candidate list = [
+        from
 
         if steps > 0 then
-            for prefix in usualPrefixes do
-                let within = strip prefix found
-                if not within.Tensors.IsEmpty then yield! strippings (steps - 1) within
+            for prefix in StateDictKeys.prefixes role do
+                let within = strip prefix from
+                if within.Count > 0 then yield! strippings role (steps - 1) within
     ]
 
-    /// Returns the first candidate that fits the names best.
-    let private best (expected: Set<string>) (candidates: StateDict list) : StateDict option =
-        let fits (found: StateDict) =
-            let hits = found.Tensors |> List.filter (fun t -> expected.Contains t.Name) |> List.length
-            hits, hits - found.Tensors.Length
+    // ---- the choice
 
-        match candidates |> List.map (fun found -> fits found, found) with
+    let rec private countIn (entry: TorchEntry) : int =
+        match entry with
+        | TorchEntry.Tensor _ -> 1
+        | _ -> TorchEntry.entries entry |> List.sumBy (snd >> countIn)
+
+    /// Where else tensors are: beside the groups that lead to the candidate, and in its group under another prefix.
+    let private others (root: TorchEntry) (chosen: Candidate) : (string * int) list =
+        let rec beside (above: string list) (path: string list) (entry: TorchEntry) = [
+            match path with
+            | [] -> ()
+            | next :: rest ->
+                for name, held in TorchEntry.entries entry do
+                    let key = String.concat "." (List.rev (name :: above))
+
+                    match held with
+                    | TorchEntry.Group _
+                    | TorchEntry.Object _ ->
+                        if name = next then
+                            yield! beside (name :: above) rest held
+                        else
+                            match countIn held with
+                            | 0 -> ()
+                            | count -> key, count
+                    | _ -> ()
+        ]
+
+        let rec within (path: string list) (entry: TorchEntry) =
+            match path with
+            | [] -> entry
+            | name :: rest -> TorchEntry.entries entry |> List.find (fun (key, _) -> key = name) |> snd |> within rest
+
+        let underOtherPrefixes =
+            if chosen.Without = 0 || chosen.Stripped = "" then
+                []
+            else
+                // "module.student." stands beside "module.teacher.".
+                let parts = chosen.Stripped.TrimEnd('.').Split '.'
+                let above = parts[.. parts.Length - 2] |> Array.map (fun part -> part + ".") |> String.concat ""
+                let own = parts[parts.Length - 1]
+
+                TorchEntry.entries (within chosen.Path root)
+                |> List.filter (fun (name, held) -> held.IsTensor && name.StartsWith(above, StringComparison.Ordinal))
+                |> List.countBy (fun (name, _) -> name.Substring(above.Length).Split('.', 2)[0])
+                |> List.filter (fun (part, _) -> part <> own)
+                |> List.map (fun (part, count) -> String.concat "." (chosen.Path @ [ above + part ]), count)
+
+        beside [] chosen.Path root @ List.truncate 16 underOtherPrefixes
+
+    let private found (root: TorchEntry) (chosen: Candidate) : StateDict = {
+        Tensors =
+            chosen.Items
+            |> List.choose (fun item ->
+                match item.Tensor with
+                | ValueSome tensor -> Some { tensor with Name = item.Name }
+                | ValueNone -> None
+            )
+        Under = chosen.Path
+        Of = chosen.Class
+        Prefix = chosen.Stripped
+        Within = chosen.Left
+        Aside = chosen.Without
+        Skipped =
+            chosen.Items |> List.choose (fun item -> if item.Tensor.IsNone then Some(item.Name, item.What) else None)
+        Others = others root chosen
+    }
+
+    let private usual (role: WeightsRole) (root: TorchEntry) (places: Candidate list) : StateDict option =
+        // One of several networks, then the largest group.
+        match places |> List.sortBy (fun place -> place.Rank >= StateDictKeys.least, -place.Count, place.Rank) with
         | [] -> None
-        | scored ->
-            let (hits, _), found = List.maxBy fst scored
-            if hits > 0 then Some found else None
+        | first :: _ ->
+            let clean (candidate: Candidate) =
+                leaveOut StateDictKeys.wrappers candidate |> Option.defaultValue candidate
 
-    /// <summary>Finds a model's weights in a file.</summary>
-    /// <param name="expected">
-    /// The model's own names, if known: the place and prefixes that fit them best are chosen, and names that fit
-    /// unchanged stay unchanged. Without them the largest group is taken, and prefixes that all its names share, or
-    /// that mark a distiller's student, are stripped.
-    /// </param>
+            stripUsual role maxSteps first |> clean |> found root |> Some
+
+    /// <summary>A finder of a model's weights in a file, for one model after another.</summary>
+    /// <param name="role">Of two networks that fit equally well, which is meant.</param>
     /// <param name="root">The file's contents.</param>
-    /// <returns>The weights, or <c>None</c> if no tensor is in a usual place of a state_dict.</returns>
-    let find (expected: string list option) (root: TorchEntry) : StateDict option =
-        let places = places 3 [] root
+    /// <returns>
+    /// A function of the model's own names, if known: the place and prefixes that fit them best are chosen, and names that
+    /// fit unchanged stay unchanged. Without them the largest group is taken, and prefixes that all its names share, or
+    /// that mark one of two networks, are stripped. It returns <c>None</c> if no tensor is in a place of a state_dict.
+    /// </returns>
+    let finder (role: WeightsRole) (root: TorchEntry) : string list option -> StateDict option =
+        let places = places role root
 
-        let usual () =
-            match places with
-            | [] -> None
-            | some -> some |> List.maxBy (fun found -> found.Tensors.Length) |> stripUsual maxSteps |> Some
+        let candidates =
+            lazy
+                (let raw = places |> List.collect (strippings role maxSteps)
 
-        match expected with
-        | None -> usual ()
-        | Some names ->
-            places |> List.collect (strippings maxSteps) |> best (Set.ofList names) |> Option.orElseWith usual
+                 raw
+                 @ List.choose (leaveOut StateDictKeys.wrappers) raw
+                 @ List.choose (leaveOut (StateDictKeys.wrappers @ [ StateDictKeys.dataParallel ])) raw)
+
+        let usual = lazy (usual role root places)
+
+        fun expected ->
+            match expected with
+            | None -> usual.Value
+            | Some names ->
+                let wanted = Set.ofList names
+
+                let score (candidate: Candidate) =
+                    let hits = candidate.Items |> List.filter (fun item -> wanted.Contains item.Name) |> List.length
+                    hits, hits - candidate.Count, -candidate.Rank
+
+                match candidates.Value |> List.map (fun candidate -> score candidate, candidate) with
+                | [] -> None
+                | scored ->
+                    let (hits, _, _), best = List.maxBy fst scored
+                    if hits > 0 then Some(found root best) else usual.Value
+
+    /// As `finder`, for weights of any role.
+    let find (expected: string list option) (root: TorchEntry) : StateDict option = finder WeightsRole.Any root expected
+
+    // ---- by key
+
+    /// Returns the group of tensors under a key: names of groups, outermost first, joined by dots; the last may be a
+    /// prefix of names. The error lists the keys that are there.
+    let select (key: string) (root: TorchEntry) : Result<TorchEntry, string list> =
+        let rec go (rest: string) (entry: TorchEntry) : TorchEntry option =
+            let inner =
+                TorchEntry.entries entry
+                |> List.tryPick (fun (name, held) ->
+                    if name = rest && countIn held > 0 && not held.IsTensor then
+                        Some held
+                    elif rest.StartsWith(name + ".", StringComparison.Ordinal) then
+                        go (rest.Substring(name.Length + 1)) held
+                    else
+                        None
+                )
+
+            match inner with
+            | Some _ -> inner
+            | None ->
+                let prefix = rest + "."
+
+                match
+                    TorchEntry.entries entry
+                    |> List.filter (fun (name, held) ->
+                        held.IsTensor
+                        && name.Length > prefix.Length
+                        && name.StartsWith(prefix, StringComparison.Ordinal)
+                    )
+                with
+                | [] -> None
+                | named ->
+                    named
+                    |> List.map (fun (name, held) -> name.Substring prefix.Length, held)
+                    |> TorchEntry.Group
+                    |> Some
+
+        let rec keys depth (above: string) (entry: TorchEntry) = [
+            for name, held in TorchEntry.entries entry do
+                match held with
+                | TorchEntry.Group _
+                | TorchEntry.Object _ when countIn held > 0 ->
+                    above + name
+                    if depth < maxDepth then yield! keys (depth + 1) (above + name + ".") held
+                | _ -> ()
+        ]
+
+        match go key root with
+        | Some entry -> Ok entry
+        | None -> Error(List.truncate 1000 (keys 0 "" root))
+
+    // ---- in words
+
+    let private printable (text: string) = Files.printable text
 
     /// Describes how the weights were found: "under 'model', without the prefix 'module.'"; empty if nothing was
     /// stripped.
     let describe (found: StateDict) : string =
-        let printable (text: string) = Files.printable text
-
         [
             if not found.Under.IsEmpty then
                 $"""under '{printable (String.concat "." found.Under)}'"""
+            if found.Of <> "" then $"of an object of the class {printable found.Of}"
             if found.Prefix <> "" then $"without the prefix '{printable found.Prefix}'"
+            if not found.Within.IsEmpty then
+                $"""without '{String.concat "', '" found.Within}' within names"""
             if found.Aside > 0 then $"{found.Aside} other tensors set aside"
         ]
         |> String.concat ", "
+
+    /// The other places of a file that may hold a model's weights, with their number of tensors.
+    let rivals (found: StateDict) : (string * int) list =
+        found.Others |> List.filter (fun (key, count) -> count > 1 && not (StateDictKeys.isForeign key))

@@ -1,6 +1,7 @@
 namespace Ctkd.Fs
 
 open System
+open System.Collections.Generic
 
 /// Matches stored tensors with what a model expects.
 [<RequireQualifiedAccess>]
@@ -17,6 +18,9 @@ module Weights =
         "U8", DType.Byte
         "BOOL", DType.Bool
     ]
+
+    /// Whether weights of a model have this type; the engine has no other.
+    let isOfModels (dtype: string) : bool = SafetensorsLayout.isOfModels dtype
 
     let private nameOf (dtype: DType) : string = dtypes |> List.find (fun (_, known) -> known = dtype) |> fst
 
@@ -67,7 +71,8 @@ module Weights =
         (stored: StoredTensor list)
         : StoredTensor list =
         let wanted = expected |> List.map (fun e -> e.Name, e) |> Map.ofList
-        let there = stored |> List.map _.Name |> Set.ofList
+        // A file may have a million tensors.
+        let there = stored |> Seq.map _.Name |> HashSet
         let isAmong dtypes name = dtypes |> List.exists (fun dtype -> nameOf dtype = name)
 
         let change (tensor: StoredTensor) =
@@ -93,6 +98,10 @@ module Weights =
 
         List.map change stored @ List.choose counter expected
 
+    /// As `adapt`, in the types alone: converts nothing.
+    let internal relabel (expected: Expected list) (stored: StoredTensor list) : StoredTensor list =
+        adaptWith (fun dtype tensor -> { tensor with DType = nameOf dtype }) expected stored
+
     /// Adapts tensors from other programs: converts floating-point numbers and integers to the expected widths, and
     /// sets a missing batch counter to 0, since PyTorch before 0.4.1 had none.
     let adapt: Expected list -> StoredTensor list -> StoredTensor list = adaptWith converted
@@ -109,23 +118,39 @@ module Weights =
         | Different of Expected * StoredTensor
 
     let private differences (expected: Expected list) (stored: StoredTensor list) : Difference list =
-        let byName = stored |> List.map (fun t -> t.Name, t) |> Map.ofList
-        let wanted = expected |> List.map _.Name |> Set.ofList
+        let byName = Dictionary<string, StoredTensor>()
+
+        for t in stored do
+            byName[t.Name] <- t
+
+        let wanted = expected |> Seq.map _.Name |> HashSet
 
         [
             for e in expected do
-                match Map.tryFind e.Name byName with
-                | None -> Missing e.Name
-                | Some t when t.Shape <> e.Shape || t.DType <> nameOf e.DType -> Different(e, t)
-                | Some _ -> ()
+                match byName.TryGetValue e.Name with
+                | true, t when t.Shape <> e.Shape || t.DType <> nameOf e.DType -> Different(e, t)
+                | true, _ -> ()
+                | _ -> Missing e.Name
             for t in stored do
                 if not (wanted.Contains t.Name) then Unexpected t.Name
         ]
 
-    /// Counts the tensors of another program's file that differ from what is expected. Converts nothing.
-    let distance (expected: Expected list) (stored: StoredTensor list) : int =
-        let relabelled dtype (tensor: StoredTensor) = { tensor with DType = nameOf dtype }
-        stored |> adaptWith relabelled expected |> differences expected |> List.length
+    /// Names of the stored tensors that are not expected.
+    let extra (expected: Expected list) (stored: StoredTensor list) : string list =
+        let wanted = expected |> Seq.map _.Name |> HashSet
+        stored |> List.filter (fun t -> not (wanted.Contains t.Name)) |> List.map _.Name
+
+    /// Names of the expected tensors that are missing or of another shape or kind. Converts nothing.
+    let differing (expected: Expected list) (stored: StoredTensor list) : string list =
+        stored
+        |> relabel expected
+        |> differences expected
+        |> List.choose (
+            function
+            | Missing name -> Some name
+            | Different(e, _) -> Some e.Name
+            | Unexpected _ -> None
+        )
 
     /// Lists the differences, one line per kind. Truncates long lists: a file may have a million.
     let private explain (all: Difference list) : string =

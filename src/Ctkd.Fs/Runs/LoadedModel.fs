@@ -17,14 +17,14 @@ type LoadedModel = {
 module LoadedModel =
 
     /// Reads a file of weights as a checkpoint, if it is one, or as plain weights.
-    let private readFile (path: string) : Result<Choice<Checkpoint, WeightsFile>, Error> =
+    let private readFile (role: WeightsRole) (path: string) : Result<Choice<Checkpoint, WeightsFile>, Error> =
         result {
-            let! file = RunDirectory.checkpointOf path
-            let! bytes = Files.read file
-            let! weights = WeightsFile.parse file bytes |> Result.mapError (RunDirectory.offerBest file)
+            let! path = RunDirectory.weightsOf path
 
-            if Checkpoint.isCheckpoint weights.Metadata then
-                let! checkpoint = Checkpoint.parse file bytes |> Result.mapError (RunDirectory.offerBest file)
+            let! weights = WeightsFile.readAs role path |> Result.mapError (RunDirectory.offerBest path.File)
+
+            if Checkpoint.isCheckpoint weights.Metadata && path.Inner = "" && path.Key = "" then
+                let! checkpoint = Checkpoint.read path.File |> Result.mapError (RunDirectory.offerBest path.File)
                 return Choice1Of2 checkpoint
             else
                 return Choice2Of2 weights
@@ -59,39 +59,59 @@ module LoadedModel =
             let names = String.Join(" or ", others)
             { error with Next = $"these weights fit {names}: name that model" }
 
-    let private ofWeights device (expected: string option) (file: WeightsFile) : Result<LoadedModel, Error> =
+    let private ofWeights
+        (options: WeightsOptions)
+        device
+        (expected: string option)
+        (file: WeightsFile)
+        : Result<LoadedModel * string list, Error> =
         result {
-            let! model = Identify.model expected file
+            let! model = Identify.modelOf options.IgnoreExtra expected file
+            let! found, notes = WeightsFit.tensors options model file |> Result.mapError (advise model file)
 
             let! weights =
                 file
-                |> WeightsFile.fit
+                |> WeightsFile.load
                     $"model {model.Name} for {model.Classes} classes"
                     device
                     (Weights.expected DType.Float32 (Model.declarations model))
-                |> Result.mapError (advise model file)
+                    found
 
-            return { Model = model; Weights = weights; Info = None }
+            return { Model = model; Weights = weights; Info = None }, notes
         }
 
-    /// Loads a trained model from a run's folder, a checkpoint (its student), or a file of weights, safetensors or PyTorch's.
-    /// `expected` is the model that the user named, if any; without it the file's metadata or its tensors tell.
-    let load (device: Device) (expected: string option) (path: string) : Result<LoadedModel, Error> =
-        readFile path
+    /// As `load`, with what may differ, and with what a user should know: which of several weights were taken, and what was
+    /// left aside.
+    let loadWith
+        (options: WeightsOptions)
+        (device: Device)
+        (expected: string option)
+        (path: string)
+        : Result<LoadedModel * string list, Error> =
+        readFile options.Role path
         |> Result.bind (
             function
-            | Choice1Of2 checkpoint -> ofCheckpoint device expected checkpoint
-            | Choice2Of2 file -> ofWeights device expected file
+            | Choice1Of2 checkpoint -> ofCheckpoint device expected checkpoint |> Result.map (fun loaded -> loaded, [])
+            | Choice2Of2 file -> ofWeights options device expected file
         )
 
-    /// Returns the model's name alone.
-    let nameOf (path: string) : Result<string, Error> =
-        readFile path
+    /// Loads a trained model from a run's folder, a checkpoint (its student), or a file of weights, safetensors or PyTorch's,
+    /// in an archive as FILE:INNER, one of several as FILE#KEY. `expected` is the model that the user named, if any; without it the file's metadata or its tensors tell.
+    let load (device: Device) (expected: string option) (path: string) : Result<LoadedModel, Error> =
+        loadWith WeightsFit.strict device expected path |> Result.map fst
+
+    /// As `nameOf`, with what may differ.
+    let nameWith (options: WeightsOptions) (path: string) : Result<string, Error> =
+        readFile options.Role path
         |> Result.bind (
             function
             | Choice1Of2 checkpoint -> Ok checkpoint.Info.Settings.Student
-            | Choice2Of2 file -> Identify.model None file |> Result.map _.Name
+            | Choice2Of2 file -> Identify.modelOf options.IgnoreExtra None file |> Result.map _.Name
         )
+
+    /// Returns the name of a teacher's model alone.
+    let nameOf (path: string) : Result<string, Error> =
+        nameWith { WeightsFit.strict with Role = WeightsRole.Teacher } path
 
     /// Computes the SHA-256 over the names and bytes of a model's weights.
     let fingerprint (weights: Tree) : string =

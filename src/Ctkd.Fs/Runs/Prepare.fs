@@ -36,6 +36,8 @@ type Experiment = {
     Policy: Policy option
     /// Weighted distillers; None for the settings' methods.
     Distillers: (float * Distiller) list option
+    /// Whether tensors of the teacher's file that its model lacks are left aside.
+    IgnoreExtra: bool
     Hooks: Hooks
 }
 
@@ -67,7 +69,15 @@ module Prepare =
         Data = None
         Policy = None
         Distillers = None
+        IgnoreExtra = false
         Hooks = hooks
+    }
+
+    /// How the teacher's file may differ from its model.
+    let teacherOptions (e: Experiment) : WeightsOptions = {
+        WeightsFit.strict with
+            Role = WeightsRole.Teacher
+            IgnoreExtra = e.IgnoreExtra
     }
 
     /// The name that is recorded for a value: never one that a list has, which would stand for something else.
@@ -203,7 +213,12 @@ module Prepare =
                     let weights = teacher.Weights |> Tree.map (fun _ x -> Tensor.toDevice device x)
                     Ok(Some { teacher with Weights = weights })
                 | None when e.Settings.Teacher = "" -> Ok None
-                | None -> LoadedModel.load device (Some e.Settings.Teacher) e.Settings.TeacherWeights |> Result.map Some
+                | None ->
+                    LoadedModel.loadWith (teacherOptions e) device (Some e.Settings.Teacher) e.Settings.TeacherWeights
+                    |> Result.map (fun (teacher, notes) ->
+                        notes |> List.iter e.Hooks.Say
+                        Some teacher
+                    )
 
             do! teacher |> Option.map (LoadedModel.fits data) |> Option.defaultValue (Ok())
             return teacher

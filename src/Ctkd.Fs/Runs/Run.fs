@@ -326,7 +326,11 @@ module Run =
     let private goOn (folder: RunDirectory) (checkpoint: Checkpoint) (changed: Settings) (experiment: Experiment) =
         result {
             let recorded, hooks = checkpoint.Info.Settings, experiment.Hooks
-            let! run = Prepare.load { experiment with Settings = changed } |> Result.mapError moved
+
+            // The teacher's hash is checked: what its file holds beside it does not matter.
+            let! run =
+                Prepare.load { experiment with Settings = changed; IgnoreExtra = true } |> Result.mapError moved
+
             do! checkValues checkpoint.Path changed run.Settings
             do! checkTeacher run checkpoint
             do! checkData run checkpoint

@@ -132,6 +132,11 @@ module RunDirectory =
                     path
                     $"give a file, or the folder of a run: it holds {last}"
 
+    /// Returns the path of weights: as given, or with the latest checkpoint of a folder.
+    let weightsOf (text: string) : Result<WeightsPath, Error> =
+        let path = WeightsPath.parse text
+        checkpointOf path.File |> Result.map (fun file -> { path with File = file })
+
     /// Adds the best checkpoint to the error of a latest one that cannot be read, where the best one can.
     let offerBest (file: string) (error: Error) : Error =
         let other = Path.Combine(string (Path.GetDirectoryName(Path.GetFullPath file)), best)

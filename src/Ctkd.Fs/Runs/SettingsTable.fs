@@ -111,7 +111,9 @@ module SettingsTable =
             |> Field.by "the one that its weights name or fit"
 
             taught "weights FILE" (nameof s.TeacherWeights) text ""
-            |> Field.means "the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file; needed"
+            |> Field.means
+                "the teacher's weights: a checkpoint, a run's folder, a safetensors or PyTorch file, \
+                 FILE.tar:INNER of an archive, FILE#KEY of several; needed"
             |> Field.yours
             |> Field.mayChange
 

@@ -142,6 +142,8 @@ let tests =
                 """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{}}""", "JSON"
                 """{"a":{"dtype":"U8","shape":[[[[[[4]]]]]],"data_offsets":[0,4]}}""", "JSON"
                 """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},}""", "JSON"
+                """{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}} {}""", "JSON"
+                """{"a":{"dtype":"F4","shape":[9],"data_offsets":[0,4]}}""", "within a byte"
                 """[]""", "begin with {"
                 """ {}""", "begin with {"
             ]
@@ -214,6 +216,42 @@ let tests =
                 bad[8 + abs i % (bad.Length - 8)] <- alphabet[abs c % alphabet.Length]
 
             Safetensors.parse "x" bad |> ignore
+
+        test "a header of 90 MB is read in bounded memory, and one over 100 MB is refused" {
+            let entry = ""","NAME":{"dtype":"F32","shape":[0,3,3,64],"data_offsets":[0,0]}"""
+            let count = 90_000_000 / (entry.Length + 396)
+
+            let header =
+                Text
+                    .StringBuilder()
+                    .Append("{\"__metadata__\":{\"a\":\"b\"}")
+                    .Append(String.concat "" (Seq.init count (fun i -> entry.Replace("NAME", $"{i:D400}"))))
+                    .Append('}')
+                    .ToString()
+
+            let bytes = byHand header [||]
+            Must.lie 80_000_000 100_000_000 bytes.Length
+            GC.Collect()
+            let before = GC.GetTotalMemory true
+            let file = Safetensors.parse "x" bytes |> Error.orRaise
+            Must.equal (count, [ "a", "b" ]) (file.Tensors.Length, file.Metadata)
+            // What is kept, beside a header of 90 MB: no document, only tensors with their names.
+            Must.lie 0L 300_000_000L (GC.GetTotalMemory true - before)
+
+            let long = Array.zeroCreate<byte> 100_000_100
+            BinaryPrimitives.WriteUInt64LittleEndian(Span long, 100_000_001UL)
+            long[8] <- byte '{'
+            Must.contain "allowed are 2 to 100000000" (errorOf (Safetensors.parse "x" long)).What
+        }
+
+        test "metadata and shapes that would take many times their text are refused" {
+            let many = String.concat "," [ for i in 0..100_000 -> $"\"{i}\":\"\"" ]
+            let metadata = byHand ("{\"__metadata__\":{" + many + "}}") [||]
+            Must.contain "more than 100000 entries" (errorOf (Safetensors.parse "x" metadata)).What
+            let shape = String.concat "," (Seq.replicate 65 "0")
+            let wide = byHand ("{\"a\":{\"dtype\":\"U8\",\"shape\":[" + shape + "],\"data_offsets\":[0,0]}}") [||]
+            Must.contain "64 dimensions" (errorOf (Safetensors.parse "x" wide)).What
+        }
 
         test "a plain file is not accepted as a sealed one, and a sealed one hides its seal" {
             Must.contain "checksum" ((errorOf (Safetensors.parseSealed "x" (Safetensors.encode small))).What)

@@ -102,6 +102,54 @@ let tests =
                 Must.hold ((StateDict.find (Some names) root).IsNone)
         }
 
+        test "names of torch.compile, data parallel and sharded models are those of the model, in any order and mixture" {
+            let orig, fsdp, fabric = "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module."
+
+            let within (part: string) (name: string) =
+                let dot = name.IndexOf '.'
+                $"{name.Substring(0, dot)}.{part}.{name.Substring(dot + 1)}"
+
+            let cases: (string * (string -> string)) list = [
+                for prefix in
+                    [
+                        orig
+                        "module." + orig
+                        orig + "module."
+                        fsdp
+                        fabric + "module."
+                        "model." + orig + "backbone."
+                        "module.encoder." + orig
+                    ] do
+                    prefix, (fun name -> prefix + name)
+                for part in [ "_orig_mod"; "_fsdp_wrapped_module"; "_checkpoint_wrapped_module" ] do
+                    $"within {part}", within part
+                    $"module and within {part}", (fun name -> "module." + within part name)
+            ]
+
+            for case, change in cases do
+                for expected in [ None; Some names ] do
+                    Expect.equal (foundNames expected (group (List.map change names))) names case
+
+            // What could be a name of the model's own is undone for a model alone.
+            let mixed = names |> List.mapi (fun i name -> (if i = 1 then "module." else "") + name)
+            Must.equal names (foundNames (Some names) (group mixed))
+            Must.equal names (foundNames (Some names) (group (List.map (within "module") names)))
+            Must.equal mixed (foundNames None (group mixed))
+        }
+
+        test "the attribute that holds the whole network is no part of names" {
+            for prefix in
+                [ "backbone."; "net."; "model."; "student."; "encoder."; "network."; "ema."; "module.backbone." ] do
+                for expected in [ None; Some names ] do
+                    Must.equal names (foundNames expected (group (prefixed prefix names)))
+        }
+
+        test "names that would become equal stay as they are" {
+            let both = [ "conv1.weight"; "conv1._orig_mod.weight" ]
+            Must.equal both (foundNames None (group both))
+            Must.equal both (foundNames (Some names) (group both))
+        }
+
         test "what was done is put into words" {
             let root =
                 TorchEntry.Group [ "state_dict", TorchEntry.Group [ "model", group (prefixed "module." names) ] ]

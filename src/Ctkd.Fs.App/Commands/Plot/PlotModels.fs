@@ -50,6 +50,9 @@ module PlotModels =
         else
             Command.usage $"{name} must be at least {least}, got {value}" $"give --{name} {least} or more"
 
+    /// Notes on files are no part of what is drawn.
+    let private say (text: string) : unit = System.Console.Error.WriteLine text
+
     /// The student that --weights names, and how its test images are made.
     let private student (args: ParseResults<PlotArgs>) (device: Device) : Result<LoadedModel * Settings, Error> =
         result {
@@ -57,7 +60,8 @@ module PlotModels =
             | None -> return! Command.usage "this figure needs a student's weights" "give --weights FILE"
             | Some path ->
                 let! flags = flags args
-                let! trained = LoadedModel.load device (args.TryGetResult PlotArgs.Model) path
+                let options = Command.weightsFor WeightsRole.Any false
+                let! trained = Command.load say options device (args.TryGetResult PlotArgs.Model) path
                 let! settings = Eval.settings flags trained
                 return trained, settings
         }
@@ -77,7 +81,12 @@ module PlotModels =
             let! trained, s = student args device
 
             let! teacher =
-                Eval.teacher device (args.TryGetResult PlotArgs.Teacher_Weights) (args.TryGetResult PlotArgs.Teacher)
+                Eval.teacher
+                    say
+                    false
+                    device
+                    (args.TryGetResult PlotArgs.Teacher_Weights)
+                    (args.TryGetResult PlotArgs.Teacher)
 
             match teacher with
             | None -> return! Command.usage "correlation needs a teacher's weights" "give --teacher-weights FILE"

@@ -6,38 +6,57 @@ open System.Buffers.Binary
 /// Decodes numpy's byte arrays and numbers in pickles of every numpy version and Python 2 or 3.
 [<RequireQualifiedAccess>]
 module Numpy =
-    let private arrayKind = "numpy.ndarray"
+    /// Kind of an array; its state are its version, shape, type, order and bytes.
+    let internal arrayKind = "numpy.ndarray"
+
     let private typeKind = "numpy.dtype"
 
     /// Kind of a single number; its arguments are its type and its bytes.
     let internal numberKind = "numpy.scalar"
 
-    let private inert (kind: string) (arguments: PickleValue list) : PickleValue =
-        PickleValue.Object { Kind = kind; Arguments = arguments; State = PickleValue.Nothing }
-
     let private notCalled (_: PickleValue list) : Result<PickleValue, string> = Error "it may not be called here"
 
     let private reconstruct (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
-        | PickleValue.Global name :: _ when name = arrayKind -> Ok(inert arrayKind arguments)
+        | PickleValue.Global name :: _ when name = arrayKind -> Ok(PickleValue.inert arrayKind arguments)
         | _ -> Error "it may make nothing but an array"
 
     // For the protocols 0 to 2 Python 3 writes bytes as Latin-1 text and a call of this function. The text is returned
     // as it is, since `PickleValue.bytes` decodes it: many calls on one long text copy nothing.
     let private encode (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
-        | [ PickleValue.Text _ as text; encoding ] when PickleValue.isText "latin1" encoding -> Ok text
+        | [ PickleValue.Text _ | PickleValue.LongText _ as text; encoding ] when PickleValue.isText "latin1" encoding ->
+            Ok text
         | _ -> Error "it may encode nothing but Latin-1"
+
+    // Protocol 5: bytes, type, shape and order; then the order of the axes, where they are permuted.
+    let private fromBuffer (arguments: PickleValue list) : Result<PickleValue, string> =
+        match arguments with
+        | data :: dtype :: shape :: order :: ([] | [ PickleValue.Nothing ]) ->
+            let fortran = PickleValue.Truth(PickleValue.isText "F" order)
+
+            Ok(
+                PickleValue.Object {
+                    Kind = arrayKind
+                    Arguments = []
+                    State = PickleValue.Tuple [ PickleValue.Whole 1L; shape; dtype; fortran; data ]
+                    Entries = PickleValue.Nothing
+                    Items = PickleValue.Nothing
+                }
+            )
+        | _ -> Error "an array is made of its bytes, type, shape and order"
 
     /// The globals that `Pickle.parse` must allow for pickles with numpy arrays.
     let allowed: Map<string, PickleConstructor> =
         Map [
             "numpy.core.multiarray._reconstruct", reconstruct
             "numpy._core.multiarray._reconstruct", reconstruct
-            "numpy.core.multiarray.scalar", (inert numberKind >> Ok)
-            "numpy._core.multiarray.scalar", (inert numberKind >> Ok)
+            "numpy.core.multiarray.scalar", (PickleValue.inert numberKind >> Ok)
+            "numpy._core.multiarray.scalar", (PickleValue.inert numberKind >> Ok)
+            "numpy.core.numeric._frombuffer", fromBuffer
+            "numpy._core.numeric._frombuffer", fromBuffer
             arrayKind, notCalled
-            typeKind, (inert typeKind >> Ok)
+            typeKind, (PickleValue.inert typeKind >> Ok)
             "_codecs.encode", encode
         ]
 
@@ -123,4 +142,41 @@ module Numpy =
             littleType dtype
             |> Option.bind (fun name -> List.tryFind (fun (code, _) -> PickleValue.isText code name) decoders)
             |> Option.bind (fun (code: string, decode) -> exactly (int code[1] - int '0') value |> Option.map decode)
+        | _ -> None
+
+    // ---- arrays of any type
+
+    /// The element types by numpy's codes.
+    let private elements: Map<string, string> =
+        Map [
+            "f8", "F64"
+            "f4", "F32"
+            "f2", "F16"
+            "i8", "I64"
+            "i4", "I32"
+            "i2", "I16"
+            "i1", "I8"
+            "u8", "U64"
+            "u4", "U32"
+            "u2", "U16"
+            "u1", "U8"
+            "b1", "BOOL"
+            "c8", "C64"
+            "c16", "C128"
+        ]
+
+    /// Returns an array's element type, extents, whether it is column-major, and its bytes; or what it is otherwise, in
+    /// words. None for anything but an array.
+    let internal array (value: PickleValue) : Result<string * int64 list * bool * PickleValue, string> option =
+        match value with
+        | PickleValue.Object { Kind = kind; State = PickleValue.Tuple [ _; shape; dtype; order; data ] } when
+            kind = arrayKind
+            ->
+            let code = littleType dtype |> Option.bind PickleValue.text |> Option.map _.TrimStart('|', '<')
+
+            match extents shape, Option.bind (fun code -> Map.tryFind code elements) code with
+            | Some extents, Some dtype -> Some(Ok(dtype, List.map int64 extents, isFortran order, data))
+            | None, _ -> Some(Error "a numpy array of too large a shape")
+            | _, None -> Some(Error "a numpy array of another type, or big-endian")
+        | PickleValue.Object o when o.Kind = arrayKind -> Some(Error "a numpy array without contents")
         | _ -> None

@@ -3,7 +3,7 @@ namespace Ctkd.Fs
 open System
 open System.IO
 
-/// Reads Python pickles of protocols 0 to 4 as data. Executes nothing: a global outside the given table is refused by
+/// Reads Python pickles of protocols 0 to 5 as data. Executes nothing: a name outside the given rules is refused by
 /// name. Memory is bounded by a fixed budget, time by `maxInstructions`.
 [<RequireQualifiedAccess>]
 module Pickle =
@@ -14,8 +14,8 @@ module Pickle =
 
     let private protocol (m: PickleMachine) : unit =
         match PickleInput.uint8 m.Input with
-        | version when version <= 4L -> ()
-        | version -> refuse $"it has protocol {version}, and 0 to 4 are read: write it again with protocol=2"
+        | version when version <= 5L -> ()
+        | version -> refuse $"it has protocol {version}, and 0 to 5 are read: write it again with protocol=2"
 
     // ---- instructions
 
@@ -27,7 +27,7 @@ module Pickle =
     let private pushText (length: PickleInput -> int64) : PickleMachine -> unit =
         pushing (fun input ->
             PickleInput.charge PickleMachine.scalar input
-            PickleValue.Text(PickleInput.utf8 (length input) input)
+            PickleInput.text (length input) input
         )
 
     let private pushBytes (length: PickleInput -> int64) : PickleMachine -> unit =
@@ -65,6 +65,7 @@ module Pickle =
         'C', pushBytes PickleInput.uint8
         'B', pushBytes PickleInput.uint32
         '\x8e', pushBytes PickleInput.uint64
+        '\x96', pushBytes PickleInput.uint64
         'V', pushing (PickleInput.line >> PickleInput.unicode >> PickleValue.Text)
         'X', pushText PickleInput.uint32
         '\x8c', pushText PickleInput.uint8
@@ -89,7 +90,14 @@ module Pickle =
         'd', PickleMachine.dictionaryToMark
         's', PickleMachine.setItem
         'u', PickleMachine.setToMark
+        // Sets, as lists.
+        '\x8f', PickleMachine.pushList
+        '\x90', PickleMachine.appendToMark
+        '\x91', PickleMachine.listToMark
     ]
+
+    let private outOfBand (_: PickleMachine) : unit =
+        refuse "its buffers are stored outside it: write it again without buffer_callback"
 
     let private others: (char * (PickleMachine -> unit)) list = [
         '\x80', protocol
@@ -103,6 +111,10 @@ module Pickle =
         'j', (fun m -> PickleMachine.recall (PickleInput.uint32 m.Input) m)
         'c', PickleMachine.importLines
         'i', PickleMachine.makeInstance
+        'o', PickleMachine.makeFromMark
+        '\x81', PickleMachine.reduce
+        '\x92', PickleMachine.reduceNamed
+        '\x97', outOfBand
         '\x93', PickleMachine.importFromStack
         'R', PickleMachine.reduce
         'b', PickleMachine.build
@@ -154,6 +166,13 @@ module Pickle =
     /// The rule of a pickle without external references.
     let internal nothingOutside (_: PickleValue) : Result<PickleValue, string> = Error "it refers to what is outside it"
 
+    /// The rules that refuse every name but the allowed ones.
+    let internal strict (allowed: Map<string, PickleConstructor>) : PickleRules = {
+        Allowed = allowed
+        IsInert = (fun _ -> false)
+        Outside = nothingOutside
+    }
+
     /// Reads a pickle. `allowed` maps the full names of allowed imports to their constructors, and `where` is the path
     /// in messages. Bytes in the value are views of `data`.
     let parse (allowed: Map<string, PickleConstructor>) (where: string) (data: byte[]) : Result<PickleValue, Error> =
@@ -162,8 +181,7 @@ module Pickle =
             Error.fail Damaged what where "fetch the file again; do not open it with Python"
 
         try
-            let rules = { Allowed = allowed; Outside = nothingOutside }
-            Ok(whole rules (MemoryBudget.create ()) (ReadOnlyMemory data))
+            Ok(whole (strict allowed) (MemoryBudget.create ()) (ReadOnlyMemory data))
         with
         | Unpicklable reason -> refused reason
         | Forbidden name -> refused (forbidden name)

@@ -9,6 +9,10 @@ open System.Text
 /// Why a pickle is malformed. Never leaves the reader.
 exception internal Unpicklable of string
 
+/// Why a file is not read, and the Python code that writes its weights again, with FILE in place of its name. Never leaves
+/// the reader.
+exception internal Convertible of reason: string * code: string
+
 /// The name of a forbidden import. Never leaves the reader.
 exception internal Forbidden of string
 
@@ -84,6 +88,22 @@ module internal PickleInput =
             strictUtf8.GetString bytes.Span
         with :? DecoderFallbackException ->
             refuse "a text in it is not UTF-8"
+
+    /// Longer texts stay bytes.
+    let private longest = 65_536L
+
+    /// A text of `length` bytes. A long one is checked, and neither copied nor charged.
+    let text (length: int64) (input: PickleInput) : PickleValue =
+        if length <= longest then
+            PickleValue.Text(utf8 length input)
+        else
+            let bytes = take length input
+
+            try
+                strictUtf8.GetCharCount bytes.Span |> ignore
+                PickleValue.LongText bytes
+            with :? DecoderFallbackException ->
+                refuse "a text in it is not UTF-8"
 
     // ---- text forms of protocol 0
 

@@ -10,6 +10,9 @@ type PickleConstructor = PickleValue list -> Result<PickleValue, string>
 type PickleRules = {
     /// The full names of allowed imports, and their constructors.
     Allowed: Map<string, PickleConstructor>
+    /// Whether another name may stand in the value as inert data: nothing is imported, and calling it makes an object of
+    /// that name with its arguments. Every other name is refused.
+    IsInert: string -> bool
     /// Resolves the pickle's name of an external object.
     Outside: PickleValue -> Result<PickleValue, string>
 }
@@ -125,32 +128,59 @@ module internal PickleMachine =
 
     // ---- containers
 
+    /// The list that values are appended to: the value itself, or the items of an object whose class is a list or set.
+    let private listOf (target: PickleValue) (m: PickleMachine) : ResizeArray<PickleValue> =
+        match target with
+        | PickleValue.Sequence list
+        | PickleValue.Object { Items = PickleValue.Sequence list } -> list
+        | PickleValue.Object o ->
+            charge container m
+            let list = ResizeArray()
+            o.Items <- PickleValue.Sequence list
+            list
+        | _ -> refuse "something is appended to what is no list"
+
+    /// The dictionary that entries are set in: the value itself, or the entries of an object whose class is a dictionary.
+    let private dictionaryOf
+        (target: PickleValue)
+        (m: PickleMachine)
+        : ResizeArray<struct (PickleValue * PickleValue)> =
+        match target with
+        | PickleValue.Dictionary entries
+        | PickleValue.Object { Entries = PickleValue.Dictionary entries } -> entries
+        | PickleValue.Object o ->
+            charge container m
+            let entries = ResizeArray()
+            o.Entries <- PickleValue.Dictionary entries
+            entries
+        | _ -> refuse "an item is set in what is no dictionary"
+
+    let private target (start: int) (m: PickleMachine) : PickleValue =
+        if start > floor m then m.Stack[start - 1] else PickleValue.Nothing
+
     /// Appends the values from `start` on to the list below them.
     let private appendFrom (start: int) (m: PickleMachine) : unit =
-        match if start > floor m then m.Stack[start - 1] else PickleValue.Nothing with
-        | PickleValue.Sequence list ->
-            charge (element * int64 (m.Stack.Count - start)) m
+        let list = listOf (target start m) m
+        charge (element * int64 (m.Stack.Count - start)) m
 
-            for i in start .. m.Stack.Count - 1 do
-                list.Add m.Stack[i]
+        for i in start .. m.Stack.Count - 1 do
+            list.Add m.Stack[i]
 
-            dropFrom start m
-        | _ -> refuse "something is appended to what is no list"
+        dropFrom start m
 
     /// Adds the keys and values from `start` on to the dictionary below them.
     let private setFrom (start: int) (m: PickleMachine) : unit =
-        match if start > floor m then m.Stack[start - 1] else PickleValue.Nothing with
-        | PickleValue.Dictionary entries ->
-            if (m.Stack.Count - start) % 2 = 1 then
-                refuse "a dictionary in it has a key without a value"
+        let entries = dictionaryOf (target start m) m
 
-            charge (entry * int64 ((m.Stack.Count - start) / 2)) m
+        if (m.Stack.Count - start) % 2 = 1 then
+            refuse "a dictionary in it has a key without a value"
 
-            for i in start..2 .. m.Stack.Count - 2 do
-                entries.Add(struct (m.Stack[i], m.Stack[i + 1]))
+        charge (entry * int64 ((m.Stack.Count - start) / 2)) m
 
-            dropFrom start m
-        | _ -> refuse "an item is set in what is no dictionary"
+        for i in start..2 .. m.Stack.Count - 2 do
+            entries.Add(struct (m.Stack[i], m.Stack[i + 1]))
+
+        dropFrom start m
 
     let append (count: int) (m: PickleMachine) : unit = appendFrom (below count m) m
     let appendToMark (m: PickleMachine) : unit = appendFrom (popMark m) m
@@ -191,32 +221,56 @@ module internal PickleMachine =
         charge (made + 2L * int64 (modul.Length + name.Length)) m
         let full = $"{modul}.{name}"
 
-        if Map.containsKey full m.Rules.Allowed then
+        if Map.containsKey full m.Rules.Allowed || m.Rules.IsInert full then
             push (PickleValue.Global full) m
         else
             raise (Forbidden full)
 
     let importLines (m: PickleMachine) : unit = import (PickleInput.line m.Input) (PickleInput.line m.Input) m
 
-    /// Protocol 0's way to create an instance. No allowed global needs it; any other is refused by name.
-    let makeInstance (m: PickleMachine) : unit =
-        importLines m
-        refuse "it makes an instance of a class"
-
     let importFromStack (m: PickleMachine) : unit =
         match popMany 2 m with
         | [ PickleValue.Text modul; PickleValue.Text name ] -> import modul name m
         | _ -> refuse "it imports a name that is no text"
 
-    let reduce (m: PickleMachine) : unit =
+    /// Pushes the value of a call: of an allowed name what its constructor makes, of any other name, or of what such a call
+    /// gave, an inert object.
+    let private call (called: PickleValue) (arguments: PickleValue list) (m: PickleMachine) : unit =
         charge made m
 
-        match popMany 2 m with
-        | [ PickleValue.Global name; PickleValue.Tuple arguments ] ->
-            match m.Rules.Allowed[name] arguments with
-            | Ok value -> push value m
-            | Error reason -> refuse $"{name}: {reason}"
+        match called with
+        | PickleValue.Global name ->
+            match Map.tryFind name m.Rules.Allowed with
+            | Some make ->
+                match make arguments with
+                | Ok value -> push value m
+                | Error reason -> refuse $"{name}: {reason}"
+            | None -> push (PickleValue.inert name arguments) m
+        | PickleValue.Object o when m.Rules.IsInert o.Kind -> push (PickleValue.inert o.Kind arguments) m
         | _ -> refuse "it calls what is no allowed name"
+
+    /// Calls what is below a tuple with it: a function, or a class whose instance is made.
+    let reduce (m: PickleMachine) : unit =
+        match popMany 2 m with
+        | [ called; PickleValue.Tuple arguments ] -> call called arguments m
+        | _ -> refuse "it calls what is no allowed name"
+
+    /// As `reduce`, with a dictionary of named arguments on top; they are not kept.
+    let reduceNamed (m: PickleMachine) : unit =
+        pop m |> ignore
+        reduce m
+
+    /// Protocol 1's way to create an instance: class and arguments above a mark.
+    let makeFromMark (m: PickleMachine) : unit =
+        match popFrom (popMark m) m with
+        | called :: arguments -> call called arguments m
+        | [] -> refuse "it makes an instance of nothing"
+
+    /// Protocol 0's way: the class by its name, the arguments above a mark.
+    let makeInstance (m: PickleMachine) : unit =
+        importLines m
+        let called = pop m
+        call called (popFrom (popMark m) m) m
 
     let build (m: PickleMachine) : unit =
         let state = pop m
@@ -224,7 +278,8 @@ module internal PickleMachine =
         match top m with
         | PickleValue.Object o -> o.State <- state
         // Attributes of an ordered dictionary, such as the layer versions that PyTorch stores, are not needed.
-        | PickleValue.Dictionary _ -> ()
+        | PickleValue.Dictionary _
+        | PickleValue.Sequence _ -> ()
         | _ -> refuse "it gives a state to what has none"
 
     let outside (m: PickleMachine) : unit =

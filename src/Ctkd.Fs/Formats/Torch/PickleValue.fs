@@ -14,6 +14,8 @@ type PickleValue =
     | Large of bigint
     | Real of float
     | Text of string
+    /// A long text as its valid UTF-8 bytes: protocols 0 to 2 of Python 3 write arrays so.
+    | LongText of ReadOnlyMemory<byte>
     /// Bytes of Python 3, or a string of Python 2.
     | Bytes of ReadOnlyMemory<byte>
     | Sequence of ResizeArray<PickleValue>
@@ -23,24 +25,65 @@ type PickleValue =
     | Global of string
     | Object of PickleObject
 
-/// A constructed object as inert data: kind, arguments, and the state that the pickle set later.
-and [<ReferenceEquality>] PickleObject = { Kind: string; Arguments: PickleValue list; mutable State: PickleValue }
+/// A constructed object as inert data: its class or function and the arguments, and what the pickle added later.
+and [<ReferenceEquality>] PickleObject = {
+    Kind: string
+    Arguments: PickleValue list
+    /// Its attributes, for most classes.
+    mutable State: PickleValue
+    /// Its entries, of a class that is a dictionary, else nothing.
+    mutable Entries: PickleValue
+    /// Its items, of a class that is a list or set, else nothing.
+    mutable Items: PickleValue
+}
 
 /// Reads the values of a pickle, as far as data files need it.
 [<RequireQualifiedAccess>]
 module PickleValue =
+    /// An object of which only class or function and arguments are known.
+    let inert (kind: string) (arguments: PickleValue list) : PickleValue =
+        PickleValue.Object {
+            Kind = kind
+            Arguments = arguments
+            State = PickleValue.Nothing
+            Entries = PickleValue.Nothing
+            Items = PickleValue.Nothing
+        }
+
+    let private latin1 (text: string) : ReadOnlyMemory<byte> option =
+        if Seq.forall (fun c -> c <= '\255') text then
+            Some(ReadOnlyMemory(Encoding.Latin1.GetBytes text))
+        else
+            None
+
+    /// As `latin1`, of valid UTF-8.
+    let private latin1OfUtf8 (text: ReadOnlyMemory<byte>) : ReadOnlyMemory<byte> option =
+        let target = Array.zeroCreate<byte> text.Length
+        let source = text.Span
+        let mutable read, written = 0, 0
+
+        // Two bytes, the first of them C2 or C3, are a character from 128 to 255.
+        while read < source.Length && source[read] < 0xC4uy do
+            let isOne = source[read] < 0x80uy
+            target[written] <- if isOne then source[read] else (source[read] <<< 6) ||| (source[read + 1] &&& 0x3Fuy)
+            read <- read + (if isOne then 1 else 2)
+            written <- written + 1
+
+        if read = source.Length then Some(ReadOnlyMemory(target, 0, written)) else None
+
     /// Returns the bytes of a value. Text counts as its Latin-1 bytes, as Python 3 writes them for Python 2.
     let bytes (value: PickleValue) : ReadOnlyMemory<byte> option =
         match value with
         | PickleValue.Bytes bytes -> Some bytes
-        | PickleValue.Text text when Seq.forall (fun c -> c <= '\255') text ->
-            Some(ReadOnlyMemory(Encoding.Latin1.GetBytes text))
+        | PickleValue.Text text -> latin1 text
+        | PickleValue.LongText bytes -> latin1OfUtf8 bytes
         | _ -> None
 
     /// Returns the text of a value. A string of Python 2 counts as Latin-1.
     let text (value: PickleValue) : string option =
         match value with
         | PickleValue.Text text -> Some text
+        | PickleValue.LongText bytes -> Some(Encoding.UTF8.GetString bytes.Span)
         | PickleValue.Bytes bytes -> Some(Encoding.Latin1.GetString bytes.Span)
         | _ -> None
 

@@ -10,16 +10,21 @@ type TorchEntry =
     | Text of string
     /// A dictionary, or a list with the names 0, 1, 2, ...
     | Group of (string * TorchEntry) list
-    /// Anything else, in words: "true", "nothing", "numpy.ndarray".
+    /// An object as inert data: its class, and its attributes, entries or items. Of a module: its state_dict.
+    | Object of kind: string * (string * TorchEntry) list
+    /// A tensor that is not read, in words: "a sparse tensor".
+    | Unread of string
+    /// Anything else, in words: "true", "nothing".
     | Other of string
 
 /// Functions over entries.
 [<RequireQualifiedAccess>]
 module TorchEntry =
-    /// Returns the entries of a group, and none of anything else.
+    /// Returns the entries of a group or an object, and none of anything else.
     let entries (entry: TorchEntry) : (string * TorchEntry) list =
         match entry with
-        | TorchEntry.Group entries -> entries
+        | TorchEntry.Group entries
+        | TorchEntry.Object(_, entries) -> entries
         | _ -> []
 
     /// Returns a group's direct tensors, in order.
@@ -41,6 +46,8 @@ module TorchEntry =
             | TorchEntry.Other("true" | "false" as text) -> Some text
             | TorchEntry.Tensor _
             | TorchEntry.Group _
+            | TorchEntry.Object _
+            | TorchEntry.Unread _
             | TorchEntry.Other _ -> None
 
         entries entry |> List.choose (fun (name, held) -> text held |> Option.map (fun text -> name, text))

@@ -7,8 +7,8 @@ open System.IO
 [<ReferenceEquality>]
 type TorchFile = { Format: string; Root: TorchEntry }
 
-/// Reads PyTorch files (.pt, .pth, .th, .ckpt) as data and executes nothing. Tensors, numbers, texts and containers are
-/// read; everything else is refused by name.
+/// Reads PyTorch files (.pt, .pth, .th, .ckpt) as data and executes nothing. Tensors, numpy arrays, numbers, texts and
+/// containers are read; of whole modules the state_dict; objects of any other class are inert data with a name.
 [<RequireQualifiedAccess>]
 module TorchFile =
     let private refused (where: string) (reason: string) (next: string) : Error =
@@ -21,25 +21,20 @@ module TorchFile =
     let private onlyWeights (where: string) : string =
         let name = Path.GetFileName where
 
-        "if you trust the file, keep only its weights, with PyTorch: "
-        + $"torch.save(torch.load('{name}')['model'], 'weights.pt'), or of a whole module "
-        + $"torch.save(torch.load('{name}').state_dict(), 'weights.pt')"
-
-    let private isTar (bytes: byte[]) : bool =
-        bytes.Length >= 512 && ReadOnlySpan(bytes, 257, 5).SequenceEqual(ReadOnlySpan "ustar"B)
+        "if you trust the file all the same, write its weights alone with PyTorch: "
+        + $"torch.save(torch.load('{name}', weights_only=False)['model'], 'weights.pt'), of a whole module "
+        + $"torch.save(torch.load('{name}', weights_only=False).state_dict(), 'weights.pt')"
 
     let private isZip (bytes: byte[]) : bool = ReadOnlySpan(bytes).StartsWith(ReadOnlySpan TorchZip.signature)
 
     /// Whether the bytes begin like a PyTorch file of any version.
-    let isTorch (bytes: byte[]) : bool = isZip bytes || TorchLegacy.isLegacy bytes || isTar bytes
+    let isTorch (bytes: byte[]) : bool = isZip bytes || TorchLegacy.isLegacy bytes
 
     let private parseBytes (bytes: byte[]) : TorchFile =
         if isZip bytes then
             { Format = "PyTorch (zip)"; Root = TorchZip.parse bytes }
         elif TorchLegacy.isLegacy bytes then
             { Format = "PyTorch (before 1.6)"; Root = TorchLegacy.parse bytes }
-        elif isTar bytes then
-            PickleInput.refuse "it has the tar format of PyTorch before 0.2, which is not read"
         else
             PickleInput.refuse "it does not begin as one"
 
@@ -55,7 +50,11 @@ module TorchFile =
             Ok(parseBytes bytes)
         with
         | Unpicklable reason -> Error(refused where reason again)
-        | Forbidden name -> Error(refused where (Pickle.forbidden name) (onlyWeights where))
+        | Convertible(reason, code) ->
+            let name = Path.GetFileName where
+            Error(refused where reason ("write its weights again with PyTorch: " + code.Replace("FILE", $"'{name}'")))
+        | Forbidden name ->
+            Error(refused where $"it asks for {name}, which runs commands when Python opens it" (onlyWeights where))
 
     /// Reads a PyTorch file of up to 2 GB.
     let read (path: string) : Result<TorchFile, Error> = Files.read path |> Result.bind (parse path)

@@ -26,12 +26,16 @@ module internal TorchLegacy =
         byte '.'
     |]
 
+    /// The same in protocol 1.
+    let private decimalMagic = "L119547037146038801333356L\n."B
+
     /// The longest header of a pickle: its protocol and the length of a frame.
     let private maxHeader = 11
 
     /// Returns the position of the second pickle if the first one is the magic number.
     let private afterMagic (data: byte[]) : int option =
         match ReadOnlySpan(data, 0, min data.Length (maxHeader + magic.Length)).IndexOf(ReadOnlySpan magic) with
+        | -1 when ReadOnlySpan(data).StartsWith(ReadOnlySpan decimalMagic) -> Some decimalMagic.Length
         | -1 -> None
         | start -> Some(start + magic.Length)
 
@@ -39,8 +43,7 @@ module internal TorchLegacy =
     let isLegacy (data: byte[]) : bool = (afterMagic data).IsSome
 
     /// Reads the numbers that describe the writer.
-    let private plain (input: PickleInput) : PickleValue =
-        Pickle.next { Allowed = Map.empty; Outside = Pickle.nothingOutside } input
+    let private plain (input: PickleInput) : PickleValue = Pickle.next (Pickle.strict Map.empty) input
 
     let private checkHeader (input: PickleInput) : unit =
         match plain input with
@@ -63,7 +66,8 @@ module internal TorchLegacy =
         |> Result.bind (fun storage ->
             match TorchPickle.describe storage with
             | Some(dtype, key, count) -> note dtype key count storage
-            | None -> Error "the name of a storage is malformed"
+            // A class.
+            | None -> Ok storage
         )
 
     let private keys (value: PickleValue) : string list =
@@ -93,7 +97,7 @@ module internal TorchLegacy =
         if count > int64 Array.MaxLength then
             refuse $"storage '{key}' announces {count} elements"
 
-        storages.Add(key, PickleInput.take (count * SafetensorsLayout.itemSizes[dtype]) input)
+        storages.Add(key, PickleInput.take (count * TorchPickle.itemSizes[dtype]) input)
 
     /// Returns the contents of a file.
     let parse (data: byte[]) : TorchEntry =
@@ -105,7 +109,7 @@ module internal TorchLegacy =
 
         checkHeader input
         let known = Dictionary<string, string * int64>()
-        let value = Pickle.next { Allowed = TorchPickle.allowed; Outside = noting known } input
+        let value = Pickle.next (TorchPickle.rules (noting known)) input
         let storages = plain input |> keys |> List.fold (readStorage known input) Map.empty
 
         if input.Position < data.Length then

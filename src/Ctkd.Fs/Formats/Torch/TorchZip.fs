@@ -39,7 +39,7 @@ module internal TorchZip =
                 | _, None -> refuse $"its entry '{name}' is not there"
 
             read[name] <- bytes
-            let there = int64 bytes.Length / SafetensorsLayout.itemSizes[dtype]
+            let there = int64 bytes.Length / TorchPickle.itemSizes[dtype]
 
             if there <> count then
                 refuse $"storage '{key}' has {there} elements, and {count} are announced"
@@ -53,10 +53,15 @@ module internal TorchZip =
         let folder = folder entries
 
         if entries.ContainsKey $"{folder}constants.pkl" then
-            refuse "it is a TorchScript program: save the state_dict of the module instead"
+            raise (
+                Convertible(
+                    "it is a TorchScript program",
+                    "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
+                )
+            )
 
         Map.tryFind $"{folder}byteorder" entries |> Option.iter checkByteOrder
 
         ZipEntries.contents entries[$"{folder}data.pkl"]
-        |> Pickle.whole { Allowed = TorchPickle.allowed; Outside = TorchPickle.storage } budget
+        |> Pickle.whole (TorchPickle.rules TorchPickle.storage) budget
         |> TorchTree.ofPickle budget data.Length (storages folder entries)

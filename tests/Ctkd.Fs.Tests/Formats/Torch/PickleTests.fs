@@ -99,7 +99,8 @@ let private examples: byte[] list =
     :: List.map Convert.FromBase64String written
 
 let private alphabet: string =
-    "NIKMJLFGSUTCBVX(0).12)]}tleasudpqrghjcRb\n\000\001\255" + "\x80\x85\x86\x87\x88\x89\x8a\x8c\x8e\x93\x94\x95"
+    "NIKMJLFGSUTCBVX(0).12)]}tleasudpqrghjcRb\n\000\001\255"
+    + "\x80\x81\x85\x86\x87\x88\x89\x8a\x8c\x8e\x8f\x90\x91\x92\x93\x94\x95\x96\x97o"
 
 let tests =
     testList "Pickle" [
@@ -155,6 +156,7 @@ let tests =
                 "C\001a", "a"
                 "B\001\000\000\000a", "a"
                 "\x8e\001\000\000\000\000\000\000\000a", "a"
+                "\x96\001\000\000\000\000\000\000\000a", "a"
                 "Va\\u00e9\\U0001F600\n", "a\233\U0001F600"
                 "X\002\000\000\000\195\169", "\233"
                 "\x8c\001a", "a"
@@ -215,7 +217,9 @@ let tests =
                 "V\\u12\n."
                 "V\\UFFFFFFFF\n."
                 "X\u0001\u0000\u0000\u0000\u00ff."
-                "\u0080\u0005N."
+                "\u0080\u0006N."
+                "\u0097."
+                "\u0096\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u00ff\u007f."
                 "\u008b\u00ff\u00ff\u00ff\u00ff."
                 "T\u00ff\u00ff\u00ff\u00ff."
                 "T\u00ff\u00ff\u00ff\u007f."

@@ -83,39 +83,29 @@ let tests =
                 Must.contain "checksum" (reason bad)
         }
 
-        test "what is neither format, or very old, is named" {
-            Must.contain "does not begin" (reason "hello"B)
-            let tar = Array.zeroCreate 1024
-            "ustar"B.CopyTo(tar, 257)
-            Must.contain "tar" (reason tar)
-        }
+        test "what is neither format is named" { Must.contain "does not begin" (reason "hello"B) }
 
         // ---- names ----
 
         testEach
-            "a name that is not allowed is refused by it, with a way out"
+            "a name that only an attack has is refused by it, with a way out"
             [
                 "os", "system"
                 "posix", "system"
                 "nt", "system"
                 "builtins", "eval"
                 "builtins", "exec"
-                "builtins", "getattr"
                 "__builtin__", "apply"
                 "subprocess", "Popen"
-                "torch", "load"
-                "torch.storage", "_load_from_bytes"
-                "torch._utils", "_rebuild_sparse_tensor"
-                "torch.nn.modules.conv", "Conv2d"
-                "__main__", "Net"
-                "argparse", "Namespace"
+                "importlib", "import_module"
+                "shutil", "rmtree"
             ]
             (fun (owner: string, name: string) ->
                 for pickle in [ $"c{owner}\n{name}\n(Vls\ntR"; $"}}Vopt\nc{owner}\n{name}\n)\x81}}bs" ] do
                     for bytes in both pickle do
                         let error = refusal bytes
                         Must.contain $"{owner}.{name}" error.What
-                        Must.contain "torch.save(torch.load('x.pt')['model']" error.Next
+                        Must.contain "torch.save(torch.load('x.pt', weights_only=False)['model']" error.Next
             )
 
         test "allowed names are called with nothing but what they are for" {
@@ -130,8 +120,6 @@ let tests =
                     "ccollections\nCounter\n(I3\ntR", "Counter"
                     "c__builtin__\nset\n(I3\ntR", "set"
                     "ctorch\nSize\n(I3\ntR", "Size"
-                    "(Vmodule\nNtQ", "module"
-                    (window floats 0L [] []).Replace("RtR", "R}V\nNstR"), "notes"
                     "NQ", "no storage"
                     "(Vstorage\nctorch\nfloat32\nV0\nVcpu\nI1\ntQ", "no type of a storage"
                     "(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI-1\ntQ", "malformed"

@@ -158,6 +158,8 @@ let tests =
                 | TorchEntry.Number number -> $"{number:R}"
                 | TorchEntry.Text text -> $"'{text}'"
                 | TorchEntry.Other text -> text
+                | TorchEntry.Unread what -> what
+                | TorchEntry.Object(kind, _) -> kind
                 | TorchEntry.Tensor t -> $"{t.Name} {t.DType} {t.Shape.Length} {t.Bytes.Length}"
                 | TorchEntry.Group entries ->
                     "{" + String.concat " " [ for name, held in entries -> name + "=" + plain held ] + "}"

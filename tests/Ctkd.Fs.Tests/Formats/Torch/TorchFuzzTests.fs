@@ -3,8 +3,10 @@ module Ctkd.Fs.Tests.TorchFuzzTests
 
 open System
 open System.Diagnostics
+open System.IO.Compression
 open Expecto
 open Ctkd.Fs
+open Ctkd.Fs.Tests.ArchiveFiles
 open Ctkd.Fs.Tests.SafetensorsTests
 open Ctkd.Fs.Tests.TorchPickles
 
@@ -16,6 +18,21 @@ let private tensors: StoredTensor list = [
 let private stored: SafetensorsFile = { Metadata = [ "model", "resnet8" ]; Tensors = tensors }
 let private sealedFile = Safetensors.encodeSealed stored
 
+/// The zip file of another writer, compressed.
+let private deflated: byte[] =
+    let pickle = dictionary [ "a", window (storage "FloatStorage" "0" 6L) 0L [ 2L; 3L ] [ 3L; 1L ] ]
+    let bytes = [ "any/data.pkl", latin ("\x80\002" + pickle + "."); "any/data/0", Array.init 24 byte ]
+    zip CompressionLevel.Optimal bytes
+
+/// A numpy array, an object and a set in protocol 5.
+let private protocol5: byte[] =
+    let array =
+        "cnumpy._core.numeric\n_frombuffer\n(\x96\020\000\000\000\000\000\000\000"
+        + String('z', 20)
+        + "cnumpy\ndtype\n(Vf4\n\x89\x88tR(I3\nV<\nNNNI-1\nI-1\nI0\ntb(I5\ntVC\ntR"
+
+    zipFile ("}(Va\n" + array + "Vopt\ncargparse\nNamespace\n)\x81}Vlr\nK\001sbVs\n\x8f(K\001\x90u") []
+
 /// Each format's tensor reader, a valid file, and whether a checksum protects it.
 let private formats: Map<string, (byte[] -> Result<StoredTensor list, Error>) * byte[] * bool> =
     let rec all (entry: TorchEntry) =
@@ -25,12 +42,18 @@ let private formats: Map<string, (byte[] -> Result<StoredTensor list, Error>) * 
 
     let torch = TorchFile.parse "x" >> Result.map (fun file -> all file.Root)
     let small = Map small
+    let read bytes = WeightsFile.parse "x" bytes |> Result.map (fun file -> all file.Root)
+    let tar = tarOf [ "models/a.pth", TorchFile.encode tensors ]
 
     Map [
         "zip", (torch, TorchFile.encode tensors, true)
         "zip of another writer", (torch, small["zip"], true)
         "legacy", (torch, small["legacy"], false)
         "safetensors", (Safetensors.parse "x" >> Result.map _.Tensors, Safetensors.encode stored, false)
+        "deflated", (torch, deflated, true)
+        "protocol 5", (torch, protocol5, false)
+        "tar", (read, tar, false)
+        "tar.gz", (read, gzip tar, false)
         "sealed", (Safetensors.parseSealed "x" >> Result.map _.Tensors, sealedFile, true)
     ]
 

@@ -76,6 +76,41 @@ let small: (string * byte[]) list =
 
     [ "zip", zipFile pickle [ "0", bytes ]; "legacy", legacyFile pickle [ "0", 6L, bytes ] ]
 
+/// A zip file with a dictionary of state_dicts, and other values by their pickles.
+let networks (groups: (string * StoredTensor list) list) (beside: (string * string) list) : byte[] =
+    let kinds = Map [ "F32", "FloatStorage"; "I64", "LongStorage"; "U8", "ByteStorage" ]
+
+    let size (tensor: StoredTensor) =
+        if tensor.DType = "I64" then 8
+        elif tensor.DType = "F32" then 4
+        else 1
+
+    let count (tensor: StoredTensor) = int64 (tensor.Bytes.Length / size tensor)
+
+    let strides (shape: int64 list) =
+        (shape, [ 1L ]) ||> List.foldBack (fun extent strides -> extent * strides.Head :: strides) |> List.tail
+
+    let stateDict group (tensors: StoredTensor list) =
+        dictionary [
+            for tensor in tensors do
+                let key = $"{group}-{tensor.Name.Replace('.', '_')}"
+                let held = storage kinds[tensor.DType] key (count tensor)
+                tensor.Name, window held 0L tensor.Shape (strides tensor.Shape)
+        ]
+
+    let pickle =
+        dictionary [
+            for group, tensors in groups do
+                group, stateDict group tensors
+            yield! beside
+        ]
+
+    zipFile pickle [
+        for group, tensors in groups do
+            for tensor in tensors do
+                $"{group}-{tensor.Name.Replace('.', '_')}", tensor.Bytes.ToArray()
+    ]
+
 /// Returns the entry at a path.
 let rec at (path: string list) (entry: TorchEntry) : TorchEntry =
     match path with
