@@ -67,13 +67,11 @@ module Error =
 
         (Seq.fold step [| 0 .. b.Length |] a)[b.Length]
 
-    /// Whether one text is a part of the other, ignoring case, and not too short to mean anything.
-    let private holds (name: string) (candidate: string) : bool =
-        let part (a: string) (b: string) = a.Length >= 3 && b.Contains(a, StringComparison.OrdinalIgnoreCase)
-        part name candidate || part candidate name
+    /// Whether a name is a part of a candidate, ignoring case, and not too short to mean anything.
+    let private isPart (name: string) (candidate: string) : bool =
+        name.Length >= 3 && candidate.Contains(name, StringComparison.OrdinalIgnoreCase)
 
-    /// Returns the three candidates nearest to `name`, nearest first: those that hold it or are held by it, then by edit
-    /// distance. Compares the first 64 characters of the first 1000 candidates.
+    /// Returns the three candidates nearest to `name`, nearest first: those that it is a part of, then by edit distance. Compares the first 64 characters of the first 1000 candidates.
     let nearest (candidates: string seq) (name: string) : string list =
         let short (text: string) = text.Substring(0, min text.Length 64)
 
@@ -81,7 +79,7 @@ module Error =
         |> Seq.distinct
         |> Seq.truncate 1000
         |> Seq.sortBy (fun candidate ->
-            not (holds (short name) (short candidate)), distance (short name) (short candidate)
+            not (isPart (short name) (short candidate)), distance (short name) (short candidate)
         )
         |> Seq.truncate 3
         |> List.ofSeq

@@ -78,7 +78,10 @@ let tests =
                 File.Move(Path.Combine(folder, "old.safetensors"), Path.Combine(folder, "new.safetensors"))
                 Must.contain "nothing was trained" ((expect 0 folder "distill --resume d").Out)
                 Must.contain "--weights" ((expect 1 folder "distill --resume d --epochs 2").Err)
-                let longer = expect 0 folder "distill --resume d --epochs 2 --weights new.safetensors --threads 1"
+                // A process of its own: the number of threads is that of the whole process.
+                let longer =
+                    expectProcess 0 folder "distill --resume d --epochs 2 --weights new.safetensors --threads 1"
+
                 Must.contain "epoch 2/2" longer.Out
                 Must.equal [ 1; 2 ] (epochs (Path.Combine(folder, "d")))
             )

@@ -1,13 +1,12 @@
 module Ctkd.Fs.Tests.QuickstartTests
 
-open System.IO
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.App
-open Ctkd.Fs.Tests.Folders
 
-/// Trains as a run of the quickstart's plan under a seed, from a teacher's weights: the student, its weights, its test accuracy.
-let private run (teacher: (Model * Tree) option) (seed: int) (name: string) : (Model * Tree) * float =
+/// Trains as a run of the quickstart's plan under a seed, from a teacher: the student, its weights, its test accuracy. The
+/// metrics of each epoch, without those of test images, are added to `lines`.
+let private run (lines: ResizeArray<EpochMetrics>) (teacher: (Model * Tree) option) (seed: int) (name: string) =
     let s = Map(Quickstart.plan { Settings.defaults with Seed = seed } "")[name]
     let data = Settings.loadData s |> Error.orRaise
     let student = Zoo.find s.Student 10 |> Error.orRaise
@@ -15,15 +14,24 @@ let private run (teacher: (Model * Tree) option) (seed: int) (name: string) : (M
     let plan =
         Settings.plan s student teacher data Device.Cpu |> Error.orRaise |> TrainingPlan.prepareTeacher
 
-    let weights, top1 = Runs.train { TeacherOutputs.simple with Ahead = s.TeacherAhead } plan data
+    let noTest = { Images = 1; Correct = 0; CorrectTop5 = 0; Loss = 0.0 }
+    let seen state = lines.Add(Metrics.ofEpoch plan state 0 noTest 1.0)
+    let weights, top1 = Runs.trainSeen seen { TeacherOutputs.simple with Ahead = s.TeacherAhead } plan data
     (student, weights), top1
+
+/// The tour's teacher and its accuracy.
+let private teacher: Lazy<(Model * Tree) * float> =
+    lazy
+        (Tensor.unscoped
+            (fun ((_, weights), _) -> Tree.leaves weights |> Seq.ofArray)
+            (fun () -> run (ResizeArray()) None 1 "teacher"))
 
 let tests =
     testList "Quickstart" [
         test "over three seeds the distilled student is at least four points above the student alone in the mean" {
             Tensor.scoped (fun () ->
-                let teacher, teachers = run None 1 "teacher"
-                let top1 teacher name seed = Tensor.scoped (fun () -> run teacher seed name |> snd)
+                let teacher, teachers = teacher.Value
+                let top1 teacher name seed = Tensor.scoped (fun () -> run (ResizeArray()) teacher seed name |> snd)
                 let seeds = [ 1..3 ]
                 let alone = List.map (top1 None "alone") seeds
                 let distilled = List.map (top1 (Some teacher) "ctkd-global") seeds
@@ -37,30 +45,22 @@ let tests =
         }
 
         test "both learned temperatures move through the curriculum and never saturate" {
-            inFolder (fun folder ->
-                let start (name: string) (settings: Settings) =
-                    Run.start Hooks.none (Path.Combine(folder, name)) settings |> Error.orRaise
+            for name, seed in [ "ctkd-global", 1; "ctkd-instance", 1; "ctkd-instance", 2; "ctkd-instance", 3 ] do
+                let lines = ResizeArray()
+                Tensor.scoped (fun () -> run lines (Some(fst teacher.Value)) seed name |> ignore)
+                let epochs = List.ofSeq lines
+                let slopes = epochs |> List.choose _.SlopeT
+                let means = epochs |> List.choose _.T
+                Must.equal [ 60; 60 ] [ slopes.Length; means.Length ]
+                // sigmoid' is 0.25 in the middle of the range and 0.05 a twentieth of it from a bound.
+                Must.lie 0.05 0.25 (List.min slopes)
+                Must.lie 3.0 20.0 (List.max means - List.min means)
+                Must.beEmpty (epochs |> List.choose _.Warning)
 
-                let settings (seed: int) (name: string) (teacher: string) =
-                    Map(Quickstart.plan { Settings.defaults with Seed = seed } teacher)[name]
-
-                let teacher = (start "teacher" (settings 1 "teacher" "")).Checkpoint
-
-                for name, seed in [ "ctkd-global", 1; "ctkd-instance", 1; "ctkd-instance", 2; "ctkd-instance", 3 ] do
-                    let epochs = (start $"{name}-{seed}" (settings seed name teacher)).Epochs
-                    let slopes = epochs |> List.choose _.SlopeT
-                    let means = epochs |> List.choose _.T
-                    Must.equal [ 60; 60 ] [ slopes.Length; means.Length ]
-                    // sigmoid' is 0.25 in the middle of the range and 0.05 a twentieth of it from a bound.
-                    Must.lie 0.05 0.25 (List.min slopes)
-                    Must.lie 3.0 20.0 (List.max means - List.min means)
-                    Must.beEmpty (epochs |> List.choose _.Warning)
-
-                    if name = "ctkd-instance" then
-                        for m in List.skip 10 epochs do
-                            let spread = m.SpreadT.Value
-                            Must.lie 1.5 21.0 (spread.Q95 - spread.Q05)
-            )
+                if name = "ctkd-instance" then
+                    for m in List.skip 10 epochs do
+                        let spread = m.SpreadT.Value
+                        Must.lie 1.5 21.0 (spread.Q95 - spread.Q05)
         }
 
         test

@@ -113,16 +113,20 @@ let ownSet (path: string) (count: int) (size: int) : Settings =
     { small with Data = "file"; DataDir = path; PerClass = 0 }
 
 /// Trains a plan to its end without a look at the test set on the way, and classifies that: the student's weights, and
-/// per cent right.
-let train (how: TeacherOptions) (plan: TrainingPlan) (data: Splits) : Tree * float =
+/// per cent right. `seen` is given the state at the end of each epoch.
+let trainSeen (seen: TrainState -> unit) (how: TeacherOptions) (plan: TrainingPlan) (data: Splits) : Tree * float =
     let upload = Augment.upload DType.Float32 Device.Cpu data.Mean data.Std
     let train, test = upload data.Train, upload data.Test
 
     let rec go (state: TrainState) =
         match Plans.epochOf how plan 1000 Plans.never train state with
-        | Complete state when state.Epoch = plan.Epochs -> state
-        | Complete state -> go (TrainState.nextEpoch state.Best state)
+        | Complete state ->
+            seen state
+            if state.Epoch = plan.Epochs then state else go (TrainState.nextEpoch state.Best state)
         | ended -> failwith $"{ended}"
 
     let state = go (TrainState.start plan)
     state.Student, (LoadedModel.accuracyIn 250 plan plan.Student state.Student test).Top1
+
+/// `trainSeen` without a look at the epochs.
+let train (how: TeacherOptions) (plan: TrainingPlan) (data: Splits) : Tree * float = trainSeen ignore how plan data
