@@ -163,13 +163,15 @@ let noSource () =
     else
         "is the package source that `dotnet nuget list source` names reachable?"
 
-/// Runs a step that unpacks packages into the cache that all builds of this user share.
+/// The folder of unpacked packages that all builds of this user share.
+let cache: string =
+    let home = Environment.GetFolderPath Environment.SpecialFolder.UserProfile
+    variable "NUGET_PACKAGES" |> Option.defaultValue $"{home}/.nuget/packages"
+
+/// Runs a step that unpacks packages into the cache.
 let aloneWithPackages (step: unit -> unit) : unit = OneAtATime.run say (OneAtATime.lockFile "packages") step
 
 let tools () : HaveTools =
-    let home = Environment.GetFolderPath Environment.SpecialFolder.UserProfile
-    let cache = variable "NUGET_PACKAGES" |> Option.defaultValue $"{home}/.nuget/packages"
-
     let isThere =
         [ "paket"; "fantomas"; "fsdocs-tool" ] |> List.forall (fun tool -> Directory.Exists $"{cache}/{tool}")
 

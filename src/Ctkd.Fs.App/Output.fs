@@ -9,20 +9,20 @@ open System.Text
 module Output =
     let mutable private outIsLost = false
 
-    /// A writer that drops what cannot be written, from the first failure on. `lost` hears of that failure.
-    type private Forgiving(inner: TextWriter, lost: string -> unit) =
+    /// A writer that drops everything from the first failure on, of which it calls `failed` with the reason.
+    type private DroppingWriter(inner: TextWriter, failed: string -> unit) =
         inherit TextWriter()
-        let mutable isLost = false
+        let mutable hasFailed = false
 
         let attempt (write: unit -> unit) =
-            if not isLost then
+            if not hasFailed then
                 try
                     write ()
                 with
                 | :? IOException
                 | :? UnauthorizedAccessException as problem ->
-                    isLost <- true
-                    lost problem.Message
+                    hasFailed <- true
+                    failed problem.Message
 
         override _.Encoding: Encoding = inner.Encoding
         override _.Write(value: char) = attempt (fun () -> inner.Write value)
@@ -31,16 +31,16 @@ module Output =
         override _.WriteLine(value: string | null) = attempt (fun () -> inner.WriteLine value)
         override _.Flush() = attempt inner.Flush
 
-    /// Makes both writers forgiving. The loss of the standard output is told once, on the standard error.
+    /// Lets neither writer fail. The loss of the standard output is told once, on the standard error.
     let guard () : unit =
         outIsLost <- false
-        Console.SetError(new Forgiving(Console.Error, ignore))
+        Console.SetError(new DroppingWriter(Console.Error, ignore))
 
         let tell (reason: string) =
             outIsLost <- true
             eprintfn "warning: the standard output cannot be written (%s): going on without it" reason
 
-        Console.SetOut(new Forgiving(Console.Out, tell))
+        Console.SetOut(new DroppingWriter(Console.Out, tell))
 
     /// The exit code of a command, which fails where its output was lost.
     let exitCode (code: int) : int =

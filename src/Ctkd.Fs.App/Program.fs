@@ -75,6 +75,7 @@ let private command (words: string list) : int =
     try
         match words with
         | [ "--version" ] -> Version.command false
+        | [ "--version"; "--json" ] -> Version.command true
         | ("teach" | "distill" as command) :: words when Flags.asksForHelp words ->
             printfn "%s" (Reference.trainHelp command)
             ExitCode.ok

@@ -2,6 +2,7 @@ namespace Ctkd.Fs.App
 
 open System
 open System.Globalization
+open System.IO
 open System.Runtime.InteropServices
 open System.Threading
 open Spectre.Console
@@ -183,8 +184,15 @@ type Terminal(json: bool) =
         let outcome =
             try
                 Engine.guarded body
-            with CtkdException error ->
-                Result.Error error
+            with
+            | CtkdException error -> Result.Error error
+            | :? IOException
+            | :? UnauthorizedAccessException as problem ->
+                Error.fail
+                    Unwritable
+                    problem.Message
+                    ""
+                    "check that files and folders are what their names say, that you may use them, and that the disk has room"
 
         match outcome with
         | Result.Error error -> this.Fail error

@@ -101,6 +101,7 @@ let private tests: Test =
             EstimateTests.tests
             BenchTests.tests
             CommandTests.tests
+            CommandNumberTests.tests
             ReferenceTests.tests
             CommandRecipeTests.tests
             CommandRunTests.tests

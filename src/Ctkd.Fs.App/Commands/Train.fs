@@ -26,7 +26,7 @@ module RunResult =
             Ending = $"{summary.Ending}".ToLowerInvariant()
             Folder = summary.Folder
             Checkpoint = summary.Checkpoint
-            Top1 = last |> Option.map _.Top1
+            Top1 = summary.Top1
             BestTop1 = summary.Best.Top1
             BestEpoch = summary.Best.Epoch
             T = last |> Option.bind _.T
@@ -36,7 +36,8 @@ module RunResult =
 /// The commands `teach` and `distill`: flags to settings, settings to library calls.
 module Train =
 
-    let private finish (terminal: Terminal) (name: string) (summary: Summary) : Result<unit, Error> =
+    /// Prints the results, and writes the report: of a run that had finished before only where it is missing.
+    let private finish (terminal: Terminal) (name: string) (hadFinished: bool) (summary: Summary) : Result<unit, Error> =
         result {
             let report = Path.Combine(summary.Folder, "report.html")
             terminal.Table(RunReport.table [ name, summary ])
@@ -45,7 +46,9 @@ module Train =
 
             match summary.Ending with
             | Finished ->
-                do! RunReport.write report name [ name, summary ]
+                if not (hadFinished && File.Exists report) then
+                    do! RunReport.write report name [ name, summary ]
+
                 terminal.Say $"report     {report}"
             | Interrupted -> terminal.Say $"interrupted; go on with: ctkd {name} --resume {summary.Folder}"
         }
@@ -73,7 +76,12 @@ module Train =
                     (change recorded).Epochs
                     (fun hooks -> Prepare.ofSettings hooks recorded |> Run.resumeChanged file change)
 
-            return! finish terminal name summary
+            let hadFinished = checkpoint.Info.Epoch > (change recorded).Epochs
+
+            if hadFinished then
+                terminal.Say $"for more epochs: ctkd {name} --resume {path} --epochs COUNT"
+
+            return! finish terminal name hadFinished summary
         }
 
     /// A dry run, or a run of settings that are complete.
@@ -100,7 +108,7 @@ module Train =
                             }
                         )
 
-                return! finish terminal name summary
+                return! finish terminal name false summary
         }
 
     let private noTeacher: Error =

@@ -63,6 +63,9 @@ module FieldKind =
             $"{label} must be {bound.Words} as a 32-bit float, where {string value} is {string (float32 value)}"
     ]
 
+    /// Whether a number is finite and within a bound, also as a 32-bit float.
+    let isWithin (bound: NumberBound) (value: float) : bool = List.isEmpty (outOfBound bound "" value)
+
     /// A finite number within a bound.
     let number (bound: NumberBound) : FieldKind = {
         kind "a number" Numbers.read string (outOfBound bound) with

@@ -149,6 +149,15 @@ module Files =
         with problem when isFileProblem problem ->
             Error(unwritable path problem)
 
+    /// Copies a file beside itself with an ending that no file there has yet: path.old, path.old-2. Returns the copy's path.
+    let keepAside (ending: string) (path: string) : string =
+        let copy =
+            Seq.initInfinite (fun i -> if i = 0 then $"{path}.{ending}" else $"{path}.{ending}-{i + 1}")
+            |> Seq.find (File.Exists >> not)
+
+        File.Copy(path, copy)
+        copy
+
     /// Whether `replace` made a file with this name.
     let private isTemporary (path: string) : bool = Text.RegularExpressions.Regex.IsMatch(path, @"\.[0-9a-f]{32}\.tmp$")
 

@@ -13,16 +13,32 @@ module Numbers =
         | true, value -> Some value
         | _ -> None
 
-    /// Whether a comma stands between two digits, and nothing in the text says what it means.
-    let private isAmbiguous (text: string) : bool = Text.RegularExpressions.Regex.IsMatch(text, @"^[+-]?\d+,\d+$")
+    /// Whether a text has one comma among digits, and nothing says what it means.
+    let private isAmbiguous (text: string) : bool =
+        Text.RegularExpressions.Regex.IsMatch(text, @"^[+-]?\d+,\d+([eE][+-]?\d+)?$")
+
+    /// A text without one of the two marks, where it is then a number.
+    let private without (mark: string) (text: string) : string option =
+        let rest = text.Replace(mark, "")
+        parse rest |> Option.map (fun _ -> rest)
+
+    /// The one number that a text with several commas or points can mean: "1,000.5", "1.000,5", "1,000,000", ",5".
+    let private meant (text: string) : string option =
+        let comma, point = text.LastIndexOf ',', text.LastIndexOf '.'
+
+        if comma < 0 then without "." text
+        elif point < 0 && text.IndexOf ',' < comma then without "," text
+        elif point < comma then text.Replace(".", "").Replace(',', '.') |> without " "
+        else without "," text
 
     /// Why a text is no number: for "0,05" both readings of the comma.
     let private refusal (text: string) : string =
-        match parse (text.Replace(",", "")) with
-        | Some thousands when isAmbiguous text ->
+        match meant text with
+        | Some _ when isAmbiguous text ->
+            let thousands = text.Replace(",", "") |> parse |> Option.get
             $"{text.Replace(',', '.')} with a decimal comma, {string thousands} with a thousands separator"
-        | Some number when text.Contains ',' -> $"without a thousands separator it is {string number}"
-        | _ -> "not a number"
+        | Some number -> $"written with a decimal point and no thousands separator it is {number}"
+        | None -> "not a number"
 
     /// Reads a finite number: 0.05, 5e-4, -1. The error says why the text is none.
     let read (text: string) : Result<float, string> =
@@ -37,7 +53,8 @@ module Numbers =
         | true, value -> Ok value
         | _ ->
             match parse text with
-            | Some value when value = Math.Floor value -> Error "out of range"
+            | Some value when abs value > float Int32.MaxValue -> Error "out of range"
+            | Some value when value = Math.Floor value -> Error $"a whole number is written {value:F0}"
             | Some _ -> Error "not a whole number"
             | None -> Error(refusal (text.Trim()))
 

@@ -15,16 +15,20 @@ module RunReport =
     let temperatureChart (runs: (string * Summary) list) : Chart option = Curves.temperature (metrics runs)
 
     let private row (name: string, summary: Summary) : string list =
-        match List.tryLast summary.Epochs with
-        | None -> [ name; "-"; "-"; "-"; "-"; "-" ]
-        | Some last -> [
+        let best = $"{fixedPoint 2 summary.Best.Top1} (epoch {summary.Best.Epoch})"
+
+        match summary.Top1, List.tryLast summary.Epochs with
+        | Some top1, Some last when last.Top1 = top1 -> [
             name
-            fixedPoint 2 last.Top1
-            $"{fixedPoint 2 summary.Best.Top1} (epoch {summary.Best.Epoch})"
+            fixedPoint 2 top1
+            best
             fixedPoint 2 last.Top5
             fixedPoint 4 last.TestLoss
             last.T |> Option.map (fixedPoint 2) |> Option.defaultValue "-"
           ]
+        // The line of the latest epoch was lost: the checkpoint knows its accuracy alone.
+        | Some top1, _ -> [ name; fixedPoint 2 top1; best; "-"; "-"; "-" ]
+        | None, _ -> [ name; "-"; "-"; "-"; "-"; "-" ]
 
     /// Lists all runs: last and best accuracy in percent, test loss in nats, last mean T.
     let table (runs: (string * Summary) list) : Table = {

@@ -144,11 +144,6 @@ module Metrics =
                  Some $"{lost} of {count} lines of {path} are missing or damaged")
         )
 
-    /// A name for a copy of a damaged file that no file has yet.
-    let private aside (path: string) : string =
-        Seq.initInfinite (fun i -> if i = 0 then path + ".damaged" else $"{path}.damaged-{i + 1}")
-        |> Seq.find (File.Exists >> not)
-
     /// Keeps the first lines of a file: those after a checkpoint do not belong to the run that resumes from it. Where some
     /// of the first lines cannot be read, the file as it was stays beside it; the warning says so.
     let keep (count: int) (path: string) : Result<EpochMetrics list * string option, Error> =
@@ -157,8 +152,7 @@ module Metrics =
             let warning =
                 match problem with
                 | Some problem when not (isEmpty path) ->
-                    let copy = aside path
-                    File.Copy(path, copy)
+                    let copy = Files.keepAside "damaged" path
                     Some $"{problem}: the file as it was is kept in {copy}"
                 | problem -> problem
 

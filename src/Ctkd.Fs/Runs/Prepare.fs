@@ -181,7 +181,7 @@ module Prepare =
         elif
             e.Distillers
             |> Option.defaultValue []
-            |> List.exists (fun (weight, _) -> not (Double.IsFinite weight && weight >= 0.0))
+            |> List.exists (fun (weight, _) -> not (FieldKind.isWithin FieldKind.atLeast0 weight))
         then
             Error.fail Usage "the weights of distillers must be finite and >= 0" "" "give other weights"
         elif List.distinct names <> names || (e.Distillers.IsSome && names.IsEmpty) then
@@ -296,11 +296,14 @@ module Prepare =
 
         let smallest = Settings.smallestBatch s data
 
-        if smallest < enough && smallest < s.Batch && Layer.leaves student.Body |> List.exists isNorm then
-            let images = if smallest = 1 then "one image" else $"{smallest} images"
+        let images count = if count = 1 then "one image" else $"{count} images"
 
-            hooks.Say
-                $"warning: the last batch of each epoch has {images}, too few for batch normalisation: leave it out with --drop-last, or choose another --batch than {s.Batch}"
+        if smallest < enough && Layer.leaves student.Body |> List.exists isNorm then
+            if s.Batch < enough then
+                hooks.Say $"warning: batches of {images s.Batch} are too small for batch normalisation: choose a larger --batch"
+            else
+                hooks.Say
+                    $"warning: the last batch of each epoch has {images smallest}, too few for batch normalisation: leave it out with --drop-last, or choose another --batch than {s.Batch}"
 
     /// Loads and checks everything that an experiment needs.
     let load (e: Experiment) : Result<PreparedRun, Error> =

@@ -15,6 +15,8 @@ type Summary = {
     Ending: Ending
     Settings: Settings
     Best: Best
+    /// Test accuracy after the latest whole epoch, in percent; None before the first.
+    Top1: float option
     Teacher: Accuracy option
     Epochs: EpochMetrics list
     Folder: string
@@ -82,10 +84,11 @@ module Run =
 
         let save path state lines = Checkpoint.write path (info run state (top1 lines) (List.length lines)) state
 
-        let summary ending (state: TrainState) lines = {
+        let summary ending (state: TrainState) (lines: EpochMetrics list) = {
             Ending = ending
             Settings = run.Settings
             Best = state.Best
+            Top1 = lines |> List.tryLast |> Option.map _.Top1
             Teacher = run.Teacher
             Epochs = lines
             Folder = folder.Path
@@ -233,11 +236,7 @@ module Run =
             Ok()
         else
             let later = [ folder.Last; folder.Metrics ] |> List.filter File.Exists
-
-            for file in later do
-                File.Copy(file, file + ".old", true)
-
-            let kept = later |> List.map (fun file -> file + ".old") |> String.concat " and "
+            let kept = later |> List.map (Files.keepAside "old") |> String.concat " and "
             let rest = if later.IsEmpty then "" else $"; what came after it is kept in {kept}"
             hooks.Say $"going on from epoch {checkpoint.Info.Epoch}{rest}"
             Checkpoint.write folder.Last checkpoint.Info state
@@ -301,16 +300,17 @@ module Run =
         Metrics.readable info.MetricLines folder.Metrics
         |> Result.map (fun (lines, problem) ->
             problem |> Option.iter (fun problem -> hooks.Say $"warning: {problem}; the checkpoints are whole")
-            hooks.Say $"all {info.Settings.Epochs} epochs are done: nothing was trained; more with --epochs"
+            hooks.Say $"all {info.Settings.Epochs} epochs are done: nothing was trained"
 
             {
                 Ending = Finished
                 Settings = info.Settings
                 Best = info.Best
+                Top1 = Some info.Top1
                 Teacher = None
                 Epochs = lines
                 Folder = folder.Path
-                Checkpoint = folder.Last
+                Checkpoint = checkpoint.Path
             }
         )
 

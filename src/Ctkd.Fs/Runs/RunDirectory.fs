@@ -81,8 +81,14 @@ module RunDirectory =
         |> Result.bind (fun run ->
             // Without a checkpoint there is nothing to resume: lines of an epoch that was never saved are dropped.
             if not (File.Exists run.Last || File.Exists run.Best) then
-                File.Delete run.Metrics
-                Ok run
+                try
+                    File.Delete run.Metrics
+                    Ok run
+                with
+                | :? IOException
+                | :? UnauthorizedAccessException as problem ->
+                    run.Lock.Dispose()
+                    Result.Error(unwritable run.Metrics problem.Message)
             else
                 run.Lock.Dispose()
 

@@ -9,9 +9,6 @@ open System.Threading
 [<RequireQualifiedAccess>]
 module OneAtATime =
 
-    /// The lock of a kind of work, for this user on this machine.
-    let lockFile (work: string) : string = Path.Combine(Path.GetTempPath(), $"ctkd-{work}-{Environment.UserName}.lock")
-
     let private isHeld (problem: IOException) : bool =
         // Windows: sharing violation; elsewhere: EWOULDBLOCK of flock.
         List.contains (problem.HResult &&& 0xFFFF) [ 32; 11; 35 ]

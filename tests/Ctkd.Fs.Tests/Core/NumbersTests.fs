@@ -54,15 +54,22 @@ let tests =
             )
 
         test "what is no finite number is refused with the reason" {
-            for text in [ ""; " "; "x"; "1 2"; "0x10"; "1_000"; "1'000"; "--1"; "1e"; "1,2,x"; "٣" ] do
+            for text in [ ""; " "; "x"; "1 2"; "0x10"; "1_000"; "1'000"; "--1"; "1e"; "1,2,x"; "٣"; ","; "." ] do
                 refused "not a number" (Numbers.read text)
                 refused "not a number" (Numbers.readWhole text)
 
             for text in [ "nan"; "Infinity"; "-Infinity"; "1e999" ] do
                 refused "not finite" (Numbers.read text)
 
-            refused "without a thousands separator it is 1000.5" (Numbers.read "1,000.5")
+            for text, meant in
+                [ "1,000.5", "1000.5"; "1.000,5", "1000.5"; "1,000,000", "1000000"; "1.000.000", "1000000"; ",5", ".5" ] do
+                refused $"no thousands separator it is {meant}" (Numbers.read text)
+
+            refused "5.0e-4 with a decimal comma, 0.005 with a thousands separator" (Numbers.read "5,0e-4")
+            refused "'9,0e-1' is 9.0e-1 with a decimal comma, and two numbers otherwise" (Numbers.readList "9,0e-1")
             refused "not a whole number" (Numbers.readWhole "1.5")
+            refused "a whole number is written 30" (Numbers.readWhole "30.0")
+            refused "a whole number is written 100" (Numbers.readWhole "1e2")
             refused "out of range" (Numbers.readWhole "99999999999")
             refused "'' is not a number" (Numbers.readList "1.5,,2")
             refused "'x' is not a number" (Numbers.readList "1 x 2")

@@ -43,6 +43,7 @@ let private summary (policy: string) (epochs: int) : Summary =
                 Policy = (if taught then Runs.policy policy else Settings.defaults.Policy)
         }
         Best = { Epoch = 2; Top1 = 82.5 }
+        Top1 = if epochs = 0 then None else Some (line taught false epochs).Top1
         Teacher = None
         Epochs =
             List.init epochs (fun i -> line taught (policy.StartsWith("ctkd", System.StringComparison.Ordinal)) (i + 1))

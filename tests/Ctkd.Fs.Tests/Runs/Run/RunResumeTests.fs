@@ -125,7 +125,7 @@ let tests =
                 let before = Runs.files (Runs.run folder)
                 let summary, said = resumeWith id (Runs.run folder)
                 Must.equal (Finished, 2) (summary |> Error.orRaise |> fun s -> s.Ending, s.Epochs.Length)
-                Must.equal [ "all 2 epochs are done: nothing was trained; more with --epochs" ] said
+                Must.equal [ "all 2 epochs are done: nothing was trained" ] said
                 Must.equal before (Runs.files (Runs.run folder))
             )
         }
@@ -184,7 +184,11 @@ let tests =
                 File.WriteAllText(metrics, text.Substring(0, text.Length - 20))
                 let before = Runs.files (Runs.run folder)
                 let summary, said = resumeWith id (Runs.run folder)
-                Must.equal [ finished.Epochs.Head ] ((summary |> Error.orRaise).Epochs)
+                let summary = summary |> Error.orRaise
+                Must.equal [ finished.Epochs.Head ] summary.Epochs
+                // What the checkpoint knows is shown.
+                Must.equal finished.Top1 summary.Top1
+                Must.equal [ $"%.2f{finished.Top1.Value}"; "-" ] [ for i in [ 1; 4 ] -> (RunReport.table [ "a", summary ]).Rows.Head[i] ]
                 Must.startWith $"warning: 1 of 2 lines of {metrics} are missing or damaged" said.Head
                 Must.equal before (Runs.files (Runs.run folder))
             )

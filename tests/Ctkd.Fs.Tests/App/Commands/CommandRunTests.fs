@@ -181,6 +181,8 @@ let tests =
 
                 expect 0 folder $"{start} a" |> ignore
                 let before = Runs.files (Path.Combine(folder, "a"))
+                Directory.CreateDirectory(Path.Combine(folder, "odd", "metrics.jsonl")) |> ignore
+                Must.startWith "error: the run's folder cannot be used" ((expect 1 folder $"{start} odd").Err)
                 Must.contain "this folder already holds a run" ((expect 2 folder $"{start} a").Err)
 
                 let changed = expect 2 folder "teach --resume a --lr 0.1"
