@@ -169,7 +169,9 @@ let cache: string =
     variable "NUGET_PACKAGES" |> Option.defaultValue $"{home}/.nuget/packages"
 
 /// Runs a step that unpacks packages into the cache.
-let aloneWithPackages (step: unit -> unit) : unit = OneAtATime.run say (OneAtATime.lockFile "packages") step
+let aloneWithPackages (step: unit -> unit) : unit =
+    Directory.CreateDirectory cache |> ignore
+    OneAtATime.run say (Path.Combine(cache, "ctkd.lock")) step
 
 let tools () : HaveTools =
     let isThere =

@@ -37,7 +37,12 @@ module RunResult =
 module Train =
 
     /// Prints the results, and writes the report: of a run that had finished before only where it is missing.
-    let private finish (terminal: Terminal) (name: string) (hadFinished: bool) (summary: Summary) : Result<unit, Error> =
+    let private finish
+        (terminal: Terminal)
+        (name: string)
+        (hadFinished: bool)
+        (summary: Summary)
+        : Result<unit, Error> =
         result {
             let report = Path.Combine(summary.Folder, "report.html")
             terminal.Table(RunReport.table [ name, summary ])

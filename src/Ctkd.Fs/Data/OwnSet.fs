@@ -160,8 +160,11 @@ module OwnSet =
         if values.Length = 1 then List.replicate 3 values.Head else values
 
     let private normalisation (path: string) (file: SafetensorsFile) (train: ImageSet) =
-        let mean = parsed path "1 or 3 finite numbers" (numbers (FieldKind.isWithin FieldKind.anyNumber)) "mean" file
-        let std = parsed path "1 or 3 finite numbers > 0" (numbers (FieldKind.isWithin FieldKind.positive)) "std" file
+        let mean =
+            parsed path "1 or 3 finite numbers" (numbers (FieldKind.isWithin FieldKind.anyNumber)) "mean" file
+
+        let std =
+            parsed path "1 or 3 finite numbers > 0" (numbers (FieldKind.isWithin FieldKind.positive)) "std" file
 
         match mean, std with
         | Error error, _

@@ -300,7 +300,8 @@ module Prepare =
 
         if smallest < enough && Layer.leaves student.Body |> List.exists isNorm then
             if s.Batch < enough then
-                hooks.Say $"warning: batches of {images s.Batch} are too small for batch normalisation: choose a larger --batch"
+                hooks.Say
+                    $"warning: batches of {images s.Batch} are too small for batch normalisation: choose a larger --batch"
             else
                 hooks.Say
                     $"warning: the last batch of each epoch has {images smallest}, too few for batch normalisation: leave it out with --drop-last, or choose another --batch than {s.Batch}"

@@ -62,7 +62,13 @@ let tests =
                 refused "not finite" (Numbers.read text)
 
             for text, meant in
-                [ "1,000.5", "1000.5"; "1.000,5", "1000.5"; "1,000,000", "1000000"; "1.000.000", "1000000"; ",5", ".5" ] do
+                [
+                    "1,000.5", "1000.5"
+                    "1.000,5", "1000.5"
+                    "1,000,000", "1000000"
+                    "1.000.000", "1000000"
+                    ",5", ".5"
+                ] do
                 refused $"no thousands separator it is {meant}" (Numbers.read text)
 
             refused "5.0e-4 with a decimal comma, 0.005 with a thousands separator" (Numbers.read "5,0e-4")

@@ -9,7 +9,13 @@ open Ctkd.Fs.Tests.Folders
 
 let private info: CheckpointInfo = {
     // Of few characters: each byte of a checkpoint is tried.
-    Settings = { Settings.defaults with Student = "vgg8"; Milestones = []; Hidden = 1; WeightDecay = 1.0 }
+    Settings = {
+        Settings.defaults with
+            Student = "vgg8"
+            Milestones = []
+            Hidden = 1
+            WeightDecay = 1.0
+    }
     Classes = 4
     Images = { Height = 8; Width = 8; Mean = [ 0.5 ]; Std = [ 0.25 ] }
     DataHash = "def"

@@ -53,7 +53,8 @@ let tests =
 
         test "lists are separated by commas, spaces or both, and a flag's value may follow an equals sign" {
             let settings (flags: string) =
-                JsonNode.Parse((expect 0 "/" $"distill --dry-run --json {flags}").Out) |> nonNull
+                JsonNode.Parse((expect 0 "/" $"distill --dry-run --json {flags}").Out)
+                |> nonNull
                 |> fun json -> [
                     for name in [ "mean"; "std"; "milestones"; "methods"; "learningRate" ] -> string json[name]
                 ]

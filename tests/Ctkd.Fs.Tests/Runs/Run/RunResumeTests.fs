@@ -188,7 +188,11 @@ let tests =
                 Must.equal [ finished.Epochs.Head ] summary.Epochs
                 // What the checkpoint knows is shown.
                 Must.equal finished.Top1 summary.Top1
-                Must.equal [ $"%.2f{finished.Top1.Value}"; "-" ] [ for i in [ 1; 4 ] -> (RunReport.table [ "a", summary ]).Rows.Head[i] ]
+
+                Must.equal [ $"%.2f{finished.Top1.Value}"; "-" ] [
+                    for i in [ 1; 4 ] -> (RunReport.table [ "a", summary ]).Rows.Head[i]
+                ]
+
                 Must.startWith $"warning: 1 of 2 lines of {metrics} are missing or damaged" said.Head
                 Must.equal before (Runs.files (Runs.run folder))
             )
