@@ -8,6 +8,18 @@ open System.Threading
 open Spectre.Console
 open Ctkd.Fs
 
+/// Words for a shell.
+module Shell =
+    /// A path as one word: quoted where a shell would split or change it.
+    let word (path: string) : string =
+        let isPlain (c: char) = Char.IsAsciiLetterOrDigit c || "/._-+=:,@%".Contains c
+
+        if path <> "" && Seq.forall isPlain path then
+            path
+        else
+            let escaped = path.Replace("'", "'\\''")
+            $"'{escaped}'"
+
 /// Exit codes of the command.
 module ExitCode =
     let ok = 0
@@ -57,7 +69,12 @@ module Signals =
     /// Listens until disposed. A command that trains listens from its first moment on: a signal that comes earlier ends the
     /// process as it ends any other.
     let listen () : IDisposable =
-        let registrations = [ register PosixSignal.SIGINT 130; register PosixSignal.SIGTERM 143 ]
+        let registrations = [
+            register PosixSignal.SIGINT 130
+            register PosixSignal.SIGTERM 143
+            // The terminal was closed; under nohup the signal stays ignored.
+            register PosixSignal.SIGHUP 129
+        ]
 
         {
             new IDisposable with
@@ -124,6 +141,9 @@ type Terminal(json: bool) =
             console.Profile.Width <- width
             console.Write drawn
 
+    /// A line that is copied as it is, such as a command to go on with: it is never wrapped.
+    member _.Line(text: string) : unit = writer.WriteLine text
+
     /// The line that an epoch leaves.
     member private this.EpochLine (title: string) (epochs: int) (m: EpochMetrics) : string =
         [
@@ -142,7 +162,7 @@ type Terminal(json: bool) =
     member this.Progress (title: string) (epochs: int) (body: Hooks -> 'T) : 'T =
         let hooks = { Hooks.none with Say = this.Say; Stop = Signals.stop }
 
-        if plain || not console.Profile.Capabilities.Interactive then
+        if plain || not console.Profile.Capabilities.Interactive || not console.Profile.Capabilities.Ansi then
             body { hooks with OnEpoch = fun m -> this.EpochLine title epochs m |> this.Say }
         else
             let progress = console.Progress(AutoClear = true, HideCompleted = false)

@@ -36,6 +36,23 @@ module Command =
         setting<int> "threads" (count |> Option.map (string >> List.singleton))
         |> Result.map (Option.filter (fun count -> count > 0) >> Option.iter Engine.setThreads)
 
+    /// Refuses a folder of data where the digits are used, which need none: the data set's name was forgotten.
+    let dataDirHasData (s: Settings) : Result<unit, Error> =
+        if s.Data = "digits" && s.DataDir <> "" then
+            let others = Datasets.names |> List.filter ((<>) "digits") |> String.concat ", "
+            usage "--data-dir has no effect on digits, which are part of the program" $"name the data set: --data {others}"
+        else
+            Ok()
+
+    /// Refuses to write over the file that is read: a checkpoint would lose what only a run has.
+    let notItself (weights: string) (out: string) : Result<unit, Error> =
+        let full (path: string) = System.IO.Path.GetFullPath path
+
+        match RunDirectory.weightsOf weights with
+        | Ok source when full source.File = full out ->
+            Error.fail ErrorKind.Usage "this would replace the weights that are read" out "give another file to write"
+        | _ -> Ok()
+
     /// The names of precisions and policies, as help lists them.
     let precisions: string = String.concat ", " Settings.precisions
     let policies: string = String.concat ", " Settings.policies

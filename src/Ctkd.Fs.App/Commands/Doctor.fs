@@ -5,6 +5,7 @@ open System.Runtime.InteropServices
 open System.Runtime.Intrinsics.Arm
 open System.Runtime.Intrinsics.X86
 open Argu
+open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
 /// The flags of `doctor`.
@@ -58,10 +59,8 @@ module Doctor =
     let private threads () : Finding =
         let count, processors = Engine.threads (), Environment.ProcessorCount
 
-        if count < processors then
-            wrong "threads" $"{count} of {processors} processors" "unset OMP_NUM_THREADS"
-        else
-            fine "threads" (string count)
+        // Fewer may be meant: on a shared machine, say.
+        fine "threads" (if count < processors then $"{count} of {processors} processors (OMP_NUM_THREADS)" else string count)
 
     let private fusion () : Finding =
         fine
@@ -113,9 +112,16 @@ module Doctor =
             terminal.Json findings
             if findings |> List.exists _.Mend.IsSome then ExitCode.failed else ExitCode.ok
 
-        match args.TryGetResult DoctorArgs.Device with
-        | None -> report (findings ())
-        | Some name ->
-            match Engine.device name with
-            | Result.Error error -> terminal.Fail error
-            | Ok device -> report (findings () @ Engine.guarded (fun () -> SelfCheck.findings device))
+        let mutable code = ExitCode.ok
+
+        let failed =
+            terminal.Guarded(fun () ->
+                match args.TryGetResult DoctorArgs.Device |> Option.traverseResult Engine.device with
+                | Result.Error error -> Result.Error error
+                | Ok device ->
+                    let more = device |> Option.map SelfCheck.findings |> Option.defaultValue []
+                    code <- report (findings () @ more)
+                    Ok()
+            )
+
+        if failed = ExitCode.ok then code else failed

@@ -93,6 +93,8 @@ module Eval =
                         $"these weights were trained on '{data}', images of a program's own"
                         "name a data set with --data"
 
+            do! Command.dataDirHasData { recorded with Data = data; DataDir = Option.defaultValue "" flags.DataDir }
+
             return!
                 Settings.validate {
                     Settings.withKnownNames recorded with

@@ -90,6 +90,12 @@ module Export =
         | None, Some info -> Ok(info.Images.Height, info.Images.Width)
         | None, None -> Zoo.published trained.Model.Name |> Result.map (fun p -> p.Size, p.Size)
 
+    let private checkSize (pixels: int option) : Result<unit, Error> =
+        match pixels with
+        | Some pixels when pixels < 1 || pixels > 4096 ->
+            Command.usage $"size must be from 1 to 4096, got {pixels}" "give the images' height and width in pixels"
+        | _ -> Ok()
+
     /// Writes trained weights as an ONNX file.
     let command (args: ParseResults<ExportArgs>) : int =
         let terminal = Terminal(args.Contains ExportArgs.Json)
@@ -106,6 +112,8 @@ module Export =
                     args.TryGetResult ExportArgs.Onnx |> needed "export needs a file to write" "give --onnx FILE"
 
                 do! Files.checkWritable path
+                do! Command.notItself weights path
+                do! checkSize (args.TryGetResult ExportArgs.Size)
                 let options = Command.weightsFor WeightsRole.Any (args.Contains ExportArgs.Ignore_Extra)
 
                 let! trained =

@@ -151,7 +151,7 @@ module Quickstart =
                     do! RunReport.write report "Quickstart: handwritten digits" runs
                     terminal.Say $"report {report}"
                 else
-                    terminal.Say $"interrupted; go on with: ctkd quickstart --out {folder}"
+                    terminal.Line $"interrupted; go on with: ctkd quickstart --out {Shell.word folder}"
 
                 terminal.Json(
                     runs |> List.map (fun (name, summary) -> name, RunResult.ofSummary summary) |> Map.ofList

@@ -47,7 +47,6 @@ module Train =
             let report = Path.Combine(summary.Folder, "report.html")
             terminal.Table(RunReport.table [ name, summary ])
             terminal.Say $"checkpoint {summary.Checkpoint}"
-            terminal.Json(RunResult.ofSummary summary)
 
             match summary.Ending with
             | Finished ->
@@ -55,16 +54,20 @@ module Train =
                     do! RunReport.write report name [ name, summary ]
 
                 terminal.Say $"report     {report}"
-            | Interrupted -> terminal.Say $"interrupted; go on with: ctkd {name} --resume {summary.Folder}"
+            | Interrupted -> 
+                terminal.Line $"interrupted; go on with: ctkd {name} --resume {Shell.word summary.Folder}"
+
+            // Last: with --json there is one object, this one or that of an error.
+            terminal.Json(RunResult.ofSummary summary)
         }
 
     /// Refuses the other command's runs: what it would print and advise is not theirs.
     let private checkCommand (name: string) (path: string) (s: Settings) : Result<unit, Error> =
         match name, s.Teacher with
         | "teach", teacher when teacher <> "" ->
-            Command.usage $"this run distils from the teacher {teacher}" $"resume it with: ctkd distill --resume {path}"
+            Command.usage $"this run distils from the teacher {teacher}" $"resume it with: ctkd distill --resume {Shell.word path}"
         | "distill", "" ->
-            Command.usage "this run learns from labels alone" $"resume it with: ctkd teach --resume {path}"
+            Command.usage "this run learns from labels alone" $"resume it with: ctkd teach --resume {Shell.word path}"
         | _ -> Ok()
 
     let private resume (terminal: Terminal) (name: string) (given: GivenFlags) (path: string) =
@@ -84,7 +87,7 @@ module Train =
             let hadFinished = checkpoint.Info.Epoch > (change recorded).Epochs
 
             if hadFinished then
-                terminal.Say $"for more epochs: ctkd {name} --resume {path} --epochs COUNT"
+                terminal.Line $"for more epochs: ctkd {name} --resume {Shell.word path} --epochs COUNT"
 
             return! finish terminal name hadFinished summary
         }

@@ -174,6 +174,7 @@ module TrainFlags =
             let! resolved = Resolve.settings recipe assignments
             let s = resolved.Settings
             do! agentTakesPart assignments s
+            do! Command.dataDirHasData s
 
             return { resolved with Settings = located s }
         }

@@ -2,6 +2,7 @@ namespace Ctkd.Fs
 
 open System
 open System.IO
+open System.Runtime.InteropServices
 
 /// Reads and atomically replaces whole files.
 [<RequireQualifiedAccess>]
@@ -10,6 +11,19 @@ module Files =
     let printable (text: string) : string =
         let start = text |> Seq.truncate 300 |> Seq.map (fun c -> if Char.IsControl c then '?' else c)
         String(Array.ofSeq start) + (if text.Length > 300 then "..." else "")
+
+    [<DllImport("libc", SetLastError = true)>]
+    extern int private statx(int folder, string path, int flags, uint32 mask, byte[] buffer)
+
+    /// Whether something that is there is a file: reading a pipe may wait for ever, and replacing a device destroys it. Asked
+    /// of Linux alone.
+    let isFile (path: string) : bool =
+        let buffer = Array.zeroCreate<byte> 256
+        // AT_FDCWD, follow links, STATX_TYPE; the mode stands at byte 28 of struct statx, S_IFREG is 0x8000.
+        if OperatingSystem.IsLinux() && statx (-100, path, 0, 1u, buffer) = 0 then
+            BitConverter.ToUInt16(buffer, 28) &&& 0xF000us = 0x8000us
+        else
+            true
 
     let private absent (path: string) : Error =
         let folder = Path.GetDirectoryName(Path.GetFullPath path)
@@ -55,6 +69,8 @@ module Files =
             Error(unreadable path "it is a folder" "give the path of a file inside it")
         elif not (File.Exists path) then
             Error(absent path)
+        elif not (isFile path) then
+            Error(unreadable path "it is a pipe or a device, and no file" "save its contents as a file first")
         else
             try
                 body ()
@@ -82,12 +98,19 @@ module Files =
     /// than 2 GB.
     let read (path: string) : Result<byte[], Error> = guarded path (fun () -> readExactly path)
 
+    /// EROFS, which .NET on Unix gives as the code of an `IOException`.
+    let private readOnly = 30
+
     let private unwritable (path: string) (problem: exn) : Error =
         let folder = Path.GetDirectoryName(Path.GetFullPath path)
 
         let reason, next =
             match problem with
             | :? DirectoryNotFoundException -> $"there is no folder '{folder}'", "make the folder, or choose another"
+            | _ when Directory.Exists path -> "it is a folder", "give the name of a file, or choose another folder"
+            | _ when File.Exists path && not (isFile path) ->
+                "it is a pipe or a device, and no file", "give the name of a file, or choose another folder"
+            | :? IOException when problem.HResult = readOnly -> "the file system is read-only", "choose another folder"
             | :? UnauthorizedAccessException ->
                 "permission denied", $"give yourself the right to write into '{folder}', or choose another folder"
             | _ -> problem.Message, $"free space on the disk of '{folder}' if it is full, or choose another folder"
@@ -101,6 +124,17 @@ module Files =
         with problem when isFileProblem problem ->
             ()
 
+    /// The file that a link leads to, or the path itself: a link stays one.
+    let private target (path: string) : string =
+        match File.ResolveLinkTarget(path, true) with
+        | null -> path
+        | linked -> linked.FullName
+
+    /// Nothing but a file is replaced by a file.
+    let private refuseOthers (path: string) : unit =
+        if Directory.Exists path || File.Exists path && not (isFile path) then
+            raise (IOException "it is no file")
+
     /// <summary>
     /// Writes a file atomically: to a temporary file in the same folder, flushed to disk, then renamed over the old
     /// one. On any failure the old file stays intact and the temporary one is deleted.
@@ -109,10 +143,13 @@ module Files =
     /// Writes the contents. File errors become an <c>Unwritable</c> error; other exceptions propagate.
     /// Nothing, or an <c>Unwritable</c> error with the path and a remedy.
     let replace (path: string) (write: Stream -> unit) : Result<unit, Error> =
+        let path = target path
         let temporary = $"{path}.{Guid.NewGuid():N}.tmp"
 
         try
             try
+                refuseOthers path
+
                 using
                     (new FileStream(temporary, FileMode.CreateNew, FileAccess.Write))
                     (fun stream ->
@@ -129,11 +166,12 @@ module Files =
 
     /// Checks that `replace` can write a file: before long work whose result goes there. Leaves nothing behind.
     let checkWritable (path: string) : Result<unit, Error> =
+        let path = target path
         let temporary = $"{path}.{Guid.NewGuid():N}.tmp"
 
         try
             try
-                if Directory.Exists path then raise (IOException "it is a folder")
+                refuseOthers path
                 use _ = new FileStream(temporary, FileMode.CreateNew, FileAccess.Write)
                 Ok()
             with problem when isFileProblem problem ->
@@ -155,8 +193,14 @@ module Files =
             Seq.initInfinite (fun i -> if i = 0 then $"{path}.{ending}" else $"{path}.{ending}-{i + 1}")
             |> Seq.find (File.Exists >> not)
 
-        File.Copy(path, copy)
-        copy
+        let temporary = $"{copy}.{Guid.NewGuid():N}.tmp"
+
+        try
+            File.Copy(path, temporary)
+            File.Move(temporary, copy)
+            copy
+        finally
+            discard temporary
 
     /// Whether `replace` made a file with this name.
     let private isTemporary (path: string) : bool = Text.RegularExpressions.Regex.IsMatch(path, @"\.[0-9a-f]{32}\.tmp$")

@@ -159,6 +159,15 @@ module LoadedModel =
             }
         )
 
+    let private notFinite (models: LoadedModel list) : Error =
+        let names = models |> List.map _.Model.Name |> String.concat " and "
+
+        Error.create
+            Mismatch
+            $"{names}: the outputs for the test images are not finite"
+            ""
+            "check --mean and --std; weights that are damaged or diverged are seen by ctkd inspect"
+
     /// Computes accuracy, calibration and, beside a teacher, likeness of a model on the test images that the settings name,
     /// in their precision.
     let evaluate
@@ -176,6 +185,14 @@ module LoadedModel =
                 | [] -> invalidOp "there is a model to evaluate."
                 | forward :: teachers -> Evaluate.fully s.Batch (List.tryHead teachers) forward set
             )
+        |> Result.bind (fun evaluation ->
+            let likeness = evaluation.Likeness |> Option.map _.Divergence |> Option.defaultValue 0.0
+
+            if Double.IsFinite evaluation.Accuracy.Loss && Double.IsFinite likeness then
+                Ok evaluation
+            else
+                Result.Error(notFinite (trained :: Option.toList teacher))
+        )
 
     /// Returns each model's logits and pooled features by image for the first test images that the settings name, and the
     /// images' labels.
@@ -202,6 +219,14 @@ module LoadedModel =
                 let labels = Tensor.toInt64s set.Labels |> Array.map int
                 shown, Array.truncate images labels
             )
+        |> Result.bind (fun (shown, labels) ->
+            let isFinite = Array.forall (Array.forall Double.IsFinite)
+
+            if shown |> List.forall (fun struct (logits, features) -> isFinite logits && isFinite features) then
+                Ok(shown, labels)
+            else
+                Result.Error(notFinite models)
+        )
 
     /// Computes the accuracy alone.
     let accuracy (device: Device) (s: Settings) (trained: LoadedModel) : Result<Accuracy, Error> =

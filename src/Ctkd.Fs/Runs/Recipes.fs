@@ -287,7 +287,12 @@ module Recipes =
 
     /// The recipe in a JSON file, in the form that `ctkd recipes NAME` prints.
     let read (path: string) : Result<Recipe, Error> =
-        Files.read path |> Result.bind (Text.Encoding.UTF8.GetString >> SettingsTable.readHolder<Recipe> path)
+        let text (bytes: byte[]) =
+            // In the encoding that its first bytes name: Windows' shells write them.
+            use reader = new IO.StreamReader(new IO.MemoryStream(bytes), Text.Encoding.UTF8, true)
+            reader.ReadToEnd()
+
+        Files.read path |> Result.bind (text >> SettingsTable.readHolder<Recipe> path)
 
     /// Whether a recipe's name is a file's.
     let isFile (name: string) : bool = name.EndsWith(".json", StringComparison.Ordinal)

@@ -44,7 +44,9 @@ module Run =
         TeacherHash = run.TeacherHash
     }
 
-    let private diverged (folder: RunDirectory) (epoch: int) (step: int) (term: string) : Error =
+    let private diverged (s: Settings) (folder: RunDirectory) (epoch: int) (step: int) (term: string) : Error =
+        let precision = if s.Precision = F32 then "" else ", or --precision f32"
+
         let good =
             if File.Exists folder.Last then
                 $"the last good checkpoint is {folder.Last}; "
@@ -55,7 +57,7 @@ module Run =
             Diverged
             $"the term '{term}' was not finite in epoch {epoch}, step {step}: the run was stopped"
             folder.Path
-            (good + "try a smaller --lr, or --precision f32")
+            (good + $"try a smaller --lr in a new run, with another --out{precision}")
 
     /// Whether every number of the state is finite: the last step's loss was read before the step changed them.
     let private isSound (state: TrainState) : bool =
@@ -103,7 +105,7 @@ module Run =
                     if Double.IsFinite test.Loss && isSound state then
                         Ok()
                     else
-                        Result.Error(diverged folder state.Epoch state.Step "test loss")
+                        Result.Error(diverged run.Settings folder state.Epoch state.Step "test loss")
 
                 let metrics = Metrics.ofEpoch plan state firstStep test seconds |> Metrics.warnOnce lines
                 let better = test.Top1 > state.Best.Top1
@@ -135,9 +137,9 @@ module Run =
                     hooks.Stop()
 
                 match Train.epoch steps readEvery pause state with
-                | Broke(step, term) -> Result.Error(diverged folder state.Epoch step term)
+                | Broke(step, term) -> Result.Error(diverged run.Settings folder state.Epoch step term)
                 | Stopped state when isSound state -> stopped state lines
-                | Stopped state -> Result.Error(diverged folder state.Epoch state.Step "weights")
+                | Stopped state -> Result.Error(diverged run.Settings folder state.Epoch state.Step "weights")
                 | Complete ended ->
                     complete watch.Elapsed.TotalSeconds state.Step ended lines
                     |> Result.bind (fun (next, lines) -> epochs steps next lines)
@@ -199,6 +201,7 @@ module Run =
                         (fun () ->
                             result {
                                 let! run = prepared folder
+                                do! RunDirectory.keepEarlier folder
                                 do! writeSettings folder run.Settings
                                 return! go experiment.Hooks folder run (TrainState.start run.Trainer.Plan) []
                             }

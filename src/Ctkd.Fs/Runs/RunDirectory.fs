@@ -36,12 +36,15 @@ module RunDirectory =
 
     let private last, private best = "last.safetensors", "best.safetensors"
 
-    let private unwritable (path: string) (problem: string) : Error =
-        Error.create
-            Unwritable
-            $"the run's folder cannot be used: {problem}"
-            path
-            "give a folder that you may write to with --out"
+    let private unwritable (next: string) (path: string) (problem: string) : Error =
+        Error.create Unwritable $"the run's folder cannot be used: {problem}" path next
+
+    /// What to do when a folder for a new run, or that of an old one, cannot be used.
+    let private another, private writable =
+        "give a folder that you may write to with --out", "make the folder writable, or copy the run and resume the copy"
+
+    /// Whether another process holds a lock: Windows' sharing violation, or EWOULDBLOCK of Linux and macOS.
+    let private isHeld (problem: IOException) : bool = List.contains (problem.HResult &&& 0xFFFF) [ 32; 11; 35 ]
 
     /// The highest of a folder and those that it lies in that does not exist.
     let rec private highestAbsent (path: string) : string option =
@@ -50,7 +53,7 @@ module RunDirectory =
         else
             Path.GetDirectoryName path |> Option.ofObj |> Option.bind highestAbsent |> Option.orElse (Some path)
 
-    let private lock (path: string) : Result<RunDirectory, Error> =
+    let private lock (next: string) (path: string) : Result<RunDirectory, Error> =
         let file = Path.Combine(path, ".lock")
 
         try
@@ -64,31 +67,17 @@ module RunDirectory =
         with
         | :? UnauthorizedAccessException
         | :? ArgumentException
-        | :? NotSupportedException as problem -> Result.Error(unwritable path problem.Message)
-        | :? IOException as problem ->
-            if File.Exists file then
-                Error.fail
-                    Unwritable
-                    "another process is using this run's folder"
-                    path
-                    "wait for it to end, or give another folder with --out"
-            else
-                Result.Error(unwritable path problem.Message)
+        | :? NotSupportedException as problem -> Result.Error(unwritable next path problem.Message)
+        | :? IOException as problem when isHeld problem ->
+            Error.fail Unwritable "another process is using this run's folder" path $"wait for it to end, or {next}"
+        | :? IOException as problem -> Result.Error(unwritable next path problem.Message)
 
     /// Opens a folder for a new run: makes it when absent, refuses it when it holds a run.
     let create (path: string) : Result<RunDirectory, Error> =
-        lock path
+        lock another path
         |> Result.bind (fun run ->
-            // Without a checkpoint there is nothing to resume: lines of an epoch that was never saved are dropped.
             if not (File.Exists run.Last || File.Exists run.Best) then
-                try
-                    File.Delete run.Metrics
-                    Ok run
-                with
-                | :? IOException
-                | :? UnauthorizedAccessException as problem ->
-                    run.Lock.Dispose()
-                    Result.Error(unwritable run.Metrics problem.Message)
+                Ok run
             else
                 run.Lock.Dispose()
 
@@ -116,7 +105,22 @@ module RunDirectory =
         | _ -> ()
 
     /// Opens the folder of an existing run.
-    let reopen (path: string) : Result<RunDirectory, Error> = lock path
+    let reopen (path: string) : Result<RunDirectory, Error> = lock writable path
+
+    /// Keeps aside what a new run would replace: lines of a run without a checkpoint, or files of someone else's.
+    let keepEarlier (run: RunDirectory) : Result<unit, Error> =
+        try
+            for file in [ run.Metrics; run.Settings; run.Report ] do
+                if File.Exists file then
+                    Files.keepAside "old" file |> ignore
+                    File.Delete file
+                elif Directory.Exists file then
+                    raise (IOException $"{Path.GetFileName file} is a folder")
+
+            Ok()
+        with
+        | :? IOException
+        | :? UnauthorizedAccessException as problem -> Result.Error(unwritable another run.Path problem.Message)
 
     /// Returns the checkpoint that a path names: the file, or the latest one of a folder. A folder whose disk was full
     /// before the latest one was ever written has the best one alone.

@@ -65,11 +65,20 @@ let tests =
             )
         }
 
-        test "lines of a run that has no checkpoint hold no folder, and are dropped" {
+        test "files of a run without a checkpoint, or of someone else, hold no folder, and are kept aside" {
             inFolder (fun folder ->
-                File.WriteAllText(Path.Combine(folder, "metrics.jsonl"), "{}")
+                let file name = Path.Combine(folder, name)
+
+                for name in [ "metrics.jsonl"; "settings.json"; "report.html" ] do
+                    File.WriteAllText(file name, name)
+
                 use run = RunDirectory.create folder |> Error.orRaise
-                Must.notHold (File.Exists run.Metrics)
+                Must.hold (File.Exists run.Metrics)
+                RunDirectory.keepEarlier run |> Error.orRaise
+
+                for name in [ "metrics.jsonl"; "settings.json"; "report.html" ] do
+                    Must.notHold (File.Exists(file name))
+                    Must.equal name (File.ReadAllText(file (name + ".old")))
             )
         }
 

@@ -106,6 +106,7 @@ module Plot =
                             CurriculumEpochs = args.GetResult(PlotArgs.Curriculum_Epochs, s.CurriculumEpochs)
                     }
 
+                do! PlotModels.within 1 100_000 "epochs" s.Epochs
                 let series = (Policy.strength (Settings.policy s)) |> Curves.planned "lambda" s.Epochs
 
                 return!
@@ -139,7 +140,7 @@ module Plot =
                 let out = args.GetResult(PlotArgs.Out, $"{figure}.svg")
                 let width = args.GetResult(PlotArgs.Width, (if figure = "correlation" then 560 else 720))
                 do! Picture.checkPath out
-                do! PlotModels.atLeast 240 "width" width
+                do! PlotModels.within 240 20_000 "width" width
 
                 match figure, runs with
                 | "curriculum", runs -> return! curriculum args runs out width

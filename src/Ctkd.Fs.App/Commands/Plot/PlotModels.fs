@@ -44,14 +44,13 @@ module PlotModels =
         }
 
     /// A flag's number, checked.
-    let atLeast (least: int) (name: string) (value: int) : Result<unit, Error> =
-        if value >= least then
-            Ok()
-        else
+    let within (least: int) (most: int) (name: string) (value: int) : Result<unit, Error> =
+        if value < least then
             Command.usage $"{name} must be at least {least}, got {value}" $"give --{name} {least} or more"
-
-    /// Notes on files are no part of what is drawn.
-    let private say (text: string) : unit = System.Console.Error.WriteLine text
+        elif value > most then
+            Command.usage $"{name} must be at most {most}, got {value}" $"give --{name} {most} or less"
+        else
+            Ok()
 
     /// The student that --weights names, and how its test images are made.
     let private student (args: ParseResults<PlotArgs>) (device: Device) : Result<LoadedModel * Settings, Error> =
@@ -77,7 +76,7 @@ module PlotModels =
             do! Command.threads (args.TryGetResult PlotArgs.Threads)
             let! device = Engine.device (args.GetResult(PlotArgs.Device, "cpu"))
             let images = args.GetResult(PlotArgs.Images, System.Int32.MaxValue)
-            do! atLeast 2 "images" images
+            do! within 2 System.Int32.MaxValue "images" images
             let! trained, s = student args device
 
             let! teacher =
@@ -123,7 +122,7 @@ module PlotModels =
             let words = args.TryGetResult PlotArgs.Perplexity |> Option.map List.singleton
             let! perplexity = Command.read (FieldKind.number FieldKind.positive) "perplexity" words
             let perplexity = Option.defaultValue Tsne.defaults.Perplexity perplexity
-            do! atLeast 1 "classes" classes
+            do! within 1 System.Int32.MaxValue "classes" classes
 
             do!
                 if classes <= Scatter.mostClasses then

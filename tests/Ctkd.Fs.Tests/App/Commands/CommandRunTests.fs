@@ -160,7 +160,7 @@ let tests =
                     expect 1 folder "teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
 
                 Must.contain "error: the term 'ce' was not finite in epoch 1, step 2" ended.Err
-                Must.contain "next: no checkpoint was written yet; try a smaller --lr" ended.Err
+                Must.contain "next: no checkpoint was written yet; try a smaller --lr in a new run, with another --out" ended.Err
             )
         }
 
