@@ -106,8 +106,7 @@ module Identify =
                     |> List.collect (fun m ->
                         let names = expected m.Model |> List.map _.Name |> Set.ofList
 
-                        m.Found.Skipped
-                        |> List.filter (fun tensor -> names.Contains tensor.Name)
+                        m.Found.Skipped |> List.filter (fun tensor -> names.Contains tensor.Name)
                     )
 
                 match unread with

@@ -76,7 +76,8 @@ module StateDict =
             | TorchEntry.Tensor tensor when (why (name, entry)).IsNone -> Some { tensor with Name = name }
             | _ -> None
 
-        List.choose read held, held |> List.choose (fun (name, entry) -> why (name, entry) |> Option.map (fun what -> name, what))
+        List.choose read held,
+        held |> List.choose (fun (name, entry) -> why (name, entry) |> Option.map (fun what -> name, what))
 
     /// All groups of tensors that may be a state_dict.
     let private places (role: WeightsRole) (root: TorchEntry) : Candidate list =
@@ -272,11 +273,7 @@ module StateDict =
 
         let candidates =
             lazy
-                (let raw =
-                    places
-                    |> Seq.collect (strippings role maxSteps)
-                    |> Seq.truncate maxCandidates
-                    |> List.ofSeq
+                (let raw = places |> Seq.collect (strippings role maxSteps) |> Seq.truncate maxCandidates |> List.ofSeq
 
                  raw
                  @ List.choose (leaveOut StateDictKeys.wrappers) raw

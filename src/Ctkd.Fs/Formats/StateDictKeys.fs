@@ -84,11 +84,7 @@ module internal StateDictKeys =
 
     /// Last parts of the names of counters that tools add to a state_dict.
     let private counters: Map<string, string> =
-        Map [
-            "n_averaged", "torch.optim.swa_utils"
-            "total_ops", "a profiler"
-            "total_params", "a profiler"
-        ]
+        Map [ "n_averaged", "torch.optim.swa_utils"; "total_ops", "a profiler"; "total_params", "a profiler" ]
 
     let private lastPart (name: string) : string = name.Substring(name.LastIndexOf '.' + 1)
 

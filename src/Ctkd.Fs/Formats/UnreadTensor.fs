@@ -55,10 +55,10 @@ module UnreadTensor =
         | UnreadTensor.Quantised -> Some $"{held}.dequantize()"
         | UnreadTensor.Nested -> Some $"{held}.to_padded_tensor(0.0)"
         | UnreadTensor.Unresolved -> Some $"{held}.resolve_conj().resolve_neg()"
-        // Of numpy's arrays too.
+        // These two of numpy's arrays too, which PyTorch takes of few types.
         | UnreadTensor.OfType("C64" | "C128") -> Some $"torch.as_tensor({held}).real.float()"
-        | UnreadTensor.OfType("U16" | "U32" | "U64") -> Some $"torch.as_tensor({held}).long()"
-        | UnreadTensor.OfType _ -> Some $"torch.as_tensor({held}).float()"
+        | UnreadTensor.OfType("U16" | "U32" | "U64") -> Some $"torch.tensor({held}.tolist())"
+        | UnreadTensor.OfType _ -> Some $"{held}.float()"
         | UnreadTensor.BigEndianArray -> Some $"{held}.astype({held}.dtype.newbyteorder('='))"
         | UnreadTensor.ArrayOfUnknownType -> Some $"{held}.astype('float32')"
         | UnreadTensor.Meta
@@ -78,6 +78,7 @@ module UnreadTensor =
         | None ->
             match tensor with
             | UnreadTensor.Meta
-            | UnreadTensor.EmptyArray -> "the file lacks its numbers: give a file that was saved after the model was loaded"
+            | UnreadTensor.EmptyArray ->
+                "the file lacks its numbers: give a file that was saved after the model was loaded"
             | UnreadTensor.Counter _ -> $"it is no weight: del {held}, where d is the state_dict"
             | _ -> $"write it again with PyTorch, {held} as a plain tensor of floating point, where d is the state_dict"

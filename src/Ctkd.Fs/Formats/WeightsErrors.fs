@@ -48,8 +48,7 @@ module internal WeightsErrors =
     /// A file of no known format, with what it is where that is known.
     let unknown (path: WeightsPath) (bytes: byte[]) : Error =
         match mistaken |> List.tryFind (fun (beginning, _, _) -> beginsWith beginning bytes) with
-        | Some(_, what, next) ->
-            damaged path what (next.Replace("TRUST ", ifTrusted path).Replace("FILE", quoted path))
+        | Some(_, what, next) -> damaged path what (next.Replace("TRUST ", ifTrusted path).Replace("FILE", quoted path))
         | None ->
             damaged
                 path
@@ -114,7 +113,10 @@ module internal WeightsErrors =
 
         match weights with
         | [] ->
-            damagedArchive path "is an archive without files of weights" "give a file that safetensors or torch.save wrote"
+            damagedArchive
+                path
+                "is an archive without files of weights"
+                "give a file that safetensors or torch.save wrote"
         | _ ->
             let near = Error.nearest weights path.Inner
             let ordered = if path.Inner = "" then weights else near @ List.except near weights

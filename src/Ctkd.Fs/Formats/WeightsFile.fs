@@ -76,7 +76,7 @@ module WeightsFile =
     // ---- archives
 
     /// Goes through a stream; what keeps it from being read becomes an error.
-    let internal ofStream (path: WeightsPath) (body: unit -> 'T) : Result<'T, Error> =
+    let private ofStream (path: WeightsPath) (body: unit -> 'T) : Result<'T, Error> =
         let damaged reason next : Result<'T, Error> = Error(WeightsErrors.damagedArchive path reason next)
 
         try
@@ -256,9 +256,7 @@ module WeightsFile =
 
             let more = if rivals.Length > 4 then $" and {rivals.Length - 4} more" else ""
 
-            [
-                $"weights taken {taken}; also there: {listed}{more}; choose with {Files.printable first}"
-            ]
+            [ $"weights taken {taken}; also there: {listed}{more}; choose with {Files.printable first}" ]
 
     let private notFinite (what: string) (file: WeightsFile) (names: string list) : Error =
         let listed = names |> List.truncate 8 |> String.concat ", "

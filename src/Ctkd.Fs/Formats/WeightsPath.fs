@@ -78,4 +78,7 @@ module WeightsPath =
 
     /// What to do before Python can open the file: nothing, or to unpack it.
     let unpacking (path: WeightsPath) : string =
-        if path.Inner = "" then "" else $"unpack '{fileName path}' from '{Path.GetFileName path.File}'; "
+        if path.Inner = "" then
+            ""
+        else
+            $"unpack '{fileName path}' from '{Path.GetFileName path.File}'; "

@@ -103,7 +103,9 @@ module internal Archive =
             length <- length + int64 count
             count <- stream.Read(buffer, 0, buffer.Length)
 
-        if length > int64 Array.MaxLength then refuse "it decompresses to more than 2 GB"
+        if length > int64 Array.MaxLength then
+            refuse "it decompresses to more than 2 GB"
+
         length
 
     let private byGzip (wanted: int option) (inflation: Inflation) (stream: Stream) : ArchiveFile list * byte[] option =
@@ -149,12 +151,10 @@ module internal Archive =
             refuse $"it does not decompress ({problem.Message})"
 
     /// Returns all files of an archive, in its order: a tar archive may have several of one name.
-    let list (kind: Kind) (stream: Stream) : ArchiveFile list =
-        read kind None (Inflation.ofFile 0L) stream |> fst
+    let list (kind: Kind) (stream: Stream) : ArchiveFile list = read kind None (Inflation.ofFile 0L) stream |> fst
 
     /// The files that unpacking leaves: of several with one name the last.
-    let unpacked (files: ArchiveFile list) : ArchiveFile list =
-        files |> List.rev |> List.distinctBy _.Name |> List.rev
+    let unpacked (files: ArchiveFile list) : ArchiveFile list = files |> List.rev |> List.distinctBy _.Name |> List.rev
 
     /// Whether these are the parts of a file of PyTorch before 0.2.
     let isOldTorch (files: ArchiveFile list) : bool =

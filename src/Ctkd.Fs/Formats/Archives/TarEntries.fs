@@ -157,7 +157,13 @@ module internal TarEntries =
                 count <- count + 1
                 if count > maxEntries then refuse $"it has more than {maxEntries} entries"
                 let isHeader = block[156] = byte 'L' || block[156] = byte 'x'
-                let length = if isHeader then number block 124 12 else Option.defaultValue (number block 124 12) longSize
+
+                let length =
+                    if isHeader then
+                        number block 124 12
+                    else
+                        Option.defaultValue (number block 124 12) longSize
+
                 if length > Int64.MaxValue / 4L then refuse "a size in it overflows"
                 passed <- passed + int64 blockSize + length
 

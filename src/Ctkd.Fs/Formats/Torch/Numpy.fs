@@ -191,9 +191,7 @@ module Numpy =
 
     /// Returns an array's element type, extents, whether it is column-major, and its bytes; or why it is not read. None for
     /// anything but an array.
-    let internal array
-        (value: PickleValue)
-        : Result<string * int64 list * bool * PickleValue, UnreadTensor> option =
+    let internal array (value: PickleValue) : Result<string * int64 list * bool * PickleValue, UnreadTensor> option =
         match value with
         | PickleValue.Object { Kind = kind; State = PickleValue.Tuple [ _; shape; dtype; order; data ] } when
             kind = arrayKind

@@ -73,8 +73,7 @@ module internal TorchLegacy =
     let private keys (input: PickleInput) (value: PickleValue) : string list =
         let key (name: PickleValue) =
             let key =
-                TorchPickle.key name
-                |> Option.defaultWith (fun () -> refuse "the name of a storage is malformed")
+                TorchPickle.key name |> Option.defaultWith (fun () -> refuse "the name of a storage is malformed")
 
             // A list may hold one name many times.
             PickleInput.charge (PickleMachine.scalar + 2L * int64 key.Length) input

@@ -298,7 +298,12 @@ module internal TorchTree =
         |> List.ofSeq
 
     /// Returns the entries of a pickle's value in a file of `fileSize` bytes.
-    let ofPickle (budget: MemoryBudget) (fileSize: int) (storage: PickleStorage -> ReadOnlyMemory<byte>) (value: PickleValue) : TorchEntry =
+    let ofPickle
+        (budget: MemoryBudget)
+        (fileSize: int)
+        (storage: PickleStorage -> ReadOnlyMemory<byte>)
+        (value: PickleValue)
+        : TorchEntry =
         let walk = {
             Source = { Storage = storage; Budget = budget; CopiesLeft = int64 fileSize }
             Seen = HashSet HashIdentity.Reference

@@ -26,7 +26,11 @@ module internal TorchZip =
             refuse "it was written on a big-endian machine: save it again on another"
 
     /// Reads the bytes of each storage once.
-    let private storages (inflation: Inflation) (folder: string) (entries: Map<string, ZipEntry>) : PickleStorage -> ReadOnlyMemory<byte> =
+    let private storages
+        (inflation: Inflation)
+        (folder: string)
+        (entries: Map<string, ZipEntry>)
+        : PickleStorage -> ReadOnlyMemory<byte> =
         let read = Dictionary<string, ReadOnlyMemory<byte>>()
 
         let fromEntry (key: string) =
