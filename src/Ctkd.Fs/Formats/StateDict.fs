@@ -220,16 +220,22 @@ module StateDict =
             if chosen.Without = 0 || chosen.Stripped = "" then
                 []
             else
-                // "module.student." stands beside "module.teacher.".
-                let parts = chosen.Stripped.TrimEnd('.').Split '.'
-                let above = parts[.. parts.Length - 2] |> Array.map (fun part -> part + ".") |> String.concat ""
-                let own = parts[parts.Length - 1]
+                /// The key of what a name begins with, beside the prefix: "module.student." stands beside "module.teacher.".
+                /// None of a single tensor, which is no network.
+                let rec key (prefix: string list) (name: string) : string option =
+                    match prefix, name.IndexOf '.' with
+                    | _, dot when dot < 1 -> None
+                    | part :: rest, dot when name.Substring(0, dot) = part ->
+                        key rest (name.Substring(dot + 1)) |> Option.map (fun other -> part + "." + other)
+                    | _, dot -> Some(name.Substring(0, dot))
+
+                let prefix = List.ofArray (chosen.Stripped.TrimEnd('.').Split '.')
 
                 TorchEntry.entries (within chosen.Path root)
-                |> List.filter (fun (name, held) -> held.IsTensor && name.StartsWith(above, StringComparison.Ordinal))
-                |> List.countBy (fun (name, _) -> name.Substring(above.Length).Split('.', 2)[0])
-                |> List.filter (fun (part, _) -> part <> own)
-                |> List.map (fun (part, count) -> String.concat "." (chosen.Path @ [ above + part ]), count)
+                |> List.filter (fun (name, held) -> held.IsTensor && (without chosen.Stripped name).IsNone)
+                |> List.choose (fst >> key prefix)
+                |> List.countBy id
+                |> List.map (fun (other, count) -> String.concat "." (chosen.Path @ [ other ]), count)
 
         beside [] chosen.Path root @ List.truncate 16 underOtherPrefixes
 

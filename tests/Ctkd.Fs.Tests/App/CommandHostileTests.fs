@@ -127,7 +127,7 @@ let private hostile () : (string * byte[]) list =
             name, pickled pickle
         "keys", legacyKeys ()
         "names", ArchiveFiles.gzip (manyNames 65_000 2_000)
-        "many names", ArchiveFiles.gzip (manyNames 4_000 40_000)
+        "many-names", ArchiveFiles.gzip (manyNames 4_000 40_000)
         "compressed", ArchiveFiles.gzip (Array.zeroCreate 400_000_000)
         "inflated", inflated 20 20_000_000
     ]

@@ -113,7 +113,12 @@ let tests =
                 let evil = TorchPickles.zipFile "cos\nsystem\n(Vls\ntR" []
                 let nothing = TorchPickles.zipFile "}Vepoch\nK\001s" []
 
-                let files = [ "d/a.pth", both; "d/evil.pth", evil; "d/none.pth", nothing; "d/x.pth", TorchPickles.latin "\x80\003}." ]
+                let files = [
+                    "d/a.pth", both
+                    "d/evil.pth", evil
+                    "d/none.pth", nothing
+                    "d/x.pth", TorchPickles.latin "\x80\003}."
+                ]
 
                 write folder "t.tar" (ArchiveFiles.tarOf files)
                 let archive = Path.Combine(folder, "t.tar")
@@ -155,7 +160,9 @@ let tests =
                 let error = (expect 1 folder "convert --weights w.pt --out none/a.pt").Err
                 Must.contain "there is no folder" error
                 write folder "w.pt" (TorchFile.encode student.Value)
-                let classes count = $"convert --weights w.pt --out a.pt --model resnet8 --fresh-classifier --classes {count}"
+
+                let classes count =
+                    $"convert --weights w.pt --out a.pt --model resnet8 --fresh-classifier --classes {count}"
 
                 for wrong in [ 2_000_000_000; 1_000_001; 1 ] do
                     Must.contain "2 to 1000000 classes" (expect 2 folder (classes wrong)).Err

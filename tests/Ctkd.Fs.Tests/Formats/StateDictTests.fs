@@ -152,7 +152,8 @@ let tests =
 
         test "many prefixes beside many tensors that are not read take little time and memory" {
             let prefixes = [
-                for name in [ "_orig_mod"; "module"; "student"; "teacher"; "model"; "net"; "backbone"; "encoder"; "ema" ] do
+                for name in
+                    [ "_orig_mod"; "module"; "student"; "teacher"; "model"; "net"; "backbone"; "encoder"; "ema" ] do
                     name + "."
             ]
 
@@ -175,6 +176,18 @@ let tests =
             Must.lie 1 10_000 (find (Some [ "w1" ]) |> Option.get).Tensors.Length
             Must.lie 0.0 10.0 watch.Elapsed.TotalSeconds
             Must.hold (System.GC.GetAllocatedBytesForCurrentThread() - before < 400_000_000L)
+        }
+
+        test "beside a prefix of several parts every other prefix is named, by a key that can be chosen" {
+            let others = [ "module.teacher.fc.weight"; "module.teacher.fc.bias"; "head.a"; "module.loose"; "alone" ]
+
+            let root = group (prefixed "module.student." names @ others)
+            let result = found (Some names) root
+            Must.equal [ "module.teacher", 2; "head", 1 ] result.Others
+            Must.equal (Some "module.student.", 5) (Some result.Prefix, result.Aside)
+
+            for key, _ in result.Others do
+                StateDict.select key root |> Result.isOk |> Must.hold
         }
 
         test "a tensor that is not read has its own name, and that in its group" {

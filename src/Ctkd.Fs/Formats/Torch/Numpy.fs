@@ -63,6 +63,9 @@ module Numpy =
     /// PyTorch's limit, and numpy's.
     let private maxRank = 64
 
+    let rec private isShort (longest: int) (items: PickleValue list) : bool =
+        items.IsEmpty || longest > 0 && isShort (longest - 1) items.Tail
+
     let private extents (value: PickleValue) : int list option =
         let extent item =
             match item with
@@ -70,11 +73,9 @@ module Numpy =
             | _ -> None
 
         match value with
-        | PickleValue.Tuple items ->
-            // A pickle may call for one long tuple many times.
-            let first = List.truncate (maxRank + 1) items
-            let sizes = List.choose extent first
-            if first.Length <= maxRank && sizes.Length = first.Length then Some sizes else None
+        // A pickle may give one long tuple to many arrays.
+        | PickleValue.Tuple items when isShort maxRank items && List.forall (extent >> Option.isSome) items ->
+            Some(List.choose extent items)
         | _ -> None
 
     let private isByteType (value: PickleValue) : bool =
@@ -188,6 +189,12 @@ module Numpy =
             PickleValue.text code |> Option.bind (fun code -> Map.tryFind (code.TrimStart('|', '<')) elements)
         else
             None
+
+    /// Whether a value is an array, of any type and shape.
+    let internal isArray (value: PickleValue) : bool =
+        match value with
+        | PickleValue.Object o -> o.Kind = arrayKind
+        | _ -> false
 
     /// Returns an array's element type, extents, whether it is column-major, and its bytes; or why it is not read. None for
     /// anything but an array.

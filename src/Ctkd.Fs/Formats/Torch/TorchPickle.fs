@@ -108,7 +108,7 @@ module internal TorchPickle =
     /// What is made of a tensor, or of a numpy array, and is as good as it.
     let private ofTensor (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
-        | value :: _ when isTensor value || (Numpy.array value).IsSome -> Ok value
+        | value :: _ when isTensor value || Numpy.isArray value -> Ok value
         | _ -> Error "a parameter is made of a tensor"
 
     /// Functions that make tensors: a subclass of Tensor is made by a call of one of them.
