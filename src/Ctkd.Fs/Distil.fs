@@ -23,9 +23,20 @@ module Distil =
     /// teacher is given. Prints its progress.
     let defaults: Experiment = Prepare.ofSettings printing Settings.defaults
 
+    /// Loads a trained model for a role: of a file with a teacher's and a student's weights, that role's. Tells `say` which
+    /// of several weights were taken, and how to choose others. Raises `CtkdException`.
+    let loadAs (role: WeightsRole) (say: string -> unit) (path: string) : LoadedModel =
+        let loaded, notes =
+            LoadedModel.loadWith { WeightsFit.strict with Role = role } Device.Cpu None path |> Error.orRaise
+
+        notes |> List.iter say
+        loaded
+
     /// Loads a trained model: a checkpoint, a run's folder, a safetensors or PyTorch file, in an archive as
-    /// FILE:INNER, one of several as FILE#KEY. Raises `CtkdException`.
-    let load (path: string) : LoadedModel = LoadedModel.load Device.Cpu None path |> Error.orRaise
+    /// FILE:INNER, one of several as FILE#KEY. Of a file with a teacher's and a student's weights it takes the student's;
+    /// which of several it took is said on the standard error. Raises `CtkdException`.
+    let load (path: string) : LoadedModel =
+        loadAs WeightsRole.Any (fun note -> System.Console.Error.WriteLine $"{path}: {note}") path
 
     /// A teacher from a model and its weights, such as `Model.ofLogits` gives for a TorchSharp module.
     let teacher (model: Model, weights: Tree) : LoadedModel = { Model = model; Weights = weights; Info = None }

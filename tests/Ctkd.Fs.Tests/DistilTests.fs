@@ -75,6 +75,44 @@ let private tensors (folder: string) : (string * string) list =
 
 let tests =
     testList "Distil" [
+        test "of a file with a teacher and a student a program is told which it gets, and gets the teacher by its role" {
+            inFolder (fun folder ->
+                let student = Checkpoint.read Runs.teacher.Value |> Error.orRaise |> Checkpoint.studentTensors
+
+                let teacher =
+                    student
+                    |> List.map (fun t -> {
+                        t with
+                            Bytes = System.ReadOnlyMemory(Array.zeroCreate<byte> t.Bytes.Length)
+                    })
+
+                let path = Path.Combine(folder, "both.pth")
+                File.WriteAllBytes(path, TorchPickles.networks [ "student", student; "teacher", teacher ] [])
+                let notes = ResizeArray<string>()
+
+                let isZero (loaded: LoadedModel) =
+                    Tree.toList loaded.Weights
+                    |> List.forall (fun (_, x) -> Tensor.toFloats x |> Array.forall ((=) 0.0))
+
+                Must.notHold (isZero (Distil.loadAs WeightsRole.Any notes.Add path))
+                Must.contain "weights taken under 'student'" (Must.single notes)
+                Must.contain "both.pth#teacher" notes[0]
+                Must.hold (isZero (Distil.loadAs WeightsRole.Teacher notes.Add path))
+                Must.contain "weights taken under 'teacher'" notes[1]
+                LoadedModel.load notes.Add Device.Cpu None path |> Error.orRaise |> ignore
+                Must.equal notes[0] notes[2]
+                let was, err = System.Console.Error, new StringWriter()
+
+                try
+                    System.Console.SetError err
+                    Distil.load path |> ignore
+                finally
+                    System.Console.SetError was
+
+                Must.contain $"both.pth: {notes[0]}" (string err)
+            )
+        }
+
         test "a policy and a distiller of the program's own train, and the report and the checkpoint name them" {
             inFolder (fun folder ->
                 let summary = Distil.run (Runs.run folder) (own ())

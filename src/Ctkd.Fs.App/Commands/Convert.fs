@@ -69,9 +69,11 @@ module Convert =
                 let! published = Zoo.published name
                 let classes = Option.defaultValue published.Classes classes
 
-                if classes < 2 then
+                if classes < 2 || classes > Identify.maxClasses then
                     return!
-                        Command.usage $"a classifier has 2 classes or more, got {classes}" "give --classes 2 or more"
+                        Command.usage
+                            $"a classifier has 2 to {Identify.maxClasses} classes, got {classes}"
+                            $"give --classes 2 to {Identify.maxClasses}"
 
                 return Some(published.Create classes)
             }
@@ -127,6 +129,8 @@ module Convert =
             | Some path, Some out ->
                 result {
                     let! format = formatOf args out
+                    // Before long work whose result goes there.
+                    do! Files.checkWritable out
                     let! file = Inspect.read path
                     let! model = modelOf args file
                     let! found, notes = weightsFor args model file
@@ -152,7 +156,7 @@ module Convert =
                     notes |> List.iter terminal.Say
 
                     if not found.Skipped.IsEmpty then
-                        let names = found.Skipped |> List.truncate 8 |> List.map (fst >> Files.printable)
+                        let names = found.Skipped |> List.truncate 8 |> List.map (_.Name >> Files.printable)
                         let more = if found.Skipped.Length > 8 then $" and {found.Skipped.Length - 8} more" else ""
                         terminal.Say $"""not read {String.concat ", " names}{more}"""
 

@@ -1,6 +1,7 @@
 namespace Ctkd.Fs.App
 
 open System
+open System.Collections.Generic
 open System.IO
 open Argu
 open FsToolkit.ErrorHandling
@@ -139,19 +140,29 @@ module Inspect =
         }
 
     let private skipped (file: WeightsFile) : SkippedRow list =
-        let row (name: string, what: string) : SkippedRow = { Name = Files.printable name; What = Files.printable what }
-        let own = file.Found.Skipped |> List.map row
+        let row (name: string, what: UnreadTensor) : SkippedRow = {
+            Name = Files.printable name
+            What = UnreadTensor.describe what
+        }
+
+        let own = file.Found.Skipped |> List.map (fun tensor -> row (tensor.Name, tensor.What))
+
+        /// Their keys in the whole file.
+        let keys =
+            file.Found.Skipped
+            |> List.map (fun tensor -> String.concat "." (file.Found.Under @ [ tensor.Stored ]))
+            |> HashSet
 
         let elsewhere =
             walk "" file.Root
+            |> Seq.filter (fst >> keys.Contains >> not)
             |> Seq.choose (fun (key, held) ->
                 match held with
                 | TorchEntry.Unread what -> Some(row (key, what))
                 | TorchEntry.Tensor tensor when not (Weights.isOfModels tensor.DType) ->
-                    Some(row (key, $"a tensor of the type {tensor.DType}"))
+                    Some(row (key, UnreadTensor.OfType tensor.DType))
                 | _ -> None
             )
-            |> Seq.filter (fun other -> not (own |> List.exists (fun row -> other.Name.EndsWith row.Name)))
             |> Seq.truncate most
             |> List.ofSeq
 
@@ -182,7 +193,7 @@ module Inspect =
 
         {
             File = file.Path
-            Bytes = FileInfo((WeightsPath.parse file.Path).File).Length
+            Bytes = FileInfo(file.Source.File).Length
             Format = file.Format
             Found = StateDict.describe found
             Fits = fitting |> List.map _.Name
@@ -198,7 +209,7 @@ module Inspect =
             Objects = objects file
         }
 
-    let private say (terminal: Terminal) (i: Inspection) : unit =
+    let private say (terminal: Terminal) (source: WeightsPath) (i: Inspection) : unit =
         let line label (text: string) = if text <> "" then terminal.Say $"%-12s{label}{text}"
         line "file" i.File
         line "format" $"{i.Format}, {i.Bytes:N0} bytes"
@@ -221,10 +232,8 @@ module Inspect =
             if rows.Length > 8 then
                 line "" $"and {rows.Length - 8} more; all of them with --json"
 
-        let name = Path.GetFileName((WeightsPath.parse i.File).File)
-
         i.Others
-        |> List.map (fun other -> $"'{other.Key}', {other.Tensors} tensors: {name}#{other.Key}")
+        |> List.map (fun other -> $"'{other.Key}', {other.Tensors} tensors: {WeightsPath.withKey other.Key source}")
         |> listed "also there"
 
         i.Skipped |> List.map (fun row -> $"'{row.Name}', {row.What}") |> listed "not read"
@@ -237,7 +246,7 @@ module Inspect =
 
     let private sayArchive (terminal: Terminal) (path: string) (files: ArchiveFile list) : unit =
         terminal.Say $"file        {path}"
-        terminal.Say $"format      an archive of {files.Length} files: read one by {Path.GetFileName path}:FILE"
+        terminal.Say $"format      an archive of {files.Length} files: read one by {path}:FILE"
 
         terminal.Table {
             Caption = ""
@@ -257,7 +266,7 @@ module Inspect =
         result {
             let! file = read path
             let found = inspection file
-            say terminal found
+            say terminal file.Source found
 
             terminal.Table {
                 Caption = ""

@@ -18,6 +18,9 @@ module Identify =
     let private expected (model: Model) : Weights.Expected list =
         Weights.expected DType.Float32 (Model.declarations model)
 
+    /// The most classes of a model.
+    let maxClasses = 1_000_000
+
     /// Creates the published model with the file's number of classes if known, else with its published number.
     let private forFile (file: WeightsFile) (published: Published) : Model =
         let model = published.Create published.Classes
@@ -25,14 +28,14 @@ module Identify =
         (WeightsFile.find (expected model) file).Tensors
         |> List.tryPick (fun tensor ->
             match tensor.Shape with
-            | [ classes; _ ] when tensor.Name = model.Classifier.Weight && classes >= 2L && classes <= 1_000_000L ->
+            | [ classes; _ ] when tensor.Name = model.Classifier.Weight && classes >= 2L && classes <= int64 maxClasses ->
                 Some(published.Create(int classes))
             | _ -> None
         )
         |> Option.defaultValue model
 
-    /// Several times more tensors than any model of the zoo has: files with more are not matched.
-    let private tooMany = 5_000
+    /// Several times more tensors than any model of the zoo has, and than many of them have: files with more are not matched.
+    let private tooMany, private tooManyInAll = 5_000, 20_000
 
     /// A model with the file's number of classes, and how the weights differ from it.
     [<ReferenceEquality>]
@@ -47,7 +50,7 @@ module Identify =
 
     /// How well each of the zoo's models fits.
     let private matches (file: WeightsFile) : Match list =
-        if file.Found.Tensors.Length > tooMany then
+        if file.Found.Tensors.Length > tooMany || TorchEntry.count file.Root > tooManyInAll then
             []
         else
             Zoo.models
@@ -103,15 +106,14 @@ module Identify =
                     |> List.collect (fun m ->
                         let names = expected m.Model |> List.map _.Name |> Set.ofList
 
-                        m.Found.Skipped
-                        |> List.filter (fun (name, _) -> names.Contains name)
-                        |> List.map (fun (name, what) -> m.Found.Prefix + name, what)
+                        m.Found.Skipped |> List.filter (fun tensor -> names.Contains tensor.Name)
                     )
 
                 match unread with
-                | (name, what) :: _ ->
-                    $"the weights fit no model of the zoo; '{Files.printable name}' is {what}, which is not read",
-                    near + WeightsErrors.remedy name what
+                | tensor :: _ ->
+                    "the weights fit no model of the zoo; "
+                    + $"'{Files.printable tensor.Stored}' is {UnreadTensor.describe tensor.What}, which is not read",
+                    near + UnreadTensor.remedy tensor.Stored tensor.What
                 | [] -> "the weights fit no model of the zoo", near + "name the model to see how they differ" + extra
             | several ->
                 let names = several |> List.map _.Name |> String.concat ", "

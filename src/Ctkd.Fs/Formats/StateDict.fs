@@ -1,6 +1,16 @@
 namespace Ctkd.Fs
 
 open System
+open System.Collections.Generic
+
+/// A tensor beside a model's weights that is not read.
+type SkippedTensor = {
+    /// Without the prefix and wrappers, where it had them.
+    Name: string
+    /// As the file has it, in its group.
+    Stored: string
+    What: UnreadTensor
+}
 
 /// A model's weights in a file, and how they were found.
 [<ReferenceEquality>]
@@ -16,8 +26,8 @@ type StateDict = {
     Within: string list
     /// Number of tensors in the same group whose names lack the prefix.
     Aside: int
-    /// Tensors of the group that no model has: names, and what they are.
-    Skipped: (string * string) list
+    /// Tensors of the group that no model has.
+    Skipped: SkippedTensor list
     /// Where else the file holds tensors, and how many: keys that `StateDict.select` takes.
     Others: (string * int) list
 }
@@ -26,44 +36,48 @@ type StateDict = {
 [<RequireQualifiedAccess>]
 module StateDict =
 
-    let private maxSteps, private maxDepth, private maxPlaces = 8, 6, 64
+    let private maxSteps, private maxDepth, private maxPlaces, private maxCandidates = 8, 6, 64, 1_000
 
     // ---- candidates
 
-    /// A tensor that is read or skipped, under the name that it has after stripping.
-    [<ReferenceEquality>]
-    type private Item = { Name: string; Tensor: StoredTensor voption; What: string }
-
-    /// A possible state_dict: where it is, how far from what is usual, and its items.
+    /// A possible state_dict: where it is, how far from what is usual, and its tensors.
     [<ReferenceEquality>]
     type private Candidate = {
-        Items: Item list
+        /// Under the names that they have after stripping.
+        Items: StoredTensor list
         Count: int
+        /// The tensors of its group that are not read, by their names in it.
+        Unread: (string * UnreadTensor) list
         Path: string list
         Class: string
         Stripped: string
+        /// Parts that are left out of all names, and those of them that names have.
+        LeftOut: string list
         Left: string list
         Without: int
         /// Of its keys: 0 for the usual ones.
         Rank: int
     }
 
-    let private item (name: string, entry: TorchEntry) : Item option =
-        match entry with
-        | TorchEntry.Tensor tensor ->
-            let skipped =
+    /// A group's tensors under their names, and those that are not read.
+    let private readAndUnread (held: (string * TorchEntry) list) : StoredTensor list * (string * UnreadTensor) list =
+        let why (name: string, entry: TorchEntry) =
+            match entry with
+            | TorchEntry.Unread what -> Some what
+            | TorchEntry.Tensor tensor ->
                 match StateDictKeys.counter name with
-                | Some counter -> counter
-                | None when SafetensorsLayout.isOfModels tensor.DType -> ""
-                | None -> $"a tensor of the type {tensor.DType}"
+                | Some tool -> Some(UnreadTensor.Counter tool)
+                | None when SafetensorsLayout.isOfModels tensor.DType -> None
+                | None -> Some(UnreadTensor.OfType tensor.DType)
+            | _ -> None
 
-            Some {
-                Name = name
-                Tensor = (if skipped = "" then ValueSome tensor else ValueNone)
-                What = skipped
-            }
-        | TorchEntry.Unread what -> Some { Name = name; Tensor = ValueNone; What = what }
-        | _ -> None
+        let read (name: string, entry: TorchEntry) : StoredTensor option =
+            match entry with
+            | TorchEntry.Tensor tensor when (why (name, entry)).IsNone -> Some { tensor with Name = name }
+            | _ -> None
+
+        List.choose read held,
+        held |> List.choose (fun (name, entry) -> why (name, entry) |> Option.map (fun what -> name, what))
 
     /// All groups of tensors that may be a state_dict.
     let private places (role: WeightsRole) (root: TorchEntry) : Candidate list =
@@ -71,19 +85,21 @@ module StateDict =
 
         let rec go depth (path: string list) (ranked: int) (entry: TorchEntry) : Candidate list = [
             let held = TorchEntry.entries entry
-            let items = List.choose item held
-            let count = items |> List.filter _.Tensor.IsSome |> List.length
+            let items, unread = readAndUnread held
+            let names = [ for item in items -> item.Name ] @ List.map fst unread
 
-            if count > 0 && (items |> List.distinctBy _.Name).Length = items.Length then
+            if not items.IsEmpty && (List.distinct names).Length = names.Length then
                 {
                     Items = items
-                    Count = count
+                    Count = items.Length
+                    Unread = unread
                     Path = List.rev path
                     Class =
                         match entry with
                         | TorchEntry.Object(kind, _) -> kind
                         | _ -> ""
                     Stripped = ""
+                    LeftOut = []
                     Left = []
                     Without = 0
                     Rank = ranked
@@ -102,49 +118,49 @@ module StateDict =
         |> List.sortBy (fun place -> place.Rank >= StateDictKeys.least, -place.Count)
         |> List.truncate maxPlaces
 
-    /// Keeps the items whose names start with the prefix, and strips it; and those that are skipped, to be named.
-    let private strip (prefix: string) (from: Candidate) : Candidate =
-        let starts (item: Item) =
-            item.Name.Length > prefix.Length && item.Name.StartsWith(prefix, StringComparison.Ordinal)
+    /// The name without the prefix, if it starts with it.
+    let private without (prefix: string) (name: string) : string option =
+        if name.Length > prefix.Length && name.StartsWith(prefix, StringComparison.Ordinal) then
+            Some(name.Substring prefix.Length)
+        else
+            None
 
+    /// Keeps the items whose names start with the prefix, and strips it.
+    let private strip (prefix: string) (from: Candidate) : Candidate =
         let within =
             from.Items
-            |> List.choose (fun item ->
-                if starts item then Some { item with Name = item.Name.Substring prefix.Length }
-                elif item.Tensor.IsNone then Some item
-                else None
-            )
-
-        let count = within |> List.filter _.Tensor.IsSome |> List.length
+            |> List.choose (fun item -> without prefix item.Name |> Option.map (fun name -> { item with Name = name }))
 
         {
             from with
                 Items = within
-                Count = count
+                Count = within.Length
                 Stripped = from.Stripped + prefix
-                Without = from.Without + from.Count - count
+                Without = from.Without + from.Count - within.Length
         }
+
+    let private hasOne (parts: string list) (name: string) : bool =
+        parts |> List.exists (fun part -> name.Contains(part + ".", StringComparison.Ordinal))
+
+    /// The name without these parts.
+    let private cleaned (parts: string list) (name: string) : string =
+        if hasOne parts name then
+            name.Split '.' |> Array.filter (fun part -> not (List.contains part parts)) |> String.concat "."
+        else
+            name
 
     /// Leaves parts out of all names, unless two would then be equal.
     let private leaveOut (parts: string list) (from: Candidate) : Candidate option =
-        let isOne (part: string) = List.contains part parts
-
-        let cleaned (name: string) =
-            if parts |> List.exists (fun part -> name.Contains(part + ".", StringComparison.Ordinal)) then
-                name.Split '.' |> Array.filter (isOne >> not) |> String.concat "."
-            else
-                name
-
-        let has (part: string) (item: Item) =
-            item.Name.Contains(part + ".", StringComparison.Ordinal) && Array.contains part (item.Name.Split '.')
+        let has (part: string) (item: StoredTensor) =
+            hasOne [ part ] item.Name && Array.contains part (item.Name.Split '.')
 
         match parts |> List.filter (fun part -> List.exists (has part) from.Items) with
         | [] -> None
         | found ->
-            let items = from.Items |> List.map (fun item -> { item with Name = cleaned item.Name })
+            let items = from.Items |> List.map (fun item -> { item with Name = cleaned parts item.Name })
 
             if (items |> List.distinctBy _.Name).Length = items.Length then
-                Some { from with Items = items; Left = found }
+                Some { from with Items = items; LeftOut = parts; Left = found }
             else
                 None
 
@@ -162,21 +178,17 @@ module StateDict =
         | _ -> from
 
     /// Returns a candidate as it is, and without each sequence of prefixes that leaves a tensor.
-    let rec private strippings (role: WeightsRole) (steps: int) (from: Candidate) : Candidate list = [
-        from
+    let rec private strippings (role: WeightsRole) (steps: int) (from: Candidate) : Candidate seq =
+        seq {
+            from
 
-        if steps > 0 then
-            for prefix in StateDictKeys.prefixes role do
-                let within = strip prefix from
-                if within.Count > 0 then yield! strippings role (steps - 1) within
-    ]
+            if steps > 0 then
+                for prefix in StateDictKeys.prefixes role do
+                    let within = strip prefix from
+                    if within.Count > 0 then yield! strippings role (steps - 1) within
+        }
 
     // ---- the choice
-
-    let rec private countIn (entry: TorchEntry) : int =
-        match entry with
-        | TorchEntry.Tensor _ -> 1
-        | _ -> TorchEntry.entries entry |> List.sumBy (snd >> countIn)
 
     /// Where else tensors are: beside the groups that lead to the candidate, and in its group under another prefix.
     let private others (root: TorchEntry) (chosen: Candidate) : (string * int) list =
@@ -193,7 +205,7 @@ module StateDict =
                         if name = next then
                             yield! beside (name :: above) rest held
                         else
-                            match countIn held with
+                            match TorchEntry.count held with
                             | 0 -> ()
                             | count -> key, count
                     | _ -> ()
@@ -208,34 +220,39 @@ module StateDict =
             if chosen.Without = 0 || chosen.Stripped = "" then
                 []
             else
-                // "module.student." stands beside "module.teacher.".
-                let parts = chosen.Stripped.TrimEnd('.').Split '.'
-                let above = parts[.. parts.Length - 2] |> Array.map (fun part -> part + ".") |> String.concat ""
-                let own = parts[parts.Length - 1]
+                /// The key of what a name begins with, beside the prefix: "module.student." stands beside "module.teacher.".
+                /// None of a single tensor, which is no network.
+                let rec key (prefix: string list) (name: string) : string option =
+                    match prefix, name.IndexOf '.' with
+                    | _, dot when dot < 1 -> None
+                    | part :: rest, dot when name.Substring(0, dot) = part ->
+                        key rest (name.Substring(dot + 1)) |> Option.map (fun other -> part + "." + other)
+                    | _, dot -> Some(name.Substring(0, dot))
+
+                let prefix = List.ofArray (chosen.Stripped.TrimEnd('.').Split '.')
 
                 TorchEntry.entries (within chosen.Path root)
-                |> List.filter (fun (name, held) -> held.IsTensor && name.StartsWith(above, StringComparison.Ordinal))
-                |> List.countBy (fun (name, _) -> name.Substring(above.Length).Split('.', 2)[0])
-                |> List.filter (fun (part, _) -> part <> own)
-                |> List.map (fun (part, count) -> String.concat "." (chosen.Path @ [ above + part ]), count)
+                |> List.filter (fun (name, held) -> held.IsTensor && (without chosen.Stripped name).IsNone)
+                |> List.choose (fst >> key prefix)
+                |> List.countBy id
+                |> List.map (fun (other, count) -> String.concat "." (chosen.Path @ [ other ]), count)
 
         beside [] chosen.Path root @ List.truncate 16 underOtherPrefixes
 
     let private found (root: TorchEntry) (chosen: Candidate) : StateDict = {
-        Tensors =
-            chosen.Items
-            |> List.choose (fun item ->
-                match item.Tensor with
-                | ValueSome tensor -> Some { tensor with Name = item.Name }
-                | ValueNone -> None
-            )
+        Tensors = chosen.Items
         Under = chosen.Path
         Of = chosen.Class
         Prefix = chosen.Stripped
         Within = chosen.Left
         Aside = chosen.Without
         Skipped =
-            chosen.Items |> List.choose (fun item -> if item.Tensor.IsNone then Some(item.Name, item.What) else None)
+            chosen.Unread
+            |> List.map (fun (name, what) -> {
+                Name = without chosen.Stripped name |> Option.defaultValue name |> cleaned chosen.LeftOut
+                Stored = name
+                What = what
+            })
         Others = others root chosen
     }
 
@@ -262,7 +279,7 @@ module StateDict =
 
         let candidates =
             lazy
-                (let raw = places |> List.collect (strippings role maxSteps)
+                (let raw = places |> Seq.collect (strippings role maxSteps) |> Seq.truncate maxCandidates |> List.ofSeq
 
                  raw
                  @ List.choose (leaveOut StateDictKeys.wrappers) raw
@@ -274,7 +291,7 @@ module StateDict =
             match expected with
             | None -> usual.Value
             | Some names ->
-                let wanted = Set.ofList names
+                let wanted = HashSet names
 
                 let score (candidate: Candidate) =
                     let hits = candidate.Items |> List.filter (fun item -> wanted.Contains item.Name) |> List.length
@@ -298,7 +315,7 @@ module StateDict =
             let inner =
                 TorchEntry.entries entry
                 |> List.tryPick (fun (name, held) ->
-                    if name = rest && countIn held > 0 && not held.IsTensor then
+                    if name = rest && TorchEntry.count held > 0 && not held.IsTensor then
                         Some held
                     elif rest.StartsWith(name + ".", StringComparison.Ordinal) then
                         go (rest.Substring(name.Length + 1)) held
@@ -330,7 +347,7 @@ module StateDict =
             for name, held in TorchEntry.entries entry do
                 match held with
                 | TorchEntry.Group _
-                | TorchEntry.Object _ when countIn held > 0 ->
+                | TorchEntry.Object _ when TorchEntry.count held > 0 ->
                     above + name
                     if depth < maxDepth then yield! keys (depth + 1) (above + name + ".") held
                 | _ -> ()

@@ -84,15 +84,11 @@ module internal StateDictKeys =
 
     /// Last parts of the names of counters that tools add to a state_dict.
     let private counters: Map<string, string> =
-        Map [
-            "n_averaged", "a counter of torch.optim.swa_utils"
-            "total_ops", "a counter of a profiler"
-            "total_params", "a counter of a profiler"
-        ]
+        Map [ "n_averaged", "torch.optim.swa_utils"; "total_ops", "a profiler"; "total_params", "a profiler" ]
 
     let private lastPart (name: string) : string = name.Substring(name.LastIndexOf '.' + 1)
 
-    /// What a tensor of this name is, if it is a tool's counter.
+    /// The tool whose counter a tensor of this name is, if it is one.
     let counter (name: string) : string option = Map.tryFind (lastPart name) counters
 
     /// Whether tensors under a key are no weights.

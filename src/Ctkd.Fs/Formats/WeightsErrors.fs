@@ -7,8 +7,20 @@ open System.IO
 [<RequireQualifiedAccess>]
 module internal WeightsErrors =
     /// A file that is damaged, or is something else.
-    let damaged (where: string) (reason: string) (next: string) : Error =
-        Error.create Damaged $"'{Path.GetFileName where}' {reason}" where next
+    let damaged (path: WeightsPath) (reason: string) (next: string) : Error =
+        Error.create Damaged $"'{Files.printable (WeightsPath.fileName path)}' {reason}" (WeightsPath.text path) next
+
+    /// An archive that cannot be gone through.
+    let damagedArchive (path: WeightsPath) (reason: string) (next: string) : Error = {
+        damaged { path with Inner = "" } reason next with
+            Where = WeightsPath.text path
+    }
+
+    /// Python's code that opens the file, in words: only for one who trusts it.
+    let private ifTrusted (path: WeightsPath) : string = "if you trust it, " + WeightsPath.unpacking path
+
+    /// The file's name in Python's code.
+    let private quoted (path: WeightsPath) : string = $"'{WeightsPath.fileName path}'"
 
     // ---- identification
 
@@ -24,7 +36,7 @@ module internal WeightsErrors =
         "fetch the file itself with: git lfs pull"
         "\x80",
         "is a pickle, and none that torch.save wrote",
-        "if you trust it, write it again with Python: torch.save(pickle.load(open(FILE, 'rb')), 'weights.pt')"
+        "TRUST write it again with Python: torch.save(pickle.load(open(FILE, 'rb')), 'weights.pt')"
         "7z\188\175", "is a 7z archive", "unpack it, and give a file in it"
         "Rar!", "is a rar archive", "unpack it, and give a file in it"
         "BZh", "is compressed by bzip2", "decompress it: bunzip2"
@@ -34,17 +46,17 @@ module internal WeightsErrors =
     ]
 
     /// A file of no known format, with what it is where that is known.
-    let unknown (where: string) (bytes: byte[]) : Error =
+    let unknown (path: WeightsPath) (bytes: byte[]) : Error =
         match mistaken |> List.tryFind (fun (beginning, _, _) -> beginsWith beginning bytes) with
-        | Some(_, what, next) -> damaged where what (next.Replace("FILE", $"'{Path.GetFileName where}'"))
+        | Some(_, what, next) -> damaged path what (next.Replace("TRUST ", ifTrusted path).Replace("FILE", quoted path))
         | None ->
             damaged
-                where
+                path
                 "is neither a safetensors file nor a PyTorch file"
                 "give a file that safetensors or torch.save wrote, or fetch it again"
 
     /// A file in which no state_dict was found, with what it holds.
-    let nothingFound (where: string) (root: TorchEntry) : Error =
+    let nothingFound (path: WeightsPath) (root: TorchEntry) : Error =
         let entries = TorchEntry.entries root |> List.truncate 8
 
         let described (name: string, entry: TorchEntry) =
@@ -59,26 +71,26 @@ module internal WeightsErrors =
 
         let names = entries |> List.map described |> String.concat ", "
         let holds = if names = "" then "nothing by name" else Files.printable (kind + names)
-        let file = Path.GetFileName where
+        let file = quoted path
 
         damaged
-            where
+            path
             $"has no tensors where a state_dict would be; it holds {holds}"
-            ("if you trust the file, write its weights alone with PyTorch: "
-             + $"torch.save(torch.load('{file}', weights_only=False).state_dict(), 'weights.pt') of a module, "
-             + $"torch.save(torch.load('{file}', weights_only=False)['KEY'], 'weights.pt') of a dictionary")
+            (ifTrusted path
+             + "write its weights alone with PyTorch: "
+             + $"torch.save(torch.load({file}, weights_only=False).state_dict(), 'weights.pt') of a module, "
+             + $"torch.save(torch.load({file}, weights_only=False)['KEY'], 'weights.pt') of a dictionary")
 
     /// A key that a file has not, with those that it has.
     let unknownKey (path: WeightsPath) (keys: string list) : Error =
-        let where = WeightsPath.text path
-        let name = Path.GetFileName path.File
+        let missing = $"has no '{Files.printable path.Key}'"
 
         match keys with
         | [] ->
             damaged
-                where
-                $"has no '{Files.printable path.Key}', and no group of tensors at all"
-                $"leave out '#{path.Key}'"
+                path
+                $"{missing}, and no group of tensors at all"
+                ("leave out the key: " + Files.printable (WeightsPath.withKey "" path))
         | keys ->
             let near = Error.nearest keys path.Key
             let listed = near @ List.except near keys |> List.truncate 8 |> List.map Files.printable
@@ -86,21 +98,25 @@ module internal WeightsErrors =
             let more = if keys.Length > 8 then $" and {keys.Length - 8} more" else ""
             let listed = listed |> List.map (fun key -> $"'{key}'") |> String.concat ", "
 
-            Error.create
-                Usage
-                $"'{name}' has no '{Files.printable path.Key}'; it holds {listed}{more}"
-                where
-                $"choose one of them, such as {name}#{Files.printable near.Head}"
+            {
+                damaged
+                    path
+                    $"{missing}; it holds {listed}{more}"
+                    $"choose one of them, such as {Files.printable (WeightsPath.withKey near.Head path)}" with
+                    Kind = Usage
+            }
 
     /// An archive of several files, or without the one that is asked for, with those that it has.
     let choices (path: WeightsPath) (files: ArchiveFile list) : Error =
         let name = Path.GetFileName path.File
-        let weights = files |> List.filter Archive.isWeights |> List.map _.Name
-        let where = WeightsPath.text path
+        let weights = Archive.unpacked files |> List.filter Archive.isWeights |> List.map _.Name
 
         match weights with
         | [] ->
-            damaged where "is an archive without files of weights" "give a file that safetensors or torch.save wrote"
+            damagedArchive
+                path
+                "is an archive without files of weights"
+                "give a file that safetensors or torch.save wrote"
         | _ ->
             let near = Error.nearest weights path.Inner
             let ordered = if path.Inner = "" then weights else near @ List.except near weights
@@ -119,17 +135,25 @@ module internal WeightsErrors =
             Error.create
                 (if path.Inner = "" then Damaged else Usage)
                 $"{what}:{listed}{more}"
-                where
-                $"read one of them: {name}:{Files.printable ordered.Head}"
+                (WeightsPath.text path)
+                $"read one of them: {Files.printable (WeightsPath.within ordered.Head path)}"
 
-    /// A file of PyTorch before 0.2.
-    let tooOld (where: string) : Error =
-        let name = Path.GetFileName where
+    /// A file of PyTorch before 0.2, itself or compressed.
+    let tooOld (kind: Archive.Kind) (path: WeightsPath) : Error =
+        let name = string (Path.GetFileName path.File)
 
-        damaged
-            where
+        let before, name =
+            match kind with
+            | Archive.Kind.Gzip when name.EndsWith(".gz", StringComparison.Ordinal) ->
+                $"decompress it (gunzip {name}), and ", name.Substring(0, name.Length - 3)
+            | Archive.Kind.Gzip -> $"decompress it (gunzip < {name} > old.pth), and ", "old.pth"
+            | Archive.Kind.Tar
+            | Archive.Kind.Zip -> "", name
+
+        damagedArchive
+            path
             "has the tar format of PyTorch before 0.2, which is not read"
-            ("if you trust the file, write it again with PyTorch: "
+            ($"if you trust it, {before}write it again with PyTorch: "
              + $"torch.save(torch.load('{name}', weights_only=False), 'weights.pt')")
 
     /// A file in a file that is no archive.
@@ -138,13 +162,4 @@ module internal WeightsErrors =
             Usage
             $"'{Path.GetFileName path.File}' is no archive, so it has no file '{Files.printable path.Inner}' inside"
             (WeightsPath.text path)
-            "give the file alone"
-
-    /// What makes a skipped tensor one that is read.
-    let remedy (name: string) (what: string) : string =
-        let how =
-            if what.Contains "sparse" then "to_dense()"
-            elif what.Contains "quantised" then "dequantize()"
-            else "float()"
-
-        $"write it again with PyTorch, where d is the state_dict: d['{Files.printable name}'] = d['{Files.printable name}'].{how}"
+            $"give the file alone: {path.File}"

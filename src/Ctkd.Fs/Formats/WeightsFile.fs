@@ -8,6 +8,8 @@ open System.IO
 type WeightsFile = {
     /// As given, with the path inside an archive and the key.
     Path: string
+    /// The same by its parts; of an archive with the file that was taken.
+    Source: WeightsPath
     /// "safetensors", "PyTorch (zip)" or "PyTorch (before 1.6)", and the archive around it.
     Format: string
     IsSafetensors: bool
@@ -15,8 +17,6 @@ type WeightsFile = {
     Metadata: (string * string) list
     /// All contents of the file.
     Root: TorchEntry
-    /// The key that was asked for; empty for none.
-    Key: string
     /// Finds the weights for names that are expected, or without them.
     Find: string list option -> StateDict option
     /// The weights in file order, and how they were found.
@@ -59,15 +59,15 @@ module WeightsFile =
             let find names = finder names |> Option.map (withKey path.Key)
 
             match find None with
-            | None -> Error(WeightsErrors.nothingFound (WeightsPath.text path) within)
+            | None -> Error(WeightsErrors.nothingFound path within)
             | Some found ->
                 Ok {
                     Path = WeightsPath.text path
+                    Source = path
                     Format = format
                     IsSafetensors = (format = safetensors)
                     Metadata = metadata
                     Root = root
-                    Key = path.Key
                     Find = find
                     Found = found
                 }
@@ -75,29 +75,41 @@ module WeightsFile =
 
     // ---- archives
 
-    let private ofStream (where: string) (body: unit -> 'T) : Result<'T, Error> =
+    /// Goes through a stream; what keeps it from being read becomes an error.
+    let private ofStream (path: WeightsPath) (body: unit -> 'T) : Result<'T, Error> =
+        let damaged reason next : Result<'T, Error> = Error(WeightsErrors.damagedArchive path reason next)
+
         try
             Ok(body ())
         with
-        | Unpicklable reason ->
-            Error(WeightsErrors.damaged where $"is no whole archive: {Files.printable reason}" "fetch the file again")
-        | :? IOException as problem ->
-            Error(
-                WeightsErrors.damaged
-                    where
-                    $"cannot be read: {problem.Message}"
-                    "check the disk, or copy the file again"
-            )
+        | Unpicklable reason -> damaged $"is no whole archive: {Files.printable reason}" "fetch the file again"
+        | :? IOException
+        | :? UnauthorizedAccessException as problem ->
+            damaged $"cannot be read: {problem.Message}" "check the disk, or copy the file again"
+
+    /// Opens a file and reads how it begins.
+    let private startOf (path: WeightsPath) : Result<byte[], Error> =
+        Files.openRead path.File
+        |> Result.bind (fun stream ->
+            ofStream
+                path
+                (fun () ->
+                    use stream = stream
+                    let start = Array.zeroCreate<byte> Archive.sniffed
+                    start[.. stream.ReadAtLeast(Span start, start.Length, false) - 1]
+                )
+        )
 
     /// The path and the contents of the file in an archive that the path names, or of the only one of weights.
     let private inside
         (kind: Archive.Kind)
+        (inflation: Inflation)
         (path: WeightsPath)
         (openIt: unit -> Stream)
         : Result<WeightsPath * byte[], Error> =
         let reading body =
             ofStream
-                (WeightsPath.text path)
+                path
                 (fun () ->
                     use stream = openIt ()
                     body stream
@@ -105,7 +117,7 @@ module WeightsFile =
 
         reading (Archive.list kind)
         |> Result.bind (fun files ->
-            let weights = files |> List.filter Archive.isWeights
+            let weights = Archive.unpacked files |> List.filter Archive.isWeights
 
             let chosen =
                 match path.Inner, weights with
@@ -118,10 +130,12 @@ module WeightsFile =
                     |> List.tryFind (fun (inner, _) -> files |> List.exists (fun file -> file.Name = inner))
 
             match chosen with
-            | None when Archive.isOldTorch files -> Error(WeightsErrors.tooOld (WeightsPath.text path))
+            | None when Archive.isOldTorch files -> Error(WeightsErrors.tooOld kind path)
             | None -> Error(WeightsErrors.choices path files)
             | Some(inner, key) ->
-                reading (Archive.read kind (fun file -> file.Name = inner))
+                let place = files |> List.findIndexBack (fun file -> file.Name = inner)
+
+                reading (Archive.read kind (Some place) inflation)
                 |> Result.bind (fun (_, contents) ->
                     match contents with
                     | Some bytes -> Ok({ path with Inner = inner; Key = key }, bytes)
@@ -131,17 +145,15 @@ module WeightsFile =
 
     // ---- files
 
-    let private parseFile role (path: WeightsPath) (bytes: byte[]) : Result<WeightsFile, Error> =
-        let where = WeightsPath.text path
-
+    let private parseFile role (inflation: Inflation) (path: WeightsPath) (bytes: byte[]) : Result<WeightsFile, Error> =
         if TorchFile.isTorch bytes then
-            TorchFile.parse where bytes
+            TorchFile.parseAt path inflation bytes
             |> Result.bind (fun file -> create role path file.Format (TorchEntry.values file.Root) file.Root)
         elif isSafetensors bytes then
-            Safetensors.parse where bytes
+            Safetensors.parse (WeightsPath.text path) bytes
             |> Result.bind (fun file -> create role path safetensors file.Metadata (TorchEntry.ofTensors file.Tensors))
         else
-            Error(WeightsErrors.unknown where bytes)
+            Error(WeightsErrors.unknown path bytes)
 
     /// The kind of archive that bytes are. A zip file may be one of PyTorch's.
     let private archiveOf (bytes: byte[]) : Archive.Kind option =
@@ -149,46 +161,59 @@ module WeightsFile =
         | Some Archive.Kind.Zip when not (Archive.isOfFiles bytes) -> None
         | kind -> kind
 
-    let private parseInside role kind (path: WeightsPath) (openIt: unit -> Stream) : Result<WeightsFile, Error> =
-        inside kind path openIt
+    let private parseInside role kind (length: int64) (path: WeightsPath) openIt : Result<WeightsFile, Error> =
+        let inflation = Inflation.ofFile length
+
+        inside kind inflation path openIt
         |> Result.bind (fun (path, bytes) ->
-            parseFile role path bytes
+            parseFile role inflation path bytes
             |> Result.map (fun file -> { file with Format = $"{file.Format} in {Archive.describe kind}" })
         )
 
     let private parseAs role (path: WeightsPath) (bytes: byte[]) : Result<WeightsFile, Error> =
         match archiveOf bytes with
-        | Some kind -> parseInside role kind path (fun () -> new MemoryStream(bytes, false))
+        | Some kind ->
+            parseInside
+                role
+                kind
+                bytes.LongLength
+                path
+                (fun () -> new MemoryStream(bytes, 0, bytes.Length, false, true))
         | None when path.Inner <> "" -> Error(WeightsErrors.notArchive path)
-        | None -> parseFile role path bytes
+        | None -> parseFile role (Inflation.ofFile bytes.LongLength) path bytes
 
     /// The files in an archive that holds several of weights, or None for any other file.
     let archived (path: string) : Result<ArchiveFile list option, Error> =
-        let isWhole (path: WeightsPath) = path.Inner = "" && File.Exists path.File
+        let parsed = WeightsPath.parse path
 
-        match WeightsPath.parse path with
-        | parsed when not (isWhole parsed) -> Ok None
-        | parsed ->
-            Files.openRead parsed.File
-            |> Result.bind (fun stream ->
-                use stream = stream
-                let start = Array.zeroCreate<byte> Archive.sniffed
-                let count = stream.ReadAtLeast(Span start, start.Length, false)
+        let several (files: ArchiveFile list) =
+            let files = Archive.unpacked files
+            if (List.filter Archive.isWeights files).Length > 1 then Some files else None
 
-                stream.Position <- 0L
+        let listed kind (openIt: unit -> Stream) =
+            ofStream
+                parsed
+                (fun () ->
+                    use stream = openIt ()
+                    Archive.list kind stream |> several
+                )
 
-                let several (files: ArchiveFile list) =
-                    let weights = List.filter Archive.isWeights files
-                    if weights.Length > 1 then Some files else None
-
-                let listed kind = ofStream path (fun () -> Archive.list kind stream) |> Result.map several
-
-                match Archive.kindOf start[.. count - 1] with
+        if parsed.Inner <> "" || parsed.Key <> "" || not (File.Exists parsed.File) then
+            Ok None
+        else
+            startOf parsed
+            |> Result.bind (fun start ->
+                match Archive.kindOf start with
                 | None -> Ok None
                 | Some Archive.Kind.Zip ->
                     Files.read parsed.File
-                    |> Result.bind (fun bytes -> if Archive.isOfFiles bytes then listed Archive.Kind.Zip else Ok None)
-                | Some kind -> listed kind
+                    |> Result.bind (fun bytes ->
+                        if Archive.isOfFiles bytes then
+                            listed Archive.Kind.Zip (fun () -> new MemoryStream(bytes, 0, bytes.Length, false, true))
+                        else
+                            Ok None
+                    )
+                | Some kind -> listed kind (fun () -> File.OpenRead parsed.File)
             )
 
     /// Parses the bytes of a file; `where` is its path in messages.
@@ -197,21 +222,13 @@ module WeightsFile =
 
     /// Reads weights in a role: a file of up to 2 GB, or one in a larger tar archive.
     let readAs (role: WeightsRole) (path: WeightsPath) : Result<WeightsFile, Error> =
-        let start =
-            Files.openRead path.File
-            |> Result.map (fun stream ->
-                use stream = stream
-                let start = Array.zeroCreate<byte> Archive.sniffed
-                start[.. stream.ReadAtLeast(Span start, start.Length, false) - 1]
-            )
-
-        match start with
-        | Error error -> Error error
-        | Ok start ->
+        startOf path
+        |> Result.bind (fun start ->
             match Archive.kindOf start with
             | Some(Archive.Kind.Tar | Archive.Kind.Gzip as kind) ->
-                parseInside role kind path (fun () -> File.OpenRead path.File)
+                parseInside role kind (FileInfo path.File).Length path (fun () -> File.OpenRead path.File)
             | _ -> Files.read path.File |> Result.bind (parseAs role path)
+        )
 
     /// Reads the weights that a path names: "FILE", "FILE:INNER" in an archive, "FILE#KEY" of several.
     let read (path: string) : Result<WeightsFile, Error> = readAs WeightsRole.Any (WeightsPath.parse path)
@@ -227,7 +244,7 @@ module WeightsFile =
         match StateDict.rivals found with
         | [] -> []
         | rivals ->
-            let name = Path.GetFileName((WeightsPath.parse file.Path).File)
+            let first = WeightsPath.withKey (fst rivals.Head) file.Source
             let taken = StateDict.describe { found with Aside = 0 }
             let taken = if taken = "" then "those of the file itself" else taken
 
@@ -239,9 +256,7 @@ module WeightsFile =
 
             let more = if rivals.Length > 4 then $" and {rivals.Length - 4} more" else ""
 
-            [
-                $"weights taken {taken}; also there: {listed}{more}; choose with {name}#{Files.printable (fst rivals.Head)}"
-            ]
+            [ $"weights taken {taken}; also there: {listed}{more}; choose with {Files.printable first}" ]
 
     let private notFinite (what: string) (file: WeightsFile) (names: string list) : Error =
         let listed = names |> List.truncate 8 |> String.concat ", "

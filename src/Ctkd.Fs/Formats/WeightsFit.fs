@@ -43,11 +43,15 @@ module WeightsFit =
         let names = expected |> List.map _.Name |> Set.ofList
         let there = found.Tensors |> List.map _.Name |> Set.ofList
 
-        match found.Skipped |> List.tryFind (fun (name, _) -> names.Contains name && not (there.Contains name)) with
-        | Some(name, what) -> {
+        let isMissing (name: string) = names.Contains name && not (there.Contains name)
+
+        match found.Skipped |> List.tryFind (fun tensor -> isMissing tensor.Name) with
+        | Some { Name = name; Stored = stored; What = what } -> {
             error with
-                What = $"the model needs '{Files.printable name}', which is {what}, and that is not read; {error.What}"
-                Next = WeightsErrors.remedy (found.Prefix + name) what
+                What =
+                    $"the model needs '{Files.printable name}', which is {UnreadTensor.describe what}, and that is not read; "
+                    + error.What
+                Next = UnreadTensor.remedy stored what
           }
         | None ->
             let differing = Weights.differing expected found.Tensors

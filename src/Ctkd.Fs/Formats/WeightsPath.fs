@@ -65,3 +65,20 @@ module WeightsPath =
         else
             let parsed = parse path
             text { parsed with File = Path.GetFullPath parsed.File }
+
+    /// The path of a group of the file's tensors, as text.
+    let withKey (key: string) (path: WeightsPath) : string = text { path with Key = key }
+
+    /// The path of a file in the archive, as text.
+    let within (inner: string) (path: WeightsPath) : string = text { path with Inner = inner; Key = "" }
+
+    /// The name of the file itself, which in an archive is the inner one: for messages, and for code that opens it.
+    let fileName (path: WeightsPath) : string =
+        string (Path.GetFileName(if path.Inner = "" then path.File else path.Inner))
+
+    /// What to do before Python can open the file: nothing, or to unpack it.
+    let unpacking (path: WeightsPath) : string =
+        if path.Inner = "" then
+            ""
+        else
+            $"unpack '{fileName path}' from '{Path.GetFileName path.File}'; "

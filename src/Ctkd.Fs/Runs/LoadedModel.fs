@@ -95,10 +95,26 @@ module LoadedModel =
             | Choice2Of2 file -> ofWeights options device expected file
         )
 
-    /// Loads a trained model from a run's folder, a checkpoint (its student), or a file of weights, safetensors or PyTorch's,
-    /// in an archive as FILE:INNER, one of several as FILE#KEY. `expected` is the model that the user named, if any; without it the file's metadata or its tensors tell.
-    let load (device: Device) (expected: string option) (path: string) : Result<LoadedModel, Error> =
-        loadWith WeightsFit.strict device expected path |> Result.map fst
+    /// <summary>
+    /// Loads a trained model from a run's folder, a checkpoint (its student), or a file of weights, safetensors or
+    /// PyTorch's, in an archive as FILE:INNER, one of several as FILE#KEY.
+    /// </summary>
+    /// <param name="say">Receives what a user should know: which of several weights were taken, and how to choose others.</param>
+    /// <param name="device">The device of the weights.</param>
+    /// <param name="expected">The model that the user named, if any; without it the file's metadata or its tensors tell.</param>
+    /// <param name="path">The path.</param>
+    /// <returns>The model, or why the file does not give one.</returns>
+    let load
+        (say: string -> unit)
+        (device: Device)
+        (expected: string option)
+        (path: string)
+        : Result<LoadedModel, Error> =
+        loadWith WeightsFit.strict device expected path
+        |> Result.map (fun (loaded, notes) ->
+            notes |> List.iter say
+            loaded
+        )
 
     /// As `nameOf`, with what may differ.
     let nameWith (options: WeightsOptions) (path: string) : Result<string, Error> =

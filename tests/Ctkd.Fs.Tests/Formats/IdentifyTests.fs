@@ -75,6 +75,18 @@ let tests =
             Must.lie 0.0 2.0 watch.Elapsed.TotalSeconds
         }
 
+        test "among very many tensors of other groups no model is looked for" {
+            let group (count: int) =
+                TorchEntry.ofTensors [ for i in 1..count -> SafetensorsTests.tensor $"t{i}" "U8" [ 0L ] [||] ]
+
+            let own = file [] (zoo "resnet8" 10)
+
+            let beside (count: int) = { own with Root = TorchEntry.Group [ "model", own.Root; "other", group count ] }
+
+            Must.equal [ "resnet8" ] (Identify.fitting (beside 19_000) |> List.map _.Name)
+            Must.beEmpty (Identify.fitting (beside 20_000))
+        }
+
         test "weights that fit no model are an error that names the nearest" {
             let other = { zoo "resnet8" 10 with Classifier = Layer.dense "fc2" 64 10 }
             let error = errorOf (Identify.model None (file [] other))

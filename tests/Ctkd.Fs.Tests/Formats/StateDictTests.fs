@@ -150,6 +150,59 @@ let tests =
             Must.equal both (foundNames (Some names) (group both))
         }
 
+        test "many prefixes beside many tensors that are not read take little time and memory" {
+            let prefixes = [
+                for name in
+                    [ "_orig_mod"; "module"; "student"; "teacher"; "model"; "net"; "backbone"; "encoder"; "ema" ] do
+                    name + "."
+            ]
+
+            /// A sequence of prefixes for each number.
+            let rec prefix (number: int) =
+                if number = 0 then
+                    ""
+                else
+                    prefixes[number % prefixes.Length] + prefix (number / prefixes.Length)
+
+            let named (dtype: string) (ending: string) = [
+                for i in 1..10_000 -> tensor $"{prefix i}w{i}{ending}" dtype [ 0L ] [||]
+            ]
+
+            let root = TorchEntry.ofTensors (named "F32" "" @ named "U16" "x")
+            let before = System.GC.GetAllocatedBytesForCurrentThread()
+            let watch = System.Diagnostics.Stopwatch.StartNew()
+            let find = StateDict.finder WeightsRole.Any root
+            Must.equal 10_000 (find (Some [ "w" ]) |> Option.get).Skipped.Length
+            Must.lie 1 10_000 (find (Some [ "w1" ]) |> Option.get).Tensors.Length
+            Must.lie 0.0 10.0 watch.Elapsed.TotalSeconds
+            Must.hold (System.GC.GetAllocatedBytesForCurrentThread() - before < 400_000_000L)
+        }
+
+        test "beside a prefix of several parts every other prefix is named, by a key that can be chosen" {
+            let others = [ "module.teacher.fc.weight"; "module.teacher.fc.bias"; "head.a"; "module.loose"; "alone" ]
+
+            let root = group (prefixed "module.student." names @ others)
+            let result = found (Some names) root
+            Must.equal [ "module.teacher", 2; "head", 1 ] result.Others
+            Must.equal (Some "module.student.", 5) (Some result.Prefix, result.Aside)
+
+            for key, _ in result.Others do
+                StateDict.select key root |> Result.isOk |> Must.hold
+        }
+
+        test "a tensor that is not read has its own name, and that in its group" {
+            let root =
+                TorchEntry.Group [
+                    for name in [ "module.a"; "module._orig_mod.b"; "c" ] do
+                        name, TorchEntry.Unread UnreadTensor.Sparse
+                    for name in prefixed "module." names do
+                        name, TorchEntry.Tensor(tensor name "U8" [] [| 1uy |])
+                ]
+
+            let skipped = (found (Some names) root).Skipped |> List.map (fun t -> t.Name, t.Stored)
+            Must.equal [ "a", "module.a"; "_orig_mod.b", "module._orig_mod.b"; "c", "c" ] skipped
+        }
+
         test "what was done is put into words" {
             let root =
                 TorchEntry.Group [ "state_dict", TorchEntry.Group [ "model", group (prefixed "module." names) ] ]

@@ -12,7 +12,7 @@ let private student (path: string) : StoredTensor list =
 let private hex (tree: Tree) =
     Tree.toList tree |> List.map (fun (name, x) -> name, Convert.ToHexString(Tensor.toBytes x))
 
-let private load (path: string) : LoadedModel = LoadedModel.load Device.Cpu None path |> Error.orRaise
+let private load (path: string) : LoadedModel = LoadedModel.load ignore Device.Cpu None path |> Error.orRaise
 
 /// resnet8 written out in PyTorch's functions over a state_dict.
 let private resnet8 =
@@ -93,12 +93,12 @@ let tests =
                 let path = Path.Combine(folder, "w.pt")
                 TorchFile.write path (student Runs.teacher.Value) |> Error.orRaise
                 let before = Tensor.live ()
-                let error = errorOf (LoadedModel.load Device.Cpu (Some "resnet14") path)
+                let error = errorOf (LoadedModel.load ignore Device.Cpu (Some "resnet14") path)
                 Must.equal (Mismatch, path) (error.Kind, error.Where)
                 Must.contain "do not fit model resnet14 for 10 classes" error.What
                 Must.contain "these weights fit resnet8" error.Next
                 Must.equal before (Tensor.live ())
-                let checkpoint = errorOf (LoadedModel.load Device.Cpu (Some "resnet14") Runs.teacher.Value)
+                let checkpoint = errorOf (LoadedModel.load ignore Device.Cpu (Some "resnet14") Runs.teacher.Value)
                 Must.contain "those of resnet8, not of resnet14" checkpoint.What
             )
         }

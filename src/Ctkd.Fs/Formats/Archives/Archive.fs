@@ -3,6 +3,7 @@ namespace Ctkd.Fs
 open System
 open System.IO
 open System.IO.Compression
+open System.Runtime.InteropServices
 
 /// A file in an archive of files.
 type ArchiveFile = { Name: string; Bytes: int64 }
@@ -61,44 +62,53 @@ module internal Archive =
     /// Deflate cannot expand further; and the most bytes that are decompressed to find a file.
     let private maxExpansion, private maxDecompressed = 1_032L, 16_000_000_000L
 
-    let private byZip (isWanted: ArchiveFile -> bool) (stream: Stream) : ArchiveFile list * byte[] option =
+    /// The bytes of a stream: those under one in memory, without a copy.
+    let private bytesOf (stream: Stream) : byte[] =
         if stream.Length > int64 Array.MaxLength then refuse "it has more than 2 GB"
 
-        let data = Array.zeroCreate<byte>(int stream.Length)
-        stream.ReadExactly data
-        let entries = (ZipEntries.parse (MemoryBudget.create ()) data).Values |> List.ofSeq
+        match stream with
+        | :? MemoryStream as inMemory when inMemory.TryGetBuffer() |> fst -> inMemory.GetBuffer()
+        | _ ->
+            let data = Array.zeroCreate<byte>(int stream.Length)
+            stream.ReadExactly data
+            data
 
-        let files =
-            entries
-            |> List.filter (fun entry -> not (entry.Name.EndsWith '/'))
-            |> List.map (fun entry -> { Name = entry.Name; Bytes = int64 entry.Length }, entry)
+    /// As an array of its own, without a copy where it is one.
+    let private arrayOf (bytes: ReadOnlyMemory<byte>) : byte[] =
+        match MemoryMarshal.TryGetArray bytes with
+        | true, part when part.Offset = 0 && part.Count = (nonNull part.Array).Length -> nonNull part.Array
+        | _ -> bytes.ToArray()
 
-        List.map fst files,
-        files
-        |> List.tryFind (fst >> isWanted)
-        |> Option.map (fun (_, entry) -> (ZipEntries.contents entry).ToArray())
+    let private byZip (wanted: int option) (inflation: Inflation) (stream: Stream) : ArchiveFile list * byte[] option =
+        let entries =
+            (ZipEntries.parse (MemoryBudget.create ()) (bytesOf stream)).Values
+            |> Seq.filter (fun entry -> not (entry.Name.EndsWith '/'))
+            |> List.ofSeq
 
-    let private byTar (isWanted: ArchiveFile -> bool) (limit: int64) (stream: Stream) =
-        let file (entry: TarEntry) : ArchiveFile = { Name = entry.Name; Bytes = entry.Length }
-        let entries, contents = TarEntries.read (file >> isWanted) limit stream
-        List.map file entries, contents
+        entries |> List.map (fun entry -> { Name = entry.Name; Bytes = int64 entry.Length }),
+        wanted |> Option.map (fun place -> arrayOf (ZipEntries.contents inflation entries[place]))
 
-    /// The rest of a stream, refused where it is longer than an array.
-    let private whole (limit: int64) (stream: Stream) : byte[] =
-        use target = new MemoryStream()
+    let private byTar (wanted: int option) (limit: int64) (inflation: Inflation) (stream: Stream) =
+        let entries, contents = TarEntries.read wanted limit inflation stream
+        entries |> List.map (fun entry -> { Name = entry.Name; Bytes = entry.Length }), contents
+
+    /// The length of a decompressed stream, if `inflation` allows it.
+    let private lengthOf (inflation: Inflation) (stream: Stream) : int64 =
         let buffer = Array.zeroCreate<byte> 65_536
+        let mutable length = 0L
         let mutable count = stream.Read(buffer, 0, buffer.Length)
 
         while count > 0 do
-            if target.Length + int64 count > min limit (int64 Array.MaxLength) then
-                refuse "it decompresses to more than 2 GB"
-
-            target.Write(buffer, 0, count)
+            Inflation.take (int64 count) inflation
+            length <- length + int64 count
             count <- stream.Read(buffer, 0, buffer.Length)
 
-        target.ToArray()
+        if length > int64 Array.MaxLength then
+            refuse "it decompresses to more than 2 GB"
 
-    let private byGzip (isWanted: ArchiveFile -> bool) (stream: Stream) : ArchiveFile list * byte[] option =
+        length
+
+    let private byGzip (wanted: int option) (inflation: Inflation) (stream: Stream) : ArchiveFile list * byte[] option =
         let decompressed () =
             stream.Position <- 0L
             new GZipStream(stream, CompressionMode.Decompress, true)
@@ -110,24 +120,41 @@ module internal Archive =
 
         if TarEntries.isTar (ReadOnlySpan(start, 0, count)) then
             use again = decompressed ()
-            byTar isWanted limit again
+            byTar wanted limit inflation again
+        elif wanted.IsNone then
+            [ { Name = ""; Bytes = 0L } ], None
         else
+            // Decompressed twice rather than held twice.
+            use passed = decompressed ()
+            let bytes = Array.zeroCreate<byte>(int (lengthOf inflation passed))
             use again = decompressed ()
-            let only = { Name = ""; Bytes = 0L }
-            [ only ], (if isWanted only then Some(whole limit again) else None)
+            again.ReadExactly bytes
+            [ { Name = ""; Bytes = bytes.LongLength } ], Some bytes
 
-    /// Returns the files of an archive up to the wanted one, and its contents. Violations raise `Unpicklable`.
-    let read (kind: Kind) (isWanted: ArchiveFile -> bool) (stream: Stream) : ArchiveFile list * byte[] option =
+    /// <summary>Returns the files of an archive up to the wanted one, and its contents. Violations raise `Unpicklable`.</summary>
+    /// <param name="kind">The kind of the archive.</param>
+    /// <param name="wanted">The place of a file among the files that `list` gives; None for no contents.</param>
+    /// <param name="inflation">What may be decompressed into memory.</param>
+    /// <param name="stream">The archive.</param>
+    let read
+        (kind: Kind)
+        (wanted: int option)
+        (inflation: Inflation)
+        (stream: Stream)
+        : ArchiveFile list * byte[] option =
         try
             match kind with
-            | Kind.Tar -> byTar isWanted 0L stream
-            | Kind.Gzip -> byGzip isWanted stream
-            | Kind.Zip -> byZip isWanted stream
+            | Kind.Tar -> byTar wanted 0L inflation stream
+            | Kind.Gzip -> byGzip wanted inflation stream
+            | Kind.Zip -> byZip wanted inflation stream
         with :? InvalidDataException as problem ->
             refuse $"it does not decompress ({problem.Message})"
 
-    /// Returns all files of an archive.
-    let list (kind: Kind) (stream: Stream) : ArchiveFile list = read kind (fun _ -> false) stream |> fst
+    /// Returns all files of an archive, in its order: a tar archive may have several of one name.
+    let list (kind: Kind) (stream: Stream) : ArchiveFile list = read kind None (Inflation.ofFile 0L) stream |> fst
+
+    /// The files that unpacking leaves: of several with one name the last.
+    let unpacked (files: ArchiveFile list) : ArchiveFile list = files |> List.rev |> List.distinctBy _.Name |> List.rev
 
     /// Whether these are the parts of a file of PyTorch before 0.2.
     let isOldTorch (files: ArchiveFile list) : bool =

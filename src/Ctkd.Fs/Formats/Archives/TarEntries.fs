@@ -1,6 +1,7 @@
 namespace Ctkd.Fs
 
 open System
+open System.Globalization
 open System.IO
 open System.Text
 
@@ -14,8 +15,10 @@ module internal TarEntries =
     let private refuse (reason: string) : 'T = PickleInput.refuse reason
 
     let private blockSize = 512
-    /// The most entries, and the longest name and extended header.
-    let private maxEntries, private maxHeader = 100_000, 65_536L
+    /// The most entries, and the longest extended header and name.
+    let private maxEntries, private maxHeader, private maxName = 100_000, 65_536L, 4_096
+    /// Memory of an entry without its name.
+    let private entrySize = 200L
 
     /// Whether a file begins as a tar archive.
     let isTar (start: ReadOnlySpan<byte>) : bool =
@@ -54,13 +57,14 @@ module internal TarEntries =
         if number block 148 8 <> sum then
             refuse "the checksum of an entry differs: it is damaged"
 
-    /// Reads exactly this many bytes, of a stream that has at most `limit`.
-    let private take (limit: int64) (length: int64) (stream: Stream) : byte[] =
-        let left = if stream.CanSeek then stream.Length - stream.Position else limit
+    /// Reads exactly this many bytes. Those of a compressed archive count as decompressed.
+    let private take (inflation: Inflation) (length: int64) (stream: Stream) : byte[] =
+        let left = if stream.CanSeek then stream.Length - stream.Position else length
 
         if length > left || length > int64 Array.MaxLength then
             refuse $"truncated: an entry announces {length} bytes, more than are there"
 
+        if not stream.CanSeek then Inflation.take length inflation
         let bytes = Array.zeroCreate<byte>(int length)
 
         if stream.ReadAtLeast(Span bytes, bytes.Length, false) < bytes.Length then
@@ -83,24 +87,52 @@ module internal TarEntries =
 
     let private padding (length: int64) : int64 = (int64 blockSize - length % int64 blockSize) % int64 blockSize
 
-    /// The name in an extended header: lines of a length, a key and a value.
-    let private extendedName (header: byte[]) : string option =
-        Encoding.UTF8.GetString(header).Split '\n'
-        |> Array.tryPick (fun line ->
-            let start = line.IndexOf(" path=", StringComparison.Ordinal)
-            if start > 0 && start < 12 then Some(line.Substring(start + 6)) else None
+    /// The value of a key in an extended header: records of their own length, a space, a key, "=", a value, a line's end.
+    let private extended (key: string) (header: byte[]) : string option =
+        let rec find (place: int) (last: string option) =
+            match ReadOnlySpan(header, place, header.Length - place).IndexOf(byte ' ') with
+            | space when space < 1 || space > 6 -> last
+            | space ->
+                match Int32.TryParse(Encoding.ASCII.GetString(header, place, space)) with
+                | true, length when length > space + 1 && length <= header.Length - place ->
+                    let record = Encoding.UTF8.GetString(header, place + space + 1, length - space - 2)
+
+                    find
+                        (place + length)
+                        (if record.StartsWith(key + "=", StringComparison.Ordinal) then
+                             Some(record.Substring(key.Length + 1))
+                         else
+                             last)
+                | _ -> refuse "an extended header in it is damaged"
+
+        find 0 None
+
+    let private extendedSize (header: byte[]) : int64 option =
+        extended "size" header
+        |> Option.map (fun text ->
+            match Int64.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture) with
+            | true, size -> size
+            | _ -> refuse "a size in it is no number"
         )
 
     /// <summary>Goes through an archive up to the file that is wanted.</summary>
-    /// <param name="isWanted">Whether a file's contents are wanted.</param>
+    /// <param name="wanted">The place of a file among the files, from 0; None for all names.</param>
     /// <param name="limit">The most bytes that the stream can have, for one whose length is not known.</param>
+    /// <param name="inflation">What may be decompressed into memory.</param>
     /// <param name="stream">The archive, decompressed.</param>
     /// <returns>The files up to the wanted one, and its contents.</returns>
-    let read (isWanted: TarEntry -> bool) (limit: int64) (stream: Stream) : TarEntry list * byte[] option =
+    let read
+        (wanted: int option)
+        (limit: int64)
+        (inflation: Inflation)
+        (stream: Stream)
+        : TarEntry list * byte[] option =
+        let budget = MemoryBudget.create ()
         let entries = ResizeArray<TarEntry>()
         let mutable count = 0
         let mutable passed = 0L
         let mutable longName = None
+        let mutable longSize = None
         let mutable contents = None
         let mutable goesOn = true
 
@@ -108,6 +140,8 @@ module internal TarEntries =
             let prefix = if block[262] = 0uy then text block 345 155 else ""
             let short = text block 0 100
             let name = longName |> Option.defaultValue (if prefix = "" then short else $"{prefix}/{short}")
+            if name.Length > maxName then refuse "the name of an entry is too long"
+            MemoryBudget.charge (entrySize + 2L * int64 name.Length) budget
             { Name = name; Length = length }
 
         while goesOn do
@@ -122,7 +156,15 @@ module internal TarEntries =
                 checkBlock block
                 count <- count + 1
                 if count > maxEntries then refuse $"it has more than {maxEntries} entries"
-                let length = number block 124 12
+                let isHeader = block[156] = byte 'L' || block[156] = byte 'x'
+
+                let length =
+                    if isHeader then
+                        number block 124 12
+                    else
+                        Option.defaultValue (number block 124 12) longSize
+
+                if length > Int64.MaxValue / 4L then refuse "a size in it overflows"
                 passed <- passed + int64 blockSize + length
 
                 if not stream.CanSeek && passed > limit then
@@ -132,29 +174,31 @@ module internal TarEntries =
                 | 'L'
                 | 'x' as kind ->
                     if length > maxHeader then refuse "the name of an entry is too long"
-                    let header = take limit length stream
+                    let header = take (Inflation.ofFile maxHeader) length stream
                     skip (padding length) stream
 
-                    longName <-
-                        if kind = 'L' then
-                            Some((Encoding.UTF8.GetString header).TrimEnd '\000')
-                        else
-                            extendedName header |> Option.orElse longName
+                    if kind = 'L' then
+                        longName <- Some((Encoding.UTF8.GetString header).TrimEnd '\000')
+                    else
+                        longName <- extended "path" header |> Option.orElse longName
+                        longSize <- extendedSize header |> Option.orElse longSize
                 | '0'
                 | '\000'
                 | '7' ->
                     let entry = file longName block length
                     longName <- None
+                    longSize <- None
                     entries.Add entry
 
-                    if isWanted entry then
-                        contents <- Some(take limit length stream)
+                    if wanted = Some(entries.Count - 1) then
+                        contents <- Some(take inflation length stream)
                         goesOn <- false
                     else
                         skip (length + padding length) stream
                 | _ ->
                     // A folder, a link or a device: nothing to read.
                     longName <- None
+                    longSize <- None
                     skip (length + padding length) stream
 
         List.ofSeq entries, contents

@@ -5,6 +5,7 @@ open System.Buffers.Binary
 open System.IO
 open System.IO.Compression
 open System.IO.Hashing
+open System.Runtime.InteropServices
 open System.Text
 
 /// An entry of a zip file; its bytes are a view of the file.
@@ -64,7 +65,8 @@ module internal ZipEntries =
         if locator >= 0 && begins "PK\006\007" data locator then
             let record = wide data (locator + 8)
 
-            if record + 56UL <= uint64 locator && begins "PK\006\006" data (int record) then
+            // A difference: the sum with a hostile place would overflow.
+            if locator >= 56 && record <= uint64 (locator - 56) && begins "PK\006\006" data (int record) then
                 Some(int record)
             else
                 refuse "it is no whole zip file: its 64-bit directory is not there"
@@ -299,11 +301,17 @@ module internal ZipEntries =
     let parse (budget: MemoryBudget) (data: byte[]) : Map<string, ZipEntry> =
         let count, start, stop = directory data
 
-        let entries, last =
-            List.mapFold (fun place _ -> entry budget data (start, stop) place) start [ 1..count ]
+        let entries = ResizeArray<ZipEntry>()
+        let mutable place = start
 
-        if last <> stop then refuse "its directory is longer than its entries"
+        for _ in 1..count do
+            let entry, next = entry budget data (start, stop) place
+            entries.Add entry
+            place <- next
 
+        if place <> stop then refuse "its directory is longer than its entries"
+
+        let entries = List.ofSeq entries
         checkOverlaps entries
 
         let add (known: Map<string, ZipEntry>) (entry: ZipEntry) =
@@ -314,12 +322,18 @@ module internal ZipEntries =
 
         List.fold add Map.empty entries
 
+    /// The bytes as a stream, without a copy.
+    let private streamOf (bytes: ReadOnlyMemory<byte>) : MemoryStream =
+        match MemoryMarshal.TryGetArray bytes with
+        | true, part -> new MemoryStream(nonNull part.Array, part.Offset, part.Count, false)
+        | _ -> new MemoryStream(bytes.ToArray(), false)
+
     /// Decompresses an entry to exactly the length that it announces.
-    let private inflated (entry: ZipEntry) : ReadOnlyMemory<byte> =
+    let private inflated (inflation: Inflation) (entry: ZipEntry) : ReadOnlyMemory<byte> =
+        Inflation.take (int64 entry.Length) inflation
         let target = Array.zeroCreate<byte> entry.Length
 
-        use source =
-            new DeflateStream(new MemoryStream(entry.Data.ToArray(), false), CompressionMode.Decompress)
+        use source = new DeflateStream(streamOf entry.Data, CompressionMode.Decompress)
 
         let ends =
             try
@@ -335,8 +349,8 @@ module internal ZipEntries =
         ReadOnlyMemory target
 
     /// Returns the bytes of an entry after checking its checksum. PyTorch can be configured to write zeros instead.
-    let contents (entry: ZipEntry) : ReadOnlyMemory<byte> =
-        let bytes = if entry.IsDeflated then inflated entry else entry.Data
+    let contents (inflation: Inflation) (entry: ZipEntry) : ReadOnlyMemory<byte> =
+        let bytes = if entry.IsDeflated then inflated inflation entry else entry.Data
 
         if entry.Checksum <> 0u && entry.Checksum <> Crc32.HashToUInt32 bytes.Span then
             refuse $"the checksum of its entry '{entry.Name}' differs"

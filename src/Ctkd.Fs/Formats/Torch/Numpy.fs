@@ -60,6 +60,12 @@ module Numpy =
             "_codecs.encode", encode
         ]
 
+    /// PyTorch's limit, and numpy's.
+    let private maxRank = 64
+
+    let rec private isShort (longest: int) (items: PickleValue list) : bool =
+        items.IsEmpty || longest > 0 && isShort (longest - 1) items.Tail
+
     let private extents (value: PickleValue) : int list option =
         let extent item =
             match item with
@@ -67,13 +73,15 @@ module Numpy =
             | _ -> None
 
         match value with
-        | PickleValue.Tuple items when List.forall (extent >> Option.isSome) items -> Some(List.choose extent items)
+        // A pickle may give one long tuple to many arrays.
+        | PickleValue.Tuple items when isShort maxRank items && List.forall (extent >> Option.isSome) items ->
+            Some(List.choose extent items)
         | _ -> None
 
     let private isByteType (value: PickleValue) : bool =
         match value with
         | PickleValue.Object { Kind = kind; Arguments = name :: _ } when kind = typeKind ->
-            List.contains (PickleValue.text name) [ Some "u1"; Some "|u1" ]
+            PickleValue.isText "u1" name || PickleValue.isText "|u1" name
         | _ -> false
 
     /// Whether the array is stored in column-major order.
@@ -118,13 +126,13 @@ module Numpy =
         "b1", (fun b -> PickleValue.Truth(b.Span[0] <> 0uy))
     ]
 
+    let private isBig (state: PickleValue) : bool =
+        match state with
+        | PickleValue.Tuple(_ :: order :: _) -> PickleValue.isText ">" order
+        | _ -> false
+
     /// Returns the type's name, such as "f8", unless it is big-endian.
     let private littleType (dtype: PickleValue) : PickleValue option =
-        let isBig (state: PickleValue) =
-            match state with
-            | PickleValue.Tuple(_ :: order :: _) -> PickleValue.isText ">" order
-            | _ -> false
-
         match dtype with
         | PickleValue.Object o when o.Kind = typeKind && not (isBig o.State) -> List.tryHead o.Arguments
         | _ -> None
@@ -133,6 +141,7 @@ module Numpy =
     let private exactly (length: int) (value: PickleValue) : ReadOnlyMemory<byte> option =
         match value with
         | PickleValue.Text text when text.Length <> length -> None
+        | PickleValue.LongText bytes when bytes.Length > 2 * length -> None
         | _ -> PickleValue.bytes value |> Option.filter (fun bytes -> bytes.Length = length)
 
     /// Decodes a scalar's arguments if it has a usual type: float, integer or boolean.
@@ -165,18 +174,41 @@ module Numpy =
             "c16", "C128"
         ]
 
-    /// Returns an array's element type, extents, whether it is column-major, and its bytes; or what it is otherwise, in
-    /// words. None for anything but an array.
-    let internal array (value: PickleValue) : Result<string * int64 list * bool * PickleValue, string> option =
+    /// The longest code of a type with its order, such as "<c16".
+    let private longestCode = 4
+
+    /// The element type by numpy's code, which is not copied unless it is short.
+    let private elementType (code: PickleValue) : string option =
+        let isShort =
+            match code with
+            | PickleValue.Text text -> text.Length <= longestCode
+            | PickleValue.Bytes bytes -> bytes.Length <= longestCode
+            | _ -> false
+
+        if isShort then
+            PickleValue.text code |> Option.bind (fun code -> Map.tryFind (code.TrimStart('|', '<')) elements)
+        else
+            None
+
+    /// Whether a value is an array, of any type and shape.
+    let internal isArray (value: PickleValue) : bool =
+        match value with
+        | PickleValue.Object o -> o.Kind = arrayKind
+        | _ -> false
+
+    /// Returns an array's element type, extents, whether it is column-major, and its bytes; or why it is not read. None for
+    /// anything but an array.
+    let internal array (value: PickleValue) : Result<string * int64 list * bool * PickleValue, UnreadTensor> option =
         match value with
         | PickleValue.Object { Kind = kind; State = PickleValue.Tuple [ _; shape; dtype; order; data ] } when
             kind = arrayKind
             ->
-            let code = littleType dtype |> Option.bind PickleValue.text |> Option.map _.TrimStart('|', '<')
-
-            match extents shape, Option.bind (fun code -> Map.tryFind code elements) code with
-            | Some extents, Some dtype -> Some(Ok(dtype, List.map int64 extents, isFortran order, data))
-            | None, _ -> Some(Error "a numpy array of too large a shape")
-            | _, None -> Some(Error "a numpy array of another type, or big-endian")
-        | PickleValue.Object o when o.Kind = arrayKind -> Some(Error "a numpy array without contents")
+            match dtype with
+            | PickleValue.Object o when o.Kind = typeKind && isBig o.State -> Some(Error UnreadTensor.BigEndianArray)
+            | _ ->
+                match extents shape, littleType dtype |> Option.bind elementType with
+                | Some extents, Some dtype -> Some(Ok(dtype, List.map int64 extents, isFortran order, data))
+                | None, _ -> Some(Error UnreadTensor.ArrayOfUnknownShape)
+                | _, None -> Some(Error UnreadTensor.ArrayOfUnknownType)
+        | PickleValue.Object o when o.Kind = arrayKind -> Some(Error UnreadTensor.EmptyArray)
         | _ -> None

@@ -217,8 +217,18 @@ module internal PickleMachine =
 
     // ---- globals and constructed values
 
+    /// The longest name of an import: messages and keys copy it.
+    let private longestName = 1_000
+
+    /// Pushes a name. Nothing is ever imported or executed, whatever the name is: those that only an attack has are refused
+    /// for the sake of the user, who may open the file with Python next.
     let import (modul: string) (name: string) (m: PickleMachine) : unit =
-        charge (made + 2L * int64 (modul.Length + name.Length)) m
+        let length = modul.Length + name.Length
+
+        if length > longestName then
+            refuse $"it imports a name of {length} characters, more than {longestName}"
+
+        charge (made + 2L * int64 length) m
         let full = $"{modul}.{name}"
 
         if Map.containsKey full m.Rules.Allowed || m.Rules.IsInert full then

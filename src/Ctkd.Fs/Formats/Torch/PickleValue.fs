@@ -24,6 +24,24 @@ type PickleValue =
     /// An imported name.
     | Global of string
     | Object of PickleObject
+    /// A storage of PyTorch's: its bytes lie elsewhere in the file. No import makes one.
+    | Storage of PickleStorage
+    /// A view of a storage. No import makes one.
+    | Tensor of PickleTensor
+    | Unread of UnreadTensor
+
+/// A storage by its element type, its key and its number of elements.
+and PickleStorage = { DType: string; Key: string; Count: int64 }
+
+/// What a pickle says of a tensor; nothing of it is checked.
+and [<ReferenceEquality>] PickleTensor = {
+    Storage: PickleValue
+    Offset: PickleValue
+    Extents: PickleValue
+    Strides: PickleValue
+    /// The element type, if the storage has none.
+    DType: string option
+}
 
 /// A constructed object as inert data: its class or function and the arguments, and what the pickle added later.
 and [<ReferenceEquality>] PickleObject = {
@@ -98,9 +116,19 @@ module PickleValue =
     let field (name: string) (value: PickleValue) : PickleValue option =
         match value with
         | PickleValue.Dictionary entries ->
-            entries
-            |> Seq.tryFindBack (fun (struct (key, _)) -> isText name key)
-            |> Option.map (fun (struct (_, found)) -> found)
+            // Copies nothing.
+            let mutable place = entries.Count - 1
+
+            let isIt (struct (key, _)) = isText name key
+
+            while place >= 0 && not (isIt entries[place]) do
+                place <- place - 1
+
+            if place < 0 then
+                None
+            else
+                let struct (_, found) = entries[place]
+                Some found
         | _ -> None
 
     /// Returns the integers of a list.

@@ -12,8 +12,8 @@ type TorchEntry =
     | Group of (string * TorchEntry) list
     /// An object as inert data: its class, and its attributes, entries or items. Of a module: its state_dict.
     | Object of kind: string * (string * TorchEntry) list
-    /// A tensor that is not read, in words: "a sparse tensor".
-    | Unread of string
+    /// A tensor that is not read, and why.
+    | Unread of UnreadTensor
     /// Anything else, in words: "true", "nothing".
     | Other of string
 
@@ -26,6 +26,12 @@ module TorchEntry =
         | TorchEntry.Group entries
         | TorchEntry.Object(_, entries) -> entries
         | _ -> []
+
+    /// Returns the number of tensors in an entry and all below it.
+    let rec count (entry: TorchEntry) : int =
+        match entry with
+        | TorchEntry.Tensor _ -> 1
+        | _ -> entries entry |> List.sumBy (snd >> count)
 
     /// Returns a group's direct tensors, in order.
     let tensors (entry: TorchEntry) : StoredTensor list =

@@ -64,18 +64,23 @@ module internal TorchLegacy =
 
         TorchPickle.storage name
         |> Result.bind (fun storage ->
-            match TorchPickle.describe storage with
-            | Some(dtype, key, count) -> note dtype key count storage
+            match storage with
+            | PickleValue.Storage found -> note found.DType found.Key found.Count storage
             // A class.
-            | None -> Ok storage
+            | _ -> Ok storage
         )
 
-    let private keys (value: PickleValue) : string list =
+    let private keys (input: PickleInput) (value: PickleValue) : string list =
+        let key (name: PickleValue) =
+            let key =
+                TorchPickle.key name |> Option.defaultWith (fun () -> refuse "the name of a storage is malformed")
+
+            // A list may hold one name many times.
+            PickleInput.charge (PickleMachine.scalar + 2L * int64 key.Length) input
+            key
+
         match value with
-        | PickleValue.Sequence items ->
-            items
-            |> Seq.map (PickleValue.text >> Option.defaultWith (fun () -> refuse "a storage has no name"))
-            |> List.ofSeq
+        | PickleValue.Sequence items -> items |> Seq.map key |> List.ofSeq
         | _ -> refuse "it does not list its storages"
 
     let private readStorage
@@ -97,7 +102,7 @@ module internal TorchLegacy =
         if count > int64 Array.MaxLength then
             refuse $"storage '{key}' announces {count} elements"
 
-        storages.Add(key, PickleInput.take (count * TorchPickle.itemSizes[dtype]) input)
+        storages.Add(key, PickleInput.take (count * TorchPickle.itemSize dtype) input)
 
     /// Returns the contents of a file.
     let parse (data: byte[]) : TorchEntry =
@@ -110,12 +115,14 @@ module internal TorchLegacy =
         checkHeader input
         let known = Dictionary<string, string * int64>()
         let value = Pickle.next (TorchPickle.rules (noting known)) input
-        let storages = plain input |> keys |> List.fold (readStorage known input) Map.empty
+        let storages = plain input |> keys input |> List.fold (readStorage known input) Map.empty
 
         if input.Position < data.Length then
             refuse $"{data.Length - input.Position} bytes follow its end"
 
-        let storage _ key _ =
-            storages |> Map.tryFind key |> Option.defaultWith (fun () -> refuse $"storage '{key}' is not there")
+        let storage (named: PickleStorage) =
+            storages
+            |> Map.tryFind named.Key
+            |> Option.defaultWith (fun () -> refuse $"storage '{named.Key}' is not there")
 
         TorchTree.ofPickle input.Budget data.Length storage value

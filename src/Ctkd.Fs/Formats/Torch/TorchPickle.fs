@@ -2,17 +2,10 @@ namespace Ctkd.Fs
 
 open System
 
-/// PyTorch's pickles: tensors and storages as inert objects, whose bytes lie elsewhere in the file. Any other class is an
-/// inert object too.
+/// PyTorch's pickles: tensors and storages, whose bytes lie elsewhere in the file. An object of any other class is inert.
 [<RequireQualifiedAccess>]
 module internal TorchPickle =
-    /// Arguments: storage, offset, shape, strides; then the element type, if the storage has none.
-    let tensorKind = "torch.Tensor"
-    /// Arguments: element type, key, number of elements.
-    let storageKind = "torch.storage"
     let deviceKind = "torch.device"
-    /// Arguments: what it is, in words. A tensor that is not read.
-    let unreadKind = "torch.Tensor, unread"
     let pairsKind = "collections.OrderedDict"
 
     /// The element type of a storage by its class name. Untyped storages count bytes.
@@ -41,9 +34,14 @@ module internal TorchPickle =
         ]
 
     /// Bytes per element of a storage; the types of quantised tensors are PyTorch's alone.
-    let itemSizes: Map<string, int64> =
+    let private itemSizes: Map<string, int64> =
         (SafetensorsLayout.itemSizes, [ "QI8", 1L; "QU8", 1L; "QI32", 4L; "QU4X2", 1L; "QU2X4", 1L ])
         ||> List.fold (fun sizes (dtype, size) -> Map.add dtype size sizes)
+
+    /// Bytes per element of a type.
+    let itemSize (dtype: string) : int64 =
+        Map.tryFind dtype itemSizes
+        |> Option.defaultWith (fun () -> PickleInput.refuse $"a tensor in it has the unknown type {dtype}")
 
     /// Element types of tensors, by PyTorch's names.
     let dtypes: Map<string, string> =
@@ -72,36 +70,45 @@ module internal TorchPickle =
 
     // ---- tensors
 
-    let private unread (what: string) : Result<PickleValue, string> =
-        Ok(PickleValue.inert unreadKind [ PickleValue.Text what ])
+    let private unread (what: UnreadTensor) : Result<PickleValue, string> = Ok(PickleValue.Unread what)
+
+    let private view storage offset extents strides (dtype: string option) : Result<PickleValue, string> =
+        Ok(
+            PickleValue.Tensor {
+                Storage = storage
+                Offset = offset
+                Extents = extents
+                Strides = strides
+                DType = dtype
+            }
+        )
 
     // `requires_grad` and the backward hooks are irrelevant. The arguments are checked when a tensor is read.
     let private tensor (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
         | _ :: _ :: _ :: _ :: _ :: _ :: PickleValue.Dictionary notes :: _ when notes.Count > 0 ->
-            unread "a tensor whose sign or conjugation is not yet applied"
-        | storage :: offset :: extents :: strides :: _ ->
-            Ok(PickleValue.inert tensorKind [ storage; offset; extents; strides ])
+            unread UnreadTensor.Unresolved
+        | storage :: offset :: extents :: strides :: _ -> view storage offset extents strides None
         | _ -> Error "a tensor has a storage, an offset, extents and strides"
 
     let private typedTensor (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
         | storage :: offset :: extents :: strides :: _ :: _ :: PickleValue.Global dtype :: _ ->
             match Map.tryFind dtype dtypes with
-            | Some dtype ->
-                Ok(PickleValue.inert tensorKind [ storage; offset; extents; strides; PickleValue.Text dtype ])
-            | None -> unread $"a tensor of the type {dtype}"
+            | Some _ as known -> view storage offset extents strides known
+            | None -> unread (UnreadTensor.OfUnknownType dtype)
         | _ -> Error "a tensor has a storage, an offset, extents, strides, a type and no notes"
 
     let private isTensor (value: PickleValue) : bool =
         match value with
-        | PickleValue.Object o -> o.Kind = tensorKind || o.Kind = unreadKind
+        | PickleValue.Tensor _
+        | PickleValue.Unread _ -> true
         | _ -> false
 
     /// What is made of a tensor, or of a numpy array, and is as good as it.
     let private ofTensor (arguments: PickleValue list) : Result<PickleValue, string> =
         match arguments with
-        | value :: _ when isTensor value || (Numpy.array value).IsSome -> Ok value
+        | value :: _ when isTensor value || Numpy.isArray value -> Ok value
         | _ -> Error "a parameter is made of a tensor"
 
     /// Functions that make tensors: a subclass of Tensor is made by a call of one of them.
@@ -116,12 +123,12 @@ module internal TorchPickle =
             rebuild "parameter_with_state", ofTensor
             rebuild "device_tensor_from_numpy", ofTensor
             rebuild "device_tensor_from_cpu_tensor", ofTensor
-            rebuild "qtensor", (fun _ -> unread "a quantised tensor")
-            rebuild "sparse_tensor", (fun _ -> unread "a sparse tensor")
-            rebuild "sparse_csr_tensor", (fun _ -> unread "a sparse tensor")
-            rebuild "nested_tensor", (fun _ -> unread "a nested tensor")
-            rebuild "meta_tensor_no_storage", (fun _ -> unread "a tensor without numbers, of the device meta")
-            rebuild "wrapper_subclass", (fun _ -> unread "a tensor that wraps others")
+            rebuild "qtensor", (fun _ -> unread UnreadTensor.Quantised)
+            rebuild "sparse_tensor", (fun _ -> unread UnreadTensor.Sparse)
+            rebuild "sparse_csr_tensor", (fun _ -> unread UnreadTensor.Sparse)
+            rebuild "nested_tensor", (fun _ -> unread UnreadTensor.Nested)
+            rebuild "meta_tensor_no_storage", (fun _ -> unread UnreadTensor.Meta)
+            rebuild "wrapper_subclass", (fun _ -> unread UnreadTensor.Wrapper)
         ]
 
     let private subclass (arguments: PickleValue list) : Result<PickleValue, string> =
@@ -129,7 +136,7 @@ module internal TorchPickle =
         | PickleValue.Global make :: PickleValue.Global kind :: PickleValue.Tuple rest :: _ ->
             match Map.tryFind make tensors with
             | Some make -> make rest
-            | None -> unread $"a tensor of the class {kind}"
+            | None -> unread (UnreadTensor.OfClass kind)
         | _ -> Error "it is made of a function, a class and arguments"
 
     // ---- containers: arguments of constructors are never copied, since a pickle may call one many times
@@ -243,8 +250,11 @@ module internal TorchPickle =
     let allowed: Map<string, PickleConstructor> =
         List.concat [ Map.toList Numpy.allowed; functions; names ] |> Map.ofList
 
-    /// A key is part of a path, and is compared and copied for each tensor. PyTorch's keys are numbers.
-    let private isKey (value: PickleValue) : bool =
+    /// The longest key of a storage.
+    let private longestKey = 256
+
+    /// The text of a storage's key: a part of a path, compared for each tensor. PyTorch's are numbers.
+    let key (value: PickleValue) : string option =
         let isPlain (c: char) = Char.IsAsciiLetterOrDigit c || c = '_' || c = '-'
 
         let length =
@@ -253,14 +263,16 @@ module internal TorchPickle =
             | PickleValue.Bytes bytes -> bytes.Length
             | _ -> 0
 
-        length >= 1 && length <= 256 && PickleValue.text value |> Option.exists (Seq.forall isPlain)
+        if length >= 1 && length <= longestKey then
+            PickleValue.text value |> Option.filter (Seq.forall isPlain)
+        else
+            None
 
-    let private typed (owner: string) (key: PickleValue) (count: int64) : Result<PickleValue, string> =
-        match Map.tryFind owner storages with
-        | None -> Error $"{owner} is no type of a storage"
-        | Some dtype when count >= 0L && isKey key ->
-            Ok(PickleValue.inert storageKind [ PickleValue.Text dtype; key; PickleValue.Whole count ])
-        | Some _ -> Error "the name of a storage is malformed"
+    let private typed (owner: string) (name: PickleValue) (count: int64) : Result<PickleValue, string> =
+        match Map.tryFind owner storages, key name with
+        | None, _ -> Error $"{owner} is no type of a storage"
+        | Some dtype, Some key when count >= 0L -> Ok(PickleValue.Storage { DType = dtype; Key = key; Count = count })
+        | Some _, _ -> Error "the name of a storage is malformed"
 
     /// Resolves a pickle's name of a storage; its original device is irrelevant.
     let storage (name: PickleValue) : Result<PickleValue, string> =
@@ -284,13 +296,3 @@ module internal TorchPickle =
         IsInert = isInert
         Outside = outside
     }
-
-    /// Returns a storage's element type, key and number of elements.
-    let describe (storage: PickleValue) : (string * string * int64) option =
-        match storage with
-        | PickleValue.Object o when o.Kind = storageKind ->
-            match o.Arguments with
-            | [ PickleValue.Text dtype; key; PickleValue.Whole count ] ->
-                PickleValue.text key |> Option.map (fun key -> dtype, key, count)
-            | _ -> None
-        | _ -> None

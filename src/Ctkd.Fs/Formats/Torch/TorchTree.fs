@@ -9,126 +9,35 @@ open System.Collections.Generic
 module internal TorchTree =
     let private maxDepth = 32
 
-    /// Memory in bytes of an entry in its group, and of a tensor without its elements.
-    let private entrySize, private tensorSize = 200L, 1_000L
+    /// Memory in bytes of an entry in its group.
+    let private entrySize = 200L
 
-    /// Returns the bytes of a storage from its element type, key and number of elements in the pickle.
-    type Storage = string -> string -> int64 -> ReadOnlyMemory<byte>
+    /// Charged for a value that is passed over, though it takes no memory: it bounds the time.
+    let private passedOver = 32L
+
+    /// What a module of a network holds.
+    [<ReferenceEquality>]
+    type private Parts = {
+        Parameters: PickleValue
+        Buffers: PickleValue
+        Modules: PickleValue
+        /// The buffers that a state_dict leaves out.
+        Passing: HashSet<string>
+    }
 
     [<ReferenceEquality>]
     type private Walk = {
-        Storage: Storage
-        Budget: MemoryBudget
+        Source: TensorSource
         /// The objects, and their lists and dictionaries, that are in the result. Each is once: optimizers, schedulers
         /// and modules refer to each other in circles.
         Seen: HashSet<obj>
-        /// Bytes of tensors that may be copied outside the budget.
-        mutable CopiesLeft: int64
+        /// The parts of each object that was looked at; none of one that is no module.
+        Parts: Dictionary<PickleObject, Parts voption>
     }
 
     let private refuse (reason: string) : 'T = PickleInput.refuse reason
 
-    let private charge (walk: Walk) (bytes: int64) : unit = MemoryBudget.charge bytes walk.Budget
-
-    /// Allows the copy of a tensor. All tensors of a file may be stored in a different order, so copies may take the
-    /// file's size and the rest of the budget.
-    let private reserve (walk: Walk) (bytes: int64) : unit =
-        let beyond = bytes - min bytes walk.CopiesLeft
-
-        if beyond > walk.Budget.Left then
-            refuse "its tensors show the same bytes too often: save each tensor with .contiguous()"
-
-        walk.CopiesLeft <- walk.CopiesLeft - (bytes - beyond)
-        charge walk beyond
-
-    // ---- tensors
-
-    let private wholes (what: string) (value: PickleValue) : int64 list =
-        match value with
-        | PickleValue.Tuple items ->
-            let items = List.truncate (TorchView.maxRank + 1) items
-
-            if items.Length > TorchView.maxRank then
-                refuse $"a tensor has more than {TorchView.maxRank} dimensions"
-
-            items
-            |> List.map (
-                function
-                | PickleValue.Whole number -> number
-                | _ -> refuse $"the {what} of a tensor are no integers"
-            )
-        | _ -> refuse $"the {what} of a tensor are no tuple"
-
-    let private tensor (walk: Walk) (name: string) (arguments: PickleValue list) : StoredTensor =
-        charge walk tensorSize
-
-        match arguments with
-        | storage :: PickleValue.Whole offset :: extents :: strides :: dtype ->
-            let stored, key, count =
-                TorchPickle.describe storage |> Option.defaultWith (fun () -> refuse "a tensor has no storage")
-
-            let dtype =
-                match dtype with
-                | [ PickleValue.Text named ] -> named
-                | _ -> stored
-
-            let view = {
-                ItemSize = int TorchPickle.itemSizes[dtype]
-                Offset = offset
-                Shape = wholes "extents" extents
-                Strides = wholes "strides" strides
-            }
-
-            {
-                Name = name
-                DType = dtype
-                Shape = view.Shape
-                Bytes = TorchView.bytes (reserve walk) (walk.Storage stored key count) view
-            }
-        | _ -> refuse "the offset of a tensor is no integer"
-
-    // ---- numpy's arrays
-
-    let private array
-        (walk: Walk)
-        (name: string)
-        (dtype: string, extents: int64 list, isFortran: bool, data: PickleValue)
-        : TorchEntry =
-        charge walk tensorSize
-
-        if extents.Length > TorchView.maxRank then
-            refuse $"a numpy array has more than {TorchView.maxRank} dimensions"
-
-        let strides (extents: int64 list) =
-            (extents, [ 1L ]) ||> List.foldBack (fun n strides -> n * strides.Head :: strides) |> List.tail
-
-        let view = {
-            ItemSize = int TorchPickle.itemSizes[dtype]
-            Offset = 0L
-            Shape = extents
-            Strides = if isFortran then List.rev (strides (List.rev extents)) else strides extents
-        }
-
-        let length =
-            match data with
-            | PickleValue.Text text -> int64 text.Length
-            | PickleValue.LongText bytes -> int64 bytes.Length
-            | _ -> 0L
-
-        // Text is decoded into a copy, in two steps.
-        reserve walk length
-        let bytes = PickleValue.bytes data |> Option.defaultWith (fun () -> refuse "a numpy array has no bytes")
-
-        if TorchView.count view * int64 view.ItemSize <> int64 bytes.Length then
-            refuse
-                $"a numpy array has {bytes.Length} bytes, its shape needs {TorchView.count view * int64 view.ItemSize}"
-
-        TorchEntry.Tensor {
-            Name = name
-            DType = dtype
-            Shape = extents
-            Bytes = TorchView.bytes (reserve walk) bytes view
-        }
+    let private charge (walk: Walk) (bytes: int64) : unit = MemoryBudget.charge bytes walk.Source.Budget
 
     // ---- everything
 
@@ -168,13 +77,23 @@ module internal TorchTree =
             text
         | PickleValue.Tuple _ -> "(...)"
         | PickleValue.Object o -> o.Kind
+        | PickleValue.Storage _ -> "<storage>"
+        | PickleValue.Tensor _
+        | PickleValue.Unread _ -> "<tensor>"
         | PickleValue.Sequence _
         | PickleValue.Dictionary _ -> refuse "a dictionary in it has a list or a dictionary as its key"
 
     /// Returns a key's name: text as it is, an object by its class and its place, anything else as Python prints it.
     let private nameOf (walk: Walk) (place: int) (key: PickleValue) : string =
+        let placed (kind: string) =
+            charge walk (2L * int64 kind.Length + entrySize)
+            $"<{kind} {place}>"
+
         match key with
-        | PickleValue.Object o -> $"<{o.Kind} {place}>"
+        | PickleValue.Object o -> placed o.Kind
+        | PickleValue.Storage _ -> placed "storage"
+        | PickleValue.Tensor _
+        | PickleValue.Unread _ -> placed "tensor"
         | _ -> printed walk 0 key
 
     let private pairOf (value: PickleValue) : struct (PickleValue * PickleValue) =
@@ -196,9 +115,38 @@ module internal TorchTree =
 
     let private parameters, private buffers, private modules = "_parameters", "_buffers", "_modules"
 
-    /// Whether an object is a module of a network: by its attributes, since its class is only a name.
-    let private isModule (o: PickleObject) : bool =
-        [ parameters; buffers; modules ] |> List.forall (fun part -> (PickleValue.field part o.State).IsSome)
+    /// The parts of an object that is a module of a network: by its attributes, since its class is only a name. Looked for
+    /// once, since a file may refer to one object many times.
+    let private partsOf (walk: Walk) (o: PickleObject) : Parts voption =
+        let find () =
+            let attributes =
+                match o.State with
+                | PickleValue.Dictionary pairs -> pairs.Count
+                | _ -> 0
+
+            charge walk (entrySize + passedOver * int64 attributes)
+            let part name = PickleValue.field name o.State
+
+            match part parameters, part buffers, part modules with
+            | Some own, Some held, Some inner ->
+                let passing = HashSet<string>()
+
+                match part "_non_persistent_buffers_set" with
+                | Some(PickleValue.Sequence names) ->
+                    for name in names do
+                        charge walk entrySize
+                        text walk name |> Option.iter (passing.Add >> ignore)
+                | _ -> ()
+
+                ValueSome { Parameters = own; Buffers = held; Modules = inner; Passing = passing }
+            | _ -> ValueNone
+
+        match walk.Parts.TryGetValue o with
+        | true, known -> known
+        | _ ->
+            let found = find ()
+            walk.Parts[o] <- found
+            found
 
     let rec private entry (walk: Walk) (inObject: bool) (depth: int) (name: string) (value: PickleValue) : TorchEntry =
         charge walk entrySize
@@ -226,12 +174,12 @@ module internal TorchTree =
         | PickleValue.Tuple items -> list walk inObject depth items
         | PickleValue.Dictionary pairs -> group walk inObject depth pairs |> TorchEntry.Group
         | PickleValue.Object o -> object walk depth name value o
+        | PickleValue.Tensor found -> TorchEntry.Tensor(TorchTensors.tensor walk.Source name found)
+        | PickleValue.Unread what -> TorchEntry.Unread what
+        | PickleValue.Storage _ -> TorchEntry.Other "a storage"
 
     and private object (walk: Walk) (depth: int) (name: string) (value: PickleValue) (o: PickleObject) : TorchEntry =
         match o.Arguments with
-        | _ when o.Kind = TorchPickle.tensorKind -> TorchEntry.Tensor(tensor walk name o.Arguments)
-        | [ what ] when o.Kind = TorchPickle.unreadKind ->
-            TorchEntry.Unread(PickleValue.text what |> Option.defaultValue o.Kind)
         | _ when o.Kind = Numpy.numberKind ->
             match Numpy.number o.Arguments with
             | Some number -> entry walk false depth name number
@@ -242,46 +190,56 @@ module internal TorchTree =
             text walk device |> Option.defaultValue o.Kind |> TorchEntry.Text
         | _ ->
             match Numpy.array value with
-            | Some(Ok found) -> array walk name found
+            | Some(Ok found) -> TorchEntry.Tensor(TorchTensors.array walk.Source name found)
             | Some(Error what) -> TorchEntry.Unread what
             | None when not (walk.Seen.Add o) -> TorchEntry.Other "as before"
-            | None when isModule o -> TorchEntry.Object(o.Kind, stateDict walk depth "" o)
-            | None -> TorchEntry.Object(o.Kind, attributes walk depth o)
+            | None ->
+                match partsOf walk o with
+                | ValueSome parts -> TorchEntry.Object(o.Kind, stateDict walk depth "" parts)
+                | ValueNone -> TorchEntry.Object(o.Kind, attributes walk depth o)
 
     /// The state_dict of a module and of those below it, in PyTorch's order.
-    and private stateDict (walk: Walk) (depth: int) (prefix: string) (o: PickleObject) : (string * TorchEntry) list =
+    and private stateDict (walk: Walk) (depth: int) (prefix: string) (parts: Parts) : (string * TorchEntry) list =
         if depth > maxDepth then refuse $"it is nested more than {maxDepth} deep"
 
-        let part name = PickleValue.field name o.State |> Option.map pairs |> Option.defaultValue Seq.empty
-        let named key = prefix + (PickleValue.text key |> Option.defaultValue "?")
+        /// The name of a part, behind the prefix; charged first.
+        let named (key: PickleValue) =
+            let own =
+                match key with
+                | PickleValue.Text own -> own
+                | _ -> text walk key |> Option.defaultValue "?"
 
-        let passing =
-            PickleValue.field "_non_persistent_buffers_set" o.State
-            |> Option.bind (
-                function
-                | PickleValue.Sequence names -> Some(names |> Seq.choose PickleValue.text |> Set.ofSeq)
-                | _ -> None
-            )
-            |> Option.defaultValue Set.empty
+            charge walk (entrySize + 2L * int64 (prefix.Length + own.Length))
+            own, prefix + own
+
+        let isTensor held =
+            match held with
+            | PickleValue.Object _
+            | PickleValue.Tensor _
+            | PickleValue.Unread _ -> true
+            | _ -> false
+
+        let tensors (owner: PickleValue) (passing: HashSet<string>) = [
+            for struct (key, held) in pairs owner do
+                charge walk passedOver
+
+                if isTensor held then
+                    let own, name = named key
+                    if not (passing.Contains own) then name, entry walk true depth name held
+        ]
 
         [
-            for owner in [ parameters; buffers ] do
-                for struct (key, held) in part owner do
-                    let isKept = owner = parameters || not (passing.Contains(named key |> _.Substring(prefix.Length)))
+            yield! tensors parts.Parameters (HashSet())
+            yield! tensors parts.Buffers parts.Passing
 
-                    match held with
-                    | PickleValue.Object _ when isKept ->
-                        let name = named key
-                        charge walk (2L * int64 name.Length)
-                        name, entry walk true depth name held
-                    | _ -> ()
+            for struct (key, held) in pairs parts.Modules do
+                charge walk passedOver
 
-            for struct (key, held) in part modules do
                 match held with
-                | PickleValue.Object inner when isModule inner ->
-                    let name = named key + "."
-                    charge walk (2L * int64 name.Length + entrySize)
-                    yield! stateDict walk (depth + 1) name inner
+                | PickleValue.Object inner ->
+                    match partsOf walk inner with
+                    | ValueSome parts -> yield! stateDict walk (depth + 1) (snd (named key) + ".") parts
+                    | ValueNone -> ()
                 | _ -> ()
         ]
 
@@ -340,12 +298,16 @@ module internal TorchTree =
         |> List.ofSeq
 
     /// Returns the entries of a pickle's value in a file of `fileSize` bytes.
-    let ofPickle (budget: MemoryBudget) (fileSize: int) (storage: Storage) (value: PickleValue) : TorchEntry =
+    let ofPickle
+        (budget: MemoryBudget)
+        (fileSize: int)
+        (storage: PickleStorage -> ReadOnlyMemory<byte>)
+        (value: PickleValue)
+        : TorchEntry =
         let walk = {
-            Storage = storage
-            Budget = budget
+            Source = { Storage = storage; Budget = budget; CopiesLeft = int64 fileSize }
             Seen = HashSet HashIdentity.Reference
-            CopiesLeft = int64 fileSize
+            Parts = Dictionary HashIdentity.Reference
         }
 
         entry walk false 0 "" value

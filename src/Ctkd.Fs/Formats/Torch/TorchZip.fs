@@ -21,33 +21,41 @@ module internal TorchZip =
         | [] -> refuse "it is a zip file without the entry data.pkl, which PyTorch's have"
         | _ -> refuse "it has several entries data.pkl"
 
-    let private checkByteOrder (entry: ZipEntry) : unit =
-        if entry.Data.Length > 16 || (ZipEntries.contents entry).Span.SequenceEqual(ReadOnlySpan "big"B) then
+    let private checkByteOrder (inflation: Inflation) (entry: ZipEntry) : unit =
+        if entry.Length > 16 || (ZipEntries.contents inflation entry).Span.SequenceEqual(ReadOnlySpan "big"B) then
             refuse "it was written on a big-endian machine: save it again on another"
 
     /// Reads the bytes of each storage once.
-    let private storages (folder: string) (entries: Map<string, ZipEntry>) : TorchTree.Storage =
+    let private storages
+        (inflation: Inflation)
+        (folder: string)
+        (entries: Map<string, ZipEntry>)
+        : PickleStorage -> ReadOnlyMemory<byte> =
         let read = Dictionary<string, ReadOnlyMemory<byte>>()
 
-        fun dtype key count ->
+        let fromEntry (key: string) =
             let name = $"{folder}data/{key}"
 
+            match Map.tryFind name entries with
+            | Some entry -> ZipEntries.contents inflation entry
+            | None -> refuse $"its entry '{name}' is not there"
+
+        fun (storage: PickleStorage) ->
             let bytes =
-                match read.TryGetValue name, Map.tryFind name entries with
-                | (true, bytes), _ -> bytes
-                | _, Some entry -> ZipEntries.contents entry
-                | _, None -> refuse $"its entry '{name}' is not there"
+                match read.TryGetValue storage.Key with
+                | true, bytes -> bytes
+                | _ -> fromEntry storage.Key
 
-            read[name] <- bytes
-            let there = int64 bytes.Length / TorchPickle.itemSizes[dtype]
+            read[storage.Key] <- bytes
+            let there = int64 bytes.Length / TorchPickle.itemSize storage.DType
 
-            if there <> count then
-                refuse $"storage '{key}' has {there} elements, and {count} are announced"
+            if there <> storage.Count then
+                refuse $"storage '{storage.Key}' has {there} elements, and {storage.Count} are announced"
 
             bytes
 
     /// Returns the contents of a file.
-    let parse (data: byte[]) : TorchEntry =
+    let parse (inflation: Inflation) (data: byte[]) : TorchEntry =
         let budget = MemoryBudget.create ()
         let entries = ZipEntries.parse budget data
         let folder = folder entries
@@ -60,8 +68,8 @@ module internal TorchZip =
                 )
             )
 
-        Map.tryFind $"{folder}byteorder" entries |> Option.iter checkByteOrder
+        Map.tryFind $"{folder}byteorder" entries |> Option.iter (checkByteOrder inflation)
 
-        ZipEntries.contents entries[$"{folder}data.pkl"]
+        ZipEntries.contents inflation entries[$"{folder}data.pkl"]
         |> Pickle.whole (TorchPickle.rules TorchPickle.storage) budget
-        |> TorchTree.ofPickle budget data.Length (storages folder entries)
+        |> TorchTree.ofPickle budget data.Length (storages inflation folder entries)

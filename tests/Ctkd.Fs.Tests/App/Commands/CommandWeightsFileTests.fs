@@ -84,6 +84,93 @@ let tests =
             )
         }
 
+        test "inspect lists each tensor that is not read once, by its whole key" {
+            inFolder (fun folder ->
+                let sparse = "ctorch._utils\n_rebuild_sparse_tensor\n(NNtR"
+                let beside name = TorchPickles.dictionary [ name, sparse ]
+                let model = [ "model", student.Value ]
+                write folder "w.pth" (TorchPickles.networks model [ "mask", sparse; "buffers", beside "xmask" ])
+
+                let names flags =
+                    (expect 0 folder $"inspect {flags} --json" |> json |> field "skipped").AsArray()
+                    |> Seq.map (fun row -> string (field "name" (nonNull row)))
+                    |> List.ofSeq
+
+                Must.equal [ "mask"; "buffers.xmask" ] (names "w.pth")
+
+                // One of the weights' own group, and one whose name ends so.
+                let weights = TorchPickles.dictionary [ "mask", sparse; "a", TorchPickles.one ]
+                let file = TorchPickles.dictionary [ "model", weights; "buffers", beside "xmask" ]
+                write folder "own.pth" (TorchPickles.zipFile file [ "0", [| 1uy |] ])
+                Must.equal [ "mask"; "buffers.xmask" ] (names "own.pth")
+                Must.equal [ "mask"; "buffers.xmask" ] (names "own.pth#model")
+            )
+        }
+
+        test "every advice on a file in an archive names the archive and the file, and works" {
+            inFolder (fun folder ->
+                let both = TorchPickles.networks [ "teacher", other.Value; "student", student.Value ] []
+                let evil = TorchPickles.zipFile "cos\nsystem\n(Vls\ntR" []
+                let nothing = TorchPickles.zipFile "}Vepoch\nK\001s" []
+
+                let files = [
+                    "d/a.pth", both
+                    "d/evil.pth", evil
+                    "d/none.pth", nothing
+                    "d/x.pth", TorchPickles.latin "\x80\003}."
+                ]
+
+                write folder "t.tar" (ArchiveFiles.tarOf files)
+                let archive = Path.Combine(folder, "t.tar")
+
+                /// The path behind a text.
+                let advised (before: string) (text: string) =
+                    let start = text.IndexOf(before, StringComparison.Ordinal) + before.Length
+                    Must.contain before text
+                    text.Substring(start).Split([| ' '; '\n'; ','; ')' |])[0]
+
+                let works (advice: string) = expect 0 folder $"inspect {advice}" |> ignore
+
+                // From any folder.
+                let inspect code path = expect code "/" $"inspect {path}"
+                let also = (inspect 0 $"{archive}:d/a.pth").Out
+                works (advised "'teacher', 56 tensors: " also)
+                let wrong = (inspect 2 $"{archive}:d/a.pth#techer").Err
+                Must.contain "'a.pth' has no 'techer'" wrong
+                works (advised "such as " wrong)
+                works (advised "read one of them: " (inspect 2 $"{archive}:d/b.pth").Err)
+                let convert = expect 0 folder $"convert --weights {archive}:d/a.pth --out a.pt"
+                works (advised "choose with " convert.Out)
+
+                // Python's code is for the file itself, unpacked.
+                for name, code in
+                    [ "evil", "torch.load('evil.pth'"; "none", "torch.load('none.pth'"; "x", "open('x.pth'" ] do
+                    for key in [ ""; "#model" ] do
+                        let said = (inspect 1 $"{archive}:d/{name}.pth{key}").Err
+
+                        if not (name = "none" && key <> "") then
+                            Must.contain code said
+                            Must.contain $"unpack '{name}.pth' from 't.tar'; " said
+            )
+        }
+
+        test "convert says that the new file cannot be written before it reads the weights, and bounds the classes" {
+            inFolder (fun folder ->
+                write folder "w.pt" "no weights"B
+                let error = (expect 1 folder "convert --weights w.pt --out none/a.pt").Err
+                Must.contain "there is no folder" error
+                write folder "w.pt" (TorchFile.encode student.Value)
+
+                let classes count =
+                    $"convert --weights w.pt --out a.pt --model resnet8 --fresh-classifier --classes {count}"
+
+                for wrong in [ 2_000_000_000; 1_000_001; 1 ] do
+                    Must.contain "2 to 1000000 classes" (expect 2 folder (classes wrong)).Err
+
+                expect 0 folder (classes 2) |> ignore
+            )
+        }
+
         test "an archive is listed, and one of its files is read wherever weights are" {
             inFolder (fun folder ->
                 let good, bad = TorchFile.encode student.Value, TorchFile.encode other.Value

@@ -2,7 +2,7 @@
 module Ctkd.Fs.Tests.PyTorchFiles
 
 /// Arguments: a folder with plain.pt, the weights. Prints a line for each file: its name, its path for `ctkd`, the role to
-/// load it in ("any", "teacher", "extra" with tensors that the model lacks, or "refused"), and the wrapper, once for each.
+/// load it in ("any", "teacher", "extra" with tensors that the model lacks, or "refused"), its prefix, wrapper and format.
 let writing: string =
     """
 import argparse, collections, datetime, functools, io, json, numpy, os, pathlib, pickle, struct, sys, tarfile, torch, zipfile
@@ -166,13 +166,13 @@ formats = {
 for i, (p, prefix) in enumerate(prefixes.items()):
     path = f"{folder}/{p}.safetensors"
     safetensors(prefix(plain), path)
-    print("\t".join([f"{p} safetensors", path, "any", ""]))
+    print("\t".join([f"{p} safetensors", path, "any", p, "alone", "safetensors"]))
     for j, (w, wrap) in enumerate(wrappers.items()):
         f = list(formats)[(i + j) % len(formats)]
         contents, role, key = wrap(prefix(plain))
         path = f"{folder}/{p}+{w}+{f}.pth"
         inner = formats[f](contents, path) or ""
-        print("\t".join([f"{p} {w} {f}", path + inner + ("#" + key if key else ""), role, w if i == 0 else ""]))
+        print("\t".join([f"{p} {w} {f}", path + inner + ("#" + key if key else ""), role, p, w, f]))
 
 class Evil:
     def __reduce__(self):
@@ -235,6 +235,13 @@ def pickled(d, path):
     with open(path, "wb") as f:
         pickle.dump(d, f)
 
+def changed(change, name="fc.weight"):
+    return dict(plain, **{name: change(plain[name])})
+
+def archived_alone(path):
+    with tarfile.open(path, "w") as target:
+        target.add(folder + "/commands.pth", "commands.pth")
+
 sparse = dict(plain, **{"fc.weight": plain["fc.weight"].to_sparse()})
 quantised = dict(plain, **{"fc.weight": torch.quantize_per_tensor(plain["fc.weight"], 0.1, 0, torch.qint8)})
 complexes = dict(plain, **{"fc.weight": plain["fc.weight"].to(torch.complex64)})
@@ -248,10 +255,17 @@ for name, write in {
     "sparse": lambda p: save(sparse, p),
     "quantised": lambda p: save(quantised, p),
     "complex": lambda p: save(prefixed("module.")(complexes), p),
+    "compressed": lambda p: save(changed(lambda v: v.to_sparse_csr()), p),
+    "meta": lambda p: save(changed(lambda v: v.to("meta")), p),
+    "big-endian": lambda p: save({"model": changed(lambda v: v.numpy().astype(">f4"))}, p),
+    "long-double": lambda p: save(changed(lambda v: v.numpy().astype("longdouble")), p),
+    "complex-array": lambda p: save(changed(lambda v: v.numpy().astype("complex64")), p),
+    "archived": archived_alone,
 }.items():
     path = f"{folder}/{name}.pth"
     write(path)
-    print("\t".join([name, path, "refused", ""]))
+    inner = ":commands.pth" if name == "archived" else ""
+    print("\t".join([name, path + inner, "refused", "", name, "zip"]))
 """
 
 /// Does what an error's advice says, in the folder of the file; arguments: the file's name, and the code.
@@ -273,6 +287,7 @@ class Packed:
 name, code = os.path.basename(sys.argv[1]), sys.argv[2]
 if code.startswith("d["):
     d = torch.load(name)
+    d = d.get("model", d)
     exec(code)
     torch.save(d, "weights.pt")
 else:

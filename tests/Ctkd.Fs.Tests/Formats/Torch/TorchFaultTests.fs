@@ -130,6 +130,40 @@ let tests =
                     Must.contain text (reason bytes)
         }
 
+        test "an import by the name of a tensor's or storage's class makes neither" {
+            let storages = [ "Vtorch\nVstorage\n\x93(VXX\nV0\nI6\ntR"; "ctorch\nstorage\n(VXX\nV0\nI6\ntR" ]
+
+            let tensors = [
+                for kind in [ "ctorch\nTensor\n"; "ctorch\nTensor, unread\n"; "Vtorch\nVTensor\n\x93" ] do
+                    $"{kind}({floats}I0\n(I1\nt(I1\ntVXX\ntR"
+            ]
+
+            for pickle in storages @ tensors do
+                for bytes in both (dictionary [ "a", pickle ]) do
+                    match TorchFile.parse "x" bytes |> Error.orRaise |> _.Root |> at [ "a" ] with
+                    | TorchEntry.Object _ -> ()
+                    | other -> failwith $"no inert object: {other}"
+
+            // Nor does a call of one.
+            for made in [ window floats 0L [ 6L ] [ 1L ]; floats ] do
+                for bytes in both (dictionary [ "a", made + "(VXX\ntR" ]) do
+                    Must.contain "no allowed name" (reason bytes)
+
+            for forged in storages do
+                for bytes in both (window forged 0L [ 1L ] [ 1L ]) do
+                    Must.contain "no storage" (reason bytes)
+        }
+
+        test "a name of more than 1,000 characters is not imported" {
+            let named (length: int) = $"cmy\n{String('n', length)}\n)R"
+
+            for bytes in both (named 999) do
+                Must.contain "1001 characters" (reason bytes)
+
+            for bytes in both (named 998) do
+                TorchFile.parse "x" bytes |> Error.orRaise |> ignore
+        }
+
         // ---- views ----
 
         test "a window that its storage does not hold is refused" {

@@ -158,7 +158,7 @@ let tests =
                 | TorchEntry.Number number -> $"{number:R}"
                 | TorchEntry.Text text -> $"'{text}'"
                 | TorchEntry.Other text -> text
-                | TorchEntry.Unread what -> what
+                | TorchEntry.Unread what -> UnreadTensor.describe what
                 | TorchEntry.Object(kind, _) -> kind
                 | TorchEntry.Tensor t -> $"{t.Name} {t.DType} {t.Shape.Length} {t.Bytes.Length}"
                 | TorchEntry.Group entries ->

@@ -83,15 +83,54 @@ let tests =
                 BitConverter.GetBytes(directory - place 0 bytes).CopyTo(bytes, directory + 12)
                 bytes
 
-            for length in [ Int64.MaxValue - 8L; int64 UInt32.MaxValue; 23L ] do
-                let one = widened length good (place 0 good)
-                let two = widened length one (place (place 0 one + 4) one)
-                reason (ended one) |> ignore
-                reason (ended two) |> ignore
+            // In the first entry, and in the second, whose first is right.
+            for length, inFirst, inSecond in
+                [
+                    Int64.MaxValue - 8L,
+                    "'a/data.pkl' announces 9223372036854775799",
+                    "'a/data/0' announces 9223372036854775799"
+                    int64 UInt32.MaxValue, "'a/data.pkl' announces 4294967295", "'a/data/0' announces 4294967295"
+                    23L,
+                    "size or checksum of its entry 'a/data.pkl' differs",
+                    "size or checksum of its entry 'a/data/0' differs"
+                ] do
+                let second (bytes: byte[]) = place (place 0 bytes + 4) bytes
+                Must.contain inFirst (reason (ended (widened length good (place 0 good))))
+                Must.contain inSecond (reason (ended (widened length good (second good))))
 
             let right = widened (int64 pickle.Length) good (place 0 good)
             let right = widened 24L right (place (place 0 right + 4) right)
             TorchFile.parse "x" (ended right) |> Error.orRaise |> ignore
+        }
+
+        testEach
+            "a 64-bit directory at a place that overflows is refused"
+            [ 0xFFFFFFFFFFFFFFC8UL; UInt64.MaxValue; 0x7FFFFFFFFFFFFFFFUL; 0x80000000UL ]
+            (fun (record: uint64) ->
+                let good = plainZip [ "a/data.pkl", pickle; "a/data/0", Array.create 24 9uy ]
+
+                let locator =
+                    Array.concat [
+                        "PK\006\007"B
+                        Array.zeroCreate 4
+                        BitConverter.GetBytes record
+                        [| 1uy; 0uy; 0uy; 0uy |]
+                    ]
+
+                let ended = Array.copy good[good.Length - 22 ..]
+                Array.fill ended 8 4 0xFFuy
+                let bad = Array.concat [ good[.. good.Length - 23]; locator; ended ]
+                Must.contain "64-bit directory is not there" (reason bad)
+                // Nothing before the locator.
+                Must.contain "64-bit directory is not there" (reason (Array.concat [ "PK\003\004"B; locator; ended ]))
+            )
+
+        test "the names of an old file's storages are checked like those of its tensors" {
+            let listing (key: string) =
+                latin (legacyHeader + "\x80\002" + window floats 0L [ 6L ] [ 1L ] + $".\x80\002](" + key + "e.")
+
+            for key in [ "V" + String('k', 1_000) + "\n"; "Va/b\n"; "K\001" ] do
+                Must.contain "malformed" (reason (listing key))
         }
 
         testEach

@@ -25,6 +25,9 @@ let window (storage: string) (offset: int64) (shape: int64 list) (strides: int64
 let dictionary (entries: (string * string) list) : string =
     "}(" + String.concat "" [ for name, value in entries -> $"V{name}\n{value}" ] + "u"
 
+/// A tensor of the first byte of the storage "0" of one.
+let one: string = window (storage "ByteStorage" "0" 1L) 0L [ 1L ] [ 1L ]
+
 /// A zip file with these entries.
 let zip (level: CompressionLevel) (entries: (string * byte[]) list) : byte[] =
     use stream = new MemoryStream()

@@ -152,7 +152,7 @@ let tests =
                 let error = fst (resumeWith id (Runs.run folder)) |> errorOf
                 Must.equal (Damaged, Runs.last folder) (error.Kind, error.Where)
                 Must.contain $"{best} is whole, of epoch 1" error.Next
-                Must.contain best ((LoadedModel.load Device.Cpu None (Runs.run folder) |> errorOf).Next)
+                Must.contain best ((LoadedModel.load ignore Device.Cpu None (Runs.run folder) |> errorOf).Next)
                 Must.equal Finished ((fst (resumeWith id best) |> Error.orRaise).Ending)
 
                 // A best one that is damaged, too, is not offered.
@@ -220,7 +220,7 @@ let tests =
                 let weights = Path.Combine(folder, "teacher.safetensors")
 
                 Tensor.scoped (fun () ->
-                    let trained = LoadedModel.load Device.Cpu None Runs.teacher.Value |> Error.orRaise
+                    let trained = LoadedModel.load ignore Device.Cpu None Runs.teacher.Value |> Error.orRaise
 
                     // Finite weights whose products overflow.
                     let enlarged w = w / Tensor.max (Tensor.abs w) |> Tensor.scale 3e38
