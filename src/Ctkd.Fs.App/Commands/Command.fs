@@ -40,7 +40,10 @@ module Command =
     let dataDirHasData (s: Settings) : Result<unit, Error> =
         if s.Data = "digits" && s.DataDir <> "" then
             let others = Datasets.names |> List.filter ((<>) "digits") |> String.concat ", "
-            usage "--data-dir has no effect on digits, which are part of the program" $"name the data set: --data {others}"
+
+            usage
+                "--data-dir has no effect on digits, which are part of the program"
+                $"name the data set: --data {others}"
         else
             Ok()
 

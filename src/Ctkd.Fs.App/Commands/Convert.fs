@@ -131,6 +131,7 @@ module Convert =
                     let! format = formatOf args out
                     // Before long work whose result goes there.
                     do! Files.checkWritable out
+                    do! Command.notItself path out
                     let! file = Inspect.read path
                     let! model = modelOf args file
                     let! found, notes = weightsFor args model file

@@ -60,7 +60,12 @@ module Doctor =
         let count, processors = Engine.threads (), Environment.ProcessorCount
 
         // Fewer may be meant: on a shared machine, say.
-        fine "threads" (if count < processors then $"{count} of {processors} processors (OMP_NUM_THREADS)" else string count)
+        fine
+            "threads"
+            (if count < processors then
+                 $"{count} of {processors} processors (OMP_NUM_THREADS)"
+             else
+                 string count)
 
     let private fusion () : Finding =
         fine

@@ -54,8 +54,7 @@ module Train =
                     do! RunReport.write report name [ name, summary ]
 
                 terminal.Say $"report     {report}"
-            | Interrupted -> 
-                terminal.Line $"interrupted; go on with: ctkd {name} --resume {Shell.word summary.Folder}"
+            | Interrupted -> terminal.Line $"interrupted; go on with: ctkd {name} --resume {Shell.word summary.Folder}"
 
             // Last: with --json there is one object, this one or that of an error.
             terminal.Json(RunResult.ofSummary summary)
@@ -65,7 +64,9 @@ module Train =
     let private checkCommand (name: string) (path: string) (s: Settings) : Result<unit, Error> =
         match name, s.Teacher with
         | "teach", teacher when teacher <> "" ->
-            Command.usage $"this run distils from the teacher {teacher}" $"resume it with: ctkd distill --resume {Shell.word path}"
+            Command.usage
+                $"this run distils from the teacher {teacher}"
+                $"resume it with: ctkd distill --resume {Shell.word path}"
         | "distill", "" ->
             Command.usage "this run learns from labels alone" $"resume it with: ctkd teach --resume {Shell.word path}"
         | _ -> Ok()

@@ -313,6 +313,7 @@ module Prepare =
             do! checkValues e
             let! known = Settings.validate (withStandIns e)
             let! device = Engine.device s.Device
+
             if s.Threads > Environment.ProcessorCount then
                 hooks.Say
                     $"warning: {s.Threads} threads on {Environment.ProcessorCount} processors wait for each other: choose --threads {Environment.ProcessorCount} or less"

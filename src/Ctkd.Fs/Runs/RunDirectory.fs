@@ -41,7 +41,8 @@ module RunDirectory =
 
     /// What to do when a folder for a new run, or that of an old one, cannot be used.
     let private another, private writable =
-        "give a folder that you may write to with --out", "make the folder writable, or copy the run and resume the copy"
+        "give a folder that you may write to with --out",
+        "make the folder writable, or copy the run and resume the copy"
 
     /// Whether another process holds a lock: Windows' sharing violation, or EWOULDBLOCK of Linux and macOS.
     let private isHeld (problem: IOException) : bool = List.contains (problem.HResult &&& 0xFFFF) [ 32; 11; 35 ]

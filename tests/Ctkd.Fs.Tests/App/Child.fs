@@ -23,6 +23,9 @@ extern int private kill(int pid, int signal)
 /// Ctrl-C's signal, and that of `kill`.
 let interrupt, terminate = 2, 15
 
+/// The signal of a terminal that was closed.
+let hangUp = 1
+
 /// The signals that stop a process where it is, and let it go on.
 let pause, proceed = 19, 18
 

@@ -52,6 +52,9 @@ module PlotModels =
         else
             Ok()
 
+    /// Notes on files are no part of what is drawn.
+    let private say (text: string) : unit = System.Console.Error.WriteLine text
+
     /// The student that --weights names, and how its test images are made.
     let private student (args: ParseResults<PlotArgs>) (device: Device) : Result<LoadedModel * Settings, Error> =
         result {

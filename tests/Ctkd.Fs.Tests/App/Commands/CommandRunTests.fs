@@ -47,6 +47,42 @@ let tests =
             resumesAfter terminate 143
         }
 
+        test "a closed terminal finishes the step as Ctrl-C does, and under nohup nothing stops" {
+            inFolder (fun folder ->
+                let ended =
+                    interrupted
+                        hangUp
+                        "epoch 1/"
+                        folder
+                        "teach --model resnet8 --per-class 5 --batch 16 --epochs 40 --out a"
+
+                Must.equal 129 ended.Code
+                Must.contain "interrupted; go on with: ctkd teach --resume" ended.Out
+
+                let quoted =
+                    ctkdCommand "teach --model resnet8 --per-class 5 --batch 16 --epochs 3 --out b"
+                    |> String.concat " "
+
+                let script =
+                    $"nohup {quoted} > out 2>&1 & p=$!; until grep -q 'epoch 1/' out; do sleep 0.05; done; kill -HUP $p; wait $p"
+
+                Must.equal 0 ((runCommand folder [] [ "bash"; "-c"; script ]).Code)
+                Must.equal [ 1; 2; 3 ] (Runs.lines (Path.Combine(folder, "b")) |> List.map _.Epoch)
+            )
+        }
+
+        test "a line to go on with is one that a shell takes, whatever the folder is named" {
+            for path, word in
+                [
+                    "runs/a-1", "runs/a-1"
+                    "my runs/a", "'my runs/a'"
+                    "it's", @"'it'\''s'"
+                    "", "''"
+                    "a;b", "'a;b'"
+                ] do
+                Must.equal word (Ctkd.Fs.App.Shell.word path)
+        }
+
         test "a second Ctrl-C a second after the first ends the process at once, in words" {
             inFolder (fun folder ->
                 let child =
@@ -160,7 +196,10 @@ let tests =
                     expect 1 folder "teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
 
                 Must.contain "error: the term 'ce' was not finite in epoch 1, step 2" ended.Err
-                Must.contain "next: no checkpoint was written yet; try a smaller --lr in a new run, with another --out" ended.Err
+
+                Must.contain
+                    "next: no checkpoint was written yet; try a smaller --lr in a new run, with another --out"
+                    ended.Err
             )
         }
 

@@ -61,6 +61,44 @@ let tests =
             )
         }
 
+        test "convert and export refuse to replace what they read, and neither reads nor replaces a pipe" {
+            inFolder (fun folder ->
+                let run = Path.Combine(folder, "run")
+                Directory.CreateDirectory run |> ignore
+                let last = Path.Combine(run, "last.safetensors")
+                File.Copy(Runs.teacher.Value, last)
+                let before = File.ReadAllBytes last
+
+                for arguments in
+                    [
+                        $"convert --weights {run} --out {last}"
+                        $"export --weights {run} --onnx run/../run/last.safetensors"
+                    ] do
+                    Must.contain "this would replace the weights that are read" ((expect 2 folder arguments).Err)
+
+                Must.equal before (File.ReadAllBytes last)
+                runCommand folder [] [ "mkfifo"; "pipe" ] |> ignore
+
+                for arguments, what in
+                    [
+                        "inspect pipe", "it is a pipe or a device, and no file"
+                        "teach --data file --data-dir pipe", "it is a pipe or a device, and no file"
+                        $"export --weights {run} --onnx pipe", "cannot be written: it is a pipe or a device"
+                        $"convert --weights {run} --out pipe --format safetensors",
+                        "cannot be written: it is a pipe or a device"
+                    ] do
+                    let ended = ctkd folder arguments
+                    Must.notHold (ended.Code = 0)
+                    Must.contain what ended.Err
+
+                // What a link leads to is replaced, and the link stays.
+                File.CreateSymbolicLink(Path.Combine(folder, "link.onnx"), Path.Combine(folder, "real.onnx")) |> ignore
+                expect 0 folder $"export --weights {run} --onnx link.onnx" |> ignore
+                Must.hold (File.Exists(Path.Combine(folder, "real.onnx")))
+                Must.differ null (FileInfo(Path.Combine(folder, "link.onnx")).LinkTarget)
+            )
+        }
+
         test "inspect says what a file holds and which model it fits" {
             inFolder (fun folder ->
                 let checkpoint = json (expect 0 folder $"inspect {Runs.teacher.Value} --json")
