@@ -97,6 +97,7 @@ module Train =
     let private proceed (terminal: Terminal) (name: string) (given: GivenFlags) (resolved: Resolved) =
         result {
             let s = resolved.Settings
+            do! Command.dataDirHasData s
 
             if TrainFlags.isDry given then
                 do! TrainFlags.check s

@@ -174,7 +174,6 @@ module TrainFlags =
             let! resolved = Resolve.settings recipe assignments
             let s = resolved.Settings
             do! agentTakesPart assignments s
-            do! Command.dataDirHasData s
 
             return { resolved with Settings = located s }
         }

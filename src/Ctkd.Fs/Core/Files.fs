@@ -124,11 +124,15 @@ module Files =
         with problem when isFileProblem problem ->
             ()
 
-    /// The file that a link leads to, or the path itself: a link stays one.
+    /// The file that a link leads to, or the path itself: a link stays one. Where links lead nowhere, writing will tell.
     let private target (path: string) : string =
-        match File.ResolveLinkTarget(path, true) with
-        | null -> path
-        | linked -> linked.FullName
+        try
+            match FileInfo(path).LinkTarget, File.Exists path with
+            | null, _
+            | _, false -> path
+            | _ -> (nonNull (File.ResolveLinkTarget(path, true))).FullName
+        with problem when isFileProblem problem ->
+            path
 
     /// Nothing but a file is replaced by a file.
     let private refuseOthers (path: string) : unit =
