@@ -26,6 +26,13 @@ module Command =
     let setting<'T> (flag: string) (words: string list option) : Result<'T option, Error> =
         read (SettingsTable.ofFlag flag).Kind flag words
 
+    /// The values of --mean and --std, where they are given.
+    let normalisation (mean: string list option) (std: string list option) =
+        match setting<float list> "mean" mean, setting<float list> "std" std with
+        | Ok mean, Ok std -> Ok(mean, std)
+        | Error error, _
+        | _, Error error -> Error error
+
     /// The help of --threads.
     let threadsHelp: string =
         let field = SettingsTable.ofFlag "threads"

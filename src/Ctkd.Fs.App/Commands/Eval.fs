@@ -110,8 +110,7 @@ module Eval =
     let private flags (args: ParseResults<EvalArgs>) : Result<TestFlags, Error> =
         result {
             let! precision = Command.precision (args.TryGetResult EvalArgs.Precision)
-            let! mean = Command.setting "mean" (args.TryGetResult EvalArgs.Mean)
-            let! std = Command.setting "std" (args.TryGetResult EvalArgs.Std)
+            let! mean, std = Command.normalisation (args.TryGetResult EvalArgs.Mean) (args.TryGetResult EvalArgs.Std)
 
             return {
                 Data = args.TryGetResult EvalArgs.Data

@@ -60,10 +60,7 @@ module Export =
         (trained: LoadedModel)
         : Result<(float list * float list) option, Error> =
         result {
-            let! mean = Command.setting<float list> "mean" (args.TryGetResult ExportArgs.Mean)
-            let! std = Command.setting<float list> "std" (args.TryGetResult ExportArgs.Std)
-
-            match mean, std with
+            match! Command.normalisation (args.TryGetResult ExportArgs.Mean) (args.TryGetResult ExportArgs.Std) with
             | Some mean, Some std -> return Some(mean, std)
             | None, None -> return trained.Info |> Option.map (fun info -> info.Images.Mean, info.Images.Std)
             | _ -> return! Command.usage "mean and std must be given together" "give both, or neither"

@@ -71,7 +71,8 @@ module Error =
     let private isPart (name: string) (candidate: string) : bool =
         name.Length >= 3 && candidate.Contains(name, StringComparison.OrdinalIgnoreCase)
 
-    /// Returns the three candidates nearest to `name`, nearest first: those that it is a part of, then by edit distance. Compares the first 64 characters of the first 1000 candidates.
+    /// Returns the three candidates nearest to `name`, nearest first: those that it is a part of, then by edit distance.
+    /// Compares the first 64 characters of the first 1000 candidates.
     let nearest (candidates: string seq) (name: string) : string list =
         let short (text: string) = text.Substring(0, min text.Length 64)
 

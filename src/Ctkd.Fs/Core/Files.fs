@@ -191,12 +191,17 @@ module Files =
         with problem when isFileProblem problem ->
             Error(unwritable path problem)
 
-    /// Copies a file beside itself with an ending that no file there has yet: path.old, path.old-2. Returns the copy's path.
-    let keepAside (ending: string) (path: string) : string =
-        let copy =
-            Seq.initInfinite (fun i -> if i = 0 then $"{path}.{ending}" else $"{path}.{ending}-{i + 1}")
-            |> Seq.find (File.Exists >> not)
+    /// The first name beside a file that no file has yet: path.old, path.old-2.
+    let private aside (ending: string) (path: string) : string =
+        Seq.initInfinite (fun i -> if i = 0 then $"{path}.{ending}" else $"{path}.{ending}-{i + 1}")
+        |> Seq.find (File.Exists >> not)
 
+    /// Gives a file a name with an ending that no file beside it has yet. Needs no room on the disk.
+    let moveAside (ending: string) (path: string) : unit = File.Move(path, aside ending path)
+
+    /// Copies a file to a name with an ending that no file beside it has yet. Returns the copy's path.
+    let keepAside (ending: string) (path: string) : string =
+        let copy = aside ending path
         let temporary = $"{copy}.{Guid.NewGuid():N}.tmp"
 
         try

@@ -17,19 +17,17 @@ module Numbers =
     let private isAmbiguous (text: string) : bool =
         Text.RegularExpressions.Regex.IsMatch(text, @"^[+-]?\d+,\d+([eE][+-]?\d+)?$")
 
-    /// A text without one of the two marks, where it is then a number.
-    let private without (mark: string) (text: string) : string option =
-        let rest = text.Replace(mark, "")
-        parse rest |> Option.map (fun _ -> rest)
-
     /// The one number that a text with several commas or points can mean: "1,000.5", "1.000,5", "1,000,000", ",5".
     let private meant (text: string) : string option =
         let comma, point = text.LastIndexOf ',', text.LastIndexOf '.'
+        let isDecimalComma = comma > point && text.IndexOf ',' = comma
 
-        if comma < 0 then without "." text
-        elif point < 0 && text.IndexOf ',' < comma then without "," text
-        elif point < comma then text.Replace(".", "").Replace(',', '.') |> without " "
-        else without "," text
+        let plain =
+            if comma < 0 then text.Replace(".", "")
+            elif isDecimalComma then text.Replace(".", "").Replace(',', '.')
+            else text.Replace(",", "")
+
+        parse plain |> Option.map (fun _ -> plain)
 
     /// Why a text is no number: for "0,05" both readings of the comma.
     let private refusal (text: string) : string =

@@ -113,8 +113,7 @@ module RunDirectory =
         try
             for file in [ run.Metrics; run.Settings; run.Report ] do
                 if File.Exists file then
-                    Files.keepAside "old" file |> ignore
-                    File.Delete file
+                    Files.moveAside "old" file
                 elif Directory.Exists file then
                     raise (IOException $"{Path.GetFileName file} is a folder")
 

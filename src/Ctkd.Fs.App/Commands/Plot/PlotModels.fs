@@ -30,8 +30,7 @@ module PlotModels =
 
     let private flags (args: ParseResults<PlotArgs>) : Result<TestFlags, Error> =
         result {
-            let! mean = Command.setting "mean" (args.TryGetResult PlotArgs.Mean)
-            let! std = Command.setting "std" (args.TryGetResult PlotArgs.Std)
+            let! mean, std = Command.normalisation (args.TryGetResult PlotArgs.Mean) (args.TryGetResult PlotArgs.Std)
 
             return {
                 Data = args.TryGetResult PlotArgs.Data
