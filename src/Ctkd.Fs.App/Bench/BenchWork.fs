@@ -43,7 +43,7 @@ let private rememberer (plan: TrainingPlan) (set: DeviceSet) : unit -> unit =
     let cache = TeacherCache.openFile folder.FullName "bench" width 1_000_000_000L Exact |> Error.orRaise
     let order = Augment.shuffle (Rng.ofSeed plan.Seed) 0 plan.Pad plan.Flip set
     let options = { TeacherOutputs.simple with Cache = Some cache }
-    let teacher = TeacherOutputs.epoch { Plan = plan; Teacher = options; Images = set } order
+    let teacher = TeacherOutputs.epoch plan options (ImageFeed.ordered plan.Pad order set)
     let values = EpochValues.create plan 1
     let steps = images / plan.Batch
     let mutable state = TrainState.start plan
@@ -59,7 +59,7 @@ let private rememberer (plan: TrainingPlan) (set: DeviceSet) : unit -> unit =
 /// The step as it is recorded, over one epoch again and again.
 let private recorder (plan: TrainingPlan) (set: DeviceSet) : unit -> unit =
     let first = TrainState.start plan
-    let trainer = { Plan = plan; Teacher = TeacherOutputs.simple; Images = set }
+    let trainer = { Plan = plan; Teacher = TeacherOutputs.simple; Images = OnDevice set }
 
     let recorder =
         if Engine.records plan.Device then

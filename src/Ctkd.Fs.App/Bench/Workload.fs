@@ -105,7 +105,7 @@ let upload (work: Workload) (plan: TrainingPlan) : DeviceSet =
         Channels = 3
         Height = size
         Width = size
-        Images = pixels
+        Images = Pixels.InMemory pixels
         Labels = Array.init images (fun _ -> random.Next work.Classes)
     }
     |> Augment.upload DType.Float32 plan.Device [ 0.5071; 0.4867; 0.4408 ] [ 0.2675; 0.2565; 0.2761 ]

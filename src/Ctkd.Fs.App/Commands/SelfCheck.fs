@@ -105,7 +105,7 @@ module SelfCheck =
             let plan = plan device s data
             let set = Augment.upload (TrainingPlan.dtype plan) device data.Mean data.Std data.Train
             let options = { TeacherOutputs.simple with Ahead = ahead }
-            let trainer = { Plan = plan; Teacher = options; Images = set }
+            let trainer = { Plan = plan; Teacher = options; Images = OnDevice set }
 
             let recorder = if Engine.records device then RecordedSteps.onDevice device else RecordedSteps.direct
 

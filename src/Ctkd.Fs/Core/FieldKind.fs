@@ -48,6 +48,7 @@ module FieldKind =
     let positive: NumberBound = { Words = "> 0"; Holds = fun x -> x > 0.0 }
     let atLeast0: NumberBound = { Words = ">= 0"; Holds = fun x -> x >= 0.0 }
     let share: NumberBound = { Words = "in [0, 1)"; Holds = fun x -> x >= 0.0 && x < 1.0 }
+    let positiveShare: NumberBound = { Words = "in (0, 1]"; Holds = fun x -> x > 0.0 && x <= 1.0 }
     let anyNumber: NumberBound = { Words = "any number"; Holds = fun _ -> true }
 
     /// The largest number of the engine's 32-bit floats.

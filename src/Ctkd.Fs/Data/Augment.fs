@@ -88,27 +88,28 @@ module Batch =
 [<RequireQualifiedAccess>]
 module Augment =
 
-    /// Uploads a set. Mean and standard deviation are per channel, for pixels from 0 to 1.
+    /// Numbers per channel, such as means: [1, C, 1, 1].
+    let perChannel (dtype: DType) (device: Device) (values: float list) : Tensor =
+        Tensor.scope (fun () ->
+            Tensor.ofFloats dtype [ 1; values.Length; 1; 1 ] (Array.ofList values) |> Tensor.toDevice device
+        )
+
+    /// Uploads a set whose pixels are in memory. Mean and standard deviation are per channel, for pixels from 0 to 1.
     let upload (dtype: DType) (device: Device) (mean: float list) (std: float list) (set: ImageSet) : DeviceSet =
         let count = set.Labels.Length
         let shape = [| count; set.Channels; set.Height; set.Width |] |> Array.map int64
 
-        let perChannel (values: float list) =
-            Tensor.scope (fun () ->
-                Tensor.ofFloats dtype [ 1; values.Length; 1; 1 ] (Array.ofList values) |> Tensor.toDevice device
-            )
-
         {
             Images =
                 Tensor.scope (fun () ->
-                    Tensor.ofBytes DType.Byte shape (ReadOnlySpan set.Images) |> Tensor.toDevice device
+                    Tensor.ofBytes DType.Byte shape (ReadOnlySpan(ImageSet.bytes set)) |> Tensor.toDevice device
                 )
             Labels =
                 Tensor.scope (fun () ->
                     Tensor.ofInt64s [ count ] (Array.map int64 set.Labels) |> Tensor.toDevice device
                 )
-            Mean = perChannel mean
-            Std = perChannel std
+            Mean = perChannel dtype device mean
+            Std = perChannel dtype device std
             Mix = None
         }
 
@@ -151,10 +152,11 @@ module Augment =
     /// Returns the tensors of an order.
     let tensors (order: EpochOrder) : Tensor list = [ order.Order; order.Row; order.Column; order.Direction ]
 
-    /// Normalises bytes to mean 0 and standard deviation 1.
-    let private normalise (set: DeviceSet) (images: Tensor) : Tensor =
-        let dtype = Tensor.dtype set.Mean
-        (Tensor.scale (1.0 / 255.0) (Tensor.toType dtype images) - set.Mean) / set.Std
+    /// Normalises bytes: (x / 255 - mean) / std, in the type of the mean.
+    let normalised (mean: Tensor) (std: Tensor) (images: Tensor) : Tensor =
+        (Tensor.scale (1.0 / 255.0) (Tensor.toType (Tensor.dtype mean) images) - mean) / std
+
+    let private normalise (set: DeviceSet) (images: Tensor) : Tensor = normalised set.Mean set.Std images
 
     /// Crops image b of the batch at its row, column and direction, in one gather over all pixels.
     let private crop (pad: int) (row: Tensor) (column: Tensor) (direction: Tensor) (images: Tensor) : Tensor =

@@ -131,7 +131,7 @@ module Cifar =
         Channels = 3
         Height = side
         Width = side
-        Images = pixels
+        Images = Pixels.InMemory pixels
         Labels = labels
     }
 
@@ -237,12 +237,12 @@ module Cifar =
         |> Result.map List.rev
         |> Result.bind (fun sets ->
             let pixels, labels =
-                sets |> List.map _.Images |> Array.concat, sets |> List.map _.Labels |> Array.concat
+                sets |> List.map ImageSet.bytes |> Array.concat, sets |> List.map _.Labels |> Array.concat
 
             ImageSet.create layout.Folder (images family $"{family.Name} {name}" pixels labels)
         )
 
-    let private read (family: Family) (folder: string) : Result<Splits, Error> =
+    let private read (data: string) (family: Family) (folder: string) : Result<Splits, Error> =
         find family folder
         |> Result.bind (fun layout ->
             readAll family layout "train" layout.Files.Train
@@ -251,6 +251,7 @@ module Cifar =
                 |> Result.map (fun test -> {
                     Train = train
                     Test = test
+                    ClassNames = ClassNames.ofData data
                     Mean = family.Mean
                     Std = family.Std
                     Pad = 4
@@ -272,10 +273,10 @@ module Cifar =
             Error.fail Damaged what folder (fetch family + own)
 
     /// Reads CIFAR-10 files with any number of records, from a folder as for `load10`.
-    let read10 (folder: string) : Result<Splits, Error> = read cifar10 folder
+    let read10 (folder: string) : Result<Splits, Error> = read "cifar10" cifar10 folder
 
     /// Reads CIFAR-100 files with any number of records and their 100 fine labels.
-    let read100 (folder: string) : Result<Splits, Error> = read cifar100 folder
+    let read100 (folder: string) : Result<Splits, Error> = read "cifar100" cifar100 folder
 
     /// Loads all of CIFAR-10 from a folder that contains its files, or the folder its archive unpacks to.
     let load10 (folder: string) : Result<Splits, Error> = read10 folder |> Result.bind (whole cifar10 folder)

@@ -41,7 +41,7 @@ module Digits =
             Channels = 3
             Height = side
             Width = side
-            Images = Array.init (count * 3 * pixels) (pixel >> toByte)
+            Images = Pixels.InMemory(Array.init (count * 3 * pixels) (pixel >> toByte))
             Labels = Array.init count (fun i -> int planes[pixels * total + first + i])
         }
 
@@ -52,6 +52,7 @@ module Digits =
         {
             Train = part planes "train" 0 trainCount
             Test = part planes "test" trainCount testCount
+            ClassNames = ClassNames.ofData "digits"
             Mean = List.replicate 3 0.3078
             Std = List.replicate 3 0.3771
             Pad = 1

@@ -1,13 +1,31 @@
 namespace Ctkd.Fs
 
-/// Labelled images of one size, as bytes: `Images` is [count, channels, height, width], row-major.
+open Ctkd.Images
+
+/// Photographs in files, each of its own size.
+[<ReferenceEquality>]
+type Photos = {
+    Source: IPhotoSource
+    /// Bytes of each file.
+    Lengths: int64[]
+}
+
+/// Where the pixels of a set are.
+[<RequireQualifiedAccess>]
+type Pixels =
+    /// [count, channels, height, width], row-major.
+    | InMemory of byte[]
+    /// Decoded when they are needed, and cut to the set's height and width.
+    | InFiles of Photos
+
+/// Labelled images that a network sees in one size. Without labels each label is -1.
 type ImageSet = {
     Name: string
     Classes: int
     Channels: int
     Height: int
     Width: int
-    Images: byte[]
+    Images: Pixels
     Labels: int[]
 }
 
@@ -16,6 +34,8 @@ type ImageSet = {
 type Splits = {
     Train: ImageSet
     Test: ImageSet
+    /// Names of the classes in the order of the labels; empty where none are known.
+    ClassNames: string list
     Mean: float list
     Std: float list
     Pad: int
@@ -36,10 +56,32 @@ module ImageSet =
     /// Returns the number of bytes per image.
     let imageSize (set: ImageSet) : int = set.Channels * set.Height * set.Width
 
+    /// Returns the bytes of a set in memory; raises `ArgumentException` for photographs in files.
+    let bytes (set: ImageSet) : byte[] =
+        match set.Images with
+        | Pixels.InMemory bytes -> bytes
+        | Pixels.InFiles _ -> invalidArg (nameof set) $"the images of '{set.Name}' are files, not bytes in memory."
+
+    /// Whether the images have no labels.
+    let isUnlabelled (set: ImageSet) : bool = set.Labels.Length > 0 && Array.forall ((=) -1) set.Labels
+
+    /// Returns the fault of a set's pixels, if any.
+    let private mistakeOfPixels (set: ImageSet) : string option =
+        match set.Images with
+        | Pixels.InMemory bytes ->
+            let needed = int64 (count set) * int64 set.Channels * int64 set.Height * int64 set.Width
+
+            if int64 bytes.Length = needed then
+                None
+            else
+                Some $"{count set} images need {needed} bytes, it has {bytes.Length}"
+        | Pixels.InFiles photos when photos.Source.Count = count set && photos.Lengths.Length = count set -> None
+        | Pixels.InFiles photos -> Some $"it has {photos.Source.Count} files and {count set} labels"
+
     /// Returns the first fault of a set, if any.
     let private mistake (set: ImageSet) : string option =
-        let needed = int64 (count set) * int64 set.Channels * int64 set.Height * int64 set.Width
-        let outside = set.Labels |> Array.tryFindIndex (fun label -> label < 0 || label >= set.Classes)
+        let least = if isUnlabelled set then -1 else 0
+        let outside = set.Labels |> Array.tryFindIndex (fun label -> label < least || label >= set.Classes)
 
         if count set = 0 then
             Some "it holds no images"
@@ -47,12 +89,13 @@ module ImageSet =
             Some $"its number of classes is {set.Classes}, at least 2 are needed"
         elif List.min [ set.Channels; set.Height; set.Width ] < 1 then
             Some $"its images have the size {set.Channels} x {set.Height} x {set.Width}"
-        elif int64 set.Images.Length <> needed then
-            Some $"{count set} images need {needed} bytes, it has {set.Images.Length}"
         else
-            outside
-            |> Option.map (fun i ->
-                $"the label of record {i} (from 0) is {set.Labels[i]}, allowed are 0 to {set.Classes - 1}"
+            mistakeOfPixels set
+            |> Option.orElse (
+                outside
+                |> Option.map (fun i ->
+                    $"the label of record {i} (from 0) is {set.Labels[i]}, allowed are 0 to {set.Classes - 1}"
+                )
             )
 
     /// Returns the set if its sizes agree and its labels are in range; `where` is the path in messages.
@@ -66,16 +109,44 @@ module ImageSet =
 
     /// Returns the images at the given indices, in that order.
     let select (indices: int[]) (set: ImageSet) : ImageSet =
-        let size = imageSize set
-        let images = Array.zeroCreate<byte>(indices.Length * size)
-
-        indices |> Array.iteri (fun i index -> System.Array.Copy(set.Images, index * size, images, i * size, size))
+        let images =
+            match set.Images with
+            | Pixels.InMemory bytes ->
+                let size = imageSize set
+                let images = Array.zeroCreate<byte>(indices.Length * size)
+                indices |> Array.iteri (fun i index -> System.Array.Copy(bytes, index * size, images, i * size, size))
+                Pixels.InMemory images
+            | Pixels.InFiles photos ->
+                Pixels.InFiles {
+                    Source = SelectedSource(photos.Source, indices)
+                    Lengths = indices |> Array.map (fun index -> photos.Lengths[index])
+                }
 
         {
             set with
                 Images = images
                 Labels = indices |> Array.map (fun index -> set.Labels[index])
         }
+
+    /// Returns `number` images, spread evenly over the classes: the first ones of each, in the order of the set; all, if
+    /// there are fewer.
+    let subset (number: int) (set: ImageSet) : ImageSet =
+        if number < 1 then
+            invalidArg (nameof number) $"the number of images must be > 0, got {number}."
+
+        // The rank of each image within its class; all classes' first images come before the second ones.
+        let seen = System.Collections.Generic.Dictionary<int, int>()
+
+        let ranks =
+            set.Labels
+            |> Array.map (fun label ->
+                let rank = seen.GetValueOrDefault label
+                seen[label] <- rank + 1
+                rank
+            )
+
+        let chosen = Array.init (count set) id |> Array.sortBy (fun i -> ranks[i], i) |> Array.truncate number
+        select (Array.sort chosen) set
 
     /// Returns the first `number` images of each class (or all, if fewer), in the order of the set.
     let firstPerClass (number: int) (set: ImageSet) : ImageSet =
@@ -98,15 +169,14 @@ module ImageSet =
         match set.Channels with
         | 3 -> Some set
         | 1 ->
-            let images =
-                Array.init (3 * set.Images.Length) (fun i -> set.Images[i / (3 * plane) * plane + i % plane])
-
-            Some { set with Channels = 3; Images = images }
+            let grey = bytes set
+            let images = Array.init (3 * grey.Length) (fun i -> grey[i / (3 * plane) * plane + i % plane])
+            Some { set with Channels = 3; Images = Pixels.InMemory images }
         | _ -> None
 
     /// Computes mean and standard deviation of each channel over all pixels, for pixels from 0 to 1.
     let statistics (set: ImageSet) : (float * float) list =
-        let plane = set.Height * set.Width
+        let plane, bytes = set.Height * set.Width, bytes set
 
         let channel c =
             let counts = Array.zeroCreate<int64> 256
@@ -115,7 +185,7 @@ module ImageSet =
                 let start = (image * set.Channels + c) * plane
 
                 for pixel in start .. start + plane - 1 do
-                    counts[int set.Images[pixel]] <- counts[int set.Images[pixel]] + 1L
+                    counts[int bytes[pixel]] <- counts[int bytes[pixel]] + 1L
 
             let total = float (Array.sum counts)
 

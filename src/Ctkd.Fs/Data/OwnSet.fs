@@ -78,7 +78,7 @@ module OwnSet =
                 Channels = int c
                 Height = int h
                 Width = int w
-                Images = images.Bytes.ToArray()
+                Images = Pixels.InMemory(images.Bytes.ToArray())
                 Labels = Array.map narrow labels
             }
         | "U8", n :: _ when n <> labels.LongLength -> Error(wrong path $"it has {n} images and {labels.Length} labels")
@@ -86,7 +86,7 @@ module OwnSet =
 
     let private colour (path: string) (set: ImageSet) : Result<ImageSet, Error> =
         match ImageSet.toThreeChannels set with
-        | _ when set.Channels = 1 && set.Images.Length > Array.MaxLength / 3 ->
+        | _ when set.Channels = 1 && (ImageSet.bytes set).Length > Array.MaxLength / 3 ->
             Error(wrong path "its grey images take more than 2 GB with three channels")
         | Some colour -> Ok colour
         | None -> Error(wrong path $"its images have {set.Channels} channels, expected are 1 or 3")
@@ -191,6 +191,7 @@ module OwnSet =
             Ok {
                 Train = train
                 Test = test
+                ClassNames = []
                 Mean = mean
                 Std = std
                 Pad = defaultArg pad (min train.Height train.Width / 8)
@@ -244,7 +245,7 @@ module OwnSet =
                 Channels = channels
                 Height = height
                 Width = width
-                Images = Array.concat images
+                Images = Pixels.InMemory(Array.concat images)
                 Labels = labels
             }
             |> ImageSet.create name

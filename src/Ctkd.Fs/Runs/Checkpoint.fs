@@ -15,6 +15,8 @@ type ImagesSeen = {
 type CheckpointInfo = {
     Settings: Settings
     Classes: int
+    /// Names of the classes in the order of the outputs; empty where none are known.
+    ClassNames: string list
     Images: ImagesSeen
     /// SHA-256 of the training images and labels.
     DataHash: string
@@ -88,6 +90,7 @@ module Checkpoint =
             info.Step
             info.MetricLines
             info.Classes - 2
+            (if info.ClassNames.IsEmpty then 0 else -abs (info.Classes - info.ClassNames.Length))
             images.Height - 1
             images.Width - 1
         ]

@@ -141,8 +141,8 @@ module LoadedModel =
         Convert.ToHexStringLower(hash.GetHashAndReset())
 
     /// Computes a model's accuracy in the plan's precision and memory format, in batches of the given size.
-    let accuracyIn (batch: int) (plan: TrainingPlan) (model: Model) (weights: Tree) (set: DeviceSet) : Accuracy =
-        set |> Evaluate.accuracy batch (fun images -> (TrainingPlan.forward plan model false weights images).Logits)
+    let accuracyIn (batch: int) (plan: TrainingPlan) (model: Model) (weights: Tree) (feed: ImageFeed) : Accuracy =
+        feed |> Evaluate.accuracy batch (fun images -> (TrainingPlan.forward plan model false weights images).Logits)
 
     /// Checks that the model takes the data set's images and has its number of classes.
     let fits (data: Splits) (trained: LoadedModel) : Result<unit, Error> =
@@ -165,13 +165,13 @@ module LoadedModel =
                 let! data = Settings.loadData s
                 do! models |> List.traverseResultM (fits data) |> Result.map ignore
                 let plan = Settings.alone s models.Head.Model data device
-                let set = Augment.upload DType.Float32 device data.Mean data.Std data.Test
+                use feeds = Feeds.test s DType.Float32 device ignore data
 
                 let forward (trained: LoadedModel) =
                     let weights = TrainingPlan.format plan trained.Weights
                     TrainingPlan.forward plan trained.Model false weights
 
-                return body set (List.map forward models)
+                return body feeds.Test (List.map forward models)
             }
         )
 
@@ -225,15 +225,9 @@ module LoadedModel =
             s
             models
             (fun set forwards ->
-                let shown =
-                    forwards
-                    |> List.map (fun forward ->
-                        let struct (logits, pooled) = Evaluate.outputs s.Batch forward images set
-                        struct (rows logits, rows pooled)
-                    )
-
-                let labels = Tensor.toInt64s set.Labels |> Array.map int
-                shown, Array.truncate images labels
+                let seen = forwards |> List.map (fun forward -> Evaluate.outputs s.Batch forward images set)
+                let shown = seen |> List.map (fun seen -> struct (rows seen.Logits, rows seen.Pooled))
+                shown, seen.Head.Labels
             )
         |> Result.bind (fun (shown, labels) ->
             let isFinite = Array.forall (Array.forall Double.IsFinite)

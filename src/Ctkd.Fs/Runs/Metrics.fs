@@ -2,6 +2,8 @@ namespace Ctkd.Fs
 
 open System
 open System.IO
+open System.Text.Json
+open System.Text.Json.Nodes
 
 /// One line of a run's `metrics.jsonl`: the results of an epoch.
 type EpochMetrics = {
@@ -35,6 +37,8 @@ type EpochMetrics = {
     /// Training only: evaluation is not counted.
     ImagesPerSecond: float
     Seconds: float
+    /// Share of that time in which the step waited for photographs, in percent; absent where none are decoded.
+    Waited: float option
     /// A warning, in the first epoch that deserves it: a learned temperature is saturated.
     Warning: string option
 }
@@ -43,13 +47,15 @@ type EpochMetrics = {
 [<RequireQualifiedAccess>]
 module Metrics =
 
-    /// Returns the metrics of an epoch that has ended. It began or resumed at `firstStep` and trained for `seconds`.
+    /// Returns the metrics of an epoch that has ended. It began or resumed at `firstStep` and trained for `seconds`, in
+    /// which it `waited` for photographs, where it streams any.
     let ofEpoch
         (plan: TrainingPlan)
         (state: TrainState)
         (firstStep: int)
         (test: Accuracy)
         (seconds: float)
+        (waited: float option)
         : EpochMetrics =
         let epoch, means = state.Epoch, EpochSums.means state.Sums
         let share = float (state.Step - firstStep) / float state.Step
@@ -81,12 +87,26 @@ module Metrics =
             TestLoss = test.Loss
             ImagesPerSecond = share * float means.Images / max 1e-9 seconds
             Seconds = seconds
+            Waited = waited |> Option.map (fun waited -> 100.0 * waited / max 1e-9 seconds)
             Warning = range |> Option.bind (fun range -> Saturation.warning range temperatures)
         }
 
     /// Removes the warning where an earlier line of the run has one.
     let warnOnce (earlier: EpochMetrics list) (line: EpochMetrics) : EpochMetrics =
         if earlier |> List.exists _.Warning.IsSome then { line with Warning = None } else line
+
+    /// A line with the fields that those of earlier versions lack.
+    let private upToDate (line: string) : string =
+        try
+            match JsonNode.Parse line with
+            | :? JsonObject as json when not (json.ContainsKey "waited") ->
+                json["waited"] <- null
+                json.ToJsonString()
+            | _ -> line
+        with
+        // What is wrong with the line is told by its reader.
+        | :? JsonException
+        | :? ArgumentException -> line
 
     /// Lines that end with a line feed were written whole: one that cannot be read is of another version.
     let private parse (path: string) (text: string) : Result<EpochMetrics list, Error> =
@@ -101,7 +121,7 @@ module Metrics =
                 "use the version of ctkd that wrote the run, or start a new run"
 
         let readLine (number: int) (line: string) =
-            Json.read<EpochMetrics> path line |> Result.mapError (refused number)
+            Json.read<EpochMetrics> path (upToDate line) |> Result.mapError (refused number)
 
         let rec go number read lines =
             match lines with

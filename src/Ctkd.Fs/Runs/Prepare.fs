@@ -46,7 +46,9 @@ type Experiment = {
 type PreparedRun = {
     Settings: Settings
     Trainer: Trainer
-    Test: DeviceSet
+    /// Frees the threads that decode photographs.
+    Feeds: Feeds
+    ClassNames: string list
     Images: ImagesSeen
     /// The teacher's accuracy on the test images.
     Teacher: Accuracy option
@@ -58,8 +60,8 @@ type PreparedRun = {
 [<RequireQualifiedAccess>]
 module Prepare =
 
-    /// Images of an evaluation batch.
-    let evaluationBatch: int = 250
+    /// Images of an evaluation batch: fewer of large ones, whose maps take more memory.
+    let evaluationBatch (images: ImagesSeen) : int = if max images.Height images.Width > 64 then 64 else 250
 
     /// An experiment of which the settings name every part.
     let ofSettings (hooks: Hooks) (settings: Settings) : Experiment = {
@@ -263,10 +265,11 @@ module Prepare =
         (hooks: Hooks)
         (s: Settings)
         (plan: TrainingPlan)
-        (test: DeviceSet)
+        (images: ImagesSeen)
+        (test: ImageFeed)
         (teacher: LoadedModel)
         : Result<Accuracy, Error> =
-        let accuracy = LoadedModel.accuracyIn evaluationBatch plan teacher.Model teacher.Weights test
+        let accuracy = LoadedModel.accuracyIn (evaluationBatch images) plan teacher.Model teacher.Weights test
 
         if Double.IsFinite accuracy.Loss then
             hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
@@ -335,9 +338,6 @@ module Prepare =
             let! plan = Settings.plan known student pair data device |> Result.bind (withValues e data)
             do! checkAgent s plan data
             let plan = TrainingPlan.prepareTeacher plan
-            let upload = Augment.upload (TrainingPlan.dtype plan) device data.Mean data.Std
-            let test = upload data.Test
-
             if device <> Device.Cpu then
                 Engine.setDeterministic true
                 Engine.setTf32 s.Tf32
@@ -354,23 +354,29 @@ module Prepare =
             // Before the teacher is evaluated, which takes its time: the cache's folder may be unusable.
             let! options = TeacherMemory.options s teacherHash dataHash data plan
 
+            let images = {
+                Height = data.Train.Height
+                Width = data.Train.Width
+                Mean = data.Mean
+                Std = data.Std
+            }
+
+            let feeds = Feeds.create s (TrainingPlan.dtype plan) device hooks.Say data
+
             let! judged =
                 teacher
-                |> Option.traverseResult (judge hooks s plan test)
+                |> Option.traverseResult (judge hooks s plan images feeds.Test)
                 |> Result.teeError (fun _ ->
+                    (feeds :> IDisposable).Dispose()
                     options.Cache |> Option.iter (fun cache -> (cache :> IDisposable).Dispose())
                 )
 
             return {
                 Settings = s
-                Trainer = { Plan = plan; Teacher = options; Images = upload data.Train }
-                Test = test
-                Images = {
-                    Height = data.Train.Height
-                    Width = data.Train.Width
-                    Mean = data.Mean
-                    Std = data.Std
-                }
+                Trainer = { Plan = plan; Teacher = options; Images = feeds.Train.Value }
+                Feeds = feeds
+                ClassNames = data.ClassNames
+                Images = images
                 Teacher = judged
                 TeacherHash = teacherHash
                 DataHash = dataHash

@@ -34,6 +34,7 @@ module Run =
     let private info (run: PreparedRun) (state: TrainState) (top1: float) (lines: int) : CheckpointInfo = {
         Settings = run.Settings
         Classes = run.Trainer.Plan.Student.Classes
+        ClassNames = run.ClassNames
         Images = run.Images
         DataHash = run.DataHash
         Epoch = state.Epoch
@@ -97,9 +98,13 @@ module Run =
             Checkpoint = folder.Last
         }
 
-        let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
+        let batch = Prepare.evaluationBatch run.Images
+        let waited () = (ImageFeed.waited run.Trainer.Images).TotalSeconds
+        let told = ref 0
+
+        let complete (seconds: float) (waited: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = LoadedModel.accuracyIn Prepare.evaluationBatch plan plan.Student state.Student run.Test
+                let test = LoadedModel.accuracyIn batch plan plan.Student state.Student run.Feeds.Test
 
                 do!
                     if Double.IsFinite test.Loss && isSound state then
@@ -107,7 +112,8 @@ module Run =
                     else
                         Result.Error(diverged run.Settings folder state.Epoch state.Step "test loss")
 
-                let metrics = Metrics.ofEpoch plan state firstStep test seconds |> Metrics.warnOnce lines
+                let waited = if run.Trainer.Images.IsStreamed then Some waited else None
+                let metrics = Metrics.ofEpoch plan state firstStep test seconds waited |> Metrics.warnOnce lines
                 let better = test.Top1 > state.Best.Top1
                 let best = if better then { Epoch = state.Epoch; Top1 = test.Top1 } else state.Best
                 let next = TrainState.nextEpoch best state
@@ -118,6 +124,7 @@ module Run =
                 do! save folder.Last next lines
                 hooks.OnEpoch metrics
                 metrics.Warning |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+                told.Value <- Unreadable.say hooks.Say told.Value (ImageFeed.unreadable run.Trainer.Images)
                 return next, lines
             }
 
@@ -130,7 +137,7 @@ module Run =
             elif hooks.Stop() then
                 stopped state lines
             else
-                let watch = Stopwatch.StartNew()
+                let watch, before = Stopwatch.StartNew(), waited ()
 
                 let pause (state: TrainState) (steps: int) =
                     hooks.OnBatch state.Epoch state.Step steps
@@ -141,7 +148,7 @@ module Run =
                 | Stopped state when isSound state -> stopped state lines
                 | Stopped state -> Result.Error(diverged run.Settings folder state.Epoch state.Step "weights")
                 | Complete ended ->
-                    complete watch.Elapsed.TotalSeconds state.Step ended lines
+                    complete watch.Elapsed.TotalSeconds (waited () - before) state.Step ended lines
                     |> Result.bind (fun (next, lines) -> epochs steps next lines)
 
         try
@@ -156,6 +163,7 @@ module Run =
             finally
                 steps.Free()
         finally
+            (run.Feeds :> IDisposable).Dispose()
             run.Trainer.Teacher.Cache |> Option.iter (TeacherMemory.close hooks.Say)
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.

@@ -23,8 +23,13 @@ module Settings =
     /// CTKD's CIFAR-100 recipe for learning from labels alone, on the embedded digits for 30 epochs.
     let defaults: Settings = Field.defaults "" SettingsTable.all
 
-    /// Epochs that suit a data set: 30 for the small digits, 240 as published for the others.
-    let epochsFor (data: string) : int = if data = "digits" then 30 else 240
+    /// Epochs that suit a data set: 30 for the small digits, 100 for photographs, 240 as published for CIFAR.
+    let epochsFor (data: string) : int =
+        match data with
+        | "digits" -> 30
+        | "photos"
+        | "imagenet" -> 100
+        | _ -> 240
 
     /// The methods that a policy's authors combine it with: DTKD adds KD at tau, the others are used with KD.
     let methodsOf (policy: PolicyName) : string list =
@@ -49,16 +54,8 @@ module Settings =
                 WarmUp = (if dtkd || List.contains "dkd" names then 20 else 0)
         }
 
-    /// What keeps the settings of a published recipe from being run: parts that this version lacks.
-    let planned (s: Settings) : string list = [
-        if List.contains s.Data SettingsTable.plannedData then
-            $"the data set '{s.Data}' has no pipeline yet: choose another with --data"
-    ]
-
     /// Every mistake of the settings, each naming the field, its bound and the value.
     let mistakes (s: Settings) : string list = [
-        yield! planned s
-
         for field in SettingsTable.all do
             if field.For <> Audience.WithAgent then
                 yield! field.Kind.Mistakes (Field.label field) (Field.get field.Name s)
@@ -70,6 +67,12 @@ module Settings =
         if s.Mean.Length <> s.Std.Length then
             "mean and std must be given together, one number a channel"
         if s.Nesterov && s.Momentum = 0.0 then "nesterov needs a momentum > 0"
+        if s.Unlabelled && s.Data <> "photos" then
+            "unlabelled is for folders of photographs: --data DIR"
+        if s.Unlabelled && s.Teacher = "" then
+            "unlabelled needs a teacher: without labels there is nothing else to learn from"
+        if s.Subset > 0 && s.PerClass > 0 then
+            "subset and per-class say the same thing twice: give one of them"
     ]
 
     /// The settings, or all their mistakes as one error.
@@ -91,7 +94,7 @@ module Settings =
                 Student = known Zoo.names defaults.Student s.Student
                 Teacher = if s.Teacher = "" then "" else known Zoo.names defaults.Student s.Teacher
                 TeacherWeights = if s.Teacher <> "" && s.TeacherWeights = "" then "a value" else s.TeacherWeights
-                Data = known (Datasets.names @ SettingsTable.plannedData) defaults.Data s.Data
+                Data = known Datasets.names defaults.Data s.Data
                 Policy = if s.Policy.IsOwn then defaults.Policy else s.Policy
                 Methods =
                     if s.Methods.Keys |> Seq.forall (fun name -> List.contains name methods) then
@@ -113,21 +116,37 @@ module Settings =
         else
             Ok {
                 data with
-                    Train = (if s.PerClass = 0 then data.Train else ImageSet.firstPerClass s.PerClass data.Train)
+                    Train =
+                        (if s.PerClass > 0 then ImageSet.firstPerClass s.PerClass data.Train
+                         elif s.Subset > 0 then ImageSet.subset s.Subset data.Train
+                         else data.Train)
+                    Test = (if s.Subset > 0 then ImageSet.subset s.Subset data.Test else data.Test)
                     Mean = (if s.Mean.IsEmpty then data.Mean else s.Mean)
                     Std = (if s.Std.IsEmpty then data.Std else s.Std)
             }
 
     /// The data set of the settings, with their normalisation and number of images per class.
     let loadData (s: Settings) : Result<Splits, Error> =
-        Datasets.load s.Data (if s.DataDir = "" then None else Some s.DataDir) |> Result.bind (adjust s)
+        let options = {
+            Size = s.Size
+            ValSplit = s.ValSplit
+            Seed = s.Seed
+            Unlabelled = s.Unlabelled
+        }
+
+        Datasets.loadWith options s.Data (if s.DataDir = "" then None else Some s.DataDir) |> Result.bind (adjust s)
 
     /// SHA-256 of a data set's training images and labels: a run resumes only with the data that it began with.
     let fingerprint (data: Splits) : string =
         use hash =
             Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
 
-        hash.AppendData data.Train.Images
+        match data.Train.Images with
+        | Pixels.InMemory bytes -> hash.AppendData bytes
+        | Pixels.InFiles photos ->
+            for i in 0 .. photos.Source.Count - 1 do
+                hash.AppendData(Text.Encoding.UTF8.GetBytes $"{photos.Source.Name i}\n{photos.Lengths[i]}\n")
+
         hash.AppendData(data.Train.Labels |> Array.collect BitConverter.GetBytes)
         Convert.ToHexStringLower(hash.GetHashAndReset())
 
@@ -188,6 +207,7 @@ module Settings =
         Batch = s.Batch
         DropLast = s.DropLast
         TrainImages = ImageSet.count data.Train
+        Unlabelled = s.Unlabelled
         Seed = s.Seed
         Pad = data.Pad
         Flip = data.Flip
@@ -212,7 +232,8 @@ module Settings =
             |> distillers s
             |> Result.map (fun distillers -> {
                 alone with
-                    CrossEntropy = Schedule.constant s.CrossEntropy
+                    // The teacher's own choice is no label.
+                    CrossEntropy = Schedule.constant (if s.Unlabelled then 0.0 else s.CrossEntropy)
                     Distillation =
                         Some { Model = model; Weights = weights; Policy = policy s; Distillers = distillers }
             })

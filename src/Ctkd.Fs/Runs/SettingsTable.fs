@@ -31,6 +31,15 @@ type Settings = {
     Mean: float list
     Std: float list
     PerClass: int
+    /// Height and width of photographs as the networks see them.
+    Size: int
+    CropArea: float
+    ValSplit: float
+    Subset: int
+    /// Whether the training images have no labels.
+    Unlabelled: bool
+    DecodeThreads: int
+    DecodedGb: float
     Epochs: int
     Batch: int
     DropLast: bool
@@ -84,9 +93,6 @@ module SettingsTable =
     /// The precisions of runs; float64 is for reference numbers.
     let precisions: string list = [ Names.name F32; Names.name Bf16 ]
 
-    /// Data sets that recipes name and that cannot be loaded yet.
-    let plannedData: string list = [ "imagenet" ]
-
     /// The learning rate's milestones at 5/8, 6/8 and 7/8 of a run: 150, 180, 210 of 240, as the papers have them.
     let milestones (epochs: int) : int list =
         [ 5L; 6L; 7L ]
@@ -117,8 +123,8 @@ module SettingsTable =
             |> Field.yours
             |> Field.mayChange
 
-            any "data NAME" (nameof s.Data) (nameOf "data set" false (Datasets.names @ plannedData)) "digits"
-            |> Field.means $"data set, one of {listed Datasets.names}"
+            any "data NAME" (nameof s.Data) (nameOf "data set" false Datasets.names) "digits"
+            |> Field.means $"data set, one of {listed Datasets.names}, or a folder of photographs: short for photos with --data-dir"
 
             any "data-dir DIR" (nameof s.DataDir) text ""
             |> Field.means "folder (or file) of the data set; digits need none"
@@ -138,6 +144,43 @@ module SettingsTable =
             any "per-class COUNT" (nameof s.PerClass) (count 0) 0
             |> Field.means "train on the first COUNT images of each class only, 0 for all"
             |> Field.yours
+
+            any "size PIXELS" (nameof s.Size) (whole 8 4096) 224
+            |> Field.means "photos: height and width of the images as the networks see them"
+            |> Field.isNew
+
+            any "crop-area SHARE" (nameof s.CropArea) (number positiveShare) 0.08
+            |> Field.means "photos: the smallest share of a picture's area that a random crop takes, in (0, 1]"
+            |> Field.isNew
+
+            any "val-split SHARE" (nameof s.ValSplit) (number share) 0.0
+            |> Field.means
+                "photos: the share of each class that is held out for the test, by --seed, where DIR has no val folder"
+            |> Field.by "0.1 there"
+            |> Field.yours
+            |> Field.isNew
+
+            any "subset COUNT" (nameof s.Subset) (count 0) 0
+            |> Field.means "train on COUNT images, spread evenly over the classes, and test on at most as many; 0 for all"
+            |> Field.yours
+            |> Field.isNew
+
+            taught "unlabelled" (nameof s.Unlabelled) switch false
+            |> Field.means "photos: the training images have no labels, the student learns from the teacher's outputs alone"
+            |> Field.isNew
+
+            any "decode-threads COUNT" (nameof s.DecodeThreads) (whole 0 1024) 0
+            |> Field.means "photos: threads that decode; results do not depend on it"
+            |> Field.by "one a core"
+            |> Field.yours
+            |> Field.mayChange
+            |> Field.isNew
+
+            any "decoded-gb SIZE" (nameof s.DecodedGb) (number atLeast0) 1.0
+            |> Field.means "photos: keep decoded training images up to so many 10^9 bytes, so that small sets are decoded once"
+            |> Field.yours
+            |> Field.mayChange
+            |> Field.isNew
 
             any "epochs COUNT" (nameof s.Epochs) (count 1) 30
             |> Field.means "passes over the training images"
@@ -279,12 +322,14 @@ module SettingsTable =
         try
             match JsonNode.Parse text with
             | :? JsonObject as holder ->
-                match holder["settings"] with
-                | :? JsonObject as settings when
-                    all |> List.filter _.IsNew |> List.map (add settings) |> List.contains true
-                    ->
-                    holder.ToJsonString()
-                | _ -> text
+                let added =
+                    match holder["settings"] with
+                    | :? JsonObject as settings -> all |> List.filter _.IsNew |> List.map (add settings)
+                    | _ -> []
+
+                let lacksNames = not (holder.ContainsKey "classNames")
+                if lacksNames then holder["classNames"] <- JsonArray()
+                if lacksNames || List.contains true added then holder.ToJsonString() else text
             | _ -> text
         with
         // What is wrong with the text is told by its reader.

@@ -43,18 +43,24 @@ type Evaluation = {
 module Evaluate =
     let private wide: Tensor -> Tensor = Tensor.toType DType.Float64
 
-    /// Runs the body on each batch of a set; it must accumulate its results on the device.
-    let private batches (batch: int) (set: DeviceSet) (body: Batch -> unit) : unit =
-        if batch < 1 then
-            invalidArg (nameof batch) $"a batch must hold at least 1 image, got {batch}."
+    /// Runs the body on each batch of the images; it must accumulate its results on the device. Returns the number of
+    /// images seen.
+    let private batches (batch: int) (feed: ImageFeed) (body: Batch -> unit) : int =
+        let mutable seen = 0
 
-        let count = Augment.count set
+        ImageFeed.each
+            batch
+            System.Int32.MaxValue
+            feed
+            (fun images ->
+                body images
+                seen <- seen + Tensor.size 0 images.Labels
+            )
 
-        for start in 0..batch .. count - 1 do
-            Tensor.scoped (fun () -> Augment.plain start (min count (start + batch)) set |> body)
+        seen
 
-    let private sums (set: DeviceSet) (count: int) : Tensor =
-        Tensor.zeros DType.Float64 (Tensor.device set.Images) [| int64 count |]
+    let private sums (feed: ImageFeed) (count: int) : Tensor =
+        Tensor.zeros DType.Float64 (ImageFeed.device feed) [| int64 count |]
 
     /// Adds a batch to the sums of `accuracy`; returns which images are correct, as 1 and 0.
     let private count (sums: Tensor) (labels: Tensor) (logits: Tensor) : Tensor =
@@ -75,14 +81,16 @@ module Evaluate =
             Loss = sums[2] / float images
         }
 
-    /// Computes the accuracy of `forward` (images to logits) over the set, in batches of `batch`. Waits for the device
+    /// Computes the accuracy of `forward` (images to logits) over the images, in batches of `batch`. Waits for the device
     /// once.
-    let accuracy (batch: int) (forward: Tensor -> Tensor) (set: DeviceSet) : Accuracy =
+    let accuracy (batch: int) (forward: Tensor -> Tensor) (feed: ImageFeed) : Accuracy =
         Autograd.noGrad (fun () ->
             Tensor.scoped (fun () ->
-                let sums = sums set 3
-                batches batch set (fun seen -> forward seen.Images |> count sums seen.Labels |> ignore)
-                ofSums (Augment.count set) sums
+                let sums = sums feed 3
+
+                let images = batches batch feed (fun seen -> forward seen.Images |> count sums seen.Labels |> ignore)
+
+                ofSums images sums
             )
         )
 
@@ -93,41 +101,40 @@ module Evaluate =
     /// <param name="batch">Images per forward pass.</param>
     /// <param name="teacher">Maps images to the teacher's logits, if there is a teacher.</param>
     /// <param name="forward">Maps images to the model's logits, [batch, classes].</param>
-    /// <param name="set">The images and their labels.</param>
+    /// <param name="feed">The images and their labels.</param>
     /// <returns>The means over the images of the set.</returns>
     let fully
         (batch: int)
         (teacher: (Tensor -> Tensor) option)
         (forward: Tensor -> Tensor)
-        (set: DeviceSet)
+        (feed: ImageFeed)
         : Evaluation =
         Autograd.noGrad (fun () ->
             Tensor.scoped (fun () ->
-                let sums, likeness = sums set 3, sums set 2
-                let calibration = Calibration.start (Tensor.device set.Images)
+                let sums, likeness = sums feed 3, sums feed 2
+                let calibration = Calibration.start (ImageFeed.device feed)
 
-                batches
-                    batch
-                    set
-                    (fun seen ->
-                        let logits = forward seen.Images
-                        let correct = count sums seen.Labels logits
-                        let confidence = wide logits |> Tensor.softmax 1 |> Tensor.maxOver 1
-                        Calibration.add confidence correct calibration
+                let images =
+                    batches
+                        batch
+                        feed
+                        (fun seen ->
+                            let logits = forward seen.Images
+                            let correct = count sums seen.Labels logits
+                            let confidence = wide logits |> Tensor.softmax 1 |> Tensor.maxOver 1
+                            Calibration.add confidence correct calibration
 
-                        teacher
-                        |> Option.iter (fun teacher ->
-                            let other = teacher seen.Images
+                            teacher
+                            |> Option.iter (fun teacher ->
+                                let other = teacher seen.Images
 
-                            let agreed = Tensor.eq (Tensor.argMax 1 other) (Tensor.argMax 1 logits) |> wide
+                                let agreed = Tensor.eq (Tensor.argMax 1 other) (Tensor.argMax 1 logits) |> wide
 
-                            let divergence = Loss.kl (wide other) (wide logits)
+                                let divergence = Loss.kl (wide other) (wide logits)
 
-                            Tensor.stack 0 [ Tensor.sum agreed; Tensor.sum divergence ] |> Tensor.addInto likeness
+                                Tensor.stack 0 [ Tensor.sum agreed; Tensor.sum divergence ] |> Tensor.addInto likeness
+                            )
                         )
-                    )
-
-                let images = Augment.count set
 
                 let likeness () =
                     let sums = Tensor.toFloats likeness
@@ -142,30 +149,44 @@ module Evaluate =
             )
         )
 
-    /// Returns a model's outputs for the first images of a set: logits [images, classes] and pooled features [images,
-    /// D], in float64 on the device.
-    let outputs (batch: int) (forward: Tensor -> Outputs) (images: int) (set: DeviceSet) : struct (Tensor * Tensor) =
-        let images = min images (Augment.count set)
+    /// What `outputs` returns.
+    type Shown = {
+        /// [images, classes], float64.
+        Logits: Tensor
+        /// [images, D], float64.
+        Pooled: Tensor
+        Labels: int[]
+    }
 
-        let all =
-            Autograd.noGrad (fun () ->
-                Tensor.scopeWith
-                    Seq.ofList
-                    (fun () ->
-                        let seen =
-                            [ 0..batch .. images - 1 ]
-                            |> List.map (fun start ->
-                                Tensor.scopeWith
-                                    Seq.ofList
-                                    (fun () ->
-                                        let stop = min images (start + batch)
-                                        let outputs = forward (Augment.plain start stop set).Images
-                                        [ wide outputs.Logits; wide outputs.Pooled ]
-                                    )
-                            )
+    /// Returns a model's outputs for the first images and their labels. Waits for the device.
+    let outputs (batch: int) (forward: Tensor -> Outputs) (images: int) (feed: ImageFeed) : Shown =
+        let logits, pooled, labels = ResizeArray<Tensor>(), ResizeArray<Tensor>(), ResizeArray<int[]>()
 
-                        [ 0; 1 ] |> List.map (fun i -> seen |> List.map (List.item i) |> Tensor.cat 0)
-                    )
-            )
+        Autograd.noGrad (fun () ->
+            Tensor.scopeWith
+                (fun shown -> [ shown.Logits; shown.Pooled ])
+                (fun () ->
+                    ImageFeed.each
+                        batch
+                        images
+                        feed
+                        (fun seen ->
+                            let outputs = forward seen.Images
+                            let keep x = Tensor.unscoped Seq.singleton (fun () -> wide x)
+                            logits.Add(keep outputs.Logits)
+                            pooled.Add(keep outputs.Pooled)
+                            labels.Add(Tensor.toInt64s seen.Labels |> Array.map int)
+                        )
 
-        struct (all[0], all[1])
+                    let joined (parts: Tensor seq) =
+                        let whole = Tensor.cat 0 (List.ofSeq parts)
+                        parts |> Seq.iter Tensor.free
+                        whole
+
+                    {
+                        Logits = joined logits
+                        Pooled = joined pooled
+                        Labels = Array.concat labels
+                    }
+                )
+        )

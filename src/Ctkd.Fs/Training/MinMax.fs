@@ -73,6 +73,7 @@ module MinMax =
     /// between steps, so it can be recorded once and replayed (`RecordedSteps`). Parameters as in `losses`.
     let update plan (values: EpochValues) (clock: Tensor) (state: TrainState) (input: StepInput) : unit =
         Tensor.scoped (fun () ->
+            let input = TeacherOutputs.labelled plan input
             let losses = losses plan values clock state input
             let leaves, velocities = Tree.leaves state.Trained, Tree.leaves state.Velocity
             // The temperature's leaves are the last ones.

@@ -12,6 +12,7 @@ module RecordedSteps =
     /// The inputs of the recorded step besides the state and the images.
     [<NoComparison; NoEquality>]
     type private Inputs = {
+        Images: DeviceSet
         Order: EpochOrder
         Values: EpochValues
         /// Batches of the epoch that are done: int64 [].
@@ -31,6 +32,11 @@ module RecordedSteps =
             Some "the policy's agent learns and decides from the host"
         else
             None
+
+    /// The images and their order; a bug where they are streamed.
+    let private resident (parts: EpochParts) : DeviceSet * EpochOrder =
+        parts.Images.Resident
+        |> Option.defaultWith (fun () -> invalidOp "steps on streamed images cannot be recorded.")
 
     /// Whether the teacher runs within the step.
     let private runsWithin (options: TeacherOptions) : bool = options.Ahead = 1 && options.Cache.IsNone
@@ -57,9 +63,10 @@ module RecordedSteps =
             (tensors >> Seq.ofList)
             (fun () ->
                 let parts = Train.parts trainer state
+                let set, order = resident parts
 
                 let buffer () =
-                    let rows = min parts.Teacher.Span (Augment.count trainer.Images)
+                    let rows = min parts.Teacher.Span parts.Images.Count
 
                     try
                         parts.Teacher.OutputsAt 0 |> Option.map (Outputs.map (zerosLike rows))
@@ -67,7 +74,8 @@ module RecordedSteps =
                         parts.Teacher.Free()
 
                 {
-                    Order = parts.Order
+                    Images = set
+                    Order = order
                     Values = parts.Values
                     Clock = zero ()
                     First = zero ()
@@ -77,7 +85,7 @@ module RecordedSteps =
 
     /// Writes the values of a state's epoch to the inputs' addresses.
     let private write (inputs: Inputs) (parts: EpochParts) (step: int) : unit =
-        List.iter2 Tensor.copyInto (Augment.tensors inputs.Order) (Augment.tensors parts.Order)
+        List.iter2 Tensor.copyInto (Augment.tensors inputs.Order) (Augment.tensors(snd (resident parts)))
         List.iter2 Tensor.copyInto (EpochValues.tensors inputs.Values) (EpochValues.tensors parts.Values)
         Tensor.fillInto inputs.Clock (float step)
 
@@ -97,7 +105,7 @@ module RecordedSteps =
     let private inputAt (trainer: Trainer) (inputs: Inputs) : StepInput =
         let plan = trainer.Plan
         let positions = Tensor.mulInt plan.Batch inputs.Clock + Tensor.arange plan.Device plan.Batch
-        let batch = Augment.at plan.Pad inputs.Order positions trainer.Images
+        let batch = Augment.at plan.Pad inputs.Order positions inputs.Images
 
         match inputs.Buffer with
         | None -> TeacherOutputs.ofBatch plan batch
@@ -175,7 +183,7 @@ module RecordedSteps =
                     let start = state.Step * trainer.Plan.Batch
                     let first = start / parts.Teacher.Span * parts.Teacher.Span
 
-                    if start + trainer.Plan.Batch > Augment.count trainer.Images then
+                    if start + trainer.Plan.Batch > ImageFeed.count trainer.Images then
                         Train.workOf trainer parts state
                     else
                         if inputs.Buffer.IsSome && filled.Value <> first then
@@ -198,12 +206,13 @@ module RecordedSteps =
             say $"warning: the steps are not recorded as a CUDA graph but asked for one by one: {why}"
             Train.fromHost trainer
 
-        if not (Engine.records device) then
+        // Photographs are decoded on the host in every step.
+        if not (Engine.records device) || trainer.Images.IsStreamed then
             Train.fromHost trainer
         else
             match obstacle trainer.Plan with
             | Some why -> instead why
-            | None when Augment.count trainer.Images < trainer.Plan.Batch -> instead "the set has no full batch"
+            | None when ImageFeed.count trainer.Images < trainer.Plan.Batch -> instead "the set has no full batch"
             | None ->
                 match record (onDevice device) trainer state with
                 | Ok steps -> steps

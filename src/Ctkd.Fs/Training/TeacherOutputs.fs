@@ -27,7 +27,7 @@ type Trainer = {
     Plan: TrainingPlan
     Teacher: TeacherOptions
     /// The training images.
-    Images: DeviceSet
+    Images: ImageFeed
 }
 
 /// The steps of one epoch with the teacher's outputs.
@@ -73,6 +73,14 @@ module TeacherOutputs =
         Teacher = ofImages plan batch.Images
     }
 
+    /// The input with labels: without any, the class that the teacher finds most likely stands for an image's label.
+    let labelled (plan: TrainingPlan) (input: StepInput) : StepInput =
+        match input.Teacher with
+        | Some teacher when plan.Unlabelled ->
+            let batch = { input.Batch with Labels = Tensor.argMax 1 teacher.Logits }
+            { input with Batch = batch }
+        | _ -> input
+
     /// Rows repeated up to a size.
     let private filled (size: int) (x: Tensor) : Tensor =
         let count = Tensor.size 0 x
@@ -99,15 +107,14 @@ module TeacherOutputs =
 
     /// Pooled features of positions of the epoch, cached, or computed and then cached: [positions, D]. Features and not
     /// logits, because the classifier's product gives a row other last bits at another place of the batch.
-    let private recall (trainer: Trainer) cache (size: int) order (positions: int[]) : Tensor =
-        let plan = trainer.Plan
-        let variants = positions |> Array.map (fun position -> order.Variants[position])
+    let private recall (plan: TrainingPlan) cache (size: int) (images: EpochImages) (positions: int[]) : Tensor =
+        let variants = positions |> Array.map (fun position -> images.Variants[position])
         let width = cache.Width
         let features = Array.zeroCreate<float32>(positions.Length * width)
 
         for missing in TeacherCache.read cache variants features |> Array.chunkBySize size do
             Tensor.scoped (fun () ->
-                let batch = Augment.pick plan.Pad order (Array.map (Array.get positions) missing) trainer.Images
+                let batch = images.Pick(Array.map (Array.get positions) missing)
 
                 let computed = evenly plan size batch.Images |> Option.get
                 let rows = Tensor.toSingles computed.Pooled
@@ -157,19 +164,18 @@ module TeacherOutputs =
             Tensor.slice 0 (start - span.First) (stop - span.First)
 
     /// <summary>The steps of an epoch with the teacher's outputs.</summary>
-    /// <param name="trainer">Plan, images, and how the teacher works.</param>
-    /// <param name="order">The epoch's order and cuts.</param>
-    let epoch (trainer: Trainer) (order: EpochOrder) : TeacherEpoch =
-        let { Plan = plan; Teacher = options; Images = set } = trainer
-
+    /// <param name="plan">The plan, with its teacher prepared.</param>
+    /// <param name="options">How the teacher works.</param>
+    /// <param name="shown">The epoch's images.</param>
+    let epoch (plan: TrainingPlan) (options: TeacherOptions) (shown: EpochImages) : TeacherEpoch =
         if options.Ahead < 1 then
-            invalidArg (nameof trainer) $"the teacher must run 1 or more steps ahead, got {options.Ahead}."
+            invalidArg (nameof options) $"the teacher must run 1 or more steps ahead, got {options.Ahead}."
 
-        let total = Augment.count set
+        let total = shown.Count
         let size = options.Ahead * plan.Batch
 
         let images first stop =
-            let batch = Augment.batch plan.Pad order first stop set
+            let batch = shown.Batch first stop
 
             {
                 First = first
@@ -179,7 +185,7 @@ module TeacherOutputs =
             }
 
         let cached cache first stop =
-            let outputs () = recall trainer cache size order [| first .. stop - 1 |] |> classify plan size
+            let outputs () = recall plan cache size shown [| first .. stop - 1 |] |> classify plan size
 
             {
                 First = first
@@ -192,7 +198,7 @@ module TeacherOutputs =
             match options.Cache with
             | None -> size, images
             | Some _ when readsMaps plan ->
-                invalidArg (nameof trainer) "cached features are not enough: a distiller reads the teacher's maps."
+                invalidArg (nameof options) "cached features are not enough: a distiller reads the teacher's maps."
             | Some cache -> window * size, cached cache
 
         let current: Span option ref = ref None
@@ -227,9 +233,12 @@ module TeacherOutputs =
                         Batch =
                             match span.Batch with
                             | Some batch -> Batch.map (part span start stop) batch
-                            | None -> Augment.batch plan.Pad order start stop set
+                            | None -> shown.Batch start stop
                         Teacher = span.Teacher |> Option.map (Outputs.map (part span start stop))
                     }
             OutputsAt = fun step -> (spanOf step).Teacher
-            Free = free
+            Free =
+                fun () ->
+                    free ()
+                    shown.Free()
         }

@@ -10,9 +10,9 @@ type EpochEnd =
     /// A term was not finite in a step (from 1).
     | Broke of step: int * term: string
 
-/// What an epoch brings: its numbers, its order and cuts, and the teacher's outputs.
+/// What an epoch brings: its numbers, its images in order and cut, and the teacher's outputs.
 [<NoComparison; NoEquality>]
-type EpochParts = { Values: EpochValues; Order: EpochOrder; Teacher: TeacherEpoch }
+type EpochParts = { Values: EpochValues; Images: EpochImages; Teacher: TeacherEpoch }
 
 /// The steps of one epoch.
 [<NoComparison; NoEquality>]
@@ -54,28 +54,30 @@ module Train =
 
     /// Batches of an epoch; the last may be shorter, where the plan does not drop it.
     let stepsPerEpoch (trainer: Trainer) : int =
-        let images, plan = Augment.count trainer.Images, trainer.Plan
+        let images, plan = ImageFeed.count trainer.Images, trainer.Plan
         if plan.DropLast then images / plan.Batch else (images + plan.Batch - 1) / plan.Batch
 
     /// The parts of the epoch that a state begins or resumes. They live in the caller's scope.
     let parts (trainer: Trainer) (state: TrainState) : EpochParts =
         let plan = trainer.Plan
         let rng = Rng.ofSeed plan.Seed |> Rng.split "augmentation"
-        let order = Augment.shuffle rng state.Epoch plan.Pad plan.Flip trainer.Images
+        let images = ImageFeed.epoch rng state.Epoch plan.Pad plan.Flip trainer.Images
 
-        let shown =
-            match TrainingPlan.agent plan with
-            | None -> trainer.Images
-            | Some agent -> agent.Images state.Agent state.Epoch state.Step trainer.Images
+        let shown, options =
+            match TrainingPlan.agent plan, images.Resident with
+            | Some agent, Some(set, order) ->
+                let mixed = agent.Images state.Agent state.Epoch state.Step set
+                // Cached features are those of the images as they are.
+                let isChanged = not (obj.ReferenceEquals(mixed.Images, set.Images))
 
-        // Cached features are those of the images as they are.
-        let isChanged = not (obj.ReferenceEquals(shown.Images, trainer.Images.Images))
-        let options = if isChanged then { trainer.Teacher with Cache = None } else trainer.Teacher
+                ImageFeed.ordered plan.Pad order mixed,
+                (if isChanged then { trainer.Teacher with Cache = None } else trainer.Teacher)
+            | _ -> images, trainer.Teacher
 
         {
             Values = EpochValues.create plan state.Epoch
-            Order = order
-            Teacher = TeacherOutputs.epoch { trainer with Images = shown; Teacher = options } order
+            Images = shown
+            Teacher = TeacherOutputs.epoch plan options shown
         }
 
     /// The work of a state's next step, from the parts of its epoch.
@@ -101,10 +103,10 @@ module Train =
         if plan.Batch < 1 then
             invalidArg (nameof trainer) $"a batch must hold at least 1 image, got {plan.Batch}."
 
-        if plan.Distillation.IsSome && Augment.count images > plan.TrainImages then
+        if plan.Distillation.IsSome && ImageFeed.count images > plan.TrainImages then
             invalidArg
                 (nameof trainer)
-                $"the plan is for {plan.TrainImages} training images, the set has {Augment.count images}."
+                $"the plan is for {plan.TrainImages} training images, the set has {ImageFeed.count images}."
 
     /// <summary>Runs the rest of a state's epoch. Invalidates the state; continue with the returned one.</summary>
     /// <param name="steps">The steps of the run: plan, images, and how they are done.</param>

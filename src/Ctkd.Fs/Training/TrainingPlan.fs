@@ -40,6 +40,8 @@ type TrainingPlan = {
     DropLast: bool
     /// Number of training images, or more: T of each is kept until the epoch's end.
     TrainImages: int
+    /// Whether the training images have no labels: those of a batch are then the teacher's choices.
+    Unlabelled: bool
     Seed: int
     /// Pixels of padding on each side before the random crop.
     Pad: int

@@ -17,14 +17,14 @@ let private set: ImageSet =
     {
         square with
             Width = 4
-            Images = Array.truncate (12 * 3 * 5 * 4) square.Images
+            Images = Pixels.InMemory(Array.truncate (12 * 3 * 5 * 4) (ImageSet.bytes square))
     }
 
 /// Runs the property on the set in float64 on the device.
 let private withSet (property: DeviceSet -> unit) : unit =
     Tensor.scoped (fun () -> property (Augment.upload DType.Float64 Device.Cpu mean std set))
 
-let private pixels: Dense = { Shape = [ 12; 3; 5; 4 ]; Values = Array.map float set.Images }
+let private pixels: Dense = { Shape = [ 12; 3; 5; 4 ]; Values = Array.map float (ImageSet.bytes set) }
 
 let private normalised (channel: int) (pixel: float) : float = (pixel / 255.0 - mean[channel]) / std[channel]
 

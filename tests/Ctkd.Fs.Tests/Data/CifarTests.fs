@@ -75,9 +75,9 @@ let private writePython100 (folder: string) : unit =
 
 let private isTen (splits: Splits) : unit =
     Must.equal (Array.ofList (List.concat batches)) splits.Train.Labels
-    Must.equal (Array.concat (batches |> List.mapi images |> List.concat)) splits.Train.Images
+    Must.equal (Array.concat (batches |> List.mapi images |> List.concat)) (ImageSet.bytes splits.Train)
     Must.equal (Array.ofList test10) splits.Test.Labels
-    Must.equal (Array.concat (images 9 test10)) splits.Test.Images
+    Must.equal (Array.concat (images 9 test10)) (ImageSet.bytes splits.Test)
 
     Must.equal (10, 3, 32, 32) (splits.Train.Classes, splits.Train.Channels, splits.Train.Height, splits.Test.Width)
 
@@ -86,9 +86,9 @@ let private isTen (splits: Splits) : unit =
 
 let private isHundred (splits: Splits) : unit =
     Must.equal (Array.ofList train100) splits.Train.Labels
-    Must.equal (Array.concat (images 1 train100)) splits.Train.Images
+    Must.equal (Array.concat (images 1 train100)) (ImageSet.bytes splits.Train)
     Must.equal (Array.ofList test100) splits.Test.Labels
-    Must.equal (Array.concat (images 2 test100)) splits.Test.Images
+    Must.equal (Array.concat (images 2 test100)) (ImageSet.bytes splits.Test)
     Must.equal (100, 4, true) (splits.Train.Classes, splits.Pad, splits.Flip)
     Must.equal [ 0.5071; 0.4867; 0.4408 ] splits.Mean
     Must.equal [ 0.2675; 0.2565; 0.2761 ] splits.Std

@@ -17,7 +17,7 @@ let private grey: ImageSet = {
     Channels = 1
     Height = 2
     Width = 2
-    Images = Array.init 24 (fun i -> byte (i * 10))
+    Images = Pixels.InMemory(Array.init 24 (fun i -> byte (i * 10)))
     Labels = [| 2; 0; 2; 1; 2; 0 |]
 }
 
@@ -98,7 +98,7 @@ let private subsetGen =
                 Classes = 5
                 Height = 1
                 Width = 1
-                Images = images
+                Images = Pixels.InMemory images
                 Labels = Array.ofList labels
         }
 
@@ -111,7 +111,7 @@ let tests =
             Must.equal (Ok grey) (ImageSet.create "x" grey)
 
             let wrong = [
-                { grey with Labels = [||]; Images = [||] }, "no images"
+                { grey with Labels = [||]; Images = Pixels.InMemory [||] }, "no images"
                 { grey with Classes = 1 }, "number of classes is 1"
                 { grey with Height = 0 }, "1 x 0 x 2"
                 { grey with Width = 3 }, "36 bytes, it has 24"
@@ -129,7 +129,8 @@ let tests =
         test "the first images of each class are taken in the order of the set" {
             let two = ImageSet.firstPerClass 2 grey
             Must.equal [| 2; 0; 2; 1; 0 |] two.Labels
-            Must.equal (Array.append grey.Images[..15] grey.Images[20..]) two.Images
+            let bytes = ImageSet.bytes grey
+            Must.equal (Array.append bytes[..15] bytes[20..]) (ImageSet.bytes two)
             Must.equal grey (ImageSet.firstPerClass 3 grey)
             Must.throw<ArgumentException>(fun () -> ImageSet.firstPerClass 0 grey |> ignore) |> ignore
         }
@@ -143,13 +144,13 @@ let tests =
                 let expected = set.Labels |> Array.countBy id |> Array.map (fun (label, n) -> label, min n number)
 
                 Must.equal (Set.ofArray expected) (Set.ofArray (Array.countBy id subset.Labels))
-                Must.equal subset.Labels [| for image in subset.Images -> set.Labels[int image] |]
-                Must.equal (Array.sort subset.Images) subset.Images
+                Must.equal subset.Labels [| for image in ImageSet.bytes subset -> set.Labels[int image] |]
+                Must.equal (Array.sort (ImageSet.bytes subset)) (ImageSet.bytes subset)
             )
 
         test "grey is repeated to three channels and other numbers of channels are not" {
             let colour = ImageSet.toThreeChannels grey |> Option.get
-            Must.equal (Array.concat (List.replicate 3 grey.Images[4..7])) colour.Images[12..23]
+            Must.equal (Array.concat (List.replicate 3 (ImageSet.bytes grey)[4..7])) (ImageSet.bytes colour)[12..23]
             Must.hold ((ImageSet.create "x" colour).IsOk)
             Must.equal (Some colour) (ImageSet.toThreeChannels colour)
             Must.equal None (ImageSet.toThreeChannels { grey with Channels = 2; Width = 1 })
@@ -161,7 +162,7 @@ let tests =
                     Channels = 2
                     Height = 1
                     Width = 2
-                    Images = [| 0uy; 255uy; 51uy; 51uy |]
+                    Images = Pixels.InMemory [| 0uy; 255uy; 51uy; 51uy |]
                     Labels = [| 0 |]
             }
 
@@ -178,8 +179,8 @@ let tests =
             let splits = loadFile [] (five @ two) |> Error.orRaise
             Must.equal [| 0; 1; 2; 1; 0 |] splits.Train.Labels
             Must.equal [| 1; 2 |] splits.Test.Labels
-            Must.equal (five.Head.Bytes.ToArray()) splits.Train.Images
-            Must.equal (two.Head.Bytes.ToArray()) splits.Test.Images
+            Must.equal (five.Head.Bytes.ToArray()) (ImageSet.bytes splits.Train)
+            Must.equal (two.Head.Bytes.ToArray()) (ImageSet.bytes splits.Test)
             Must.equal (3, 3) (splits.Train.Classes, splits.Test.Classes)
             Must.equal (ImageSet.statistics splits.Train) (List.zip splits.Mean splits.Std)
             Must.equal (0, false) (splits.Pad, splits.Flip)
@@ -238,7 +239,7 @@ let tests =
             for labels in [ tensor "labels" "U8" [ 3L ] [| 1uy; 0uy; 1uy |]; tensor "labels" "I32" [ 3L ] bytes ] do
                 let splits = loadFile [] [ grey; labels ] |> Error.orRaise
 
-                Must.equal [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |] splits.Train.Images
+                Must.equal [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |] (ImageSet.bytes splits.Train)
 
                 Must.equal [| 1; 0 |] splits.Train.Labels
         }

@@ -23,7 +23,7 @@ let tests =
                 Must.hold (Result.isOk (ImageSet.create "embedded" set))
                 Must.equal (3, 8, 8) (set.Channels, set.Height, set.Width)
 
-                for channels in Array.chunkBySize 192 set.Images do
+                for channels in Array.chunkBySize 192 (ImageSet.bytes set) do
                     Must.equal channels[..63] channels[64..127]
                     Must.equal channels[..63] channels[128..]
         }
@@ -35,7 +35,7 @@ let tests =
 
             let bytes = line.Split ',' |> Array.map (fun text -> byte (floor (float text * 255.0 / 16.0 + 0.5)))
 
-            Must.equal bytes digits.Train.Images[..63]
+            Must.equal bytes (ImageSet.bytes digits.Train)[..63]
             Must.equal [| 0; 0; 7; 4; 6 |] digits.Train.Labels[..4]
         }
 
@@ -57,7 +57,7 @@ let tests =
 
             // Both hashes were computed from the published text files by another program.
             let hash (set: ImageSet) =
-                Array.append set.Images (Array.map byte set.Labels) |> SHA256.HashData |> Convert.ToHexStringLower
+                Array.append (ImageSet.bytes set) (Array.map byte set.Labels) |> SHA256.HashData |> Convert.ToHexStringLower
 
             Must.equal "9c0d657a4d0cfa280e19dcfbb7de9c6f5e802acb76f23ece3c366a04f5d32d11" (hash digits.Train)
             Must.equal "5d7f3af69f3260741cddc8db597b2928ea2f794cc6e8a40a93d3f754043d9995" (hash digits.Test)

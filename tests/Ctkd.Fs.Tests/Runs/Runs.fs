@@ -105,7 +105,7 @@ let ownSet (path: string) (count: int) (size: int) : Settings =
     }
 
     let tensors = [
-        tensor "images" "U8" [ int64 count; 3L; int64 size; int64 size ] images.Images
+        tensor "images" "U8" [ int64 count; 3L; int64 size; int64 size ] (ImageSet.bytes images)
         tensor "labels" "U8" [ int64 count ] (Array.map byte images.Labels)
     ]
 
@@ -126,7 +126,7 @@ let trainSeen (seen: TrainState -> unit) (how: TeacherOptions) (plan: TrainingPl
         | ended -> failwith $"{ended}"
 
     let state = go (TrainState.start plan)
-    state.Student, (LoadedModel.accuracyIn 250 plan plan.Student state.Student test).Top1
+    state.Student, (LoadedModel.accuracyIn 250 plan plan.Student state.Student (OnDevice test)).Top1
 
 /// `trainSeen` without a look at the epochs.
 let train (how: TeacherOptions) (plan: TrainingPlan) (data: Splits) : Tree * float = trainSeen ignore how plan data

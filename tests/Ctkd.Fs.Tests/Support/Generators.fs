@@ -70,6 +70,6 @@ let images (seed: int) (count: int) (classes: int) (size: int) : ImageSet =
         Channels = 3
         Height = size
         Width = size
-        Images = Array.init (count * 3 * size * size) (fun i -> byte (Rng.bits i rng))
+        Images = Pixels.InMemory(Array.init (count * 3 * size * size) (fun i -> byte (Rng.bits i rng)))
         Labels = Array.init count (fun i -> i % classes)
     }

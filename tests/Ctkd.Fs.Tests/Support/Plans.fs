@@ -83,7 +83,7 @@ let never (_: TrainState) (_: int) : bool = false
 let trainer (plan: TrainingPlan) (set: DeviceSet) : Trainer = {
     Plan = plan
     Teacher = TeacherOutputs.simple
-    Images = set
+    Images = OnDevice set
 }
 
 /// Computes the losses of a state's next batch.

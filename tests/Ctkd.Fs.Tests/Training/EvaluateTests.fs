@@ -35,7 +35,7 @@ let private lookup (logits: float[][]) (labels: int[]) : DeviceSet * (Tensor -> 
         Channels = 3
         Height = 1
         Width = 1
-        Images = Array.init (3 * labels.Length) (fun i -> byte (i / 3))
+        Images = Pixels.InMemory(Array.init (3 * labels.Length) (fun i -> byte (i / 3)))
         Labels = labels
     }
 
@@ -50,7 +50,7 @@ let private lookup (logits: float[][]) (labels: int[]) : DeviceSet * (Tensor -> 
 let private calibration (logits: float[][]) (labels: int[]) : float =
     Tensor.scoped (fun () ->
         let set, forward = lookup logits labels
-        (Evaluate.fully 7 None forward set).CalibrationError
+        (Evaluate.fully 7 None forward (OnDevice set)).CalibrationError
     )
 
 /// The formula of Guo et al. as plainly as possible.
@@ -90,7 +90,7 @@ let tests =
                     classes
                     seed
                     (fun set forward logits labels ->
-                        let accuracy = Evaluate.accuracy batch forward set
+                        let accuracy = Evaluate.accuracy batch forward (OnDevice set)
 
                         let among k =
                             Array.map2 (fun z label -> Array.contains label (Oracle.largest k z)) logits labels
@@ -116,7 +116,8 @@ let tests =
                     classes
                     seed
                     (fun set forward _ _ ->
-                        let whole, cut = Evaluate.accuracy 23 forward set, Evaluate.accuracy batch forward set
+                        let accuracy batch = Evaluate.accuracy batch forward (OnDevice set)
+                        let whole, cut = accuracy 23, accuracy batch
 
                         Must.equal
                             (whole.Images, whole.Correct, whole.CorrectTop5)
@@ -145,7 +146,7 @@ let tests =
                         logits
 
                     let held = Tensor.live ()
-                    Must.equal 10 ((Evaluate.accuracy 4 forward set).Images)
+                    Must.equal 10 ((Evaluate.accuracy 4 forward (OnDevice set)).Images)
                     Must.equal held (Tensor.live ())
                     Must.beSameTree before weights
                 )
@@ -183,7 +184,7 @@ let tests =
             (fun (logits, labels) ->
                 Tensor.scoped (fun () ->
                     let set, forward = lookup logits labels
-                    let evaluation = Evaluate.fully 7 (Some forward) forward set
+                    let evaluation = Evaluate.fully 7 (Some forward) forward (OnDevice set)
 
                     Must.equal (Some 100.0, 0.0) (evaluation.Agreement, evaluation.Likeness.Value.Divergence)
                 )
@@ -200,7 +201,7 @@ let tests =
                         let other = logits |> Array.map (Array.mapi (fun i z -> 0.3 * z - float i))
                         let shift = Array.init classes (fun i -> -float i) |> Plain.tensor [ classes ]
                         let teacher images = Tensor.scale 0.3 (forward images) + shift
-                        let evaluation = Evaluate.fully batch (Some teacher) forward set
+                        let evaluation = Evaluate.fully batch (Some teacher) forward (OnDevice set)
                         let likeness = evaluation.Likeness.Value
 
                         let agreed =
@@ -217,14 +218,14 @@ let tests =
                             likeness.Divergence
 
                         Must.hold (likeness.Divergence >= -1e-12)
-                        Must.equal (Evaluate.accuracy batch forward set) evaluation.Accuracy
+                        Must.equal (Evaluate.accuracy batch forward (OnDevice set)) evaluation.Accuracy
                     )
             )
 
         test "without a teacher nothing is said of one" {
             Tensor.scoped (fun () ->
                 let set, forward = lookup [| [| 1.0; 0.0 |] |] [| 0 |]
-                let evaluation = Evaluate.fully 7 None forward set
+                let evaluation = Evaluate.fully 7 None forward (OnDevice set)
                 Must.equal (None, None) (evaluation.Likeness, evaluation.Agreement)
             )
         }
@@ -239,10 +240,10 @@ let tests =
                     { Features = []; Pooled = Tensor.scale 2.0 z; Logits = z }
 
                 for batch, images in [ 4, 9; 1, 3; 20, 100 ] do
-                    let struct (z, pooled) = Evaluate.outputs batch shown images set
+                    let seen = Evaluate.outputs batch shown images (OnDevice set)
                     let expected = Array.truncate images logits |> Array.concat
-                    Must.equal expected (Tensor.toFloats z)
-                    Must.equal (Array.map ((*) 2.0) expected) (Tensor.toFloats pooled)
+                    Must.equal expected (Tensor.toFloats seen.Logits)
+                    Must.equal (Array.map ((*) 2.0) expected) (Tensor.toFloats seen.Pooled)
             )
         }
     ]

@@ -1,0 +1,127 @@
+namespace Ctkd.Fs
+
+open System
+open Ctkd.Images
+
+/// The images of a run, ready for its device, and the threads that decode photographs.
+[<NoComparison; NoEquality>]
+type Feeds = {
+    /// None for an evaluation alone.
+    Train: ImageFeed option
+    Test: ImageFeed
+    Loaders: PhotoLoader list
+} with
+
+    interface IDisposable with
+        member feeds.Dispose() = feeds.Loaders |> List.iter _.Dispose()
+
+/// Files of images that cannot be read.
+[<RequireQualifiedAccess>]
+module Unreadable =
+
+    /// Files that are named one by one.
+    let private named = 5
+
+    /// Says which files were found unreadable after the first `told` of them; returns the number that is told now.
+    let say (say: string -> unit) (told: int) (files: (struct (string * string)) seq) : int =
+        let files = List.ofSeq files
+
+        for struct (name, reason) in files |> List.truncate named |> List.skip (min told (min named files.Length)) do
+            say $"warning: {Files.printable name} is left out: {reason}"
+
+        if files.Length > max named told then
+            say $"warning: {files.Length} images are left out in all; ctkd data check lists them"
+
+        files.Length
+
+/// Feeds from settings and data.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module Feeds =
+
+    /// Test images of so many bytes or fewer are decoded once and stay on the device.
+    let private mostOnDevice = 1_000_000_000L
+
+    /// Images that are decoded at once for the device.
+    let private chunk = 256
+
+    let private threads (s: Settings) : int =
+        if s.DecodeThreads > 0 then s.DecodeThreads else Environment.ProcessorCount
+
+    let private stream (s: Settings) (dtype: DType) (device: Device) (data: Splits) (set: ImageSet) (photos: Photos) =
+        let kept = int64 (s.DecodedGb * 1e9)
+        let loader = new PhotoLoader(photos.Source, threads s, set.Height, set.Width, PhotoStream.slabs, kept)
+
+        {
+            Loader = loader
+            Labels = set.Labels
+            Height = set.Height
+            Width = set.Width
+            LeastArea = s.CropArea
+            Mean = Augment.perChannel dtype device data.Mean
+            Std = Augment.perChannel dtype device data.Std
+        }
+
+    /// Test photographs, decoded once to bytes on the device. Those that cannot be decoded are left out.
+    let private decoded (stream: PhotoStream) : DeviceSet =
+        let row = 3 * stream.Height * stream.Width
+        let bytes = Array.zeroCreate<byte>(stream.Labels.Length * row)
+        let labels = ResizeArray<int64>()
+        let cut = Crop.evaluation (Crop.shortSide stream.Height) stream.Height
+
+        for images in Array.chunkBySize chunk [| 0 .. stream.Labels.Length - 1 |] do
+            use request = stream.Loader.Request(images, images, cut)
+            request.Wait()
+            let pixels = request.Bytes
+
+            for i in 0 .. images.Length - 1 do
+                if request.Images[i] = images[i] then
+                    pixels.Slice(i * row, row).CopyTo(Span(bytes, labels.Count * row, row))
+                    labels.Add(int64 stream.Labels[images[i]])
+
+        let device, count = Tensor.device stream.Mean, labels.Count
+        let shape = [| count; stream.Height; stream.Width; 3 |] |> Array.map int64
+
+        {
+            Images =
+                Tensor.scope (fun () ->
+                    Tensor.ofBytes DType.Byte shape (ReadOnlySpan(bytes, 0, count * row))
+                    |> Tensor.toDevice device
+                    |> Tensor.permute [| 0L; 3L; 1L; 2L |]
+                )
+            Labels =
+                Tensor.scope (fun () -> Tensor.ofInt64s [ count ] (labels.ToArray()) |> Tensor.toDevice device)
+            Mean = stream.Mean
+            Std = stream.Std
+            Mix = None
+        }
+
+    let private testFeed s dtype device (data: Splits) (say: string -> unit) : ImageFeed * PhotoLoader list =
+        match data.Test.Images with
+        | Pixels.InMemory _ -> OnDevice(Augment.upload dtype device data.Mean data.Std data.Test), []
+        | Pixels.InFiles photos ->
+            let stream = stream s dtype device data data.Test photos
+            let bytes = 3L * int64 data.Test.Height * int64 data.Test.Width * int64 (ImageSet.count data.Test)
+
+            if bytes > mostOnDevice then
+                Streamed stream, [ stream.Loader ]
+            else
+                use loader = stream.Loader
+                let set = decoded stream
+                Unreadable.say say 0 loader.Unreadable |> ignore
+                OnDevice set, []
+
+    /// The test images alone.
+    let test (s: Settings) (dtype: DType) (device: Device) (say: string -> unit) (data: Splits) : Feeds =
+        let test, loaders = testFeed s dtype device data say
+        { Train = None; Test = test; Loaders = loaders }
+
+    /// Training and test images.
+    let create (s: Settings) (dtype: DType) (device: Device) (say: string -> unit) (data: Splits) : Feeds =
+        let feeds = test s dtype device say data
+
+        match data.Train.Images with
+        | Pixels.InMemory _ ->
+            { feeds with Train = Some(OnDevice(Augment.upload dtype device data.Mean data.Std data.Train)) }
+        | Pixels.InFiles photos ->
+            let stream = stream s dtype device data data.Train photos
+            { feeds with Train = Some(Streamed stream); Loaders = stream.Loader :: feeds.Loaders }
