@@ -256,6 +256,7 @@ module Cifar =
                     Std = family.Std
                     Pad = 4
                     Flip = true
+                    Warnings = []
                     Citation = citation
                 })
             )

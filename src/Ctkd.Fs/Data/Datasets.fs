@@ -10,18 +10,24 @@ module Datasets =
             let next = "give the folder with --data-dir DIR (for 'file': the folder or safetensors file)"
             Error.fail Usage $"the data set '{name}' is not part of the library" "" next
 
-    let private loaders: (string * (string option -> Result<Splits, Error>)) list = [
-        "digits", (fun _ -> Ok(Digits.load ()))
-        "cifar10", fromFolder Cifar.load10 "cifar10"
-        "cifar100", fromFolder Cifar.load100 "cifar100"
-        "file", fromFolder OwnSet.load "file"
+    let private loaders: (string * (PhotoOptions -> string option -> Result<Splits, Error>)) list = [
+        "digits", (fun _ _ -> Ok(Digits.load ()))
+        "cifar10", (fun _ -> fromFolder Cifar.load10 "cifar10")
+        "cifar100", (fun _ -> fromFolder Cifar.load100 "cifar100")
+        "file", (fun _ -> fromFolder OwnSet.load "file")
+        "photos", (fun options -> fromFolder (PhotoSets.load options) "photos")
+        "imagenet", (fun options -> fromFolder (PhotoSets.imageNet options) "imagenet")
     ]
 
-    /// All names: the embedded digits, CIFAR-10 and CIFAR-100 from a folder, and your own set.
+    /// All names: the embedded digits, CIFAR-10 and CIFAR-100 from a folder, your own arrays, photographs, and ImageNet.
     let names: string list = List.map fst loaders
 
-    /// Loads a data set by name; `dir` is the folder of its files, which `digits` does not need.
-    let load (name: string) (dir: string option) : Result<Splits, Error> =
+    /// Loads a data set by name; `dir` is the folder of its files, which `digits` does not need. The options are for
+    /// photographs.
+    let loadWith (options: PhotoOptions) (name: string) (dir: string option) : Result<Splits, Error> =
         match List.tryFind (fun (known, _) -> known = name) loaders with
-        | Some(_, load) -> load dir
+        | Some(_, load) -> load options dir
         | None -> Error(Error.unknown "data set" names name)
+
+    /// Loads a data set by name; `dir` is the folder of its files, which `digits` does not need.
+    let load (name: string) (dir: string option) : Result<Splits, Error> = loadWith PhotoSets.defaults name dir

@@ -57,5 +57,6 @@ module Digits =
             Std = List.replicate 3 0.3771
             Pad = 1
             Flip = false
+            Warnings = []
             Citation = citation
         }

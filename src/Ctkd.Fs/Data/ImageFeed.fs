@@ -45,6 +45,10 @@ type EpochImages = {
 [<RequireQualifiedAccess>]
 module PhotoStream =
 
+    /// The cut of test images: the shorter side becomes 256 / 224 of the size, as published, then the middle.
+    let evaluationCut (size: int) : CutChooser =
+        Crop.evaluation (int (Math.Round(float size * 256.0 / 224.0))) size
+
     /// Requests that are decoded while the latest batch is used.
     let private ahead = 2
 
@@ -144,7 +148,7 @@ module PhotoStream =
     /// that cannot be decoded are left out.
     let each (batchSize: int) (count: int) (stream: PhotoStream) (body: Batch -> unit) : unit =
         let images = Array.init count id
-        let struct (batch, drop) = consecutive stream images (Crop.evaluation (Crop.shortSide stream.Height) stream.Height)
+        let struct (batch, drop) = consecutive stream images (evaluationCut stream.Height)
 
         try
             for start in 0..batchSize .. count - 1 do

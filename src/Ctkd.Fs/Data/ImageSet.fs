@@ -40,6 +40,8 @@ type Splits = {
     Std: float list
     Pad: int
     Flip: bool
+    /// What is odd about the images, for the user to see.
+    Warnings: string list
     Citation: string
 }
 

@@ -196,6 +196,7 @@ module OwnSet =
                 Std = std
                 Pad = defaultArg pad (min train.Height train.Width / 8)
                 Flip = defaultArg flip false
+                Warnings = []
                 Citation = defaultArg (value "citation" file) ""
             }
 

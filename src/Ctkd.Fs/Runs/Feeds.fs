@@ -66,7 +66,7 @@ module Feeds =
         let row = 3 * stream.Height * stream.Width
         let bytes = Array.zeroCreate<byte>(stream.Labels.Length * row)
         let labels = ResizeArray<int64>()
-        let cut = Crop.evaluation (Crop.shortSide stream.Height) stream.Height
+        let cut = PhotoStream.evaluationCut stream.Height
 
         for images in Array.chunkBySize chunk [| 0 .. stream.Labels.Length - 1 |] do
             use request = stream.Loader.Request(images, images, cut)

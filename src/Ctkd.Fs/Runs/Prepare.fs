@@ -49,6 +49,8 @@ type PreparedRun = {
     /// Frees the threads that decode photographs.
     Feeds: Feeds
     ClassNames: string list
+    /// The lists of training and test photographs (`PhotoIndex`); None where the images are in memory.
+    Index: (string * string) option
     Images: ImagesSeen
     /// The teacher's accuracy on the test images.
     Teacher: Accuracy option
@@ -345,6 +347,7 @@ module Prepare =
             if e.Distillers.IsNone then warnOfTemperature hooks s
 
             hooks.Say $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
+            data.Warnings |> List.iter (fun warning -> hooks.Say $"warning: {warning}")
             warnOfRest hooks s data student
 
             let teacherHash =
@@ -376,6 +379,10 @@ module Prepare =
                 Trainer = { Plan = plan; Teacher = options; Images = feeds.Train.Value }
                 Feeds = feeds
                 ClassNames = data.ClassNames
+                Index =
+                    Option.zip
+                        (PhotoSets.index data.ClassNames data.Train)
+                        (PhotoSets.index data.ClassNames data.Test)
                 Images = images
                 Teacher = judged
                 TeacherHash = teacherHash

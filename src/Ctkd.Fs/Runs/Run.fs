@@ -187,6 +187,15 @@ module Run =
         let text = Json.writeIndented s + "\n" |> Text.Encoding.UTF8.GetBytes
         Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
 
+    /// Writes the lists of the photographs that a run uses.
+    let private writeIndex (folder: RunDirectory) (run: PreparedRun) : Result<unit, Error> =
+        let write (path: string) (text: string) =
+            Files.replace path (fun stream -> stream.Write(ReadOnlySpan(Text.Encoding.UTF8.GetBytes text)))
+
+        match run.Index with
+        | None -> Ok()
+        | Some(train, test) -> write (fst folder.Index) train |> Result.bind (fun () -> write (snd folder.Index) test)
+
     /// Starts an experiment in a new folder, which is made first: a folder that cannot be used is told at once.
     let startExperiment (out: string) (experiment: Experiment) : Result<Summary, Error> =
         let prepared (folder: RunDirectory) =
@@ -211,6 +220,7 @@ module Run =
                                 let! run = prepared folder
                                 do! RunDirectory.keepEarlier folder
                                 do! writeSettings folder run.Settings
+                                do! writeIndex folder run
                                 return! go experiment.Hooks folder run (TrainState.start run.Trainer.Plan) []
                             }
                         )

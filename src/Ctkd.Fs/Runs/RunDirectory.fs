@@ -21,6 +21,10 @@ type RunDirectory = {
     /// One JSON object per epoch.
     member run.Metrics: string = Path.Combine(run.Path, "metrics.jsonl")
 
+    /// The lists of training and test images, where they are photographs.
+    member run.Index: string * string =
+        Path.Combine(run.Path, "images-train.txt"), Path.Combine(run.Path, "images-val.txt")
+
     /// The settings, for people and tools; the checkpoints carry their own.
     member run.Settings: string = Path.Combine(run.Path, "settings.json")
 

@@ -141,11 +141,9 @@ module Settings =
         use hash =
             Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
 
-        match data.Train.Images with
-        | Pixels.InMemory bytes -> hash.AppendData bytes
-        | Pixels.InFiles photos ->
-            for i in 0 .. photos.Source.Count - 1 do
-                hash.AppendData(Text.Encoding.UTF8.GetBytes $"{photos.Source.Name i}\n{photos.Lengths[i]}\n")
+        match PhotoSets.index data.ClassNames data.Train with
+        | None -> hash.AppendData(ImageSet.bytes data.Train)
+        | Some index -> hash.AppendData(Text.Encoding.UTF8.GetBytes index)
 
         hash.AppendData(data.Train.Labels |> Array.collect BitConverter.GetBytes)
         Convert.ToHexStringLower(hash.GetHashAndReset())
