@@ -85,6 +85,7 @@ let plan (work: Workload) : TrainingPlan =
         Batch = work.Batch
         DropLast = false
         TrainImages = trainImages
+        Unlabelled = false
         Seed = 1
         Pad = pad
         Flip = true

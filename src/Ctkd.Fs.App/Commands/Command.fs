@@ -43,6 +43,19 @@ module Command =
         setting<int> "threads" (count |> Option.map (string >> List.singleton))
         |> Result.map (Option.filter (fun count -> count > 0) >> Option.iter Engine.setThreads)
 
+    /// Whether the value of --data is a place of photographs and no name of a data set: it is there, or looks like a path.
+    let isPlace (data: string) : bool =
+        not (List.contains data Datasets.names)
+        && (System.IO.Path.Exists data
+            || data.Contains System.IO.Path.DirectorySeparatorChar
+            || data.Contains '/')
+
+    /// The name of the data set and its folder, from --data and --data-dir.
+    let dataOf (data: string option) (dir: string option) : string option * string option =
+        match data with
+        | Some place when isPlace place -> Some "photos", Some(System.IO.Path.GetFullPath place)
+        | _ -> data, dir
+
     /// Refuses a folder of data where the digits are used, which need none: the data set's name was forgotten.
     let dataDirHasData (s: Settings) : Result<unit, Error> =
         if s.Data = "digits" && s.DataDir <> "" then

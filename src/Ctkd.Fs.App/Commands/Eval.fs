@@ -112,9 +112,11 @@ module Eval =
             let! precision = Command.precision (args.TryGetResult EvalArgs.Precision)
             let! mean, std = Command.normalisation (args.TryGetResult EvalArgs.Mean) (args.TryGetResult EvalArgs.Std)
 
+            let data, dir = Command.dataOf (args.TryGetResult EvalArgs.Data) (args.TryGetResult EvalArgs.Data_Dir)
+
             return {
-                Data = args.TryGetResult EvalArgs.Data
-                DataDir = args.TryGetResult EvalArgs.Data_Dir
+                Data = data
+                DataDir = dir
                 Mean = mean
                 Std = std
                 Batch = args.GetResult(EvalArgs.Batch, 250)

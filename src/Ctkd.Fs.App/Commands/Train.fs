@@ -163,12 +163,11 @@ module Train =
         result {
             let! resolved = TrainFlags.resolve given
 
-            match Settings.planned resolved.Settings with
-            | what :: _ when not (TrainFlags.isDry given) ->
-                return! Command.usage what "ctkd distill --recipe NAME --dry-run prints the settings"
-            | _ when resolved.Settings.TeacherWeights <> "" -> return! withTeacher given resolved
-            | _ when TrainFlags.isDry given -> return resolved
-            | _ ->
+            if resolved.Settings.TeacherWeights <> "" then
+                return! withTeacher given resolved
+            elif TrainFlags.isDry given then
+                return resolved
+            else
                 return!
                     Command.usage
                         "distill needs a teacher's weights"

@@ -109,6 +109,12 @@ module TrainFlags =
         }
 
         match row (if flag = "model" then "student" else flag) with
+        // A folder of photographs, or a pack of them.
+        | Some field when flag = "data" && Command.isPlace text ->
+            Ok [
+                Resolve.field origin field (box "photos")
+                Resolve.field origin (SettingsTable.ofFlag "data-dir") (box text)
+            ]
         // A switch sets the opposite of the default.
         | Some field when field.Argument = "" ->
             Ok [ Resolve.field origin field (box (not (unbox<bool> field.Default))) ]
@@ -206,14 +212,11 @@ module TrainFlags =
 
     // ---- dry runs ----
 
-    /// Mistakes of settings whose teacher's file is still to come, and which this version need not know.
+    /// Mistakes of settings whose teacher's file is still to come.
     let check (s: Settings) : Result<unit, Error> =
         let s = if s.TeacherWeights = "" then { s with Teacher = "" } else s
 
-        if Settings.mistakes s = Settings.planned s then
-            Ok()
-        else
-            Settings.validate s |> Result.ignore
+        Settings.validate s |> Result.ignore
 
     /// Every setting with its value and its origin.
     let table (resolved: Resolved) : Table = {
@@ -232,8 +235,6 @@ module TrainFlags =
             $"to run: the weights of {s.Teacher} with --weights FILE"
         if s.DataDir = "" && s.Data <> "digits" then
             $"to run: the folder of {s.Data} with --data-dir DIR"
-        for what in Settings.planned s do
-            $"warning: {what}"
     ]
 
     /// The table as JSON: fields with values and origins.

@@ -1,5 +1,6 @@
 namespace Ctkd.Fs
 
+open System.Collections.Generic
 open Ctkd.Images
 
 /// Photographs in files, each of its own size.
@@ -11,7 +12,7 @@ type Photos = {
 }
 
 /// Where the pixels of a set are.
-[<RequireQualifiedAccess>]
+[<RequireQualifiedAccess; NoComparison>]
 type Pixels =
     /// [count, channels, height, width], row-major.
     | InMemory of byte[]
@@ -19,6 +20,7 @@ type Pixels =
     | InFiles of Photos
 
 /// Labelled images that a network sees in one size. Without labels each label is -1.
+[<NoComparison>]
 type ImageSet = {
     Name: string
     Classes: int
@@ -31,6 +33,7 @@ type ImageSet = {
 
 /// A data set: its training and test images, the mean and standard deviation of each channel for normalisation (pixels
 /// from 0 to 1), the augmentation's largest shift and whether it flips, and a citation.
+[<NoComparison>]
 type Splits = {
     Train: ImageSet
     Test: ImageSet
@@ -137,12 +140,12 @@ module ImageSet =
             invalidArg (nameof number) $"the number of images must be > 0, got {number}."
 
         // The rank of each image within its class; all classes' first images come before the second ones.
-        let seen = System.Collections.Generic.Dictionary<int, int>()
+        let seen = Dictionary<int, int>()
 
         let ranks =
             set.Labels
             |> Array.map (fun label ->
-                let rank = seen.GetValueOrDefault label
+                let rank = seen.GetValueOrDefault(label, 0)
                 seen[label] <- rank + 1
                 rank
             )

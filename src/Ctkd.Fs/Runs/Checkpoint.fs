@@ -1,6 +1,7 @@
 namespace Ctkd.Fs
 
 open System
+open System.Text.Json
 
 /// Size and normalisation of the images that a student was trained on.
 type ImagesSeen = {
@@ -106,6 +107,9 @@ module Checkpoint =
         else
             Error.fail Damaged "the checkpoint's state holds numbers that no run has" path "write it again"
 
+    /// What checkpoints of earlier versions lack.
+    let private added: (string * (unit -> Nodes.JsonNode | null)) list = [ "classNames", (fun () -> Nodes.JsonArray()) ]
+
     /// Reads a checkpoint from a file's bytes. Verifies the seal before it uses anything.
     let parse (path: string) (bytes: byte[]) : Result<Checkpoint, Error> =
         Safetensors.parseSealed path bytes
@@ -113,7 +117,7 @@ module Checkpoint =
             entry path "format" file
             |> Result.bind (checkFormat path)
             |> Result.bind (fun () -> entry path "state" file)
-            |> Result.bind (SettingsTable.readHolder<CheckpointInfo> path)
+            |> Result.bind (SettingsTable.readHolderWith<CheckpointInfo> added path)
             |> Result.bind (plausible path)
             |> Result.bind (fun info ->
                 Settings.validate (Settings.withKnownNames info.Settings)

@@ -310,8 +310,9 @@ module SettingsTable =
     /// Every setting.
     let all: Field list = own @ RlkdSettings.fields
 
-    /// The JSON of a record that holds settings, with the defaults of those that earlier versions lacked.
-    let private upToDate (text: string) : string =
+    /// The JSON of a record that holds settings, with the defaults of what earlier versions lacked: settings, and fields
+    /// of the record's own.
+    let private upToDate (added: (string * (unit -> JsonNode | null)) list) (text: string) : string =
         let add (json: JsonObject) (field: Field) =
             if not (json.ContainsKey field.Name) then
                 json[field.Name] <- JsonSerializer.SerializeToNode(field.Default)
@@ -322,22 +323,30 @@ module SettingsTable =
         try
             match JsonNode.Parse text with
             | :? JsonObject as holder ->
-                let added =
+                let missing = added |> List.filter (fun (name, _) -> not (holder.ContainsKey name))
+
+                for name, value in missing do
+                    holder[name] <- value ()
+
+                let changed =
                     match holder["settings"] with
                     | :? JsonObject as settings -> all |> List.filter _.IsNew |> List.map (add settings)
                     | _ -> []
 
-                let lacksNames = not (holder.ContainsKey "classNames")
-                if lacksNames then holder["classNames"] <- JsonArray()
-                if lacksNames || List.contains true added then holder.ToJsonString() else text
+                if not missing.IsEmpty || List.contains true changed then holder.ToJsonString() else text
             | _ -> text
         with
         // What is wrong with the text is told by its reader.
         | :? JsonException
         | :? ArgumentException -> text
 
-    /// Reads the JSON of a record that holds settings, also one of an earlier version.
-    let readHolder<'T> (where: string) (text: string) : Result<'T, Error> = Json.read<'T> where (upToDate text)
+    /// Reads the JSON of a record that holds settings, also one of an earlier version, whose missing fields get the values in
+    /// `added`.
+    let readHolderWith<'T> added (where: string) (text: string) : Result<'T, Error> =
+        Json.read<'T> where (upToDate added text)
+
+    /// As `readHolderWith`, of a record whose own fields are those of earlier versions.
+    let readHolder<'T> (where: string) (text: string) : Result<'T, Error> = readHolderWith<'T> [] where text
 
     /// The row of a flag without its dashes; a bug without such a flag.
     let ofFlag (flag: string) : Field = all |> List.find (fun field -> field.Flag = flag)

@@ -150,6 +150,7 @@ module Evaluate =
         )
 
     /// What `outputs` returns.
+    [<ReferenceEquality>]
     type Shown = {
         /// [images, classes], float64.
         Logits: Tensor
@@ -172,7 +173,7 @@ module Evaluate =
                         feed
                         (fun seen ->
                             let outputs = forward seen.Images
-                            let keep x = Tensor.unscoped Seq.singleton (fun () -> wide x)
+                            let keep x = Tensor.unscoped Seq.singleton (fun () -> Tensor.clone (wide x))
                             logits.Add(keep outputs.Logits)
                             pooled.Add(keep outputs.Pooled)
                             labels.Add(Tensor.toInt64s seen.Labels |> Array.map int)

@@ -15,7 +15,7 @@ let private run (lines: ResizeArray<EpochMetrics>) (teacher: (Model * Tree) opti
         Settings.plan s student teacher data Device.Cpu |> Error.orRaise |> TrainingPlan.prepareTeacher
 
     let noTest = { Images = 1; Correct = 0; CorrectTop5 = 0; Loss = 0.0 }
-    let seen state = lines.Add(Metrics.ofEpoch plan state 0 noTest 1.0)
+    let seen state = lines.Add(Metrics.ofEpoch plan state 0 noTest 1.0 None)
     let weights, top1 = Runs.trainSeen seen { TeacherOutputs.simple with Ahead = s.TeacherAhead } plan data
     (student, weights), top1
 

@@ -150,7 +150,8 @@ let tests =
 
         test "grey is repeated to three channels and other numbers of channels are not" {
             let colour = ImageSet.toThreeChannels grey |> Option.get
-            Must.equal (Array.concat (List.replicate 3 (ImageSet.bytes grey)[4..7])) (ImageSet.bytes colour)[12..23]
+            let greys, three = ImageSet.bytes grey, ImageSet.bytes colour
+            Must.equal (Array.concat (List.replicate 3 greys[4..7])) three[12..23]
             Must.hold ((ImageSet.create "x" colour).IsOk)
             Must.equal (Some colour) (ImageSet.toThreeChannels colour)
             Must.equal None (ImageSet.toThreeChannels { grey with Channels = 2; Width = 1 })
@@ -272,7 +273,7 @@ let tests =
         // ---- by name
 
         test "every data set has a name and digits need no folder" {
-            Must.equal [ "digits"; "cifar10"; "cifar100"; "file" ] Datasets.names
+            Must.equal [ "digits"; "cifar10"; "cifar100"; "file"; "photos"; "imagenet" ] Datasets.names
             let digits = Datasets.load "digits" None |> Error.orRaise
             Must.equal (3823, 1797) (ImageSet.count digits.Train, ImageSet.count digits.Test)
         }
@@ -285,7 +286,7 @@ let tests =
         }
 
         test "the other sets need a folder and are read from it" {
-            for name in [ "cifar10"; "cifar100"; "file" ] do
+            for name in [ "cifar10"; "cifar100"; "file"; "photos"; "imagenet" ] do
                 let error = errorOf (Datasets.load name None)
                 Must.equal Usage error.Kind
                 Must.contain "--data-dir" error.Next

@@ -56,6 +56,7 @@ let private plan (run: JsonElement) (student: Model) (teacher: Model) policy dis
         Batch = integer "batch" run
         DropLast = false
         TrainImages = integer "batch" run
+        Unlabelled = false
         Seed = 0
         Pad = 0
         Flip = false

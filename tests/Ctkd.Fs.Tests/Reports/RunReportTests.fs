@@ -28,6 +28,7 @@ let private line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
         TestLoss = 0.51234
         ImagesPerSecond = 1000.0
         Seconds = 1.0
+        Waited = None
         Warning = None
     }
 

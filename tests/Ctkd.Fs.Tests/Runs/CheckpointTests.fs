@@ -23,6 +23,7 @@ let private info: CheckpointInfo = {
     Step = 2
     Best = { Epoch = 2; Top1 = 100.0 / 3.0 }
     Top1 = 0.1
+    ClassNames = []
     MetricLines = 2
     TeacherHash = "abc"
 }

@@ -25,6 +25,7 @@ let private line (epoch: int) : EpochMetrics = {
     TestLoss = 2.3
     ImagesPerSecond = 1e5
     Seconds = 0.25
+    Waited = Some 12.5
     Warning = None
 }
 
@@ -157,7 +158,7 @@ let tests =
                 let means = EpochSums.means state.Sums
 
                 // One of the three steps was done before the run was resumed: two thirds of 24 images in 2 s.
-                let m = Metrics.ofEpoch plan state 1 test 2.0
+                let m = Metrics.ofEpoch plan state 1 test 2.0 None
                 Must.equal (1, 0.75, 0.25) (m.Epoch, m.LearningRate, m.Lambda.Value)
                 Must.equal [ "ce"; "kd" ] (m.Terms |> Map.toList |> List.map fst)
                 Must.equal means.Terms[0] m.Terms["ce"]
@@ -177,7 +178,7 @@ let tests =
                 let plan = Plans.alone
                 let state = Plans.complete plan (Plans.upload 24 plan) (TrainState.start plan)
                 let test = { Images = 8; Correct = 2; CorrectTop5 = 6; Loss = 1.5 }
-                let m = Metrics.ofEpoch plan state 0 test 2.0
+                let m = Metrics.ofEpoch plan state 0 test 2.0 None
                 Must.equal (None, None, None, None) (m.T, m.SmallestT, m.LargestT, m.Lambda)
                 Must.equal [ "ce" ] (m.Terms |> Map.toList |> List.map fst)
                 Must.beNear 0.0 (1e-9) m.Terms["ce"] m.Loss

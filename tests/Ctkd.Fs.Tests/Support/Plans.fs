@@ -34,6 +34,7 @@ let alone: TrainingPlan = {
     Batch = 8
     DropLast = false
     TrainImages = 1000
+    Unlabelled = false
     Seed = 1
     Pad = 1
     Flip = true

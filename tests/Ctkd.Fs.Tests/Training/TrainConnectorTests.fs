@@ -87,6 +87,7 @@ let tests =
                         Step = 1
                         Best = state.Best
                         Top1 = 0.0
+                        ClassNames = []
                         MetricLines = 0
                         TeacherHash = ""
                     }

@@ -183,11 +183,9 @@ let tests =
             Tensor.scoped (fun () ->
                 // The label is the brightest quarter of the range that the image's pixels lie in.
                 let random = Generators.images 3 64 4 8
-                let shade i = byte (64 * random.Labels[i / 192] + int random.Images[i] / 8)
-                let images = {
-                    random with
-                        Images = Pixels.InMemory(Array.init (ImageSet.bytes random).Length shade)
-                }
+                let pixels = ImageSet.bytes random
+                let shade i = byte (64 * random.Labels[i / 192] + int pixels[i] / 8)
+                let images = { random with Images = Pixels.InMemory(Array.init pixels.Length shade) }
                 let plan = { alone with Epochs = 15; Batch = 16; LearningRate = Schedule.constant 0.1 }
                 let set = Augment.upload DType.Float32 Device.Cpu [ 0.5; 0.5; 0.5 ] [ 0.3; 0.3; 0.3 ] images
                 let state = TrainState.start plan |> finish plan set

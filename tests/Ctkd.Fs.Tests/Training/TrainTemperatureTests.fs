@@ -78,7 +78,7 @@ let tests =
                 for policy in learned do
                     let plan = plan policy
                     let state = Plans.complete plan (Plans.upload 22 plan) (TrainState.start plan)
-                    let m = Metrics.ofEpoch plan state 0 measured 1.0
+                    let m = Metrics.ofEpoch plan state 0 measured 1.0 None
                     let temperatures = EpochSums.temperatures state.Sums
                     Must.equal 22 temperatures.Length
                     Must.equal (Spread.ofNumbers temperatures) m.SpreadT
@@ -93,7 +93,7 @@ let tests =
             Tensor.scoped (fun () ->
                 let plan = plan (Scheduled.fixedAt 4.0)
                 let state = Plans.complete plan (Plans.upload 8 plan) (TrainState.start plan)
-                let m = Metrics.ofEpoch plan state 0 measured 1.0
+                let m = Metrics.ofEpoch plan state 0 measured 1.0 None
                 Must.equal (Some 4.0, None, None) (m.SpreadT |> Option.map _.Median, m.GradientT, m.SlopeT)
                 Must.equal None m.Warning
             )
@@ -121,7 +121,7 @@ let tests =
                             lines
                         else
                             let ended = Plans.complete plan set state
-                            let line = Metrics.ofEpoch plan ended 0 measured 1.0 |> Metrics.warnOnce lines
+                            let line = Metrics.ofEpoch plan ended 0 measured 1.0 None |> Metrics.warnOnce lines
                             go (TrainState.nextEpoch ended.Best ended) (lines @ [ line ])
 
                     go state []

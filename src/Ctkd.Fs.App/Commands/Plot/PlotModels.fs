@@ -32,9 +32,11 @@ module PlotModels =
         result {
             let! mean, std = Command.normalisation (args.TryGetResult PlotArgs.Mean) (args.TryGetResult PlotArgs.Std)
 
+            let data, dir = Command.dataOf (args.TryGetResult PlotArgs.Data) (args.TryGetResult PlotArgs.Data_Dir)
+
             return {
-                Data = args.TryGetResult PlotArgs.Data
-                DataDir = args.TryGetResult PlotArgs.Data_Dir
+                Data = data
+                DataDir = dir
                 Mean = mean
                 Std = std
                 Batch = 250
@@ -67,10 +69,14 @@ module PlotModels =
                 return trained, settings
         }
 
-    /// The names of a model's classes, where the data set's are known.
-    let private classNames (s: Settings) (classes: int) : string list =
-        let names = ClassNames.ofData s.Data
-        if names.Length = classes then names else []
+    /// The names of a model's classes, where they are known.
+    let private classNames (trained: LoadedModel) (s: Settings) : string list =
+        let names =
+            match trained.Info with
+            | Some { ClassNames = names } when not names.IsEmpty -> names
+            | _ -> ClassNames.ofData s.Data
+
+        if names.Length = trained.Model.Classes then names else []
 
     /// The student's class correlations less the teacher's, on the test images.
     let correlation (args: ParseResults<PlotArgs>) (out: string) (width: int) =
@@ -103,7 +109,7 @@ module PlotModels =
                                 $"Class correlations: {trained.Model.Name} less {teacher.Model.Name}, \
                                   mean difference %.3f{distance}"
                             Label = "class"
-                            Names = classNames s trained.Model.Classes
+                            Names = classNames trained s
                             Unit = "difference"
                             Cells = difference
                         }
@@ -166,7 +172,7 @@ module PlotModels =
 
             let points = Array.map fst chosen
             let places = Tsne.run options points
-            let known = classNames s trained.Model.Classes
+            let known = classNames trained s
 
             let names = [
                 for label in 0 .. min classes trained.Model.Classes - 1 ->

@@ -123,7 +123,7 @@ let tests =
                 "distill --dry-run --method-weights 1", "--method-weights is for --method, which is missing"
                 "distill --dry-run --recipe ctkd", "unknown recipe 'ctkd'"
                 "distill --recipe ctkd/vgg13-vgg8/kd/fixed", "distill needs a teacher's weights"
-                "distill --recipe ctkd/ResNet34-ResNet18/kd/fixed", "the data set 'imagenet' has no pipeline yet"
+                "distill --recipe ctkd/ResNet34-ResNet18/kd/fixed", "distill needs a teacher's weights"
                 "distill --recipe rlkd/vgg13-vgg8/kd/rlkd", "distill needs a teacher's weights"
                 "distill --dry-run --rl-every 2", "--rl-every is for the policy rlkd, and the policy is ctkd-global"
                 "distill --dry-run --set rlkd.state=confidences", "--set rlkd.state is for the policy rlkd"
@@ -136,7 +136,7 @@ let tests =
             isWrongUsage wrong
 
             let imagenet = expect 0 "/" "distill --recipe ctkd/ResNet34-ResNet18/kd/fixed --dry-run"
-            Must.contain "warning: the data set 'imagenet' has no pipeline yet" imagenet.Out
+            Must.contain "to run: the folder of imagenet with --data-dir DIR" imagenet.Out
         }
 
         test "a recipe with another teacher, student and data trains on the digits" {

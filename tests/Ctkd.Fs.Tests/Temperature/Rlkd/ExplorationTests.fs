@@ -35,7 +35,7 @@ let tests =
                 let mix = Option.get shown.Mix
                 let places, partners = Tensor.toInt64s dominant, Tensor.toInt64s partner
                 Must.equal 4 places.Length
-                Must.equal set.Images (Tensor.toBytes pixels)
+                Must.equal (ImageSet.bytes set) (Tensor.toBytes pixels)
                 Must.equal (Tensor.shape pixels) (Tensor.shape shown.Images)
 
                 let rowsOf (x: Tensor) = Tensor.toBytes x |> Array.chunkBySize (3 * 8 * 8)
