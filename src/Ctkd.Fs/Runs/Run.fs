@@ -202,8 +202,9 @@ module Run =
                             result {
                                 let! run = prepared folder
                                 do! RunDirectory.keepEarlier folder
+                                let! run, state = StudentStart.ofRun experiment.Hooks.Say run
                                 do! writeSettings folder run.Settings
-                                return! go experiment.Hooks folder run (TrainState.start run.Trainer.Plan) []
+                                return! go experiment.Hooks folder run state []
                             }
                         )
             }
