@@ -39,7 +39,12 @@ module Distil =
         loadAs WeightsRole.Any (fun note -> System.Console.Error.WriteLine $"{path}: {note}") path
 
     /// A teacher from a model and its weights, such as `Model.ofLogits` gives for a TorchSharp module.
-    let teacher (model: Model, weights: Tree) : LoadedModel = { Model = model; Weights = weights; Info = None }
+    let teacher (model: Model, weights: Tree) : LoadedModel = {
+        Model = model
+        Weights = weights
+        Info = None
+        Hash = None
+    }
 
     /// A folder for a new run: `path`, or the first of path-2, path-3 ... that is not used yet.
     let fresh (path: string) : string =

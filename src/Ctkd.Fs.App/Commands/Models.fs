@@ -106,6 +106,7 @@ module Models =
         | Shuffle groups -> "", $"channels of {groups} groups shuffled"
         | Tap -> "", "feature"
         | Custom custom -> custom.Name, "custom"
+        | Whole whole -> whole.Name, "network"
         | Sequence _
         | Block _ -> "", ""
 

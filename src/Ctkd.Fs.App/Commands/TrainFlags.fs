@@ -14,7 +14,7 @@ module TrainFlags =
     let private recipe, private set, private methods, private weights =
         "recipe", "set", "method", "method-weights"
 
-    let private ignoreExtra = "ignore-extra"
+    let private ignoreExtra, private teacher = "ignore-extra", "teacher"
 
     let private ofRow (field: Field) : Flag =
         let whom =
@@ -28,7 +28,8 @@ module TrainFlags =
 
         {
             Flags.one ($"{field.Flag} {field.Argument}".TrimEnd()) (whom + field.Meaning + value) with
-                TakesMany = field.Kind.IsList
+                // Several teachers are several files.
+                TakesMany = field.Kind.IsList || field.Flag = teacher
         }
 
     let private rows: Field list = SettingsTable.all |> List.filter (fun field -> field.Flag <> "")
@@ -98,6 +99,34 @@ module TrainFlags =
 
     // ---- from flags to settings ----
 
+    /// The model of one teacher, or the files of one or more.
+    let private teachers (origin: string) (model: Field) (values: string list) : Result<Assignment list, Error> =
+        let isKnown name = List.contains name SettingsTable.teachers
+        let files = nameof Settings.defaults.TeacherWeights
+        let others = $"{nameof Settings.defaults.Teaching}.{nameof Settings.defaults.Teaching.Others}"
+
+        match values |> List.filter (isKnown >> not), values with
+        | _, [] -> Command.usage $"{origin} needs a value" "give a model's name, or the file of a trained network"
+        | [], [ name ] -> Field.read origin name model |> Result.map (fun value -> [ Resolve.field origin model value ])
+        | unknown, values ->
+            match unknown |> List.tryFind (WeightsPath.namesFile >> not), values |> List.tryFind isKnown with
+            | Some name, _ ->
+                let error = Error.unknown "model" SettingsTable.teachers name
+
+                Result.Error {
+                    error with
+                        Next = error.Next + $" Or give the file of a trained network: there is none '{name}'"
+                }
+            | None, Some name ->
+                Command.usage
+                    $"'{name}' is a model's name, and of several teachers each is a file"
+                    "give the files; their models are found by their weights"
+            | None, None ->
+                Ok [
+                    Resolve.assign origin [ files ] (fun s -> { s with TeacherWeights = values.Head })
+                    Resolve.assign origin [ others ] (fun s -> { s with Teaching.Others = values.Tail })
+                ]
+
     /// What a flag assigns; those that come together, or say how to run, assign nothing here.
     let private assignments (flag: string, values: string list) : Result<Assignment list, Error> =
         let text, origin = String.concat " " values, $"--{flag}"
@@ -115,6 +144,7 @@ module TrainFlags =
                 Resolve.field origin field (box "photos")
                 Resolve.field origin (SettingsTable.ofFlag "data-dir") (box text)
             ]
+        | Some field when field.Flag = teacher -> teachers origin field values
         // A switch sets the opposite of the default.
         | Some field when field.Argument = "" ->
             Ok [ Resolve.field origin field (box (not (unbox<bool> field.Default))) ]
@@ -164,6 +194,8 @@ module TrainFlags =
             TeacherWeights = WeightsPath.absolute s.TeacherWeights
             DataDir = absolute s.DataDir
             TeacherCache = absolute s.TeacherCache
+            StudentWeights = WeightsPath.absolute s.StudentWeights
+            Teaching = TeacherSettings.absolute s.Teaching
     }
 
     /// Settings from the flags: defaults, then the recipe, then flags and --set in the order given.

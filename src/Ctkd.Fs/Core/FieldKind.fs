@@ -144,6 +144,18 @@ module FieldKind =
     /// Any text.
     let text: FieldKind = kind "a text" Ok id (fun _ _ -> [])
 
+    /// Texts, separated by semicolons.
+    let texts: FieldKind =
+        let read (text: string) : Result<string list, string> =
+            text.Split(';', StringSplitOptions.RemoveEmptyEntries ||| StringSplitOptions.TrimEntries)
+            |> List.ofArray
+            |> Ok
+
+        {
+            kind "texts such as a;b" read (String.concat ";") (fun _ _ -> []) with
+                IsList = true
+        }
+
     let private unknown what (names: string list) (name: string) : string list =
         if List.contains name names then
             []

@@ -77,6 +77,12 @@ module Json =
     /// On one line.
     let write (value: 'T) : string = JsonSerializer.Serialize(value, line)
 
+    /// As `write`, by the value's own type.
+    let writeBoxed (value: objnull) : string =
+        match value with
+        | null -> "null"
+        | value -> JsonSerializer.Serialize(value, value.GetType(), line)
+
     /// Indented, for people.
     let writeIndented (value: 'T) : string = JsonSerializer.Serialize(value, pretty)
 

@@ -5,9 +5,11 @@ type ModelShape = {
     Model: string
     /// The tapped maps from the stem on: [C; H; W] each.
     Maps: int list list
-    /// Length of the pooled features.
+    /// Length of the pooled features; 0 if it shows none.
     Pooled: int
     Classes: int
+    /// Whether its last layer can run by itself, on pooled features.
+    HasClassifier: bool
 }
 
 /// What a distiller knows before training.
@@ -65,8 +67,9 @@ module ModelPair =
     let private shape (height: int) (width: int) (model: Model) : ModelShape = {
         Model = model.Name
         Maps = Model.trace height width model |> Shapes.tapped
-        Pooled = model.Classifier.In
+        Pooled = Model.pooled model
         Classes = model.Classes
+        HasClassifier = not model.Body.IsWhole
     }
 
     /// Describes a teacher and a student that train on images of the given size with the given labels, in batches of
@@ -88,6 +91,21 @@ module ModelPair =
         |> refuse distiller pair why
 
     let private text (shape: int list) : string = shape |> List.map string |> String.concat " x "
+
+    /// Refuses models that lack the features that a distiller compares: a teacher known by its logits alone.
+    let features (distiller: string) (readsPooled: bool) (pair: ModelPair) : Result<unit, Error> =
+        let lacks (shape: ModelShape) = shape.Pooled = 0 && (readsPooled || shape.Maps.IsEmpty)
+
+        match [ pair.Teacher; pair.Student ] |> List.tryFind lacks with
+        | None -> Ok()
+        | Some shape ->
+            let what = if shape.Maps.IsEmpty then "logits only, no features" else "maps, but no pooled features"
+
+            refuse
+                distiller
+                pair
+                $"{shape.Model} shows {what}"
+                "use the methods that read logits, kd and dkd, or a model that shows features"
 
     /// Returns both maps at an index, teacher's first; -1 is the last.
     let mapAt (distiller: string) (index: int) (pair: ModelPair) : Result<int list * int list, Error> =

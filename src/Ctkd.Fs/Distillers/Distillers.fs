@@ -22,8 +22,23 @@ module Distillers =
     /// The names of the published distillers.
     let names: string list = published |> List.map (fun (name, _, _) -> name)
 
+    /// The distillers that read logits alone, and those that read pooled features.
+    let private ofLogits, private ofPooled = [ "kd"; "dkd" ], [ "pkt"; "crd"; "srrl"; "rkd" ]
+
+    /// Whether a distiller reads more than logits: of others than the published ones nothing is known.
+    let readsFeatures (name: string) : bool = not (List.contains name ("kd-fixed" :: ofLogits))
+
+    let private checkFeatures (name: string) (pair: ModelPair) : Result<unit, Error> =
+        if List.contains name ofLogits then
+            Ok()
+        else
+            ModelPair.features name (List.contains name ofPooled) pair
+
     /// Returns the published distiller of a name with its weight, for a pair of models.
     let find (name: string) (pair: ModelPair) : Result<float * Distiller, Error> =
         match published |> List.tryFind (fun (known, _, _) -> known = name) with
-        | Some(_, weight, create) -> create pair |> Result.map (fun distiller -> weight, distiller)
+        | Some(_, weight, create) ->
+            checkFeatures name pair
+            |> Result.bind (fun () -> create pair)
+            |> Result.map (fun distiller -> weight, distiller)
         | None -> Result.Error(Error.unknown "distiller" names name)

@@ -25,7 +25,13 @@ module Srrl =
             Rows.meanSquare features input.Teacher.Pooled
             + Rows.meanSquare (input.Classify features) input.Teacher.Logits
 
-        if pair.Teacher.Classes <> pair.Student.Classes then
+        if not pair.Teacher.HasClassifier then
+            ModelPair.refuse
+                "srrl"
+                pair
+                "the teacher's classifier cannot run by itself"
+                "use another method, or a teacher of the library's layers"
+        elif pair.Teacher.Classes <> pair.Student.Classes then
             ModelPair.refuse
                 "srrl"
                 pair

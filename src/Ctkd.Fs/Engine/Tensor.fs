@@ -306,6 +306,15 @@ module Tensor =
 
     let padImage (amount: int) (x: Tensor) : Tensor = torch.nn.functional.pad (x, Array.create 4 (int64 amount))
 
+    let resizeImage (height: int) (width: int) (x: Tensor) : Tensor =
+        torch.nn.functional.interpolate (
+            x,
+            [| int64 height; int64 width |],
+            mode = torch.InterpolationMode.Bilinear,
+            align_corners = false,
+            antialias = true
+        )
+
     let copyInto (target: Tensor) (source: Tensor) : unit = target.copy_ source |> ignore
     let addInto (target: Tensor) (source: Tensor) : unit = target.add_ source |> ignore
     let reluInto (target: Tensor) : unit = target.relu_ () |> ignore

@@ -316,6 +316,10 @@ module Tensor =
     /// Pads height and width with `amount` zeros on every side.
     val padImage: amount: int -> x: Tensor -> Tensor
 
+    /// Resizes images [N, C, H, W] to a height and width, bilinear with antialiasing: as PyTorch's `interpolate` with
+    /// `antialias=True`, and PIL's BILINEAR before it rounds.
+    val resizeImage: height: int -> width: int -> x: Tensor -> Tensor
+
     // ---- in place --------------------------------------------------------------------------------------------------
 
     val copyInto: target: Tensor -> source: Tensor -> unit

@@ -39,6 +39,14 @@ module WeightsPath =
             )
             |> Option.defaultValue whole
 
+    let private endings = [ ".pt"; ".pth"; ".th"; ".ckpt"; ".safetensors"; ".onnx"; ".bin"; ".tar"; ".zip"; ".gz" ]
+
+    /// Whether a text names a file and not a model: something is there, or it is written as files are.
+    let namesFile (text: string) : bool =
+        exists (parse text).File
+        || text.IndexOfAny [| '/'; '\\' |] >= 0
+        || endings |> List.exists (fun ending -> text.EndsWith(ending, StringComparison.OrdinalIgnoreCase))
+
     /// The text of a path.
     let text (path: WeightsPath) : string =
         [

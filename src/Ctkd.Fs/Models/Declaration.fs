@@ -1,6 +1,14 @@
 namespace Ctkd.Fs
 
+/// The initial values of a module of the program's own, which draws them itself.
+[<ReferenceEquality>]
+type ModuleStart = {
+    /// All values in row-major order by the tensors' names, from a key.
+    Draw: uint64 -> Map<string, float[]>
+}
+
 /// The initial values of a parameter.
+[<NoComparison>]
 type Initial =
     /// The same number everywhere.
     | Fill of float
@@ -10,6 +18,8 @@ type Initial =
     | Normal of deviation: float
     /// Uniform in +-1 / sqrt(fan-in): PyTorch's default for convolutions, linear layers and their biases.
     | UniformFanIn of fanIn: int
+    /// Those that the module draws: all tensors of it under one key.
+    | FromModule of ModuleStart
 
 /// The initial values of a family's parameters, as functions of the layer's fan-in.
 [<NoComparison; NoEquality>]
@@ -43,6 +53,7 @@ module Starts =
     }
 
 /// A tensor that a model, policy or distiller requires.
+[<NoComparison>]
 type Declaration = {
     Name: string
     Shape: int list

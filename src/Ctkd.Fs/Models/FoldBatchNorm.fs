@@ -57,7 +57,8 @@ module FoldBatchNorm =
         | Channels _
         | Shuffle _
         | Tap
-        | Custom _ -> layer, []
+        | Custom _
+        | Whole _ -> layer, []
 
     /// Weight and bias of the merged convolution per output channel: w' = w s and b' = shift + (b - mean) s, with
     /// s = scale / sqrt(variance + epsilon).

@@ -1,5 +1,30 @@
 namespace Ctkd.Fs
 
+/// The outputs of a model for a batch.
+[<ReferenceEquality>]
+type Outputs = {
+    /// The inputs of the tapped layers, from the stem on: [N, C, H, W] each.
+    Features: Tensor list
+    /// The input of the classifier: [N, D].
+    Pooled: Tensor
+    /// Unnormalised log-probabilities: [N, classes].
+    Logits: Tensor
+}
+
+/// Functions over outputs.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module Outputs =
+
+    /// Applies a function to every tensor.
+    let map (change: Tensor -> Tensor) (outputs: Outputs) : Outputs = {
+        Features = List.map change outputs.Features
+        Pooled = change outputs.Pooled
+        Logits = change outputs.Logits
+    }
+
+    /// Returns all tensors.
+    let tensors (outputs: Outputs) : Tensor list = outputs.Logits :: outputs.Pooled :: outputs.Features
+
 /// A convolution without dilation. Names are those of its tensors in the state_dict.
 type Convolution = {
     Weight: string
@@ -53,6 +78,8 @@ type Layer =
     | Block of Layer
     /// Any other layer, by its declarations and its forward function.
     | Custom of Custom
+    /// A whole network that the library only runs: the body of a model, which gives the logits by itself.
+    | Whole of Whole
 
 /// A user-defined layer.
 and [<ReferenceEquality>] Custom = {
@@ -64,6 +91,20 @@ and [<ReferenceEquality>] Custom = {
     /// Maps the shape [C; H; W] of one image to that of the result; raises `ArgumentException` if the input does not
     /// fit.
     OutputShape: int list -> int list
+}
+
+/// A network that is not made of layers: a module of the program's own, or the program in a file.
+and [<ReferenceEquality>] Whole = {
+    /// Appears in messages.
+    Name: string
+    Declares: Declaration list
+    /// Takes the weights, whether training, and images [N, 3, H, W]. Without pooled features they are the logits again.
+    Forward: Tree -> bool -> Tensor -> Outputs
+    /// Maps the shape [3; H; W] of one image to those of the features.
+    Maps: int list -> int list list
+    /// Length of the pooled features; 0 if it shows none.
+    Pooled: int
+    Classes: int
 }
 
 /// Constructors with PyTorch's names, and functions over `Layer`.
@@ -174,6 +215,7 @@ module Layer =
         | Residual(body, shortcut) -> declarations starts body @ declarations starts shortcut
         | Block body -> declarations starts body
         | Custom custom -> custom.Declares
+        | Whole whole -> whole.Declares
         | Relu
         | Relu6
         | MaxPool _
@@ -209,7 +251,8 @@ module Layer =
         | Channels _
         | Shuffle _
         | Tap
-        | Custom _ -> false
+        | Custom _
+        | Whole _ -> false
 
     let private asConv (layer: Layer) : Convolution option =
         match layer with
@@ -236,7 +279,8 @@ module Layer =
         |> List.exists (
             function
             | Tap
-            | Custom _ -> true
+            | Custom _
+            | Whole _ -> true
             | _ -> false
         )
 
@@ -316,6 +360,10 @@ module Layer =
         | Custom custom ->
             let isRounded = products = Some(Tensor.dtype x) && Tensor.dtype x = DType.BFloat16
             custom.Forward weights training (if isRounded then Tensor.toType DType.Float32 x else x)
+        | Whole whole ->
+            let outputs = whole.Forward weights training x
+            taps.AddRange outputs.Features
+            outputs.Logits
 
     /// Runs the layer. `taps` collects the features in order. Training mode normalises with the batch's statistics and
     /// updates the running ones. Does not modify the input.

@@ -1,30 +1,5 @@
 namespace Ctkd.Fs
 
-/// The outputs of a model for a batch.
-[<ReferenceEquality>]
-type Outputs = {
-    /// The inputs of the tapped layers, from the stem on: [N, C, H, W] each.
-    Features: Tensor list
-    /// The input of the classifier: [N, D].
-    Pooled: Tensor
-    /// Unnormalised log-probabilities: [N, classes].
-    Logits: Tensor
-}
-
-/// Functions over outputs.
-[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
-module Outputs =
-
-    /// Applies a function to every tensor.
-    let map (change: Tensor -> Tensor) (outputs: Outputs) : Outputs = {
-        Features = List.map change outputs.Features
-        Pooled = change outputs.Pooled
-        Logits = change outputs.Logits
-    }
-
-    /// Returns all tensors.
-    let tensors (outputs: Outputs) : Tensor list = outputs.Logits :: outputs.Pooled :: outputs.Features
-
 /// An image network as data: no module objects, no hidden state. Its weights are a separate `Tree`.
 [<NoComparison; NoEquality>]
 type Model = {
@@ -32,7 +7,8 @@ type Model = {
     Classes: int
     /// Maps images [N, 3, H, W] to pooled features [N, D].
     Body: Layer
-    /// The last layer, separate because SRRL and linear probes need the teacher's.
+    /// The last layer, separate because SRRL and linear probes need the teacher's. Of a `Whole` only its sizes count: it has
+    /// the logits' length on both sides where the network shows no pooled features.
     Classifier: Dense
     /// Dropout probability of the pooled features before the classifier; 0 in most models.
     Dropout: float
@@ -43,8 +19,17 @@ type Model = {
 [<RequireQualifiedAccess>]
 module Model =
 
+    /// Returns the last layer, from pooled features to logits; the identity where the body gives the logits by itself.
+    let classifier (model: Model) : Layer = if model.Body.IsWhole then Layer.identity else Linear model.Classifier
+
     /// Returns the whole network as one layer.
-    let layers (model: Model) : Layer = Sequence [ model.Body; Linear model.Classifier ]
+    let layers (model: Model) : Layer = Sequence [ model.Body; classifier model ]
+
+    /// Returns the length of the pooled features; 0 if the model shows none.
+    let pooled (model: Model) : int =
+        match model.Body with
+        | Whole whole -> whole.Pooled
+        | _ -> model.Classifier.In
 
     /// Returns every layer with its shapes for images of the given size, in execution order.
     let trace (height: int) (width: int) (model: Model) : Traced list =
@@ -98,15 +83,18 @@ module Model =
     /// updates the running ones in place; the training step advances the batch counters (`counters`). Dropout draws
     /// from the engine's generator, which the training step seeds. `products` as in `Layer.forwardIn`.
     let forwardIn (products: DType option) (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
-        let taps = ResizeArray<Tensor>()
-        let run = Layer.forwardIn products weights training taps
-        let pooled = run model.Body images
+        match model.Body with
+        | Whole whole -> whole.Forward weights training images
+        | body ->
+            let taps = ResizeArray<Tensor>()
+            let run = Layer.forwardIn products weights training taps
+            let pooled = run body images
 
-        let kept = if training && model.Dropout > 0.0 then Tensor.dropout model.Dropout pooled else pooled
+            let kept = if training && model.Dropout > 0.0 then Tensor.dropout model.Dropout pooled else pooled
 
-        let logits = run (Linear model.Classifier) kept
+            let logits = run (Linear model.Classifier) kept
 
-        { Features = List.ofSeq taps; Pooled = pooled; Logits = logits }
+            { Features = List.ofSeq taps; Pooled = pooled; Logits = logits }
 
     /// `forwardIn` in the type of the weights.
     let forward (model: Model) (training: bool) (weights: Tree) (images: Tensor) : Outputs =
@@ -122,33 +110,35 @@ module Model =
         Starts = starts
     }
 
-    /// Wraps any forward function, such as that of a trained TorchSharp module, as a teacher model with its weights. It
-    /// provides logits only, so feature-based methods do not accept it. Its last layer is the identity, which is exact
-    /// in float32 and rounds if the run multiplies in a smaller type.
-    let ofLogits (name: string) (classes: int) (forward: Tensor -> Tensor) : Model * Tree =
-        let identity = Layer.dense "logits" classes classes
-
-        let body = {
-            Name = name
-            Declares = []
-            Forward = fun _ _ images -> forward images
-            OutputShape = fun _ -> [ classes ]
-        }
-
-        let ones = Array.init (classes * classes) (fun i -> if i % (classes + 1) = 0 then 1.0 else 0.0)
+    /// A model of a network that is not made of layers.
+    let ofWhole (whole: Whole) : Model =
+        let width = if whole.Pooled = 0 then whole.Classes else whole.Pooled
 
         {
-            Name = name
-            Classes = classes
-            Body = Custom body
-            Classifier = identity
+            Name = whole.Name
+            Classes = whole.Classes
+            Body = Whole whole
+            Classifier = Layer.dense "classifier" width whole.Classes
             Dropout = 0.0
             Starts = Starts.pyTorch
+        }
+
+    /// Wraps any forward function, such as that of a trained TorchSharp module, as a teacher model with its weights, which
+    /// are none of the library's. It shows logits only, so feature-based methods do not accept it.
+    let ofLogits (name: string) (classes: int) (forward: Tensor -> Tensor) : Model * Tree =
+        let outputs _ _ images =
+            let logits = forward images
+            { Features = []; Pooled = logits; Logits = logits }
+
+        ofWhole {
+            Name = name
+            Declares = []
+            Forward = outputs
+            Maps = fun _ -> []
+            Pooled = 0
+            Classes = classes
         },
-        Tree.ofSeq [
-            identity.Weight, Tensor.ofFloats DType.Float32 [ classes; classes ] ones
-            identity.Bias, Tensor.zeros DType.Float32 Device.Cpu [| int64 classes |]
-        ]
+        Tree.empty
 
     /// Returns the batch counters of a model's normalisations, which advance together in one call per step.
     let counters (weights: Tree) : Tensor[] = weights |> Tree.filter Layer.isCounter |> Tree.leaves
@@ -158,6 +148,7 @@ module Model =
 module Initialise =
     let private values (rng: Rng) (declaration: Declaration) : float[] =
         let count = List.fold (*) 1 declaration.Shape
+        let key = rng.Key
         let rng = Rng.split declaration.Name rng
 
         match declaration.Initial with
@@ -168,6 +159,7 @@ module Initialise =
             Rng.normals count rng |> Array.map (fun x -> x * deviation)
         | Normal deviation -> Rng.normals count rng |> Array.map (fun x -> x * deviation)
         | UniformFanIn fanIn -> Rng.uniforms (1.0 / sqrt (float fanIn)) count rng
+        | FromModule start -> (start.Draw key)[declaration.Name]
 
     /// Returns the type in which a tensor is stored: int64 for counters, else `dtype`.
     let dtypeOf (dtype: DType) (name: string) : DType = if Layer.isCounter name then DType.Int64 else dtype

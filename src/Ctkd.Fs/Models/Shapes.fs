@@ -50,6 +50,7 @@ module Shapes =
 
             input
         | Custom custom -> custom.OutputShape input
+        | Whole whole -> [ whole.Classes ]
         | Relu
         | Relu6
         | Tap
@@ -99,10 +100,11 @@ module Shapes =
     /// Returns the shapes of the features that the layer's taps record.
     let tapped (traced: Traced list) : int list list =
         traced
-        |> List.choose (fun t ->
+        |> List.collect (fun t ->
             match t.Layer with
-            | Tap -> Some t.Input
-            | _ -> None
+            | Tap -> [ t.Input ]
+            | Whole whole -> whole.Maps t.Input
+            | _ -> []
         )
 
     /// Returns the total downsampling factor: the smallest sensible height and width.
@@ -123,4 +125,5 @@ module Shapes =
         | Channels _
         | Shuffle _
         | Tap
-        | Custom _ -> 1
+        | Custom _
+        | Whole _ -> 1

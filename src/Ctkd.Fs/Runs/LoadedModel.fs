@@ -10,6 +10,9 @@ type LoadedModel = {
     Weights: Tree
     /// The record of the run that trained it; None for weights from elsewhere.
     Info: CheckpointInfo option
+    /// SHA-256 of what decides its outputs, where that is more than its weights: a file with a program, another view of the
+    /// images. None elsewhere, and for a program's own code, which nothing identifies.
+    Hash: string option
 }
 
 /// Loading, judging and naming trained models.
@@ -46,7 +49,7 @@ module LoadedModel =
 
             let! model = Zoo.find name checkpoint.Info.Classes
             let! weights = Checkpoint.student model DType.Float32 device checkpoint
-            return { Model = model; Weights = weights; Info = Some checkpoint.Info }
+            return { Model = model; Weights = weights; Info = Some checkpoint.Info; Hash = None }
         }
 
     /// Adds the other models that the weights fit.
@@ -59,14 +62,8 @@ module LoadedModel =
             let names = String.Join(" or ", others)
             { error with Next = $"these weights fit {names}: name that model" }
 
-    let private ofWeights
-        (options: WeightsOptions)
-        device
-        (expected: string option)
-        (file: WeightsFile)
-        : Result<LoadedModel * string list, Error> =
+    let private tensorsOf (options: WeightsOptions) device (model: Model) (file: WeightsFile) =
         result {
-            let! model = Identify.modelOf options.IgnoreExtra expected file
             let! found, notes = WeightsFit.tensors options model file |> Result.mapError (advise model file)
 
             let! weights =
@@ -77,8 +74,35 @@ module LoadedModel =
                     (Weights.expected DType.Float32 (Model.declarations model))
                     found
 
-            return { Model = model; Weights = weights; Info = None }, notes
+            return weights, notes
         }
+
+    let private ofWeights
+        (options: WeightsOptions)
+        device
+        (expected: string option)
+        (file: WeightsFile)
+        : Result<LoadedModel * string list, Error> =
+        result {
+            let! model = Identify.modelOf options.IgnoreExtra expected file
+            let! weights, notes = tensorsOf options device model file
+            return { Model = model; Weights = weights; Info = None; Hash = None }, notes
+        }
+
+    /// The weights of a file for a model of known kind, and what a user should know of them.
+    let weightsFor
+        (options: WeightsOptions)
+        (device: Device)
+        (model: Model)
+        (path: string)
+        : Result<Tree * string list, Error> =
+        readFile options.Role path
+        |> Result.bind (
+            function
+            | Choice1Of2 checkpoint ->
+                Checkpoint.student model DType.Float32 device checkpoint |> Result.map (fun weights -> weights, [])
+            | Choice2Of2 file -> tensorsOf options device model file
+        )
 
     /// As `load`, with what may differ, and with what a user should know: which of several weights were taken, and what was
     /// left aside.
@@ -116,16 +140,32 @@ module LoadedModel =
             loaded
         )
 
-    /// As `nameOf`, with what may differ.
-    let nameWith (options: WeightsOptions) (path: string) : Result<string, Error> =
-        readFile options.Role path
-        |> Result.bind (
-            function
-            | Choice1Of2 checkpoint -> Ok checkpoint.Info.Settings.Student
-            | Choice2Of2 file -> Identify.modelOf options.IgnoreExtra None file |> Result.map _.Name
+    /// The kind of a file that holds a program beside its weights; None for files of weights.
+    let programIn (path: string) : Result<(NetworkFile * string) option, Error> =
+        RunDirectory.weightsOf path
+        |> Result.bind (fun path ->
+            if path.Inner = "" && path.Key = "" then
+                NetworkFile.kindOf path.File |> Result.map (Option.map (fun kind -> kind, path.File))
+            else
+                Ok None
         )
 
-    /// Returns the name of a teacher's model alone.
+    /// As `nameOf`, with what may differ.
+    let nameWith (options: WeightsOptions) (path: string) : Result<string, Error> =
+        programIn path
+        |> Result.bind (
+            function
+            | Some(kind, _) -> Ok(NetworkFile.name kind)
+            | None ->
+                readFile options.Role path
+                |> Result.bind (
+                    function
+                    | Choice1Of2 checkpoint -> Ok checkpoint.Info.Settings.Student
+                    | Choice2Of2 file -> Identify.modelOf options.IgnoreExtra None file |> Result.map _.Name
+                )
+        )
+
+    /// Returns the name of a teacher's model alone; of a file with a program that of its kind.
     let nameOf (path: string) : Result<string, Error> =
         nameWith { WeightsFit.strict with Role = WeightsRole.Teacher } path
 
@@ -139,6 +179,15 @@ module LoadedModel =
             hash.AppendData(Tensor.toBytes x)
 
         Convert.ToHexStringLower(hash.GetHashAndReset())
+
+    /// What decides a model's outputs; None where a program's own code does.
+    let identity (loaded: LoadedModel) : string option =
+        let isOwn (layer: Layer) = layer.IsCustom || layer.IsWhole
+
+        match loaded.Hash with
+        | Some hash -> Some hash
+        | None when Layer.leaves loaded.Model.Body |> List.exists isOwn -> None
+        | None -> Some(fingerprint loaded.Weights)
 
     /// Computes a model's accuracy in the plan's precision and memory format, in batches of the given size.
     let accuracyIn (batch: int) (plan: TrainingPlan) (model: Model) (weights: Tree) (feed: ImageFeed) : Accuracy =

@@ -210,23 +210,12 @@ module Prepare =
 
     /// The teacher, checked against the data; None where the student learns from labels alone.
     let private teacherOf (e: Experiment) (data: Splits) (device: Device) : Result<LoadedModel option, Error> =
-        result {
-            let! teacher =
-                match e.Teacher with
-                | Some teacher ->
-                    let weights = teacher.Weights |> Tree.map (fun _ x -> Tensor.toDevice device x)
-                    Ok(Some { teacher with Weights = weights })
-                | None when e.Settings.Teacher = "" -> Ok None
-                | None ->
-                    LoadedModel.loadWith (teacherOptions e) device (Some e.Settings.Teacher) e.Settings.TeacherWeights
-                    |> Result.map (fun (teacher, notes) ->
-                        notes |> List.iter e.Hooks.Say
-                        Some teacher
-                    )
+        let s, classNames = e.Settings, ClassNames.ofData e.Settings.Data
 
-            do! teacher |> Option.map (LoadedModel.fits data) |> Option.defaultValue (Ok())
-            return teacher
-        }
+        match e.Teacher with
+        | Some teacher -> RunTeacher.own device s classNames data teacher |> Result.map Some
+        | None when s.Teacher = "" -> Ok None
+        | None -> RunTeacher.load e.Hooks.Say (teacherOptions e) device s classNames data |> Result.map Some
 
     /// The plan with the experiment's policy and distillers in place of those that the settings name.
     let private withValues (e: Experiment) (data: Splits) (plan: TrainingPlan) : Result<TrainingPlan, Error> =
@@ -350,12 +339,16 @@ module Prepare =
             data.Warnings |> List.iter (fun warning -> hooks.Say $"warning: {warning}")
             warnOfRest hooks s data student
 
+            let identity = Option.bind LoadedModel.identity teacher
+
             let teacherHash =
-                teacher |> Option.map (fun t -> LoadedModel.fingerprint t.Weights) |> Option.defaultValue ""
+                identity
+                |> Option.orElse (teacher |> Option.map (fun t -> LoadedModel.fingerprint t.Weights))
+                |> Option.defaultValue ""
 
             let dataHash = Settings.fingerprint data
             // Before the teacher is evaluated, which takes its time: the cache's folder may be unusable.
-            let! options = TeacherMemory.options s teacherHash dataHash data plan
+            let! options = TeacherMemory.options s identity dataHash data plan
 
             let images = {
                 Height = data.Train.Height

@@ -219,9 +219,10 @@ module Run =
                             result {
                                 let! run = prepared folder
                                 do! RunDirectory.keepEarlier folder
+                                let! run, state = StudentStart.ofRun experiment.Hooks.Say run
                                 do! writeSettings folder run.Settings
                                 do! writeIndex folder run
-                                return! go experiment.Hooks folder run (TrainState.start run.Trainer.Plan) []
+                                return! go experiment.Hooks folder run state []
                             }
                         )
             }

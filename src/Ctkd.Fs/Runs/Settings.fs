@@ -64,6 +64,8 @@ module Settings =
 
         if (s.Teacher = "") <> (s.TeacherWeights = "") then
             "teacher and weights must be given together: a model and its checkpoint"
+        yield! TeacherSettings.mistakes s.Teaching
+
         if s.Mean.Length <> s.Std.Length then
             "mean and std must be given together, one number a channel"
         if s.Nesterov && s.Momentum = 0.0 then "nesterov needs a momentum > 0"
@@ -92,7 +94,7 @@ module Settings =
         {
             s with
                 Student = known Zoo.names defaults.Student s.Student
-                Teacher = if s.Teacher = "" then "" else known Zoo.names defaults.Student s.Teacher
+                Teacher = if s.Teacher = "" then "" else known SettingsTable.teachers defaults.Student s.Teacher
                 TeacherWeights = if s.Teacher <> "" && s.TeacherWeights = "" then "a value" else s.TeacherWeights
                 Data = known Datasets.names defaults.Data s.Data
                 Policy = if s.Policy.IsOwn then defaults.Policy else s.Policy

@@ -26,6 +26,11 @@ type Settings = {
     Student: string
     Teacher: string
     TeacherWeights: string
+    Teaching: TeacherSettings
+    /// Weights that the student starts from; empty for drawn values.
+    StudentWeights: string
+    /// SHA-256 of these weights as they are used.
+    StudentHash: string
     Data: string
     DataDir: string
     Mean: float list
@@ -100,6 +105,9 @@ module SettingsTable =
         |> List.filter (fun m -> m > 0)
         |> List.distinct
 
+    /// The models of teachers, and the kinds of files that hold a program.
+    let teachers: string list = Zoo.names @ NetworkFile.names
+
     let private listed (names: string list) : string = String.concat ", " names
 
     let private own: Field list =
@@ -112,8 +120,9 @@ module SettingsTable =
             taught "student NAME" (nameof s.Student) (nameOf "model" false Zoo.names) "resnet8"
             |> Field.means "the model to train"
 
-            taught "teacher NAME" (nameof s.Teacher) (nameOf "model" true Zoo.names) ""
-            |> Field.means "the teacher's model"
+            taught "teacher NAME" (nameof s.Teacher) (nameOf "model" true teachers) ""
+            |> Field.means
+                "the teacher's model; or its file: weights, TorchScript or ONNX, or several, whose outputs are averaged"
             |> Field.by "the one that its weights name or fit"
 
             taught "weights FILE" (nameof s.TeacherWeights) text ""
@@ -122,6 +131,20 @@ module SettingsTable =
                  FILE.tar:INNER of an archive, FILE#KEY of several; needed"
             |> Field.yours
             |> Field.mayChange
+
+            any "student-weights FILE" (nameof s.StudentWeights) text ""
+            |> Field.means
+                "the weights that the student starts from, in a file as of --weights; a classifier for other classes is new"
+            |> Field.by "drawn from the seed"
+            |> Field.yours
+            |> Field.mayChange
+            |> Field.isNew
+
+            any "" (nameof s.StudentHash) text ""
+            |> Field.means "SHA-256 of the weights that the student starts from: others are refused"
+            |> Field.by "recorded"
+            |> Field.yours
+            |> Field.isNew
 
             any "data NAME" (nameof s.Data) (nameOf "data set" false Datasets.names) "digits"
             |> Field.means $"data set, one of {listed Datasets.names}, or a folder of photographs: short for photos with --data-dir"
@@ -308,17 +331,27 @@ module SettingsTable =
         ]
 
     /// Every setting.
-    let all: Field list = own @ RlkdSettings.fields
+    let all: Field list = own @ TeacherSettings.fields @ RlkdSettings.fields
 
     /// The JSON of a record that holds settings, with the defaults of what earlier versions lacked: settings, and fields
     /// of the record's own.
     let private upToDate (added: (string * (unit -> JsonNode | null)) list) (text: string) : string =
-        let add (json: JsonObject) (field: Field) =
-            if not (json.ContainsKey field.Name) then
-                json[field.Name] <- JsonSerializer.SerializeToNode(field.Default)
+        /// Adds the field under the objects of its path, which are made where they are missing.
+        let rec addAt (json: JsonObject) (path: string list) (field: Field) : bool =
+            match path with
+            | [] -> false
+            | [ name ] when json.ContainsKey name -> false
+            | [ name ] ->
+                json[name] <- (JsonNode.Parse(Json.writeBoxed field.Default))
                 true
-            else
-                false
+            | name :: rest ->
+                if not (json.ContainsKey name) then json[name] <- JsonObject()
+
+                match json[name] with
+                | :? JsonObject as inner -> addAt inner rest field
+                | _ -> false
+
+        let add (json: JsonObject) (field: Field) = addAt json (List.ofArray (field.Name.Split '.')) field
 
         try
             match JsonNode.Parse text with

@@ -28,23 +28,31 @@ module TeacherMemory =
     /// teacher's maps refuse it.
     let options
         (s: Settings)
-        (teacherHash: string)
+        (teacher: string option)
         (dataHash: string)
         (data: Splits)
         (plan: TrainingPlan)
         : Result<TeacherOptions, Error> =
         let simple = { TeacherOutputs.simple with Ahead = s.TeacherAhead }
 
-        let isCustom (layer: Layer) = layer.IsCustom
+        let readsFeatures (model: Model) =
+            model.Body.IsWhole && TrainingPlan.distillers plan |> List.exists (_.Name >> Distillers.readsFeatures)
 
-        if s.TeacherCache = "" || plan.Distillation.IsNone then
-            Ok simple
-        elif Layer.leaves plan.Distillation.Value.Model.Body |> List.exists isCustom then
+        match plan.Distillation, teacher with
+        | None, _ -> Ok simple
+        | Some _, _ when s.TeacherCache = "" -> Ok simple
+        | Some _, None ->
             let what =
-                "teacher-cache knows a teacher by its weights, and this one computes with code of a program's own"
+                "teacher-cache knows a teacher by its weights or its file, and this one computes with code of a program's own"
 
             Error.fail Usage what "" "leave out the teacher cache"
-        elif TeacherOutputs.readsMaps plan then
+        | Some { Model = model }, Some _ when readsFeatures model ->
+            Error.fail
+                Usage
+                $"of {model.Name} teacher-cache remembers the logits alone, and a method reads features"
+                ""
+                "leave out --teacher-cache, or distil by kd or dkd"
+        | Some _, Some _ when TeacherOutputs.readsMaps plan ->
             let names = TrainingPlan.distillers plan |> List.filter _.LooksAtMaps |> List.map _.Name
             let names = String.concat ", " names
 
@@ -52,13 +60,12 @@ module TeacherMemory =
                 $"teacher-cache remembers pooled features and logits, and {names} looks at the teacher's maps"
 
             Error.fail Usage what "" "leave out --teacher-cache, or distil without them"
-        else
+        | Some { Model = model }, Some teacherHash ->
             let format = if s.TeacherCacheHalf then Float16 else Exact
             let budget = int64 (s.TeacherCacheGb * 1e9)
+            let key = cacheKey s teacherHash dataHash data plan
 
-            let width = plan.Distillation.Value.Model.Classifier.In
-
-            TeacherCache.openFile s.TeacherCache (cacheKey s teacherHash dataHash data plan) width budget format
+            TeacherCache.openFile s.TeacherCache key (TeacherOutputs.width model) budget format
             |> Result.map (fun cache -> { simple with Cache = Some cache })
 
     /// Closes a cache, and says which share of the images it held.

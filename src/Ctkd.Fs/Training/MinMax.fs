@@ -26,7 +26,7 @@ module MinMax =
         let ce = "ce", TrainingPlan.crossEntropy batch student.Logits
 
         let softened (distillation: Distillation) (teacher: Outputs) : DistillerInput =
-            let { Policy = policy; Model = { Classifier = classifier } } = distillation
+            let { Policy = policy; Model = model } = distillation
 
             let observe () : Observation = {
                 Epoch = state.Epoch
@@ -45,7 +45,7 @@ module MinMax =
                 Softened = Policy.soften policy state.Temperature chosen teacher.Logits student.Logits
                 Labels = batch.Labels
                 Index = batch.Index
-                Classify = Layer.forward distillation.Weights false (ResizeArray()) (Linear classifier)
+                Classify = Layer.forward distillation.Weights false (ResizeArray()) (Model.classifier model)
                 Key = lazy (Draws.keyAt values.Key clock)
             }
 

@@ -53,6 +53,14 @@ module TeacherOutputs =
     /// Batches of the teacher whose features are looked up at once.
     let private window = 16
 
+    /// The length of what is remembered of an image: pooled features, or the logits of a network that gives them by itself.
+    let width (teacher: Model) : int = if teacher.Body.IsWhole then teacher.Classes else teacher.Classifier.In
+
+    let private remembered (plan: TrainingPlan) (outputs: Outputs) : Tensor =
+        match plan.Distillation with
+        | Some { Model = model } when model.Body.IsWhole -> outputs.Logits
+        | _ -> outputs.Pooled
+
     /// Whether one of the plan's distillers reads the teacher's maps.
     let readsMaps (plan: TrainingPlan) : bool = TrainingPlan.distillers plan |> List.exists _.LooksAtMaps
 
@@ -117,7 +125,7 @@ module TeacherOutputs =
                 let batch = images.Pick(Array.map (Array.get positions) missing)
 
                 let computed = evenly plan size batch.Images |> Option.get
-                let rows = Tensor.toSingles computed.Pooled
+                let rows = Tensor.toSingles (remembered plan computed)
                 TeacherCache.write cache (Array.map (Array.get variants) missing) (ReadOnlySpan rows)
                 missing |> Array.iteri (fun i at -> Array.blit rows (i * width) features (at * width) width)
             )

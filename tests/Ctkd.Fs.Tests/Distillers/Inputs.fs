@@ -77,6 +77,7 @@ let pair (teacher: int list list) (student: int list list) : ModelPair =
         Maps = maps
         Pooled = (if maps.IsEmpty then 4 else (List.last maps).Head)
         Classes = 4
+        HasClassifier = true
     }
 
     {

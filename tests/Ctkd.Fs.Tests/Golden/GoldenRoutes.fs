@@ -47,6 +47,7 @@ let pair (file: JsonElement) : ModelPair =
         Maps = [ stem; map $"{side}_map" ]
         Pooled = length (if side = "teacher" then "d_t" else "d_s")
         Classes = integer "C" file
+        HasClassifier = true
     }
 
     {

@@ -23,6 +23,7 @@ module Onnx =
         let custom =
             function
             | Custom custom -> Some custom.Name
+            | Whole whole -> Some whole.Name
             | _ -> None
 
         match Layer.leaves model.Body |> List.tryPick custom with

@@ -178,4 +178,5 @@ module internal OnnxLayers =
             tapped x
             x
         | Block body -> inner body x
-        | Custom custom -> invalidArg (nameof layer) $"the layer '{custom.Name}' has no ONNX operators."
+        | Custom { Name = name }
+        | Whole { Name = name } -> invalidArg (nameof layer) $"the layer '{name}' has no ONNX operators."

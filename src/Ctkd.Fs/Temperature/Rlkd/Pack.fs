@@ -2,6 +2,7 @@ namespace Ctkd.Fs
 
 /// A small network whose parameters lie in one vector: an optimiser's step and a norm then take one call of the engine
 /// and not one per layer.
+[<NoComparison>]
 type Pack = {
     /// The parameters in the order of the vector, with their initial values.
     Declares: Declaration list

@@ -1,0 +1,243 @@
+namespace Ctkd.Fs
+
+open System
+open System.IO
+open System.Runtime.InteropServices
+open Ctkd.Engine
+open Ctkd.Onnx
+open FsToolkit.ErrorHandling
+open TorchSharp
+
+/// Networks from files that hold programs: TorchScript, run by libtorch, and ONNX, run by ONNX Runtime.
+[<RequireQualifiedAccess>]
+module ProgramTeacher =
+
+    /// What a network shows for a batch.
+    type private Run = Tensor -> Outputs
+
+    let private ofLogits (logits: Tensor) : Outputs = { Features = []; Pooled = logits; Logits = logits }
+
+    let private nameOf (path: string) : string = string (Path.GetFileName path)
+
+    let private refuse (path: string) (what: string) (next: string) : Result<'T, Error> =
+        Error.fail Mismatch $"the network in this file cannot teach: {Files.printable what}" path next
+
+    /// A model of a way to run, whose shapes are found by running two black images.
+    let private described (path: string) (height: int) (width: int) (device: Device) (run: Run) : Result<Whole, Error> =
+        let sizes (x: Tensor) = Tensor.shape x |> Array.map int |> List.ofArray
+
+        let shown =
+            Tensor.scoped (fun () ->
+                Autograd.noGrad (fun () ->
+                    let outputs = Tensor.zeros DType.Float32 device [| 2L; 3L; int64 height; int64 width |] |> run
+                    let hasPooled = not (obj.ReferenceEquals(outputs.Pooled, outputs.Logits))
+                    let maps = outputs.Features |> List.map (sizes >> List.tail)
+                    sizes outputs.Logits, (if hasPooled then Tensor.size 1 outputs.Pooled else 0), maps
+                )
+            )
+
+        match shown with
+        | [ 2; classes ], pooled, maps when classes >= 2 ->
+            Ok {
+                Name = nameOf path
+                Declares = []
+                // A program computes in the type of its weights.
+                Forward = fun _ _ images -> run (Tensor.toType DType.Float32 images)
+                Maps = fun _ -> maps
+                Pooled = pooled
+                Classes = classes
+            }
+        | logits, _, _ ->
+            refuse
+                path
+                $"for images [2, 3, {height}, {width}] it gives %A{logits}, and logits are [2, classes]"
+                "export it with one row of logits for each image of a batch of any size"
+
+    // ---- TorchScript
+
+    /// What a TorchScript network returns: logits, or several tensors of which the logits are the first, or by name.
+    let private outputsOf (path: string) (value: objnull) : Outputs =
+        let several (tensors: (string * Tensor) list) =
+            let named name = tensors |> List.tryFind (fun (known, _) -> known = name) |> Option.map snd
+            let maps = tensors |> List.map snd |> List.filter (fun x -> Tensor.rank x = 4)
+            let rows = tensors |> List.filter (fun (_, x) -> Tensor.rank x = 2) |> List.map snd
+
+            match named "logits" |> Option.orElse (List.tryHead rows) with
+            | None ->
+                Error.create Mismatch "the network returns no logits [batch, classes]" path "return them first"
+                |> Error.raise
+            | Some logits ->
+                let others = rows |> List.filter (fun x -> not (obj.ReferenceEquals(x, logits)))
+                let pooled = named "pooled" |> Option.orElse (List.tryHead others)
+                { Features = maps; Pooled = defaultArg pooled logits; Logits = logits }
+
+        match value with
+        | :? Tensor as logits -> ofLogits logits
+        | :? (Tensor[]) as tensors -> tensors |> Seq.map (fun x -> "", x) |> List.ofSeq |> several
+        | :? Collections.IDictionary as entries ->
+            [
+                for entry in Seq.cast<Collections.DictionaryEntry> entries do
+                    match entry.Value with
+                    | :? Tensor as x -> string entry.Key, x
+                    | _ -> ()
+            ]
+            |> several
+        | :? Collections.IEnumerable as items ->
+            items |> Seq.cast<obj> |> Seq.choose tryUnbox<Tensor> |> Seq.map (fun x -> "", x) |> List.ofSeq |> several
+        | :? Runtime.CompilerServices.ITuple as items ->
+            [ for i in 0 .. items.Length - 1 -> items[i] ]
+            |> List.choose tryUnbox<Tensor>
+            |> List.map (fun x -> "", x)
+            |> several
+        | _ ->
+            Error.create Mismatch "the network returns no tensor" path "return logits [batch, classes]" |> Error.raise
+
+    /// The first lines of libtorch's message: a C++ backtrace follows.
+    let private brief (problem: exn) : string =
+        let parts = problem.Message.Split "\nException raised from"
+        parts[0].Trim()
+
+    let private torchScript path height width (device: Device) : Result<Whole * string, Error> =
+        result {
+            let! bytes = Files.read path
+            do! NetworkFile.checkTorchScript path bytes
+            Natives.Load() |> ignore
+
+            let! network =
+                try
+                    let network = torch.jit.load (bytes, "cpu")
+                    network.eval ()
+                    if device <> Device.Cpu then network.``to`` (device.ToTorch()) |> ignore
+                    Ok network
+                with
+                | :? ExternalException
+                | :? InvalidOperationException as problem ->
+                    Error.fail
+                        Damaged
+                        $"libtorch cannot load this TorchScript file: {brief problem |> Files.printable}"
+                        path
+                        "write it with torch.jit.save of PyTorch 2.10 or an earlier version"
+
+            let! whole =
+                try
+                    described
+                        path
+                        height
+                        width
+                        device
+                        (fun images -> network.forward [| box images |] |> outputsOf path)
+                with
+                | CtkdException error -> Result.Error error
+                | :? ExternalException
+                | :? ArgumentException
+                | :? InvalidOperationException
+                | :? NotImplementedException as problem ->
+                    refuse
+                        path
+                        (brief problem)
+                        $"it was given images of {height} x {width}: another size is named by --teacher-size"
+
+            return whole, NetworkFile.hash bytes
+        }
+
+    // ---- ONNX
+
+    let private runOnnx (network: OnnxNetwork) (device: Device) (images: Tensor) : Tensor =
+        let images = if network.ChannelsLast then Tensor.permute [| 0L; 2L; 3L; 1L |] images else images
+        let shape = Tensor.shape images |> Array.map int
+        let count, rest = shape[0], Array.skip 1 shape
+        let pixels = Tensor.toSingles images
+        let size = Array.fold (*) 1 rest
+
+        let rows =
+            if network.Batch = 0 || network.Batch = count then
+                let struct (values, _) = network.Run(pixels, shape) in values
+            else
+                // Batches of the one size that it takes; the last one is filled up.
+                let batch = network.Batch
+
+                [|
+                    for start in 0..batch .. count - 1 do
+                        let own = min batch (count - start)
+                        let part = Array.zeroCreate<float32>(batch * size)
+                        Array.blit pixels (start * size) part 0 (own * size)
+                        let struct (values, _) = network.Run(part, Array.append [| batch |] rest)
+                        values[.. values.Length / batch * own - 1]
+                |]
+                |> Array.concat
+
+        Tensor.ofSingles [ count; rows.Length / count ] rows |> Tensor.toDevice device
+
+    let private onnx (say: string -> unit) path height width (device: Device) : Result<Whole * string, Error> =
+        let refused (problem: exn) next : Result<'T, Error> =
+            Error.fail Mismatch $"ONNX Runtime cannot run this file: {Files.printable problem.Message}" path next
+
+        result {
+            let! hash = NetworkFile.hashOf path
+            let onCuda = device <> Device.Cpu && OnnxNetwork.HasCuda
+
+            if device <> Device.Cpu && not onCuda then
+                say
+                    "warning: the installed ONNX Runtime has no CUDA: the teacher runs on the processor; for CUDA add the package Microsoft.ML.OnnxRuntime.Gpu"
+
+            let! network =
+                try
+                    Ok(new OnnxNetwork(path, Engine.threads (), (if onCuda then device.Index else -1)))
+                with :? OnnxRefusedException as problem ->
+                    refused
+                        problem
+                        "give a network with one input, images [N, 3, H, W] in float32, and logits [N, classes]"
+
+            let fits (wanted: int) (there: int) = wanted = 0 || wanted = there
+
+            if not (fits network.Height height && fits network.Width width) then
+                let size =
+                    if network.Height = network.Width then
+                        network.Height
+                    else
+                        max network.Height network.Width
+
+                network.Dispose()
+
+                return!
+                    refuse
+                        path
+                        $"it takes images of {network.Height} x {network.Width}, and gets {height} x {width}"
+                        $"add --teacher-size {size}: the images are then resized for it"
+
+            say $"{nameOf path}: {network.Describe()}"
+
+            let! whole =
+                try
+                    described path height width device (runOnnx network device >> ofLogits)
+                with :? OnnxRefusedException as problem ->
+                    refused
+                        problem
+                        $"it was given images of {height} x {width}: another size is named by --teacher-size"
+
+            return whole, hash
+        }
+
+    /// <summary>Loads a network from a file.</summary>
+    /// <param name="say">Receives what a user should know: that a TorchScript file is a program, what an ONNX file takes.</param>
+    /// <param name="device">Where it runs.</param>
+    /// <param name="height">Height of the images that it will see.</param>
+    /// <param name="width">Their width.</param>
+    /// <param name="kind">The kind of the file.</param>
+    /// <param name="path">The file.</param>
+    /// <returns>The network and the SHA-256 of its file, or why it cannot be used.</returns>
+    let load
+        say
+        (device: Device)
+        (height: int)
+        (width: int)
+        (kind: NetworkFile)
+        (path: string)
+        : Result<Whole * string, Error> =
+        match kind with
+        | NetworkFile.TorchScript ->
+            say
+                $"{nameOf path} is a TorchScript program, which libtorch runs: load only files from people that you trust"
+
+            torchScript path height width device
+        | NetworkFile.Onnx -> onnx say path height width device

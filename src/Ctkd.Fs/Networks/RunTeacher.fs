@@ -1,0 +1,91 @@
+namespace Ctkd.Fs
+
+open FsToolkit.ErrorHandling
+
+/// The teachers that a run's settings name.
+[<RequireQualifiedAccess>]
+module RunTeacher =
+
+    /// How the settings say that the teachers see the data.
+    let private viewOf (s: Settings) (classNames: string list) : Result<TeacherView, Error> =
+        let t = s.Teaching
+
+        TeacherView.orderOf t.Classes classNames
+        |> Result.map (fun order -> { Size = t.Size; Mean = t.Mean; Std = t.Std; Order = order; Output = t.Output })
+
+    /// Refuses images that the model of a teacher of layers cannot see.
+    let private checkSize (view: TeacherView) (data: Splits) (teacher: LoadedModel) : Result<unit, Error> =
+        let height, width = TeacherView.seen data.Test.Height data.Test.Width view
+
+        Model.checkInput height width teacher.Model
+        |> Result.mapError (fun error -> {
+            error with
+                Next = $"{error.Next}; --teacher-size resizes the teacher's images alone"
+        })
+
+    /// A teacher of the data's classes, from one in its own view.
+    let private seeing (device: Device) (view: TeacherView) (data: Splits) (teacher: LoadedModel) =
+        result {
+            do! checkSize view data teacher
+            let! teacher = Teacher.inView device (data.Mean, data.Std) view teacher
+
+            if teacher.Model.Classes = data.Test.Classes then
+                return teacher
+            else
+                return!
+                    Error.fail
+                        Mismatch
+                        $"{teacher.Model.Name} knows {teacher.Model.Classes} classes, the data set has {data.Test.Classes}"
+                        ""
+                        "name the data set that the weights were trained on with --data, or the outputs for its classes with --teacher-classes"
+        }
+
+    let private loadOne say (options: WeightsOptions) device (view: TeacherView) (data: Splits) name (path: string) =
+        result {
+            match! LoadedModel.programIn path with
+            | Some(kind, file) ->
+                let height, width = TeacherView.seen data.Test.Height data.Test.Width view
+                return! Teacher.ofFile say device height width kind file
+            | None ->
+                let name = if List.contains name NetworkFile.names then None else Some name
+                let! teacher, notes = LoadedModel.loadWith options device (Option.filter ((<>) "") name) path
+                List.iter say notes
+                return teacher
+        }
+
+    /// <summary>Loads the teacher that settings name, or the mean of several, in the settings' view of the data.</summary>
+    /// <param name="say">Receives what a user should know.</param>
+    /// <param name="options">How a file of weights may differ from its model.</param>
+    /// <param name="device">Where the teacher runs.</param>
+    /// <param name="s">The settings.</param>
+    /// <param name="classNames">The data's class names; empty where none are known.</param>
+    /// <param name="data">The data.</param>
+    let load
+        say
+        options
+        (device: Device)
+        (s: Settings)
+        (classNames: string list)
+        (data: Splits)
+        : Result<LoadedModel, Error> =
+        result {
+            let! view = viewOf s classNames
+
+            let! teachers =
+                (s.Teacher, s.TeacherWeights) :: (s.Teaching.Others |> List.map (fun path -> "", path))
+                |> List.traverseResultM (fun (name, path) ->
+                    loadOne say options device view data name path |> Result.bind (seeing device view data)
+                )
+
+            match teachers with
+            | [ only ] -> return only
+            | several -> return! Teacher.average s.Teaching.Shares several
+        }
+
+    /// A teacher of the program's own, on the device and in the settings' view of the data.
+    let own (device: Device) (s: Settings) (classNames: string list) (data: Splits) (teacher: LoadedModel) =
+        result {
+            let! view = viewOf s classNames
+            let weights = teacher.Weights |> Tree.map (fun _ x -> Tensor.toDevice device x)
+            return! seeing device view data { teacher with Weights = weights }
+        }
