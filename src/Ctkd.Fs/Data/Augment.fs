@@ -41,6 +41,7 @@ type EpochOrder = {
     /// On the host: for each position, the number of its image and crop among all images and crops
     /// (`Augment.variants`).
     Variants: int64[]
+    Epoch: int
 }
 
 /// Images and their labels, ready for a model.
@@ -146,6 +147,7 @@ module Augment =
             Column = upload (Array.init n (fun i -> int64 (column[i] + (if mirrored[i] then width - 1 else 0))))
             Direction = upload (Array.map (fun m -> if m then -1L else 1L) mirrored)
             Variants = Array.init n variant
+            Epoch = epoch
         }
 
     /// Returns the tensors of an order.

@@ -169,7 +169,9 @@ module TeacherOutputs =
         let size = options.Ahead * plan.Batch
 
         let images first stop =
-            let batch = Augment.batch plan.Pad order first stop set
+            let batch =
+                Augment.batch plan.Pad order first stop set
+                |> TrainingPlan.mixed plan order.Epoch (first / plan.Batch)
 
             {
                 First = first
@@ -191,6 +193,8 @@ module TeacherOutputs =
         let length, compute =
             match options.Cache with
             | None -> size, images
+            | Some _ when plan.Mixup.IsSome ->
+                invalidArg (nameof trainer) "cached features are those of single images: mixup blends anew in each step."
             | Some _ when readsMaps plan ->
                 invalidArg (nameof trainer) "cached features are not enough: a distiller reads the teacher's maps."
             | Some cache -> window * size, cached cache

@@ -101,6 +101,9 @@ module Train =
         if plan.Batch < 1 then
             invalidArg (nameof trainer) $"a batch must hold at least 1 image, got {plan.Batch}."
 
+        if plan.Mixup.IsSome && (TrainingPlan.agent plan).IsSome then
+            invalidArg (nameof trainer) "the policy's agent blends images itself: mixup is not for it."
+
         if plan.Distillation.IsSome && Augment.count images > plan.TrainImages then
             invalidArg
                 (nameof trainer)

@@ -344,7 +344,7 @@ let tests =
             Must.equal 1.0 (Schedule.at 1 alone.CrossEntropy)
             let rates = [ 1; 2; 3; 4; 5; 8 ] |> List.map (fun epoch -> Schedule.at epoch alone.LearningRate)
             Must.equal [ 0.2; 0.2; 0.1; 0.1; 0.05; 0.05 ] rates
-            Must.equal { Momentum = 0.8; WeightDecay = 0.01; Nesterov = true } alone.Sgd
+            Must.equal (Optimiser.Sgd { Momentum = 0.8; WeightDecay = 0.01; Nesterov = true }) alone.Optimiser
             Must.equal (8, 7, 11) (alone.Epochs, alone.Batch, alone.Seed)
             Must.equal (ImageSet.count data.Train) alone.TrainImages
 
