@@ -50,8 +50,11 @@ module Mixup =
         if batch.Mix.IsSome then
             invalidArg (nameof batch) "the batch's images are blends already."
 
+        // Labels and positions stay the batch's own.
+        let made (mixed: Batch) = mixed.Images :: (Batch.tensors mixed |> List.skip 3)
+
         Tensor.scopeWith
-            (Batch.tensors >> Seq.ofList)
+            (made >> Seq.ofList)
             (fun () ->
                 let device = Tensor.device batch.Images
                 let partner = Tensor.ofInt64s [ partners.Length ] partners |> Tensor.toDevice device

@@ -136,7 +136,14 @@ module Optimiser =
     /// <param name="gradients">A gradient for each parameter.</param>
     /// <param name="state">The leaves of <c>start</c>, in their order.</param>
     /// <param name="parameters">What is trained.</param>
-    let step optimiser (decayed: int) (rate: Tensor) (gradients: Tensor[]) (state: Tensor[]) (parameters: Tensor[]) : unit =
+    let step
+        optimiser
+        (decayed: int)
+        (rate: Tensor)
+        (gradients: Tensor[])
+        (state: Tensor[])
+        (parameters: Tensor[])
+        : unit =
         let count = parameters.Length
 
         let groups =

@@ -354,5 +354,4 @@ module Tensor =
         : unit =
         Ops.AdamW(parameters, gradients, first, second, step, rate, beta1, beta2, epsilon, weightDecay)
 
-    let lerpInto (share: Tensor) (sources: Tensor[]) (targets: Tensor[]) : unit =
-        Ops.LerpInto(targets, sources, share)
+    let lerpInto (share: Tensor) (sources: Tensor[]) (targets: Tensor[]) : unit = Ops.LerpInto(targets, sources, share)

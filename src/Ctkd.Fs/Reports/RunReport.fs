@@ -132,7 +132,8 @@ module RunReport =
         if s.LrWarmUp > 0 then "learning rate rises", $"over {s.LrWarmUp} epochs"
         if s.LabelSmoothing > 0.0 then "label smoothing", string s.LabelSmoothing
         if s.Mixup > 0.0 then "mixup", $"alpha {string s.Mixup}"
-        if s.ClipGradients > 0.0 then "gradients", $"shortened to the norm {string s.ClipGradients}"
+        if s.ClipGradients > 0.0 then
+            "gradients", $"shortened to the norm {string s.ClipGradients}"
         if s.Ema > 0.0 then "weights", $"moving average, decay {string s.Ema} a step"
         if s.Patience > 0 then "patience", $"{s.Patience} epochs"
     ]

@@ -105,7 +105,13 @@ module Run =
 
         let complete (seconds: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = LoadedModel.accuracyIn Prepare.evaluationBatch plan plan.Student (TrainState.deployed state) run.Test
+                let test =
+                    LoadedModel.accuracyIn
+                        Prepare.evaluationBatch
+                        plan
+                        plan.Student
+                        (TrainState.deployed state)
+                        run.Test
 
                 do!
                     if Double.IsFinite test.Loss && isSound state then

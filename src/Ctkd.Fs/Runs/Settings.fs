@@ -86,6 +86,7 @@ module Settings =
         if s.Mixup > 0.0 && s.Teacher <> "" then
             if s.TeacherCache <> "" then
                 "mixup and teacher-cache exclude each other: the cache holds features of single images, and mixup blends anew in each step"
+
             if s.Policy = PolicyName.Rlkd then
                 "mixup is not for the policy rlkd, whose agent blends images itself"
     ]
@@ -156,7 +157,10 @@ module Settings =
             | RateSchedule.Steps -> Schedule.multiStep s.LearningRate s.Decay s.Milestones
             | RateSchedule.Cosine -> Schedule.annealed s.LearningRate s.LrStop s.Epochs
 
-        if s.LrWarmUp = 0 then schedule else Schedule.product (Schedule.warmingUp s.LrWarmUp) schedule
+        if s.LrWarmUp = 0 then
+            schedule
+        else
+            Schedule.product (Schedule.warmingUp s.LrWarmUp) schedule
 
     /// The optimiser that the settings name.
     let optimiser (s: Settings) : Optimiser =

@@ -6,8 +6,8 @@ open System.Text.Json.Nodes
 open Ctkd.Fs.FieldKind
 
 /// The one table of the settings. From it come the flags of `teach` and `distill` with their help, the bounds and their
-/// messages, the defaults, `--set`, the options of C#, and the reference. To add a setting, add a field to `Settings` and a
-/// row here; the field's use in `Settings.plan` or `Run` is all that is left.
+/// messages, the defaults, `--set`, the options of C#, and the reference. To add a setting, add a field to `Settings` (SettingsRecord.fs)
+/// and a row here; the field's use in `Settings.plan` or `Run` is all that is left.
 [<RequireQualifiedAccess>]
 module SettingsTable =
 
@@ -102,7 +102,8 @@ module SettingsTable =
             |> Field.isNew
 
             any "lr-warm-up EPOCHS" (nameof s.LrWarmUp) (whole 0 65536) 0
-            |> Field.means "epochs in which the rate rises: in epoch e it is that of the schedule times e / (EPOCHS + 1)"
+            |> Field.means
+                "epochs in which the rate rises: in epoch e it is that of the schedule times e / (EPOCHS + 1)"
             |> Field.isNew
 
             any "optimizer NAME" (nameof s.Optimiser) (case<OptimiserName>()) OptimiserName.Sgd

@@ -36,7 +36,11 @@ module TeacherMemory =
         let isCustom (layer: Layer) = layer.IsCustom
 
         if plan.Mixup.IsSome && (TrainingPlan.agent plan).IsSome then
-            Error.fail Usage "the policy's agent blends images itself, and mixup would blend them again" "" "leave out --mixup"
+            Error.fail
+                Usage
+                "the policy's agent blends images itself, and mixup would blend them again"
+                ""
+                "leave out --mixup"
         elif s.TeacherCache = "" || plan.Distillation.IsNone then
             Ok simple
         elif Layer.leaves plan.Distillation.Value.Model.Body |> List.exists isCustom then

@@ -95,7 +95,10 @@ module MinMax =
             )
 
             let decayed = if plan.DecayTemperature then leaves.Length else ordinary
-            let gradients = plan.ClipGradients |> Option.fold (fun all longest -> Gradients.clipped longest all) gradients
+
+            let gradients =
+                plan.ClipGradients |> Option.fold (fun all longest -> Gradients.clipped longest all) gradients
+
             Optimiser.step plan.Optimiser decayed values.LearningRate gradients (Tree.leaves state.Velocity) leaves
             if state.Counters.Length > 0 then Tensor.addIntInto 1 state.Counters
             plan.Average |> Option.iter (fun decay -> WeightAverage.update decay state.Student state.Average)

@@ -170,8 +170,7 @@ module TeacherOutputs =
 
         let images first stop =
             let batch =
-                Augment.batch plan.Pad order first stop set
-                |> TrainingPlan.mixed plan order.Epoch (first / plan.Batch)
+                Augment.batch plan.Pad order first stop set |> TrainingPlan.mixed plan order.Epoch (first / plan.Batch)
 
             {
                 First = first
@@ -194,7 +193,9 @@ module TeacherOutputs =
             match options.Cache with
             | None -> size, images
             | Some _ when plan.Mixup.IsSome ->
-                invalidArg (nameof trainer) "cached features are those of single images: mixup blends anew in each step."
+                invalidArg
+                    (nameof trainer)
+                    "cached features are those of single images: mixup blends anew in each step."
             | Some _ when readsMaps plan ->
                 invalidArg (nameof trainer) "cached features are not enough: a distiller reads the teacher's maps."
             | Some cache -> window * size, cached cache

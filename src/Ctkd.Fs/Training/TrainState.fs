@@ -173,7 +173,10 @@ module TrainState =
 
     /// The student's weights as they are evaluated and exported: their average where the plan keeps one.
     let deployed (state: TrainState) : Tree =
-        if Tree.count state.Average = 0 then state.Student else WeightAverage.weights state.Average
+        if Tree.count state.Average = 0 then
+            state.Student
+        else
+            WeightAverage.weights state.Average
 
     /// Invalidates `state`; continue with the returned one.
     let private renew (state: TrainState) : TrainState =

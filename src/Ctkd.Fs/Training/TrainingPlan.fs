@@ -153,7 +153,10 @@ module TrainingPlan =
             | None -> Loss.crossEntropy batch.Labels logits
             | Some mix -> Loss.mixedCrossEntropy mix.Weight mix.Other batch.Labels logits
 
-        if plan.LabelSmoothing = 0.0 then exact else Loss.smoothed plan.LabelSmoothing exact logits
+        if plan.LabelSmoothing = 0.0 then
+            exact
+        else
+            Loss.smoothed plan.LabelSmoothing exact logits
 
     /// Blends a batch of consecutive steps of an epoch, from step `step` on, where the plan mixes images.
     let mixed (plan: TrainingPlan) (epoch: int) (step: int) (batch: Batch) : Batch =
