@@ -187,14 +187,36 @@ public static class Ops
     public static void Adam(Tensor[] parameters, Tensor[] gradients, Tensor[] first, Tensor[] second, Tensor step, double rate, double beta1, double beta2, double epsilon)
     {
         const double decay = 0;
-        const bool amsgrad = false, maximize = false;
         using var scope = NewDisposeScope();
+        FusedAdam("aten::_fused_adam_"u8, [], parameters, gradients, first, second, step, Of(rate), beta1, beta2, epsilon, decay);
+    }
+
+    /// <summary>Does one step of Adam with decoupled weight decay, in place; <paramref name="step"/> counts from 1, float32 [].</summary>
+    public static void AdamW(Tensor[] parameters, Tensor[] gradients, Tensor[] first, Tensor[] second, Tensor step, Tensor rate, double beta1, double beta2, double epsilon, double decay)
+    {
+        using var scope = NewDisposeScope();
+        FusedAdam("aten::_fused_adamw_"u8, "tensor_lr"u8, parameters, gradients, first, second, step, Of(rate), beta1, beta2, epsilon, decay);
+    }
+
+    /// <summary>Moves every target by a share of the way to its source, in place; the share is a 0-d tensor.</summary>
+    public static void LerpInto(Tensor[] targets, Tensor[] sources, Tensor share)
+    {
+        if (targets.Length == 0)
+            return;
+        var shares = new Tensor[targets.Length];
+        Array.Fill(shares, share);
+        Invoke("aten::_foreach_lerp_"u8, "List"u8, [Of(targets), Of(sources), Of(shares)]);
+    }
+
+    private static void FusedAdam(ReadOnlySpan<byte> name, ReadOnlySpan<byte> overload, Tensor[] parameters, Tensor[] gradients, Tensor[] first, Tensor[] second, Tensor step, ulong rate, double beta1, double beta2, double epsilon, double decay)
+    {
+        const bool amsgrad = false, maximize = false;
         RequireSameLayout(parameters, first, nameof(first));
         RequireSameLayout(parameters, second, nameof(second));
         var steps = new Tensor[parameters.Length];
         Array.Fill(steps, step);
-        Invoke("aten::_fused_adam_"u8, [],
-            [Of(parameters), Of(WithLayoutOf(parameters, gradients)), Of(first), Of(second), Of(ReadOnlySpan<Tensor>.Empty), Of(steps), Of(rate), Of(beta1), Of(beta2), Of(decay), Of(epsilon), Of(amsgrad), Of(maximize), None, None]);
+        Invoke(name, overload,
+            [Of(parameters), Of(WithLayoutOf(parameters, gradients)), Of(first), Of(second), Of(ReadOnlySpan<Tensor>.Empty), Of(steps), rate, Of(beta1), Of(beta2), Of(decay), Of(epsilon), Of(amsgrad), Of(maximize), None, None]);
     }
 
     // The fused optimisers ignore strides. Their results cannot go to a copy.

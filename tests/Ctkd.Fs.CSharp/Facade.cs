@@ -110,6 +110,22 @@ public static class Facade
         That(Policies.Rlkd(1, 1, 4.0).Name == "rlkd");
     }
 
+    public static void Options_of_training_are_properties()
+    {
+        var options = new TrainingOptions
+        {
+            Optimizer = "adamw", LrSchedule = "cosine", LrWarmUp = 2, LabelSmoothing = 0.1,
+            Mixup = 0.2, ClipGradients = 1.0, Ema = 0.99, Patience = 3,
+        };
+
+        var s = options.ToSettings();
+        That(s.LearningRate == 1e-3 && s.WeightDecay == 0.01);
+        That(s.LrWarmUp == 2 && s.Patience == 3);
+        Equal([0.1, 0.2, 1.0, 0.99], [s.LabelSmoothing, s.Mixup, s.ClipGradients, s.Ema]);
+        That(options.Optimizer == "adamw" && options.LrSchedule == "cosine");
+        That(Fails(() => options.Optimizer = "adm").Message.Contains("adamw"));
+    }
+
     public static void A_loss_and_its_gradient_are_two_lines()
     {
         using var teacher = torch.tensor(new[] { 2.0, 1.0, 0.0 }, [1, 3]);

@@ -42,6 +42,10 @@ let private tests: Test =
             ModelTests.tests
             ZooTests.tests
             OptimiserTests.tests
+            AdamWTests.tests
+            WeightAverageTests.tests
+            MixupTests.tests
+            LabelSmoothingTests.tests
             AugmentTests.tests
             SpreadTests.tests
             SaturationTests.tests
@@ -83,6 +87,7 @@ let private tests: Test =
             TrainDistillerTests.tests
             TrainConnectorTests.tests
             RecordedStepsTests.tests
+            TrainOptionsTests.tests
             TrainAgentTests.tests
             MetricsTests.tests
             TrainTemperatureTests.tests
@@ -97,6 +102,7 @@ let private tests: Test =
             RunResumeTests.tests
             RunDivergenceTests.tests
             RunWarningTests.tests
+            RunOptionsTests.tests
             RunReportTests.tests
             EstimateTests.tests
             BenchTests.tests

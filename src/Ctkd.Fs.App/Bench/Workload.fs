@@ -79,8 +79,13 @@ let plan (work: Workload) : TrainingPlan =
             }
         CrossEntropy = Schedule.constant 0.1
         LearningRate = Schedule.constant 0.05
-        Sgd = Sgd.defaults
+        Optimiser = Optimiser.defaults
         DecayTemperature = true
+        LabelSmoothing = 0.0
+        ClipGradients = None
+        Average = None
+        Patience = None
+        Mixup = None
         Epochs = 1
         Batch = work.Batch
         DropLast = false

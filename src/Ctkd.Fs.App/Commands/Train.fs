@@ -85,10 +85,11 @@ module Train =
                     (change recorded).Epochs
                     (fun hooks -> Prepare.ofSettings hooks recorded |> Run.resumeChanged file change)
 
-            let hadFinished = checkpoint.Info.Epoch > (change recorded).Epochs
+            let hadFinished = Run.hasEnded (change recorded) checkpoint.Info
 
             if hadFinished then
-                terminal.Line $"for more epochs: ctkd {name} --resume {Shell.word path} --epochs COUNT"
+                let flag = if summary.StoppedEarly then "patience" else "epochs"
+                terminal.Line $"for more epochs: ctkd {name} --resume {Shell.word path} --{flag} COUNT"
 
             return! finish terminal name hadFinished summary
         }

@@ -63,6 +63,48 @@ type TrainingOptions() =
         with get () = current.LearningRate
         and set (rate: float) = set (nameof current.LearningRate) rate
 
+    /// "sgd" or "adamw", which brings its own learning rate and weight decay where these are not set.
+    member _.Optimizer
+        with get () = Names.name current.Optimiser
+        and set (name: string) =
+            set (nameof current.Optimiser) (Names.find<OptimiserName> "optimizer" name |> Error.orRaise)
+
+    /// How the learning rate falls: "steps" or "cosine".
+    member _.LrSchedule
+        with get () = Names.name current.LrSchedule
+        and set (name: string) =
+            set (nameof current.LrSchedule) (Names.find<RateSchedule> "lr-schedule" name |> Error.orRaise)
+
+    /// Epochs in which the learning rate rises; 0 for none.
+    member _.LrWarmUp
+        with get () = current.LrWarmUp
+        and set (epochs: int) = set (nameof current.LrWarmUp) epochs
+
+    /// Share of each label that is spread evenly over all classes, in [0, 1).
+    member _.LabelSmoothing
+        with get () = current.LabelSmoothing
+        and set (share: float) = set (nameof current.LabelSmoothing) share
+
+    /// Alpha of mixup; 0 for none.
+    member _.Mixup
+        with get () = current.Mixup
+        and set (alpha: float) = set (nameof current.Mixup) alpha
+
+    /// The largest norm of all gradients together; 0 for any.
+    member _.ClipGradients
+        with get () = current.ClipGradients
+        and set (norm: float) = set (nameof current.ClipGradients) norm
+
+    /// Decay a step of the moving average of the weights, which is then evaluated and exported; 0 for none.
+    member _.Ema
+        with get () = current.Ema
+        and set (decay: float) = set (nameof current.Ema) decay
+
+    /// Epochs after which the run ends if its best top-1 has not risen; 0 for never.
+    member _.Patience
+        with get () = current.Patience
+        and set (epochs: int) = set (nameof current.Patience) epochs
+
     /// Losses from `Settings.methods`, added up; empty for those that suit the policy, or the recipe's.
     member _.Methods
         with get () = methods

@@ -15,6 +15,7 @@ type Schedule =
     | Linear of start: float * stop: float * epochs: int
     | Cosine of start: float * stop: float * epochs: int
     | Joined of first: Schedule * epochs: int * next: Schedule
+    | Product of one: Schedule * other: Schedule
 
     /// Returns the value in an epoch.
     member schedule.At(epoch: int) : float =
@@ -29,6 +30,7 @@ type Schedule =
         | Schedule.Cosine(start, stop, epochs) ->
             start + (stop - start) * (1.0 - Math.Cos(Math.PI * progress epochs)) / 2.0
         | Schedule.Joined(first, epochs, next) -> if epoch <= epochs then first.At epoch else next.At(epoch - epochs)
+        | Schedule.Product(one, other) -> one.At epoch * other.At epoch
 
 /// Creates and evaluates schedules. A number that is not finite or a length below 1 epoch raises `ArgumentException`.
 [<RequireQualifiedAccess>]
@@ -81,6 +83,24 @@ module Schedule =
     let joined (first: Schedule) (epochs: int) (next: Schedule) : Schedule =
         positive (nameof epochs) epochs
         Schedule.Joined(first, epochs, next)
+
+    /// The product of two schedules in every epoch: a rate times its warm-up, as PyTorch's `ChainedScheduler` composes them.
+    let product (one: Schedule) (other: Schedule) : Schedule = Schedule.Product(one, other)
+
+    /// The factor of a learning rate that warms up over `epochs` epochs: min(e / (epochs + 1), 1) in epoch e, from
+    /// 1 / (epochs + 1) in the first to 1 in the first after the warm-up. PyTorch's `LinearLR` with
+    /// start_factor = 1 / (epochs + 1) and total_iters = epochs. 0 epochs: 1 throughout.
+    let warmingUp (epochs: int) : Schedule =
+        if epochs < 0 then
+            invalidArg (nameof epochs) $"a warm-up takes 0 epochs or more, got {epochs}."
+
+        Schedule.Linear(0.0, 1.0, max (epochs + 1) epochs)
+
+    /// A rate that falls from `start` in the first epoch along half a cosine: in epoch e, from 1 to `epochs`, it is
+    /// stop + (start - stop) (1 + cos(pi (e - 1) / epochs)) / 2, as PyTorch's `CosineAnnealingLR` with T_max = epochs. No
+    /// epoch has the rate `stop` itself, which would be idle where that is 0.
+    let annealed (start: float) (stop: float) (epochs: int) : Schedule =
+        joined (constant start) 1 (cosine start stop epochs)
 
     /// CTKD's curriculum: the adversary's strength lambda rises from 0 to 1 over the first E epochs (10 on CIFAR-100):
     /// lambda(e) = (1 - cos(pi min(e, E) / E)) / 2 (CTKD, arXiv:2211.16231).

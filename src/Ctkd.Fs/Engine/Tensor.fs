@@ -348,3 +348,19 @@ module Tensor =
         (parameters: Tensor[])
         : unit =
         Ops.Adam(parameters, gradients, first, second, step, rate, beta1, beta2, epsilon)
+
+    let adamWInto
+        (beta1: float)
+        (beta2: float)
+        (epsilon: float)
+        (weightDecay: float)
+        (rate: Tensor)
+        (step: Tensor)
+        (gradients: Tensor[])
+        (first: Tensor[])
+        (second: Tensor[])
+        (parameters: Tensor[])
+        : unit =
+        Ops.AdamW(parameters, gradients, first, second, step, rate, beta1, beta2, epsilon, weightDecay)
+
+    let lerpInto (share: Tensor) (sources: Tensor[]) (targets: Tensor[]) : unit = Ops.LerpInto(targets, sources, share)

@@ -357,3 +357,22 @@ module Tensor =
         second: Tensor[] ->
         parameters: Tensor[] ->
             unit
+
+    /// Does one step of Adam with decoupled weight decay for all tensors in place, see `AdamW`. `step` counts from 1,
+    /// float32 []; the rate is a 0-d tensor.
+    val adamWInto:
+        beta1: float ->
+        beta2: float ->
+        epsilon: float ->
+        weightDecay: float ->
+        rate: Tensor ->
+        step: Tensor ->
+        gradients: Tensor[] ->
+        first: Tensor[] ->
+        second: Tensor[] ->
+        parameters: Tensor[] ->
+            unit
+
+    /// target[i] <- target[i] + share (source[i] - target[i]), shapes and types alike; exactly the source where the share
+    /// is 1. The share is a 0-d tensor of the targets' type.
+    val lerpInto: share: Tensor -> sources: Tensor[] -> targets: Tensor[] -> unit

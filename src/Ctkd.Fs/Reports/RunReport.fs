@@ -124,6 +124,20 @@ module RunReport =
         |> List.map (fun (name, weight) -> $"{string weight} {name}")
         |> String.concat " + "
 
+    /// The options of training that differ from the published recipes' habits.
+    let private everyday (s: Settings) : (string * string) list = [
+        if s.Optimiser <> OptimiserName.Sgd then "optimizer", Names.name s.Optimiser
+        if s.LrSchedule = RateSchedule.Cosine then
+            "learning rate falls", $"along half a cosine towards {string s.LrStop}"
+        if s.LrWarmUp > 0 then "learning rate rises", $"over {s.LrWarmUp} epochs"
+        if s.LabelSmoothing > 0.0 then "label smoothing", string s.LabelSmoothing
+        if s.Mixup > 0.0 then "mixup", $"alpha {string s.Mixup}"
+        if s.ClipGradients > 0.0 then
+            "gradients", $"shortened to the norm {string s.ClipGradients}"
+        if s.Ema > 0.0 then "weights", $"moving average, decay {string s.Ema} a step"
+        if s.Patience > 0 then "patience", $"{s.Patience} epochs"
+    ]
+
     let private settingsFacts (settings: Settings) : (string * string) list = [
         "student", settings.Student
         "teacher", (if settings.Teacher = "" then "none" else settings.Teacher)
@@ -144,6 +158,7 @@ module RunReport =
         "epochs", string settings.Epochs
         "batch", string settings.Batch
         "learning rate", string settings.LearningRate
+        yield! everyday settings
         "precision", Names.name settings.Precision
         "seed", string settings.Seed
     ]
@@ -209,7 +224,15 @@ module RunReport =
                 @ temperatureSection
                 @ ofAgents
                 @ [
-                    for name, summary in runs -> $"Settings: {name}", [ Section.Facts(settingsFacts summary.Settings) ]
+                    for name, summary in runs do
+                        let early =
+                            if summary.StoppedEarly then
+                                let last = (List.last summary.Epochs).Epoch
+                                [ "stopped early", $"after epoch {last}: the best top-1 did not rise any more" ]
+                            else
+                                []
+
+                        $"Settings: {name}", [ Section.Facts(settingsFacts summary.Settings @ early) ]
                 ]
         }
 

@@ -143,13 +143,16 @@ module Checkpoint =
                 |> Result.map (TrainState.ofTree plan info.Epoch info.Step info.Best)
             )
 
-    /// Returns the student's tensors as stored, under the names of its state_dict.
+    /// Returns the student's tensors as stored, under the names of its state_dict: their average where the run keeps one.
     let studentTensors (checkpoint: Checkpoint) : StoredTensor list =
-        let prefix = "student/"
+        let under (prefix: string) =
+            checkpoint.Tensors
+            |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
+            |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
 
-        checkpoint.Tensors
-        |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
-        |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
+        match under TrainState.averagedWeights with
+        | [] -> under "student/"
+        | averaged -> averaged
 
     /// Returns the student's state_dict for a model, or how the two differ.
     let student (model: Model) (dtype: DType) (device: Device) (checkpoint: Checkpoint) : Result<Tree, Error> =

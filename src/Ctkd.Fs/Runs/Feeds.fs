@@ -45,10 +45,10 @@ module Feeds =
     let private chunk = 256
 
     let private threads (s: Settings) : int =
-        if s.DecodeThreads > 0 then s.DecodeThreads else Environment.ProcessorCount
+        if s.Photos.DecodeThreads > 0 then s.Photos.DecodeThreads else Environment.ProcessorCount
 
     let private stream (s: Settings) (dtype: DType) (device: Device) (data: Splits) (set: ImageSet) (photos: Photos) =
-        let kept = int64 (s.DecodedGb * 1e9)
+        let kept = int64 (s.Photos.DecodedGb * 1e9)
         let loader = new PhotoLoader(photos.Source, threads s, set.Height, set.Width, PhotoStream.slabs, kept)
 
         {
@@ -56,7 +56,7 @@ module Feeds =
             Labels = set.Labels
             Height = set.Height
             Width = set.Width
-            LeastArea = s.CropArea
+            LeastArea = s.Photos.CropArea
             Mean = Augment.perChannel dtype device data.Mean
             Std = Augment.perChannel dtype device data.Std
         }

@@ -84,7 +84,8 @@ module Resolve =
             agent
 
     /// Defaults that depend on what is assigned: epochs on the data set, milestones and the agent's schedule on
-    /// the epochs, methods on the policy, weights of the losses and the warm-up on the methods.
+    /// the epochs, methods on the policy, weights of the losses and the warm-up on the methods, learning rate and weight decay
+    /// on the optimiser.
     let private dependent (apply: Settings -> Result<Settings, Error>) (given: string -> bool) =
         result {
             let! first = apply Settings.defaults
@@ -97,6 +98,8 @@ module Resolve =
                     Milestones = Settings.milestones (max 0 epochs)
                     Rlkd = fitted first RlkdSettings.publishedEpochs epochs Settings.defaults.Rlkd
             }
+
+            let start = Settings.withOptimiser first.Optimiser start
 
             let! second = apply (Settings.withMethods (Settings.methodsOf first.Policy) start)
             return Settings.withMethods (List.ofSeq second.Methods.Keys) start

@@ -22,7 +22,12 @@ type Summary = {
     Folder: string
     /// The checkpoint to resume or to deploy from.
     Checkpoint: string
-}
+} with
+
+    /// Whether the run ended before its last epoch, because its best top-1 did not rise any more.
+    member summary.StoppedEarly: bool =
+        summary.Ending = Finished
+        && summary.Epochs |> List.tryLast |> Option.exists (fun last -> last.Epoch < summary.Settings.Epochs)
 
 /// Runs in folders: from an experiment to checkpoints and metrics.
 [<RequireQualifiedAccess>]
@@ -67,6 +72,7 @@ module Run =
                 state.Student
                 Tree.prefixed "trained/" state.Trained
                 Tree.prefixed "velocity/" state.Velocity
+                Tree.prefixed "average/" state.Average
                 Tree.prefixed "agent/" state.Agent
             ]
             |> Tree.leaves
@@ -104,7 +110,7 @@ module Run =
 
         let complete (seconds: float) (waited: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = LoadedModel.accuracyIn batch plan plan.Student state.Student run.Feeds.Test
+                let test = LoadedModel.accuracyIn batch plan plan.Student (TrainState.deployed state) run.Feeds.Test
 
                 do!
                     if Double.IsFinite test.Loss && isSound state then
@@ -133,6 +139,9 @@ module Run =
 
         let rec epochs steps (state: TrainState) (lines: EpochMetrics list) : Result<Summary, Error> =
             if state.Epoch > plan.Epochs then
+                Ok(summary Finished state lines)
+            elif state.Step = 0 && Best.hasStalled plan.Patience state.Epoch state.Best then
+                hooks.Say(Best.stalled plan.Patience.Value state.Epoch state.Best)
                 Ok(summary Finished state lines)
             elif hooks.Stop() then
                 stopped state lines
@@ -306,23 +315,23 @@ module Run =
                 path
                 $"change only {allowed}, or start a new run"
 
-    /// Says what more epochs mean.
-    let private tellEpochs (hooks: Hooks) (recorded: Settings) (changed: Settings) : unit =
-        if changed.Epochs > recorded.Epochs then
-            let milestones = changed.Milestones |> List.map string |> String.concat ", "
-            hooks.Say $"{changed.Epochs} epochs in place of {recorded.Epochs}: the milestones stay at {milestones}"
+    /// Whether a run of these settings has ended with a checkpoint: no epoch is left, or it has stopped early.
+    let hasEnded (s: Settings) (info: CheckpointInfo) : bool =
+        info.Epoch > s.Epochs || info.Step = 0 && Best.hasStalled (Settings.patience s) info.Epoch info.Best
 
-            if changed.Policy = PolicyName.Linear || changed.Policy = PolicyName.Cosine then
-                hooks.Say $"the policy {changed.Policy} takes T to its end over {changed.Epochs} epochs from here on"
-
-    /// The results of a run that has no epoch left. Neither teacher nor data are needed.
-    let private finished (hooks: Hooks) (folder: RunDirectory) (checkpoint: Checkpoint) : Result<Summary, Error> =
+    /// The results of a run that has ended. Neither teacher nor data are needed.
+    let private finished hooks (folder: RunDirectory) (s: Settings) (checkpoint: Checkpoint) : Result<Summary, Error> =
         let info = checkpoint.Info
 
         Metrics.readable info.MetricLines folder.Metrics
         |> Result.map (fun (lines, problem) ->
             problem |> Option.iter (fun problem -> hooks.Say $"warning: {problem}; the checkpoints are whole")
-            hooks.Say $"all {info.Settings.Epochs} epochs are done: nothing was trained"
+
+            if info.Epoch > s.Epochs then
+                hooks.Say $"all {info.Settings.Epochs} epochs are done: nothing was trained"
+            else
+                hooks.Say(Best.stalled s.Patience info.Epoch info.Best)
+                hooks.Say "nothing was trained: give more --patience, or 0, to go on"
 
             {
                 Ending = Finished
@@ -357,7 +366,7 @@ module Run =
             do! checkTeacher run checkpoint
             do! checkData run checkpoint
             let! state = Checkpoint.restore run.Trainer.Plan checkpoint
-            tellEpochs hooks recorded changed
+            Settings.ofMoreEpochs recorded changed |> List.iter hooks.Say
             do! takeUp hooks folder checkpoint state
             do! if recorded = changed then Ok() else writeSettings folder changed
             let! lines, warning = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
@@ -387,8 +396,8 @@ module Run =
                                 do! checkParts file checkpoint.Info.Settings experiment
                                 do! checkChanges file checkpoint.Info.Settings changed
 
-                                if checkpoint.Info.Epoch > changed.Epochs then
-                                    return! finished experiment.Hooks folder checkpoint
+                                if hasEnded changed checkpoint.Info then
+                                    return! finished experiment.Hooks folder changed checkpoint
                                 else
                                     return! goOn folder checkpoint changed experiment
                             }

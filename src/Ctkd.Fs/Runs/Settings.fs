@@ -54,6 +54,17 @@ module Settings =
                 WarmUp = (if dtkd || List.contains "dkd" names then 20 else 0)
         }
 
+    /// The settings with an optimiser, and the learning rate and weight decay that suit it.
+    let withOptimiser (name: OptimiserName) (s: Settings) : Settings =
+        match name with
+        | OptimiserName.Sgd -> { s with Optimiser = name }
+        | OptimiserName.Adamw -> {
+            s with
+                Optimiser = name
+                LearningRate = 1e-3
+                WeightDecay = AdamW.defaults.WeightDecay
+          }
+
     /// Every mistake of the settings, each naming the field, its bound and the value.
     let mistakes (s: Settings) : string list = [
         for field in SettingsTable.all do
@@ -69,12 +80,18 @@ module Settings =
         if s.Mean.Length <> s.Std.Length then
             "mean and std must be given together, one number a channel"
         if s.Nesterov && s.Momentum = 0.0 then "nesterov needs a momentum > 0"
-        if s.Unlabelled && s.Data <> "photos" then
-            "unlabelled is for folders of photographs: --data DIR"
-        if s.Unlabelled && s.Teacher = "" then
-            "unlabelled needs a teacher: without labels there is nothing else to learn from"
+        yield! PhotoSettings.mistakes s.Data s.Teacher s.Photos
+
         if s.Subset > 0 && s.PerClass > 0 then
             "subset and per-class say the same thing twice: give one of them"
+        if s.Nesterov && s.Optimiser <> OptimiserName.Sgd then
+            $"nesterov is for the optimizer sgd, not {s.Optimiser}"
+        if s.Mixup > 0.0 && s.Teacher <> "" then
+            if s.TeacherCache <> "" then
+                "mixup and teacher-cache exclude each other: the cache holds features of single images, and mixup blends anew in each step"
+
+            if s.Policy = PolicyName.Rlkd then
+                "mixup is not for the policy rlkd, whose agent blends images itself"
     ]
 
     /// The settings, or all their mistakes as one error.
@@ -129,14 +146,8 @@ module Settings =
 
     /// The data set of the settings, with their normalisation and number of images per class.
     let loadData (s: Settings) : Result<Splits, Error> =
-        let options = {
-            Size = s.Size
-            ValSplit = s.ValSplit
-            Seed = s.Seed
-            Unlabelled = s.Unlabelled
-        }
-
-        Datasets.loadWith options s.Data (if s.DataDir = "" then None else Some s.DataDir) |> Result.bind (adjust s)
+        Datasets.loadWith (PhotoSettings.options s.Seed s.Photos) s.Data (if s.DataDir = "" then None else Some s.DataDir)
+        |> Result.bind (adjust s)
 
     /// SHA-256 of a data set's training images and labels: a run resumes only with the data that it began with.
     let fingerprint (data: Splits) : string =
@@ -149,6 +160,53 @@ module Settings =
 
         hash.AppendData(data.Train.Labels |> Array.collect BitConverter.GetBytes)
         Convert.ToHexStringLower(hash.GetHashAndReset())
+
+    /// The learning rate by epoch: the schedule times the warm-up.
+    let learningRate (s: Settings) : Schedule =
+        let schedule =
+            match s.LrSchedule with
+            | RateSchedule.Steps -> Schedule.multiStep s.LearningRate s.Decay s.Milestones
+            | RateSchedule.Cosine -> Schedule.annealed s.LearningRate s.LrStop s.Epochs
+
+        if s.LrWarmUp = 0 then
+            schedule
+        else
+            Schedule.product (Schedule.warmingUp s.LrWarmUp) schedule
+
+    /// The optimiser that the settings name.
+    let optimiser (s: Settings) : Optimiser =
+        match s.Optimiser with
+        | OptimiserName.Sgd ->
+            Optimiser.Sgd { Momentum = s.Momentum; WeightDecay = s.WeightDecay; Nesterov = s.Nesterov }
+        | OptimiserName.Adamw ->
+            Optimiser.AdamW {
+                Beta1 = s.AdamBeta1
+                Beta2 = s.AdamBeta2
+                Epsilon = s.AdamEpsilon
+                WeightDecay = s.WeightDecay
+            }
+
+    /// A setting whose 0 means none.
+    let private unlessZero (value: 'T) : 'T option = if value = Unchecked.defaultof<'T> then None else Some value
+
+    /// Epochs after which a run ends if its best top-1 has not risen; None for never.
+    let patience (s: Settings) : int option = unlessZero s.Patience
+
+    /// What more epochs mean for a run that is resumed with them.
+    let ofMoreEpochs (recorded: Settings) (changed: Settings) : string list = [
+        if changed.Epochs > recorded.Epochs then
+            let rate =
+                match changed.LrSchedule with
+                | RateSchedule.Steps ->
+                    let milestones = changed.Milestones |> List.map string |> String.concat ", "
+                    $"the milestones stay at {milestones}"
+                | RateSchedule.Cosine -> "the learning rate follows the longer cosine from here on"
+
+            $"{changed.Epochs} epochs in place of {recorded.Epochs}: {rate}"
+
+            if changed.Policy = PolicyName.Linear || changed.Policy = PolicyName.Cosine then
+                $"the policy {changed.Policy} takes T to its end over {changed.Epochs} epochs from here on"
+    ]
 
     /// The temperature policy that the settings name.
     let policy (s: Settings) : Policy =
@@ -200,14 +258,19 @@ module Settings =
         Student = student
         Distillation = None
         CrossEntropy = Schedule.constant 1.0
-        LearningRate = Schedule.multiStep s.LearningRate s.Decay s.Milestones
-        Sgd = { Momentum = s.Momentum; WeightDecay = s.WeightDecay; Nesterov = s.Nesterov }
+        LearningRate = learningRate s
+        Optimiser = optimiser s
         DecayTemperature = s.DecayTemperature
+        LabelSmoothing = s.LabelSmoothing
+        ClipGradients = unlessZero s.ClipGradients
+        Average = unlessZero s.Ema
+        Patience = patience s
+        Mixup = unlessZero s.Mixup
         Epochs = s.Epochs
         Batch = s.Batch
         DropLast = s.DropLast
         TrainImages = ImageSet.count data.Train
-        Unlabelled = s.Unlabelled
+        Unlabelled = s.Photos.Unlabelled
         Seed = s.Seed
         Pad = data.Pad
         Flip = data.Flip
@@ -233,7 +296,7 @@ module Settings =
             |> Result.map (fun distillers -> {
                 alone with
                     // The teacher's own choice is no label.
-                    CrossEntropy = Schedule.constant (if s.Unlabelled then 0.0 else s.CrossEntropy)
+                    CrossEntropy = Schedule.constant (if s.Photos.Unlabelled then 0.0 else s.CrossEntropy)
                     Distillation =
                         Some { Model = model; Weights = weights; Policy = policy s; Distillers = distillers }
             })

@@ -5,90 +5,9 @@ open System.Text.Json
 open System.Text.Json.Nodes
 open Ctkd.Fs.FieldKind
 
-/// The temperature policies that settings name.
-[<RequireQualifiedAccess>]
-type PolicyName =
-    | Fixed
-    | Linear
-    | Cosine
-    | Dtkd
-    | CtkdGlobal
-    | CtkdInstance
-    | Rlkd
-    /// A policy of the program's own; `ctkd` knows none.
-    | Own of string
-
-    override policy.ToString() = Names.name policy
-
-/// Every setting of a training run as plain data: it prints, serialises, compares, and a checkpoint carries it. What each
-/// field means, its unit and its bound are in its row of `SettingsTable.all`.
-type Settings = {
-    Student: string
-    Teacher: string
-    TeacherWeights: string
-    Teaching: TeacherSettings
-    /// Weights that the student starts from; empty for drawn values.
-    StudentWeights: string
-    /// SHA-256 of these weights as they are used.
-    StudentHash: string
-    Data: string
-    DataDir: string
-    Mean: float list
-    Std: float list
-    PerClass: int
-    /// Height and width of photographs as the networks see them.
-    Size: int
-    CropArea: float
-    ValSplit: float
-    Subset: int
-    /// Whether the training images have no labels.
-    Unlabelled: bool
-    DecodeThreads: int
-    DecodedGb: float
-    Epochs: int
-    Batch: int
-    DropLast: bool
-    LearningRate: float
-    Milestones: int list
-    Decay: float
-    Momentum: float
-    WeightDecay: float
-    Nesterov: bool
-    Policy: PolicyName
-    Standardise: bool
-    T: float
-    TStop: float
-    TStart: float
-    TScale: float
-    Hidden: int
-    CurriculumStart: float
-    CurriculumStop: float
-    CurriculumEpochs: int
-    Rlkd: RlkdSettings
-    DecayTemperature: bool
-    CrossEntropy: float
-    /// The distillation losses that are added up, each by its name with its weight.
-    Methods: Map<string, float>
-    DkdAlpha: float
-    DkdBeta: float
-    WarmUp: int
-    Precision: Precision
-    ChannelsLast: bool
-    Device: string
-    /// Threads of the processor; 0 leaves them as they are.
-    Threads: int
-    Tf32: bool
-    Graph: bool
-    Seed: int
-    TeacherAhead: int
-    TeacherCache: string
-    TeacherCacheGb: float
-    TeacherCacheHalf: bool
-}
-
 /// The one table of the settings. From it come the flags of `teach` and `distill` with their help, the bounds and their
-/// messages, the defaults, `--set`, the options of C#, and the reference. To add a setting, add a field to `Settings` and a
-/// row here; the field's use in `Settings.plan` or `Run` is all that is left.
+/// messages, the defaults, `--set`, the options of C#, and the reference. To add a setting, add a field to `Settings` (SettingsRecord.fs)
+/// and a row here; the field's use in `Settings.plan` or `Run` is all that is left.
 [<RequireQualifiedAccess>]
 module SettingsTable =
 
@@ -168,41 +87,9 @@ module SettingsTable =
             |> Field.means "train on the first COUNT images of each class only, 0 for all"
             |> Field.yours
 
-            any "size PIXELS" (nameof s.Size) (whole 8 4096) 224
-            |> Field.means "photos: height and width of the images as the networks see them"
-            |> Field.isNew
-
-            any "crop-area SHARE" (nameof s.CropArea) (number positiveShare) 0.08
-            |> Field.means "photos: the smallest share of a picture's area that a random crop takes, in (0, 1]"
-            |> Field.isNew
-
-            any "val-split SHARE" (nameof s.ValSplit) (number share) 0.0
-            |> Field.means
-                "photos: the share of each class that is held out for the test, by --seed, where DIR has no val folder"
-            |> Field.by "0.1 there"
-            |> Field.yours
-            |> Field.isNew
-
             any "subset COUNT" (nameof s.Subset) (count 0) 0
             |> Field.means "train on COUNT images, spread evenly over the classes, and test on at most as many; 0 for all"
             |> Field.yours
-            |> Field.isNew
-
-            taught "unlabelled" (nameof s.Unlabelled) switch false
-            |> Field.means "photos: the training images have no labels, the student learns from the teacher's outputs alone"
-            |> Field.isNew
-
-            any "decode-threads COUNT" (nameof s.DecodeThreads) (whole 0 1024) 0
-            |> Field.means "photos: threads that decode; results do not depend on it"
-            |> Field.by "one a core"
-            |> Field.yours
-            |> Field.mayChange
-            |> Field.isNew
-
-            any "decoded-gb SIZE" (nameof s.DecodedGb) (number atLeast0) 1.0
-            |> Field.means "photos: keep decoded training images up to so many 10^9 bytes, so that small sets are decoded once"
-            |> Field.yours
-            |> Field.mayChange
             |> Field.isNew
 
             any "epochs COUNT" (nameof s.Epochs) (count 1) 30
@@ -216,7 +103,9 @@ module SettingsTable =
             |> Field.means "leave out an epoch's last batch where it is smaller than the others"
             |> Field.isNew
 
-            any "lr RATE" (nameof s.LearningRate) (number positive) 0.05 |> Field.means "learning rate"
+            any "lr RATE" (nameof s.LearningRate) (number positive) 0.05
+            |> Field.means "learning rate"
+            |> Field.by "0.05; adamw: 0.001"
 
             any "milestones EPOCH" (nameof s.Milestones) epochs (milestones 30)
             |> Field.means "epochs after which the learning rate is multiplied by --decay"
@@ -224,13 +113,66 @@ module SettingsTable =
 
             any "decay FACTOR" (nameof s.Decay) (number positive) 0.1 |> Field.means "factor at a milestone"
 
+            any "lr-schedule NAME" (nameof s.LrSchedule) (case<RateSchedule>()) RateSchedule.Steps
+            |> Field.means "steps: the rate falls at the milestones; cosine: from --lr to --lr-stop over all epochs"
+            |> Field.isNew
+
+            any "lr-stop RATE" (nameof s.LrStop) (number atLeast0) 0.0
+            |> Field.means "what the cosine schedule falls towards"
+            |> Field.isNew
+
+            any "lr-warm-up EPOCHS" (nameof s.LrWarmUp) (whole 0 65536) 0
+            |> Field.means
+                "epochs in which the rate rises: in epoch e it is that of the schedule times e / (EPOCHS + 1)"
+            |> Field.isNew
+
+            any "optimizer NAME" (nameof s.Optimiser) (case<OptimiserName>()) OptimiserName.Sgd
+            |> Field.means "sgd, or adamw: Adam with decoupled weight decay"
+            |> Field.isNew
+
             any "momentum SHARE" (nameof s.Momentum) (number share) Sgd.defaults.Momentum
-            |> Field.means "momentum of the optimiser, in [0, 1)"
+            |> Field.means "momentum of sgd, in [0, 1)"
 
             any "weight-decay WEIGHT" (nameof s.WeightDecay) (number atLeast0) Sgd.defaults.WeightDecay
             |> Field.means "weight decay"
+            |> Field.by "0.0005; adamw: 0.01"
 
             any "nesterov" (nameof s.Nesterov) switch Sgd.defaults.Nesterov |> Field.means "Nesterov's momentum"
+
+            any "adam-beta1 SHARE" (nameof s.AdamBeta1) (number share) AdamW.defaults.Beta1
+            |> Field.means "adamw's decay rate of the mean gradient"
+            |> Field.isNew
+
+            any "adam-beta2 SHARE" (nameof s.AdamBeta2) (number share) AdamW.defaults.Beta2
+            |> Field.means "adamw's decay rate of the mean squared gradient"
+            |> Field.isNew
+
+            any "adam-epsilon NUMBER" (nameof s.AdamEpsilon) (number positive) AdamW.defaults.Epsilon
+            |> Field.means "adamw's addition to the root of the mean squared gradient"
+            |> Field.isNew
+
+            any "label-smoothing SHARE" (nameof s.LabelSmoothing) (number share) 0.0
+            |> Field.means "share of each label that is spread evenly over all classes, in [0, 1)"
+            |> Field.isNew
+
+            any "mixup ALPHA" (nameof s.Mixup) (number atLeast0) 0.0
+            |> Field.means "blend each image with another of its batch, by a share from Beta(ALPHA, ALPHA); 0 for none"
+            |> Field.isNew
+
+            any "clip-gradients NORM" (nameof s.ClipGradients) (number atLeast0) 0.0
+            |> Field.means "shorten the gradients of all parameters together to this norm; 0 for never"
+            |> Field.isNew
+
+            any "ema DECAY" (nameof s.Ema) (number share) 0.0
+            |> Field.means
+                "evaluate and export the moving average of the student's weights with this decay a step, such as 0.999; \
+                 0 for the weights themselves"
+            |> Field.isNew
+
+            any "patience EPOCHS" (nameof s.Patience) (count 0) 0
+            |> Field.means "end the run when the best top-1 has not risen for this many epochs; 0 for never"
+            |> Field.mayChange
+            |> Field.isNew
 
             taught "policy NAME" (nameof s.Policy) (case<PolicyName>()) PolicyName.CtkdGlobal
             |> Field.means $"temperature policy, one of {listed (Names.all<PolicyName>())}"
@@ -331,7 +273,7 @@ module SettingsTable =
         ]
 
     /// Every setting.
-    let all: Field list = own @ TeacherSettings.fields @ RlkdSettings.fields
+    let all: Field list = own @ PhotoSettings.fields @ TeacherSettings.fields @ RlkdSettings.fields
 
     /// The JSON of a record that holds settings, with the defaults of what earlier versions lacked: settings, and fields
     /// of the record's own.

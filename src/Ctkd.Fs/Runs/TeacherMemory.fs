@@ -17,7 +17,7 @@ module TeacherMemory =
             $"mean {numbers data.Mean}, std {numbers data.Std}"
             $"pad {plan.Pad}, flip {plan.Flip}, batch {s.TeacherAhead * s.Batch}"
             // The cuts of photographs are random numbers of the seed; each epoch has its own.
-            if data.Train.Images.IsInFiles then $"size {s.Size}, crop area {s.CropArea}, seed {s.Seed}"
+            if data.Train.Images.IsInFiles then $"size {s.Photos.Size}, crop area {s.Photos.CropArea}, seed {s.Seed}"
             $"precision {plan.Precision}, channels last {plan.ChannelsLast}, device {s.Device}"
             $"libtorch {engine.Version} in {engine.Folder}, {Engine.threads ()} threads, fused {Engine.fuses ()}, TF32 {s.Tf32}"
             // Another build of the library may compute in another order.
@@ -40,6 +40,12 @@ module TeacherMemory =
 
         match plan.Distillation, teacher with
         | None, _ -> Ok simple
+        | Some _, _ when plan.Mixup.IsSome && (TrainingPlan.agent plan).IsSome ->
+            Error.fail
+                Usage
+                "the policy's agent blends images itself, and mixup would blend them again"
+                ""
+                "leave out --mixup"
         | Some _, _ when s.TeacherCache = "" -> Ok simple
         | Some _, None ->
             let what =

@@ -83,3 +83,17 @@ module Loss =
         let other = Tensor.crossEntropyEach other logits
         let own = Tensor.crossEntropyEach labels logits
         Tensor.mean (other + weight * (own - other))
+
+    /// <summary>
+    /// Cross entropy with smoothed labels: <c>(1 - share) CE + share mean_c(-log q_c)</c>, <c>q = softmax(logits)</c>, mean over
+    /// the instances: the target has share / classes on every class more, and 1 - share of the label. PyTorch's
+    /// <c>label_smoothing</c>.
+    /// </summary>
+    /// <param name="share">In [0, 1).</param>
+    /// <param name="crossEntropy">CE with the labels or with both labels of blends, shape [].</param>
+    /// <param name="logits">Shape [batch, classes].</param>
+    /// <returns>Loss in nats, shape [].</returns>
+    /// <remarks>Szegedy et al. 2016, arXiv:1512.00567, section 7.</remarks>
+    let smoothed (share: float) (crossEntropy: Tensor) (logits: Tensor) : Tensor =
+        let even = Tensor.logSoftmax -1 logits |> Tensor.mean |> Tensor.neg
+        Tensor.scale (1.0 - share) crossEntropy + Tensor.scale share even

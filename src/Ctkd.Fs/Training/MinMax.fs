@@ -23,7 +23,7 @@ module MinMax =
     let losses plan (values: EpochValues) (clock: Tensor) (state: TrainState) (input: StepInput) : BatchLosses =
         let batch = input.Batch
         let student = TrainingPlan.forward plan plan.Student true state.Student batch.Images
-        let ce = "ce", TrainingPlan.crossEntropy batch student.Logits
+        let ce = "ce", TrainingPlan.crossEntropy plan batch student.Logits
 
         let softened (distillation: Distillation) (teacher: Outputs) : DistillerInput =
             let { Policy = policy; Model = model } = distillation
@@ -75,7 +75,7 @@ module MinMax =
         Tensor.scoped (fun () ->
             let input = TeacherOutputs.labelled plan input
             let losses = losses plan values clock state input
-            let leaves, velocities = Tree.leaves state.Trained, Tree.leaves state.Velocity
+            let leaves = Tree.leaves state.Trained
             // The temperature's leaves are the last ones.
             let ordinary = leaves.Length - Tree.count state.Temperature
             let t = losses.Input |> Option.map _.Softened.T
@@ -95,16 +95,14 @@ module MinMax =
                 )
             )
 
-            let descend sgd (part: Tensor[] -> Tensor[]) =
-                Sgd.step sgd values.LearningRate (part gradients) (part velocities) (part leaves)
+            let decayed = if plan.DecayTemperature then leaves.Length else ordinary
 
-            if plan.DecayTemperature || ordinary = leaves.Length then
-                descend plan.Sgd id
-            else
-                descend plan.Sgd (Array.take ordinary)
-                descend { plan.Sgd with WeightDecay = 0.0 } (Array.skip ordinary)
+            let gradients =
+                plan.ClipGradients |> Option.fold (fun all longest -> Gradients.clipped longest all) gradients
 
+            Optimiser.step plan.Optimiser decayed values.LearningRate gradients (Tree.leaves state.Velocity) leaves
             if state.Counters.Length > 0 then Tensor.addIntInto 1 state.Counters
+            plan.Average |> Option.iter (fun decay -> WeightAverage.update decay state.Student state.Average)
 
             let temperature t = { T = t; Gradient = Array.tryHead gradientT; Index = input.Batch.Index }
 

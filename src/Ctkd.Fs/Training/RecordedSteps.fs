@@ -30,6 +30,8 @@ module RecordedSteps =
             Some $"the dropout of {plan.Student.Name} is seeded by the host in every step"
         elif (TrainingPlan.agent plan).IsSome then
             Some "the policy's agent learns and decides from the host"
+        elif plan.Mixup.IsSome then
+            Some "mixup draws its blends on the host in every step"
         else
             None
 

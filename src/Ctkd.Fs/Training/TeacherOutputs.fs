@@ -85,7 +85,7 @@ module TeacherOutputs =
     let labelled (plan: TrainingPlan) (input: StepInput) : StepInput =
         match input.Teacher with
         | Some teacher when plan.Unlabelled ->
-            let batch = { input.Batch with Labels = Tensor.argMax 1 teacher.Logits }
+            let batch = { input.Batch with Labels = Tensor.argMax 1 teacher.Logits; Mix = None }
             { input with Batch = batch }
         | _ -> input
 
@@ -205,6 +205,10 @@ module TeacherOutputs =
         let length, compute =
             match options.Cache with
             | None -> size, images
+            | Some _ when plan.Mixup.IsSome ->
+                invalidArg
+                    (nameof options)
+                    "cached features are those of single images: mixup blends anew in each step."
             | Some _ when readsMaps plan ->
                 invalidArg (nameof options) "cached features are not enough: a distiller reads the teacher's maps."
             | Some cache -> window * size, cached cache

@@ -74,6 +74,13 @@ module Train =
                 (if isChanged then { trainer.Teacher with Cache = None } else trainer.Teacher)
             | _ -> images, trainer.Teacher
 
+        let shown = {
+            shown with
+                Batch =
+                    fun start stop ->
+                        shown.Batch start stop |> TrainingPlan.mixed plan state.Epoch (start / plan.Batch)
+        }
+
         {
             Values = EpochValues.create plan state.Epoch
             Images = shown
@@ -102,6 +109,9 @@ module Train =
 
         if plan.Batch < 1 then
             invalidArg (nameof trainer) $"a batch must hold at least 1 image, got {plan.Batch}."
+
+        if plan.Mixup.IsSome && (TrainingPlan.agent plan).IsSome then
+            invalidArg (nameof trainer) "the policy's agent blends images itself: mixup is not for it."
 
         if plan.Distillation.IsSome && ImageFeed.count images > plan.TrainImages then
             invalidArg

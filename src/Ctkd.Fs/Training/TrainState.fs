@@ -3,6 +3,20 @@ namespace Ctkd.Fs
 /// The best evaluation so far.
 type Best = { Epoch: int; Top1: float }
 
+/// Functions over the best evaluation.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module Best =
+
+    /// Whether the best top-1 has not risen in the last `patience` epochs before epoch `epoch` (from 1); never without patience.
+    let hasStalled (patience: int option) (epoch: int) (best: Best) : bool =
+        patience |> Option.exists (fun epochs -> epoch - 1 - best.Epoch >= epochs)
+
+    /// A line about a run that has stalled before an epoch.
+    let stalled (patience: int) (epoch: int) (best: Best) : string =
+        let epochs = if patience = 1 then "an epoch" else $"{patience} epochs"
+
+        $"stopped early after epoch {epoch - 1}: the best top-1, %.2f{best.Top1} %% of epoch {best.Epoch}, has not risen for {epochs}"
+
 /// Everything that changes while a plan runs: what a checkpoint holds. A step updates the tensors in place and invalidates
 /// the state that it was given: using that state again raises.
 [<NoComparison; NoEquality>]
@@ -17,8 +31,10 @@ type TrainState = {
     Trained: Tree
     /// The batch counters among the student's and the connectors' buffers.
     Counters: Tensor[]
-    /// Velocities of all trained tensors.
+    /// State of the optimiser for all trained tensors (`Optimiser.start`): under SGD their velocities.
     Velocity: Tree
+    /// The average of the student's weights (`WeightAverage.start`); empty where the plan keeps none.
+    Average: Tree
     /// State of the policy's agent; empty without one.
     Agent: Tree
     /// Metrics of the epoch so far.
@@ -58,6 +74,7 @@ module TrainState =
         (plan: TrainingPlan)
         (student: Tree, connectors: Tree, temperature: Tree)
         (velocity: Tree -> Tree)
+        (average: Tree -> Tree)
         (agent: Tree)
         (sums: EpochSums)
         : TrainState =
@@ -73,6 +90,7 @@ module TrainState =
             Trained = trained
             Counters = Array.append (Model.counters student) (Model.counters connectors)
             Velocity = velocity trained
+            Average = average student
             Agent = agent
             Sums = sums
             Epoch = 1
@@ -81,6 +99,11 @@ module TrainState =
             Lease = ref 0L, 0L
         }
 
+    let private averagePrefix = "average/"
+
+    /// Where the averaged weights lie among all tensors.
+    let averagedWeights: string = averagePrefix + WeightAverage.prefix
+
     /// All tensors by path.
     let toTree (state: TrainState) : Tree =
         Tree.concat [
@@ -88,6 +111,7 @@ module TrainState =
             Tree.prefixed "connectors/" state.Connectors
             Tree.prefixed "temperature/" state.Temperature
             Tree.prefixed "velocity/" state.Velocity
+            Tree.prefixed averagePrefix state.Average
             Tree.prefixed "agent/" state.Agent
             Tree.prefixed "tally/" (EpochSums.toTree state.Sums)
         ]
@@ -122,13 +146,16 @@ module TrainState =
                     | None -> Tree.empty
                     | Some agent -> agent.Start plan.TrainImages plan.Batch dtype device (Rng.split "agent" rng)
 
-                assemble plan (student, connectors, temperature) Sgd.start agent sums
+                let average (student: Tree) =
+                    if plan.Average.IsSome then WeightAverage.start device student else Tree.empty
+
+                assemble plan (student, connectors, temperature) (Optimiser.start plan.Optimiser) average agent sums
             )
 
     /// The state of `toTree`'s tensors, in the plan's memory format.
     let ofTree (plan: TrainingPlan) (epoch: int) (step: int) (best: Best) (tree: Tree) : TrainState =
         let part prefix = Tree.under prefix tree |> TrainingPlan.format plan
-        let velocity = part "velocity/"
+        let velocity, average = part "velocity/", part averagePrefix
         let sums = EpochSums.ofTree (Tree.under "tally/" tree)
 
         {
@@ -136,12 +163,20 @@ module TrainState =
                 plan
                 (part "student/", part "connectors/", part "temperature/")
                 (fun _ -> velocity)
+                (fun _ -> average)
                 (part "agent/")
                 sums with
                 Epoch = epoch
                 Step = step
                 Best = best
         }
+
+    /// The student's weights as they are evaluated and exported: their average where the plan keeps one.
+    let deployed (state: TrainState) : Tree =
+        if Tree.count state.Average = 0 then
+            state.Student
+        else
+            WeightAverage.weights state.Average
 
     /// Invalidates `state`; continue with the returned one.
     let private renew (state: TrainState) : TrainState =

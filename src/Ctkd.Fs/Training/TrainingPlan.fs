@@ -31,9 +31,19 @@ type TrainingPlan = {
     /// Weight of the cross entropy with the labels.
     CrossEntropy: Schedule
     LearningRate: Schedule
-    Sgd: Sgd
+    Optimiser: Optimiser
     /// Whether weight decay applies to the temperature's parameters too, as published.
     DecayTemperature: bool
+    /// Share of the label that is spread evenly over all classes (`Loss.smoothed`), in [0, 1); 0 for none.
+    LabelSmoothing: float
+    /// The largest norm of all gradients together, connectors' and temperature's included (`Gradients.clipped`).
+    ClipGradients: float option
+    /// Decay of the moving average of the student's weights (`WeightAverage`), which is then evaluated and exported.
+    Average: float option
+    /// Epochs after which a run ends if its best top-1 has not risen (`Best.hasStalled`).
+    Patience: int option
+    /// Alpha of mixup's shares (`Mixup`); not beside an agent or cached features.
+    Mixup: float option
     Epochs: int
     Batch: int
     /// Whether an epoch leaves out its last batch where it is smaller than the others.
@@ -137,8 +147,21 @@ module TrainingPlan =
 
         { outputs with Logits = exact outputs.Logits; Pooled = exact outputs.Pooled }
 
-    /// Cross entropy with a batch's labels, mean over the instances: shape []. Blends count both labels by weight.
-    let crossEntropy (batch: Batch) (logits: Tensor) : Tensor =
-        match batch.Mix with
-        | None -> Loss.crossEntropy batch.Labels logits
-        | Some mix -> Loss.mixedCrossEntropy mix.Weight mix.Other batch.Labels logits
+    /// Cross entropy with a batch's labels, smoothed by the plan, mean over the instances: shape []. Blends count both labels
+    /// by weight.
+    let crossEntropy (plan: TrainingPlan) (batch: Batch) (logits: Tensor) : Tensor =
+        let exact =
+            match batch.Mix with
+            | None -> Loss.crossEntropy batch.Labels logits
+            | Some mix -> Loss.mixedCrossEntropy mix.Weight mix.Other batch.Labels logits
+
+        if plan.LabelSmoothing = 0.0 then
+            exact
+        else
+            Loss.smoothed plan.LabelSmoothing exact logits
+
+    /// Blends a batch of consecutive steps of an epoch, from step `step` on, where the plan mixes images.
+    let mixed (plan: TrainingPlan) (epoch: int) (step: int) (batch: Batch) : Batch =
+        match plan.Mixup with
+        | None -> batch
+        | Some alpha -> Mixup.steps alpha (random "mixup" epoch plan) plan.Batch step batch

@@ -6,6 +6,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Generators
 open FsCheck
 open FsCheck.FSharp
+open TorchSharp
 
 let private values = uniform -100.0 100.0
 let private lengths = Gen.oneof [ Gen.choose (1, 300); Gen.constant Int32.MaxValue ]
@@ -46,7 +47,7 @@ let private decay: Gen<float * Schedule> =
 
 let private any: Gen<Schedule> =
     let simple = Gen.oneof [ Gen.map Schedule.constant values; Gen.map _.Schedule ramp; Gen.map snd decay ]
-    Gen.oneof [ simple; Gen.map3 Schedule.joined simple lengths simple ]
+    Gen.oneof [ simple; Gen.map3 Schedule.joined simple lengths simple; Gen.map2 Schedule.product simple simple ]
 
 /// The rounding error of numbers of this size.
 let private rounding (size: float) : float = 4e-16 * size
@@ -108,6 +109,60 @@ let tests =
                 Must.hold (abs start >= size (min one other) && size (min one other) >= size (max one other))
                 Must.hold (Schedule.at one schedule * start >= 0.0)
             )
+
+        testProperty "a product is the product in every epoch"
+        <| forAll
+            (Gen.zip3 any any anyInt)
+            (fun (one, other, epoch) ->
+                let expected = Schedule.at epoch one * Schedule.at epoch other
+                Must.beSame [| expected |] [| Schedule.at epoch (Schedule.product one other) |]
+            )
+
+        test "a warm-up and a cosine are those of PyTorch's schedulers, alone and together" {
+            let rate, stop, epochs = 0.1, 0.001, 12
+
+            let theirs (scheduler: torch.optim.Optimizer -> torch.optim.lr_scheduler.LRScheduler) =
+                use weight = new TorchSharp.Modules.Parameter(Plain.number 1.0)
+                use sgd = torch.optim.SGD([ weight ], rate)
+                let scheduler = scheduler sgd
+
+                [
+                    for _ in 1..epochs do
+                        (Seq.head sgd.ParamGroups).LearningRate
+                        scheduler.step ()
+                ]
+
+            let cosine = Schedule.annealed rate stop epochs
+
+            let expected = theirs (fun sgd -> torch.optim.lr_scheduler.CosineAnnealingLR(sgd, float epochs, stop))
+
+            Must.beClose 1e-12 1e-15 (Array.ofList expected) (Array.ofList (Schedule.sample epochs cosine))
+
+            for n in [ 0; 1; 3; 12; 50 ] do
+                let warm = Schedule.warmingUp n
+
+                if n > 0 then
+                    let linear sgd = torch.optim.lr_scheduler.LinearLR(sgd, 1.0 / float (n + 1), 1.0, n)
+                    let ours = Schedule.product warm (Schedule.constant rate)
+                    Must.beClose 1e-12 0.0 (Array.ofList (theirs linear)) (Array.ofList (Schedule.sample epochs ours))
+
+                for epoch in 1..epochs do
+                    let factor = min (float epoch / float (n + 1)) 1.0
+                    Must.beNear 1e-15 0.0 factor (Schedule.at epoch warm)
+                    let product = Schedule.product warm cosine
+                    Must.beNear 1e-15 0.0 (factor * Schedule.at epoch cosine) (Schedule.at epoch product)
+
+            Must.refuse "epochs" (fun () -> Schedule.warmingUp -1)
+            Must.equal 1.0 (Schedule.at Int32.MaxValue (Schedule.warmingUp Int32.MaxValue))
+        }
+
+        test "a rate that is annealed starts in full and never reaches its stop in a run" {
+            let rates = Schedule.sample 10 (Schedule.annealed 0.1 0.0 10)
+            Must.equal 0.1 rates.Head
+            Must.hold (List.last rates > 0.0)
+            Must.equal (List.sortDescending rates) rates
+            Must.beNear 0.0 1e-17 0.0 (Schedule.at 11 (Schedule.annealed 0.1 0.0 10))
+        }
 
         test "the middle of a ramp is half of it" {
             for ramp in [ Schedule.linear; Schedule.cosine ] do

@@ -321,6 +321,8 @@ let tests =
                 (fun x -> Tensor.sgdInto 0.9 0.0 false y [| x |] [| y |] [| y |])
                 (fun x -> Tensor.sgdInto 0.9 0.0 false x [| y |] [| y |] [| y |])
                 (fun x -> Tensor.adamInto 0.9 0.999 1e-8 0.1 y [| x |] [| y |] [| y |] [| y |])
+                (fun x -> Tensor.adamWInto 0.9 0.999 1e-8 0.0 y y [| x |] [| y |] [| y |] [| y |])
+                (fun x -> Tensor.lerpInto y [| x |] [| y |])
                 Autograd.leaf >> ignore
                 (fun x -> Autograd.gradients x [| y |] |> ignore)
                 Engine.setGeneratorState

@@ -46,12 +46,18 @@ let private plan (run: JsonElement) (student: Model) (teacher: Model) policy dis
         Distillation = Some teaching
         CrossEntropy = Schedule.constant (number "gamma_ce" run)
         LearningRate = Schedule.constant (number "lr" run)
-        Sgd = {
-            Momentum = number "momentum" run
-            WeightDecay = number "weight_decay" run
-            Nesterov = false
-        }
+        Optimiser =
+            Optimiser.Sgd {
+                Momentum = number "momentum" run
+                WeightDecay = number "weight_decay" run
+                Nesterov = false
+            }
         DecayTemperature = (field "weight_decay_on_theta" run).GetBoolean()
+        LabelSmoothing = 0.0
+        ClipGradients = None
+        Average = None
+        Patience = None
+        Mixup = None
         Epochs = integer "steps" run / integer "steps_per_epoch" run
         Batch = integer "batch" run
         DropLast = false

@@ -47,6 +47,20 @@ let tests =
             Must.equal "recipe" ((resolved "rlkd/vgg13-vgg8/kd/fixed" []).Origins["seed"])
         }
 
+        test "the learning rate and the weight decay follow the optimiser, except where they are given or a recipe's" {
+            let rates texts =
+                let s = (resolved "" texts).Settings
+                s.LearningRate, s.WeightDecay
+
+            Must.equal (0.05, 5e-4) (rates [])
+            Must.equal (0.05, 5e-4) (rates [ "optimiser=sgd" ])
+            Must.equal (1e-3, 0.01) (rates [ "optimiser=adamw" ])
+            Must.equal (0.3, 0.01) (rates [ "learningRate=0.3"; "optimiser=adamw" ])
+            Must.equal (1e-3, 0.0) (rates [ "optimiser=adamw"; "weightDecay=0" ])
+            let recipe = resolved "mdistiller/resnet32x4-ShuffleV1/dkd/fixed" [ "optimiser=adamw" ]
+            Must.equal (0.01, 5e-4) (recipe.Settings.LearningRate, recipe.Settings.WeightDecay)
+        }
+
         test "defaults follow what they depend on: epochs the data, milestones the epochs, weights the methods" {
             let cifar = (resolved "" [ "data=cifar100" ]).Settings
             Must.equal (240, [ 150; 180; 210 ]) (cifar.Epochs, cifar.Milestones)

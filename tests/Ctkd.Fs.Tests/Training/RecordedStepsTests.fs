@@ -78,6 +78,15 @@ let private plans () : (string * TrainingPlan) list = [
     "bf16, channels last", taught policies[1] { alone with Precision = Bf16; ChannelsLast = true }
     for name in [ "dkd"; "crd"; "at"; "vid" ] do
         name, DistillerPlans.plan policies[2] (DistillerPlans.made name)
+    "adamw, smoothed labels, short gradients, averaged weights",
+    {
+        taught policies[2] alone with
+            Optimiser = Optimiser.AdamW AdamW.defaults
+            DecayTemperature = false
+            LabelSmoothing = 0.1
+            ClipGradients = Some 0.5
+            Average = Some 0.9
+    }
 ]
 
 let tests =
@@ -174,6 +183,7 @@ let tests =
                 Must.contain "dropout" ((RecordedSteps.obstacle dropping).Value)
                 let acting = taught (Rlkd.policy eager 4.0) alone
                 Must.contain "agent" ((RecordedSteps.obstacle acting).Value)
+                Must.contain "mixup" ((RecordedSteps.obstacle { plan with Mixup = Some 0.2 }).Value)
                 let set = upload 37 plan
                 let state, stranger = TrainState.start plan, TrainState.start plan
                 let stepping = replayed TeacherOutputs.simple plan set state

@@ -12,12 +12,14 @@ let tests =
             for policy in policies do
                 for decay in [ true; false ] do
                     Tensor.scoped (fun () ->
+                        let decaying = { Sgd.defaults with WeightDecay = 0.1 }
+
                         let plan =
                             taught policy {
                                 alone with
                                     Precision = F64
                                     DecayTemperature = decay
-                                    Sgd = { Sgd.defaults with WeightDecay = 0.1 }
+                                    Optimiser = Optimiser.Sgd decaying
                             }
 
                         let batch = Augment.plain 0 8 (upload 8 plan)
@@ -43,9 +45,9 @@ let tests =
 
                                     let sgd =
                                         if isTemperature && not decay then
-                                            { plan.Sgd with WeightDecay = 0.0 }
+                                            { decaying with WeightDecay = 0.0 }
                                         else
-                                            plan.Sgd
+                                            decaying
 
                                     let struct (next, _) =
                                         Sgd.next sgd values.LearningRate gradient (Tensor.scale 0.0 p) p

@@ -3,6 +3,7 @@ module Ctkd.Fs.Tests.RunResumeTests
 
 open System
 open System.IO
+open System.Text.Json.Nodes
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
@@ -198,20 +199,40 @@ let tests =
             )
         }
 
-        test "a checkpoint of a version without --threads and --drop-last means their defaults" {
+        test "a checkpoint of a version without the options of later ones means their defaults" {
             interrupted (fun folder _ ->
                 let file = Safetensors.readSealed (Runs.last folder) |> Error.orRaise
 
+                let without (json: JsonObject) (field: Field) =
+                    Must.hold (json.Remove field.Name)
+                    json
+
                 let older (key: string, text: string) =
-                    key, text.Replace("\"threads\":0,", "").Replace("\"dropLast\":false,", "")
+                    if key <> "state" then
+                        key, text
+                    else
+                        let state = (JsonNode.Parse text |> nonNull).AsObject()
+
+                        SettingsTable.all
+                        |> List.filter _.IsNew
+                        |> List.fold without ((nonNull state["settings"]).AsObject())
+                        |> ignore
+
+                        key, state.ToJsonString()
 
                 let metadata = file.Metadata |> List.map older
                 Must.differ file.Metadata metadata
-                Must.lack "dropLast" (String.concat "" (List.map snd metadata))
+
+                for field in [ "dropLast"; "optimiser"; "lrSchedule"; "patience" ] do
+                    Must.lack field (String.concat "" (List.map snd metadata))
+
                 Safetensors.writeSealed (Runs.last folder) { file with Metadata = metadata } |> Error.orRaise
                 let summary, _ = resumeWith id (Runs.run folder)
                 let s = (summary |> Error.orRaise).Settings
-                Must.equal (0, false) (s.Threads, s.DropLast)
+                Must.equal (0, false, OptimiserName.Sgd, 0) (s.Threads, s.DropLast, s.Optimiser, s.Patience)
+                let whole = Path.Combine(folder, "whole")
+                Runs.finish whole s |> ignore
+                Must.equal (located s whole) (located s (Runs.run folder))
             )
         }
 
