@@ -84,11 +84,13 @@ module PhotoFolder =
         | :? UnauthorizedAccessException
         | :? IOException -> false
 
-    /// Bytes of a file; of a link, those of the file that it leads to.
-    let private lengthOf (entry: FileSystemInfo) : int64 =
-        match entry.LinkTarget with
-        | null -> FileInfo(entry.FullName).Length
-        | _ -> FileInfo((nonNull (entry.ResolveLinkTarget true)).FullName).Length
+    /// Where the bytes of a file lie: a link leads there. Nothing where it leads nowhere, or round.
+    let private target (entry: FileSystemInfo) : string option =
+        try
+            let path = if isLink entry then (nonNull (entry.ResolveLinkTarget true)).FullName else entry.FullName
+            if File.Exists path then Some path else None
+        with :? IOException ->
+            None
 
     /// What is below a folder.
     [<NoComparison; NoEquality>]
@@ -101,23 +103,33 @@ module PhotoFolder =
         let isImageByName =
             List.exists (fun (e: string) -> e.Equals(entry.Extension, StringComparison.OrdinalIgnoreCase)) extensions
 
-        let there = File.Exists entry.FullName
+        match target entry with
+        | Some path when not (Files.isFile path) -> walk.Others.Add relative
+        | Some path when isImageByName || beginsAsImage path -> walk.Images.Add(struct (relative, FileInfo(path).Length))
+        // A link that leads nowhere is an image that cannot be read.
+        | None when isImageByName -> walk.Images.Add(struct (relative, 0L))
+        | _ -> walk.Others.Add relative
 
-        if there && not (Files.isFile entry.FullName) then
-            walk.Others.Add relative
-        elif isImageByName || there && beginsAsImage entry.FullName then
-            // A link that leads nowhere is an image that cannot be read.
-            walk.Images.Add(struct (relative, (if there then lengthOf entry else 0L)))
-        else
-            walk.Others.Add relative
+    /// The path of a folder without links, of which so many are followed.
+    let rec private withoutLinks (links: int) (path: string) : string =
+        match Path.GetDirectoryName path with
+        | null -> path
+        | parent ->
+            let parent = withoutLinks links parent
+            let inside = Path.Combine(parent, string (Path.GetFileName path))
+
+            match DirectoryInfo(inside).LinkTarget with
+            | null -> inside
+            | _ when links = 0 -> inside
+            | target -> withoutLinks (links - 1) (Path.GetFullPath(Path.Combine(parent, target)))
 
     /// Adds what is below a folder. `above` holds the folders that led here, as they are without links.
     let rec private visit (walk: Walk) (above: string list) (relative: string) (folder: DirectoryInfo) : unit =
         let real =
-            match folder.LinkTarget, above with
-            | null, [] -> folder.FullName
-            | null, parent :: _ -> Path.Combine(parent, folder.Name)
-            | _ -> (nonNull (folder.ResolveLinkTarget true)).FullName
+            match above with
+            | [] -> withoutLinks 40 folder.FullName
+            | parent :: _ when isLink folder -> withoutLinks 40 (Path.Combine(parent, folder.Name))
+            | parent :: _ -> Path.Combine(parent, folder.Name)
 
         // A link to a folder that it lies in would go on for ever.
         if not (List.contains real above) && above.Length < mostDepth then
