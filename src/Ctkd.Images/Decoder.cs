@@ -60,7 +60,29 @@ public sealed unsafe class Decoder : IDisposable
 
     /// <summary>Reads the header of a file, and decodes nothing.</summary>
     /// <exception cref="PhotoException">It is no image, or too large a one.</exception>
-    public static PhotoHeader ReadHeader(ReadOnlySpan<byte> file) => SkiaDecoder.ReadHeader(file);
+    public static PhotoHeader ReadHeader(ReadOnlySpan<byte> file)
+    {
+        Checked(file);
+        return SkiaDecoder.ReadHeader(file);
+    }
+
+    /// <summary>The frame of a JPEG file, whose size is allowed and which is complete; nothing of another file.</summary>
+    private static JpegFrame Checked(ReadOnlySpan<byte> file)
+    {
+        if (PhotoFormats.Of(file) != PhotoFormat.Jpeg)
+        {
+            return default;
+        }
+
+        var frame = JpegFrame.Read(file);
+
+        if (frame.Height > 0 && frame.Width > 0)
+        {
+            CheckSize(frame.Height, frame.Width);
+        }
+
+        return frame.IsComplete ? frame : throw new PhotoException("it is truncated");
+    }
 
     /// <summary>Decodes a file.</summary>
     /// <param name="file">All bytes of the file.</param>
@@ -70,9 +92,11 @@ public sealed unsafe class Decoder : IDisposable
     /// <exception cref="PhotoException">It cannot be decoded: no image, truncated, damaged, or too large.</exception>
     public void Decode(ReadOnlySpan<byte> file, ref byte[] rgba, out int height, out int width)
     {
+        var frame = Checked(file);
+
         // What libjpeg-turbo complains of, however slightly, is for Skia to accept or to refuse: so the outcome is the same
         // where libjpeg-turbo is not installed.
-        if (_turbo is null || !_turbo.TryDecode(file, ref rgba, out height, out width))
+        if (!frame.IsPlain || _turbo is null || !_turbo.TryDecode(file, frame, ref rgba, out height, out width))
         {
             SkiaDecoder.Decode(file, ref rgba, out height, out width);
         }

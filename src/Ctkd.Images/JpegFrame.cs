@@ -2,77 +2,101 @@ using System.Buffers.Binary;
 
 namespace Ctkd.Images;
 
-/// <summary>What a JPEG file says of its frame, up to its first scan.</summary>
-internal readonly record struct JpegFrame(int Height, int Width, bool IsPlain)
+/// <summary>What the markers of a JPEG file say.</summary>
+/// <param name="Height">Rows.</param>
+/// <param name="Width">Columns.</param>
+/// <param name="IsPlain">Whether every libjpeg decodes such a file: Huffman coded, 8 bits, grey or of three colours.</param>
+/// <param name="IsComplete">Whether the file reaches its end marker.</param>
+internal readonly record struct JpegFrame(int Height, int Width, bool IsPlain, bool IsComplete)
 {
     // Skia refuses more: what every machine decodes must not depend on the library.
     private const int mostScans = 90;
 
-    /// <summary>Reads the markers before the first scan. False where they are not those of a whole JPEG header.</summary>
-    public static bool TryRead(ReadOnlySpan<byte> file, out JpegFrame frame)
+    private const byte start = 0xD8, end = 0xD9, scan = 0xDA;
+
+    /// <summary>
+    /// Walks over the markers as libjpeg does: what is between two of them is skipped. Decoders fill up what a truncated file
+    /// lacks, some without a word, so that this alone tells.
+    /// </summary>
+    public static JpegFrame Read(ReadOnlySpan<byte> file)
     {
-        const byte baseline = 0xC0, progressive = 0xC2, arithmetic = 0xCC, huffmanTables = 0xC4, extension = 0xC8;
-        const byte startOfScan = 0xDA;
-        frame = default;
-        bool found = false;
+        var frame = default(JpegFrame);
+        int frames = 0, scans = 0;
+        bool plain = false;
 
-        if (PhotoFormats.Of(file) != PhotoFormat.Jpeg)
+        for (int at = 2; (at = NextMarker(file, at)) >= 0;)
         {
-            return false;
-        }
+            byte marker = file[at - 1];
 
-        for (int at = 2; at + 4 <= file.Length;)
-        {
-            if (file[at] != 0xFF)
+            if (marker == end)
             {
-                return false;
+                return frame with { IsPlain = plain && frames == 1 && scans <= mostScans, IsComplete = scans > 0 };
             }
 
-            byte marker = file[at + 1];
-
-            if (marker == 0xFF)
+            if (HasNoBody(marker))
             {
-                // Fill byte.
-                at++;
+                // Another image's start is nothing that every decoder takes.
+                plain &= marker != start;
                 continue;
             }
 
-            int length = BinaryPrimitives.ReadUInt16BigEndian(file[(at + 2)..]);
+            int length = at + 2 <= file.Length ? BinaryPrimitives.ReadUInt16BigEndian(file[at..]) : 0;
 
-            // Neither a stuffed zero nor a marker without a length has a place here.
-            if (marker is < 0xC0 or (>= 0xD0 and <= 0xD9) || length < 2 || at + 2 + length > file.Length)
+            if (length < 2 || at + length > file.Length)
             {
-                return false;
+                break;
             }
 
-            if (marker == startOfScan)
+            if (IsFrame(marker) && length >= 8 && scans == 0)
             {
-                return found;
-            }
-
-            if (marker is >= 0xC0 and <= 0xCF and not (huffmanTables or extension or arithmetic))
-            {
-                // precision, height, width, components, and three bytes a component
-                if (found || length < 8)
-                {
-                    return false;
-                }
-
-                var body = file.Slice(at + 4, length - 2);
-                bool plain = marker is >= baseline and <= progressive && body[0] == 8 && body[5] is 1 or 3;
-
+                var body = file.Slice(at + 2, length - 2);
                 frame = new JpegFrame(
-                    BinaryPrimitives.ReadUInt16BigEndian(body[1..]),
-                    BinaryPrimitives.ReadUInt16BigEndian(body[3..]),
-                    plain && (marker != progressive || Scans(file) <= mostScans));
-                found = true;
+                    BinaryPrimitives.ReadUInt16BigEndian(body[1..]), BinaryPrimitives.ReadUInt16BigEndian(body[3..]), false, false);
+                plain = marker is >= 0xC0 and <= 0xC2 && body[0] == 8 && body[5] is 1 or 3;
+                frames++;
             }
 
-            at += 2 + length;
+            scans += marker == scan ? 1 : 0;
+            at += length;
         }
 
-        return false;
+        return frame;
     }
 
-    private static int Scans(ReadOnlySpan<byte> file) => file.Count((ReadOnlySpan<byte>)[0xFF, 0xDA]);
+    // C4, C8 and CC are tables and an extension.
+    private static bool IsFrame(byte marker) => marker is >= 0xC0 and <= 0xCF and not (0xC4 or 0xC8 or 0xCC);
+
+    private static bool HasNoBody(byte marker) => marker is 0x01 or (>= 0xD0 and <= start);
+
+    /// <summary>The place after the next marker, or -1 where there is none.</summary>
+    private static int NextMarker(ReadOnlySpan<byte> file, int at)
+    {
+        while (at < file.Length)
+        {
+            int found = file[at..].IndexOf((byte)0xFF);
+
+            if (found < 0)
+            {
+                return -1;
+            }
+
+            at += found + 1;
+            int fill = at < file.Length ? file[at..].IndexOfAnyExcept((byte)0xFF) : -1;
+
+            if (fill < 0)
+            {
+                return -1;
+            }
+
+            at += fill + 1;
+
+            // A zero after FF is part of the coded data.
+            if (file[at - 1] != 0)
+            {
+                return at;
+            }
+        }
+
+        return -1;
+    }
 }

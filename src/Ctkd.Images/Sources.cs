@@ -24,6 +24,10 @@ public static class PhotoSources
     /// <summary>The most bytes of a file: 512 MiB. No photograph has more.</summary>
     public const int MostBytes = 512 << 20;
 
+    // Nobody is kept from writing or deleting what is only read here.
+    internal static SafeFileHandle Open(string path) =>
+        File.OpenHandle(path, share: FileShare.ReadWrite | FileShare.Delete, options: FileOptions.RandomAccess);
+
     internal static void Grow(ref byte[] buffer, int length)
     {
         if (buffer.Length < length)
@@ -61,7 +65,7 @@ public sealed class FolderSource(string root, string[] relativePaths) : IPhotoSo
     {
         try
         {
-            using var file = File.OpenHandle(Path.Combine(root, relativePaths[image]));
+            using var file = PhotoSources.Open(Path.Combine(root, relativePaths[image]));
             int length = PhotoSources.Checked(RandomAccess.GetLength(file));
             PhotoSources.Grow(ref buffer, length);
             PhotoSources.ReadExactly(file, buffer.AsSpan(0, length), 0);
@@ -123,7 +127,7 @@ public sealed class PackSource : IPhotoSource, IDisposable
     public PackSource(string path, PackedFile[] files)
     {
         _files = files;
-        _pack = File.OpenHandle(path, options: FileOptions.RandomAccess);
+        _pack = PhotoSources.Open(path);
     }
 
     /// <inheritdoc/>

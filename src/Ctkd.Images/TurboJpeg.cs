@@ -40,16 +40,10 @@ internal sealed unsafe class TurboJpeg : IDisposable
         }
     }
 
-    /// <summary>Decodes a plain JPEG file. False for every other, and where the library complains.</summary>
-    public bool TryDecode(ReadOnlySpan<byte> file, ref byte[] rgba, out int height, out int width)
+    /// <summary>Decodes a plain JPEG file. False where the library complains.</summary>
+    public bool TryDecode(ReadOnlySpan<byte> file, JpegFrame frame, ref byte[] rgba, out int height, out int width)
     {
         const int pixelsRgba = 7;
-
-        if (!JpegFrame.TryRead(file, out var frame) || !frame.IsPlain)
-        {
-            height = width = 0;
-            return false;
-        }
 
         (height, width) = (frame.Height, frame.Width);
         Decoder.Reserve(ref rgba, height, width);

@@ -1,0 +1,58 @@
+namespace Ctkd.Fs
+
+open Ctkd.Images
+
+/// Whether the classes of photographs count.
+[<RequireQualifiedAccess>]
+type PhotoLabels =
+    /// They do. Where there is no validation, this share of each class is held out, chosen by the seed.
+    | Labelled of share: float * seed: int
+    /// They do not: every image is one to train with, wherever it lies.
+    | Unlabelled
+
+/// Photographs, and where to read them.
+[<NoComparison; ReferenceEquality>]
+type PhotoSet = { Files: PhotoFiles; Source: IPhotoSource }
+
+/// The photographs of a folder or a pack.
+[<NoComparison; ReferenceEquality>]
+type PhotoData = {
+    Train: PhotoSet
+    Val: PhotoSet
+    /// What is odd, for the user to see.
+    Warnings: string list
+}
+
+/// Opens photographs, wherever they are.
+[<RequireQualifiedAccess>]
+module Photos =
+    /// What is in a folder or a pack, and how its files are read.
+    let internal tree (path: string) : Result<PhotoTree * (PhotoFiles -> IPhotoSource), Error> =
+        if PhotoPack.isPack path then
+            PhotoPack.read path
+            |> Result.map (fun pack ->
+                pack.Tree,
+                fun files -> new PackSource(path, files.Paths |> Array.map (fun name -> pack.Entries[name])) :> IPhotoSource
+            )
+        elif System.IO.File.Exists path then
+            Error.fail Mismatch "this file is no pack of photographs" path "give a folder, or make a pack: ctkd data pack DIR OUT"
+        else
+            PhotoFolder.scan path
+            |> Result.map (fun tree -> tree, fun files -> FolderSource(files.Root, files.Paths) :> IPhotoSource)
+
+    /// Opens a folder or a pack; both give the same images in the same order.
+    let read (labels: PhotoLabels) (path: string) : Result<PhotoData, Error> =
+        let chosen (tree: PhotoTree) =
+            match labels with
+            | PhotoLabels.Labelled(share, seed) -> PhotoFolder.split share seed tree
+            | PhotoLabels.Unlabelled -> Ok(PhotoFolder.unlabelled tree)
+
+        tree path
+        |> Result.bind (fun (tree, source) ->
+            chosen tree
+            |> Result.map (fun splits -> {
+                PhotoData.Train = { Files = splits.Train; Source = source splits.Train }
+                Val = { Files = splits.Val; Source = source splits.Val }
+                Warnings = splits.Warnings
+            })
+        )

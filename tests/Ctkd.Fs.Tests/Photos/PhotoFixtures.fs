@@ -1,0 +1,329 @@
+/// Small images of every kind, made once with PIL 9.4 from one pattern of 29 x 19 pixels, with the CRC-32 of the RGB bytes that
+/// PIL's `convert("RGB")` gives; and images made here.
+module Ctkd.Fs.Tests.PhotoFixtures
+
+open System
+open System.Buffers.Binary
+open System.IO
+open System.IO.Compression
+open System.IO.Hashing
+open Ctkd.Images
+open SkiaSharp
+
+/// An encoded image, and what it decodes to.
+type Fixture = { Name: string; Bytes: byte[]; Crc: uint32 }
+
+let width, height = 29, 19
+
+/// The pattern's three values at a place.
+let pixel (x: int) (y: int) : byte[] = [| byte (7 * x + 13 * y); byte (x * y * 3 + 40); byte (255 - 9 * x + 2 * y) |]
+
+/// The pattern as RGB.
+let pattern: byte[] = [| for y in 0 .. height - 1 do for x in 0 .. width - 1 do yield! pixel x y |]
+
+let crc (bytes: byte[]) : uint32 = Crc32.HashToUInt32(ReadOnlySpan bytes)
+
+/// A PNG file of rows of bytes, the depth and the kind of colour as PNG numbers them.
+let png (depth: int) (colour: int) (columns: int) (rows: byte[][]) : byte[] =
+    let big (value: uint32) =
+        let bytes = Array.zeroCreate<byte> 4
+        BinaryPrimitives.WriteUInt32BigEndian(Span bytes, value)
+        bytes
+
+    let chunk (name: string) (body: byte[]) =
+        let named = Array.append (Text.Encoding.ASCII.GetBytes name) body
+        Array.concat [ big (uint32 body.Length); named; big (crc named) ]
+
+    let header =
+        Array.concat [ big (uint32 columns); big (uint32 rows.Length); [| byte depth; byte colour; 0uy; 0uy; 0uy |] ]
+
+    use packed = new MemoryStream()
+
+    using
+        (new ZLibStream(packed, CompressionLevel.Optimal))
+        (fun stream -> rows |> Array.iter (fun row -> stream.Write(Array.append [| 0uy |] row, 0, row.Length + 1)))
+
+    Array.concat [
+        [| 0x89uy; 0x50uy; 0x4Euy; 0x47uy; 0x0Duy; 0x0Auy; 0x1Auy; 0x0Auy |]
+        chunk "IHDR" header
+        chunk "IDAT" (packed.ToArray())
+        chunk "IEND" [||]
+    ]
+
+/// A PNG file of RGB bytes.
+let pngOf (columns: int) (rgb: byte[]) : byte[] = png 8 2 columns (Array.chunkBySize (3 * columns) rgb)
+
+/// A PNG file whose header declares a size, without the pixels.
+let bomb (columns: int) (rows: int) : byte[] =
+    let file = pngOf 1 [| 1uy; 2uy; 3uy |]
+    BinaryPrimitives.WriteInt32BigEndian(file.AsSpan 16, columns)
+    BinaryPrimitives.WriteInt32BigEndian(file.AsSpan 20, rows)
+    BinaryPrimitives.WriteUInt32BigEndian(file.AsSpan 29, crc file[12..28])
+    file
+
+/// A Windows bitmap of RGB bytes.
+let bmp (columns: int) (rgb: byte[]) : byte[] =
+    let rows = rgb.Length / 3 / columns
+    let stride = (3 * columns + 3) / 4 * 4
+    let file = Array.zeroCreate<byte>(54 + stride * rows)
+    "BM"B.CopyTo(file, 0)
+    let put (at: int) (value: int) = BinaryPrimitives.WriteInt32LittleEndian(file.AsSpan at, value)
+    List.iter2 put [ 2; 10; 14; 18; 22 ] [ file.Length; 54; 40; columns; rows ]
+    file[26] <- 1uy
+    file[28] <- 24uy
+
+    for y in 0 .. rows - 1 do
+        for i in 0 .. 3 * columns - 1 do
+            // Rows from below, blue first.
+            file[54 + (rows - 1 - y) * stride + i] <- rgb[3 * (columns * y + i / 3) + 2 - i % 3]
+
+    file
+
+/// An image encoded by Skia: pixels by a formula of place and channel.
+let encoded (format: SKEncodedImageFormat) (quality: int) (columns: int) (rows: int) (value: int -> int -> int -> int) =
+    use bitmap = new SKBitmap(columns, rows, SKColorType.Rgba8888, SKAlphaType.Opaque)
+
+    bitmap.Pixels <-
+        Array.init (columns * rows) (fun i ->
+            let c k = byte (value (i % columns) (i / columns) k)
+            SKColor(c 0, c 1, c 2)
+        )
+
+    use data = bitmap.Encode(format, quality)
+    data.ToArray()
+
+/// A JPEG file with a smooth pattern that depends on a number.
+let jpeg (seed: int) (columns: int) (rows: int) : byte[] =
+    encoded SKEncodedImageFormat.Jpeg 85 columns rows (fun x y k -> x * (k + 1) + y * 2 + seed * 37)
+
+/// A JPEG file with EXIF's orientation.
+let turned (orientation: int) (file: byte[]) : byte[] =
+    let exif =
+        Array.concat [
+            [| 0xFFuy; 0xE1uy; 0uy; 34uy |]
+            "Exif\000\000"B
+            "MM\000*\000\000\000\b"B
+            [| 0uy; 1uy; 0x01uy; 0x12uy; 0uy; 3uy; 0uy; 0uy; 0uy; 1uy; 0uy; byte orientation; 0uy; 0uy; 0uy; 0uy; 0uy; 0uy |]
+        ]
+
+    Array.concat [ file[..1]; exif; file[2..] ]
+
+let private fixture (name: string) (crc: uint32) (base64: string) : Fixture = {
+    Name = name
+    Bytes = Convert.FromBase64String base64
+    Crc = crc
+}
+
+/// Decodes with a library for JPEG. Returns RGB, rows and columns.
+let decodeBy (library: JpegLibrary) (file: byte[]) : byte[] * int * int =
+    use decoder = new Decoder(library)
+    let mutable pixels = Array.empty<byte>
+    let mutable rows, columns = 0, 0
+    decoder.Decode(ReadOnlySpan file, &pixels, &rows, &columns)
+    Array.init (3 * rows * columns) (fun i -> pixels[i / 3 * 4 + i % 3]), rows, columns
+
+let decode: byte[] -> byte[] * int * int = decodeBy JpegLibrary.Skia
+
+/// The libraries for JPEG that are installed.
+let libraries: JpegLibrary list =
+    JpegLibrary.Skia :: (if Decoder.HasTurbo then [ JpegLibrary.Turbo ] else [])
+
+/// What PIL made.
+let ofPil: Fixture list = [
+    fixture "420.jpg" 0x526408c2u """
+        /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsjHBYWICwgIyYnKSopGR8t
+        MC0oMCUoKSj/2wBDAQcHBwoIChMKChMoGhYaKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCj/wAAR
+        CAATAB0DASIAAhEBAxEB/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEG
+        E1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWG
+        h4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/8QAHwEAAwEBAQEB
+        AQEBAQAAAAAAAAECAwQFBgcICQoL/8QAtREAAgECBAQDBAcFBAQAAQJ3AAECAxEEBSExBhJBUQdhcRMiMoEIFEKRobHBCSMzUvAVYnLRChYk
+        NOEl8RcYGRomJygpKjU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hpanN0dXZ3eHl6goOEhYaHiImKkpOUlZaXmJmaoqOkpaanqKmqsrO0
+        tba3uLm6wsPExcbHyMnK0tPU1dbX2Nna4uPk5ebn6Onq8vP09fb3+Pn6/9oADAMBAAIRAxEAPwDifCXh3+07WBthYkAEnueldpN4V0XSPLXV
+        X23EkZkjgSMu7gewGBk8AsQDzzwa0vAK/wBleEZb9Y4pbiMqkEUp2hmYgD3OPmbA5wp6dRIJdL8L2wMq/wBp+IrrLx2wO47iTmSVuw3A5/iJ
+        6dyPcrZlVzHCQqQbeiWnVpWlr0Se7f4HR9RhhJyqYifJBOy6Nvf8NL6Mq2Oh2crySQ+HHayRd5muLhYiFAySw2sABz36DNYd3qWiac6RTf2J
+        dyFQxaxtZbhAPd0crn2zn1qPWbi61W8lXVpjeyQEKRNIsVnak4XBxgFtypkADJJ5ByKoXVtsSOYXEoSTIQ/av7PhxwcRqRlsbsEsM8Dk8Gvg
+        Mywjcv3snr2b/N3/ACXzHHPqkn7PL4afzO+vom7K++trr7KNnWLyeHTPCunxSFLS6kmlmjXjeyKirk9cYkfjoc85wMU45Xjj8TX0ZCXkd15C
+        SqAGVBKsQAx0OzjPXvnPNFFfoOQxX9g4fTdzv5/vpHk8TLmzupGWqvFfJtXXz6mjqkMVtCkMEaLFbaU95EmMqJgJAHI7kbR1zjn1OcrxDezW
+        WlaZe2/lC6vmla4keJHLlQm37wOAMkADAxx2FFFfG45KVWClrdv8m/z1PoOHKcJypqSvdu//AIC3+evqf//Z"""
+    fixture "422.jpg" 0xa96e57f9u """
+        /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsjHBYWICwgIyYnKSopGR8t
+        MC0oMCUoKSj/2wBDAQcHBwoIChMKChMoGhYaKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCj/wAAR
+        CAATAB0DASEAAhEBAxEB/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEG
+        E1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWG
+        h4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/8QAHwEAAwEBAQEB
+        AQEBAQAAAAAAAAECAwQFBgcICQoL/8QAtREAAgECBAQDBAcFBAQAAQJ3AAECAxEEBSExBhJBUQdhcRMiMoEIFEKRobHBCSMzUvAVYnLRChYk
+        NOEl8RcYGRomJygpKjU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hpanN0dXZ3eHl6goOEhYaHiImKkpOUlZaXmJmaoqOkpaanqKmqsrO0
+        tba3uLm6wsPExcbHyMnK0tPU1dbX2Nna4uPk5ebn6Onq8vP09fb3+Pn6/9oADAMBAAIRAxEAPwDifCXh3+07WBthYkAEnueldpN4V0XSPLXV
+        X23EkZkjgSMu7gewGBk8AsQDzzwa+rzbM6lajT9lq5RT19L6mGGpVVX9hQXvf5Fyx0OzleSSHw47WSLvM1xcLEQoGSWG1gAOe/QZrDu9S0TT
+        nSKb+xLuQqGLWNrLcIB7ujlc+2c+tfk2ZKviKrhGbk1vayS9W7/LZ+Xb6142llVLnxNSUm7JKFlr11lo7d3y/e0jovAK/wBleEZb9Y4pbiMq
+        kEUp2hmYgD3OPmbA5wp6dRIJdL8L2wMq/wBp+IrrLx2wO47iTmSVuw3A5/iJ6dyPvMLOeMy+HI9/db7Rho3+nm0jgxNWjlMataq7OUrJdbJX
+        dvv9NEcrrNxdareSrq0xvZICFImkWKztScLg4wC25UyABkk8g5FULq22JHMLiUJJkIftX9nw44OI1Iy2N2CWGeByeDXzWZQjTtTgvd6K1/Pb
+        rJ7vst9T5Sn7fNMR7estHpGNuZRW6io9X1fbWTfM9dnWLyeHTPCunxSFLS6kmlmjXjeyKirk9cYkfjoc85wMU45Xjj8TX0ZCXkd15CSqAGVB
+        KsQAx0OzjPXvnPNfZ5BTishoO3xOd/O9aS/JI24oXtM6nCeqXKrdLOSuvmaOqQxW0KQwRosVtpT3kSYyomAkAcjuRtHXOOfU5yvEN7NZaVpl
+        7b+ULq+aVriR4kcuVCbfvA4AyQAMDHHYV8dmEVUqRUurd/ub/NHv8PUIVXBTXxN31fZvp5pfd2P/2Q=="""
+    fixture "444.jpg" 0x8fa88609u """
+        /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsjHBYWICwgIyYnKSopGR8t
+        MC0oMCUoKSj/2wBDAQcHBwoIChMKChMoGhYaKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCj/wAAR
+        CAATAB0DAREAAhEBAxEB/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEG
+        E1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWG
+        h4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/8QAHwEAAwEBAQEB
+        AQEBAQAAAAAAAAECAwQFBgcICQoL/8QAtREAAgECBAQDBAcFBAQAAQJ3AAECAxEEBSExBhJBUQdhcRMiMoEIFEKRobHBCSMzUvAVYnLRChYk
+        NOEl8RcYGRomJygpKjU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hpanN0dXZ3eHl6goOEhYaHiImKkpOUlZaXmJmaoqOkpaanqKmqsrO0
+        tba3uLm6wsPExcbHyMnK0tPU1dbX2Nna4uPk5ebn6Onq8vP09fb3+Pn6/9oADAMBAAIRAxEAPwDifCXh3+07WBthYkAEnuelfoVHN/b5dSrX
+        d+Wzb3bWjfzaZw1aH1ebR2k3hXRdI8tdVfbcSRmSOBIy7uB7AYGTwCxAPPPBr5LF47E4i7orROzd7L+u9rndl8MXitcPHROzbdkv87dbXf3o
+        uWOh2crySQ+HHayRd5muLhYiFAySw2sABz36DNfF5liKkVaVb3n0Sv6W1V/uPpqGFqxSjKv776JN+ltU39xh3epaJpzpFN/Yl3IVDFrG1luE
+        A93RyufbOfWvCqYXE1pOUeeK/vOMX9zVwxHEmAwz5ISqz72cFbZ/a5b79L7NPVHReAV/srwjLfrHFLcRlUgilO0MzEAe5x8zYHOFPTqP0Ph7
+        F/XqMsFKT9yT2W0Wr77ay5tXe1/RHLjMo+s42NF3UXdtrol+XRX7vrsSCXS/C9sDKv8AafiK6y8dsDuO4k5klbsNwOf4iencjux1KvjpO3uU
+        o7v9Irvb5L7k+bMuIcHh5OlGV4w0ajbS1/dvsnpZrVxTT5Xonyus3F1qt5KurTG9kgIUiaRYrO1JwuDjALblTIAGSTyDkV4lWjChC9FcqfZX
+        lL/gWbs9dOjR8pis0xuaaQfsqMtoRu5SS116y6tOV7bxiosoXVtsSOYXEoSTIQ/av7PhxwcRqRlsbsEsM8Dk8GvnKrvNx5Vp5c7+b2V7X008
+        kdGDyy6cORXX932j7avZXtdJO2+iNnWLyeHTPCunxSFLS6kmlmjXjeyKirk9cYkfjoc85wMfY+HVKEqmZVWveiqaXlf2jf5I+j4/rVKCapSc
+        eZNOztdaaPy8inHK8cfia+jIS8juvISVQAyoJViAGOh2cZ69855r6nHwTdGk/havbz5XL8+m3TY/PsJh6cnhqLV4uN7efK5fnrbbpsaOqQxW
+        0KQwRosVtpT3kSYyomAkAcjuRtHXOOfU5+Jryc25SespqL9NNPx6foj6PKoqpLmlvKoot/3fd08t+n6IyvEN7NZaVpl7b+ULq+aVriR4kcuV
+        CbfvA4AyQAMDHHYV8/CjGrXnSl8MbWV2t732/U+3yrB0q1SpRmvdhayu1a977PW/mf/Z"""
+    fixture "progressive.jpg" 0x526408c2u """
+        /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsjHBYWICwgIyYnKSopGR8t
+        MC0oMCUoKSj/2wBDAQcHBwoIChMKChMoGhYaKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCj/wgAR
+        CAATAB0DASIAAhEBAxEB/8QAGAAAAgMAAAAAAAAAAAAAAAAAAAQCAwX/xAAYAQADAQEAAAAAAAAAAAAAAAAEBQYAA//aAAwDAQACEAMQAAAB
+        xNpmR3SpGK8/naQoRGFQTMP/xAAbEAADAQEBAQEAAAAAAAAAAAABAgMEABETI//aAAgBAQABBQLJn+inLGXJBDzUjPsH5ZPZZVszVdl6zkTB
+        8FQFGhykv//EACARAAECBgMBAAAAAAAAAAAAAAEAAgMEBREh8BMiYYH/2gAIAQMBAT8B4BCJdENghPuPWXH3d8VTzOuB8VOaCW33C//EACAR
+        AAEEAQQDAAAAAAAAAAAAAAEAAgMEIREiJFGBsvD/2gAIAQIBAT8BfZdYiDh92rMWdxVAcCPz7lT5cNV//8QAJhAAAQMCBAYDAAAAAAAAAAAA
+        AQACEQQSAxMhIjEyUWJxgSPB8P/aAAgBAQAGPwIIZvMRIEIkU+zq50KDkuPY0uRfALhwBWvyVDuDfso5pvI6mGNQNx17sselS4YO1xJI/eVU
+        vHOHRPuFAGjcK8edVhvbFz5uML//xAAhEAACAgIABwEAAAAAAAAAAAABEQAhMUFRYXGBkbHwof/aAAgBAQABPyFvTi8SQLE/c4YJkA1Kc6MP
+        CnNjPIKgpUAVGT8T2mAZ+S+J17wEYzVo+WBFCkw9VvO4jwNWyAAPaEoyMMgJ6QJGBANcb8lkjIgFpLM//9oADAMBAAIAAwAAABAAcGH/xAAf
+        EQEAAQQCAwEAAAAAAAAAAAABEQAhMUFxgVGRobH/2gAIAQMBAT8Qs47BpXPy02aQwfKb8CwTm8SaUMoJHSkne6LBMrPs/t+a/8QAHhEBAAEE
+        AgMAAAAAAAAAAAAAASEAETGxQVFhgaH/2gAIAQIBAT8QT1YCOULS4ByvylZU9Ltvo90GDLf5oAOV10u5r//EABsQAQEBAAMBAQAAAAAAAAAA
+        AAERIQAxQWFR/9oACAEBAAE/ENqpAV9euaJgmOfAhXBQO7jyjG1CAqiAG+9F5b7BAp9fXy395SzF8IA+s6DYuuwJdoVqlviIb6evUZQ0QiMh
+        kHRAKro05HBsPoYxCxhRcNceJSzEbUe5Mem7YRYCRwBKE6et79t3kNV7oABnqR3Zv62b1Eex5GBUAhM8Of/Z"""
+    fixture "grey.jpg" 0x7a837cbcu """
+        /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsjHBYWICwgIyYnKSopGR8t
+        MC0oMCUoKSj/wAALCAATAB0BAREA/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQR
+        BRIhMUEGE1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4
+        eXqDhIWGh4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/9oACAEB
+        AAA/AOJ8JeHf7TtYG2FiQASe56V2k3hXRdI8tdVfbcSRmSOBIy7uB7AYGTwCxAPPPBq5Y6HZyvJJD4cdrJF3ma4uFiIUDJLDawAHPfoM1h3e
+        paJpzpFN/Yl3IVDFrG1luEA93RyufbOfWui8Ar/ZXhGW/WOKW4jKpBFKdoZmIA9zj5mwOcKenUSCXS/C9sDKv9p+IrrLx2wO47iTmSVuw3A5
+        /iJ6dyOV1m4utVvJV1aY3skBCkTSLFZ2pOFwcYBbcqZAAySeQciqF1bbEjmFxKEkyEP2r+z4ccHEakZbG7BLDPA5PBrZ1i8nh0zwrp8UhS0u
+        pJpZo143sioq5PXGJH46HPOcDFOOV44/E19GQl5HdeQkqgBlQSrEAMdDs4z175zzWjqkMVtCkMEaLFbaU95EmMqJgJAHI7kbR1zjn1OcrxDe
+        zWWlaZe2/lC6vmla4keJHLlQm37wOAMkADAxx2Ff/9k="""
+    fixture "cmyk.jpg" 0x68576941u """
+        /9j/7gAOQWRvYmUAZAAAAAAA/9sAQwAGBAUGBQQGBgUGBwcGCAoQCgoJCQoUDg8MEBcUGBgXFBYWGh0lHxobIxwWFiAsICMmJykqKRkfLTAt
+        KDAlKCko/8AAFAgAEwAdBEMRAE0RAFkRAEsRAP/EAB8AAAEFAQEBAQEBAAAAAAAAAAABAgMEBQYHCAkKC//EALUQAAIBAwMCBAMFBQQEAAAB
+        fQECAwAEEQUSITFBBhNRYQcicRQygZGhCCNCscEVUtHwJDNicoIJChYXGBkaJSYnKCkqNDU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hp
+        anN0dXZ3eHl6g4SFhoeIiYqSk5SVlpeYmZqio6Slpqeoqaqys7S1tre4ubrCw8TFxsfIycrS09TV1tfY2drh4uPk5ebn6Onq8fLz9PX29/j5
+        +v/aAA4EQwBNAFkASwAAPwD0zxB4v+9+8/WvQ/GHib+xt/z7dvvXlXxB0j/hGfit4l0xUtookvWmhithtjjilxLGgGBjCOowBgEEDI5r3bxl
+        /wAtK808QeL/AL37z9a4TTPF3izxP50nhuDfZQTLBNeTTLFDEx65JOW2jkhAxAI45Ger8LT/AHOa5/4e/wDMf/7Y/wDtSvNfEHi/737z9aNQ
+        1bVbeO3guvHUUerTP5YtLGye5DOWwioxdGYnjjaOTgZ6n2DwtP8Ac5rn/GX/AC0rc0H4TePvE0DXklvbaLF/yzXVpHhkk5YHEaqzLjb/ABhc
+        ggjIrQa8vrou9m/jKKNHMZW8v7W0fIAPCSxqxHI5Ax1GeDXq+jT/AOi9a9A17/j8NZviDxf9795+tZ/jqw/4Sf4gwaDLNc29k3mS3c9vHuaK
+        JFJJz0XcdqBjwC44PQ/Kf7Uui/2d8R9O1mG28u31ayXzJvMz5s8R2N8ucriMwDoAfc7qPGX/AC0q34T+HXjDxz5V15P9kaLJtb7dfArvQ7Tm
+        KP70mVfcp4Q4I3g1F4g1q68T380NvN/ZXhPTMRT3EKhFVVAxBAMY3bcdsIMEj7qtz/haf7nNc/8AD3/mP/8AbH/2pXuHg7wf4W+H1rBJY20V
+        5raIBLqlwu6VnwwJjBJEQIdlwuMrgMWIzUVtcyLYRnQYf7D0q+zJHbWML3Go6hGpL7ucsV2tKVdyxAGQhQg17B4Wn+5zXP8AjL/lpTtT8X/6
+        R/rP1qxpNr5jz2jWFs0sG0yL/Zv9t3QY5XdM4O2Pd5YYKhKnLcKQRXq+jT/6L1r0DXv+Pw15b+yXo+natqvifUtUsoLy9077IbOSdA/kMzSs
+        WUHgNmNMNjIxwRk51723jGq+P9SAYXtvDBbxSBj8scjSM4x0OTFHyRkbeOpz4F+1+x/4obn/AJ/f/bejxl/y0r3bxBdT/N+9asYWNtPP8PdH
+        nj83S5tPN5LbSMWSSU2z3BLAnkGUlip+XtjbxXmnhZj8nNc/8Pf+Y/8A9sf/AGpXmniC6n+b961VvCssl/dSXV3JJJc3/iOLSriXcQ7WpMBM
+        QI5UEuxO3BPGT8q49g8LMfk5rn/GX/LSvO9Tup/tH+tau28BaHY6v4i8QaRfJO2m6OlvHZQRXMkQiDmUvyjAsWKgktkk5Ock59X0Zj9l616B
+        r3/H4a//2Q=="""
+    fixture "restart.jpg" 0x526408c2u """
+        /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAYEBQYFBAYGBQYHBwYIChAKCgkJChQODwwQFxQYGBcUFhYaHSUfGhsjHBYWICwgIyYnKSopGR8t
+        MC0oMCUoKSj/2wBDAQcHBwoIChMKChMoGhYaKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCj/wAAR
+        CAATAB0DASIAAhEBAxEB/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEG
+        E1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWG
+        h4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/8QAHwEAAwEBAQEB
+        AQEBAQAAAAAAAAECAwQFBgcICQoL/8QAtREAAgECBAQDBAcFBAQAAQJ3AAECAxEEBSExBhJBUQdhcRMiMoEIFEKRobHBCSMzUvAVYnLRChYk
+        NOEl8RcYGRomJygpKjU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hpanN0dXZ3eHl6goOEhYaHiImKkpOUlZaXmJmaoqOkpaanqKmqsrO0
+        tba3uLm6wsPExcbHyMnK0tPU1dbX2Nna4uPk5ebn6Onq8vP09fb3+Pn6/90ABAAC/9oADAMBAAIRAxEAPwDifCXh3+07WBthYkAEnueldpN4
+        V0XSPLXVX23EkZkjgSMu7gewGBk8AsQDzzwa0vAK/wBleEZb9Y4pbiMqkEUp2hmYgD3OPmbA5wp6dRIJdL8L2wMq/wBp+IrrLx2wO47iTmSV
+        uw3A5/iJ6dyPcrZlVzHCQqQbeiWnVpWlr0Se7f4HR9RhhJyqYifJBOy6Nvf8NL6Mq2Oh2crySQ+HHayRd5muLhYiFAySw2sABz36DNYd3qWi
+        ac6RTf2JdyFQxaxtZbhAPd0crn2zn1qPWbi61W8lXVpjeyQEKRNIsVnak4XBxgFtypkADJJ5ByKoXVtsSOYXEoSTIQ/av7PhxwcRqRlsbsEs
+        M8Dk8GvgMywjcv3snr2b/N3/ACXzHHPqkn7PL4afzO+vom7K++trr7KP/9CnrF5PDpnhXT4pClpdSTSzRrxvZFRVyeuMSPx0Oec4GKccrxx+
+        Jr6MhLyO68hJVADKglWIAY6HZxnr3znmiiveyGK/sHD6bud/P99I4uJlzZ3UjLVXivk2rr59TR1SGK2hSGCNFittKe8iTGVEwEgDkdyNo65x
+        z6nOV4hvZrLStMvbfyhdXzStcSPEjlyoTb94HAGSABgY47CiivjcclKrBS1u3+Tf56n0HDlOE5U1JXu3f/wFv89fU//Z"""
+    fixture "palette.png" 0xe0432baau """
+        iVBORw0KGgoAAAANSUhEUgAAAB0AAAATBAMAAACetxtMAAAAMFBMVEXL6pXRxHNH53NRv3nAoIi/fmNviaUni3PVUX2PVFjZGmaZHF5VUakg
+        To0zLJMwGXNNhoz0AAAA/0lEQVR4nCXLsUvDQBTH8YdTsFByq1NxLaTl1i4GAq4GfHuwcnNphvwDLdxSEEqF21wC5UDI6Jk9IHS/KX+BMbiV
+        QKu+i7/tw/s+aP/3WfYr4Kc9uH0opXaId3DqKQQixoz5vYUQjyFjTOsX54oIUGqdU985JjB4368R2YhMNZRv0r1PvkGRYSAlMnb1e1yAqURC
+        jEKmz1k2coa9XIW+ttmSevOcAJ1B18Ru4ezJ1c3lhnhMp2TKI3i1jtcFmHug87BOHc0TGAQZXXxZfs64UVPI0ZO3QZ0GlneKF5DH3mbZWt6k
+        E8Wpz+NhzZt5UHGzHe98clsFh4dmPt7OVFz8ARj4jhxeEtbdAAAAAElFTkSuQmCC"""
+    fixture "palettealpha.png" 0xb9e9f373u """
+        iVBORw0KGgoAAAANSUhEUgAAAB0AAAATBAMAAACetxtMAAAAGFBMVEXO2IVM1Ha/kHdMio2zU2u6G2I7UJsyJIbaXC+JAAAABHRSTlP///8A
+        QCqp9AAAALpJREFUeJwtjDESwiAQRdcCbaHIpGXwAjJcICaMdYpFD4CDrTOJcH3/JvkVj/eACvZprf2SbKZatr3jtmHnHIKTWdo4AHGko4fV
+        Akn6JlqTShxHZzU4hxvtRP2X1gJUHEGqtRtxCQemthhNnFHvGAx6nizxCKxA6UdS0ZF6AhevhRP0KwuamXggdnQpvq/erIN4tqeaDb5b7+id
+        Gq89NG4m6Z16eOjq+8kkeXwuftOr7/Ax25qRi+6inf/qeUPNaZsocwAAAABJRU5ErkJggg=="""
+    fixture "alpha.png" 0x019002acu """
+        iVBORw0KGgoAAAANSUhEUgAAAB0AAAATCAYAAABsmQZ/AAABHklEQVR4nL2RYYcDMRCG56bnRukopRxHCcueJSxHOEo5Siml3P//G/l4/ZDE
+        ZrOTTe6c/fCYmTfhMckTvP8AgV0vyTMDAq0s0AoXw0sR6GU5xtL1Mkylm3/mMs0iqR2k2z9g6u/Km24RaFeBrrwXwbuSdC/QZPICvEegu+vL
+        0tcIlcwlzggs5HXSt19wdJVn7iRSm5ceChhXee7O3dXypiqSKoHeVZbOAtfxPC9tkk2VzwLaVW6SPHCW8/o/jaUtAnUI3Po+5ZTJWwT6FqW2
+        KOXOSSd8ZvIOgW5Dn99UT6WsfO43JR1hkjlwmWZVz8th0378vKR99uFrzJeQ9dnnHaRc+FPSXphyErLb0ItSNsKfGkFqok2N5xj1get4fgAK
+        AGVfLi+wuQAAAABJRU5ErkJggg=="""
+    fixture "greyalpha.png" 0xa8709204u """
+        iVBORw0KGgoAAAANSUhEUgAAAB0AAAATCAQAAADGkM70AAABtklEQVR4nJXR204TURTG8R84xZ6nh6FMzx3EIMEQQuC9jFEIKWo1EFTeSUP0
+        gsQ7b7zw3sToQ3jR6bQ1HvNlrf2fb2Vlrdl75chK4fda/UMt+GLkVqbV/+AgZ01OTrAQ/0ZBYM1ta3/Jc3qQfaWteXkF+Z80cx4ueHuZGwS+
+        2lZUVFBcUkHRI0VFW7+ovZlOzSsoKSkrZ/lYSdlgyZvltx4rzxYuKqmoplFxop1xdYFOXKuoOlQRBHLp1IqqmtCpUCwUCtXSc+q+E9rL/HTq
+        tDVUMxapqS9prOazul31tDZWn77rN92staGpoZnlM02fNGxn3pmmQ435NZVVVI1FmtZFaTw1cmNLlDrPRPbT2tI1nWppiLRSTXzUsqllQ8tE
+        y/2UWyaLjzNbOLJuQ+xIbCAWi70Q20k59lzsaDb1uzsqquqaIi0fnOvq6OhoO3d3gTsOdHRmU4tKjvXUNNzoutDTTePCVsoXevYyd+ldQ+8N
+        9E30tXX19V3a1DfQd2k3o/584YKya0PD7F/bunpeGhkaGnplJ6MDQ8P5wvckqmoankjEOrouJRIjiSvbEonXEvsSI1d+AFXRQS0YXO53AAAA
+        AElFTkSuQmCC"""
+    fixture "bits.png" 0xc3b2818fu """
+        iVBORw0KGgoAAAANSUhEUgAAAB0AAAATAQAAAABE4jvSAAAAaklEQVR4nAFfAKD/AQAABDwCKq2xGATa+KpZAFK2+kgC2PWLCATr09dgAkAj
+        BhAE1hVbUAICKz5AAVcA6v8E1gApOgIpsTTABOeW9QAEGOZKJABd8UsQAVorD9wCACaVGAFZ8SvbBBk7EDsQuh87oMF9rQAAAABJRU5ErkJg
+        gg=="""
+    fixture "lossless.webp" 0x019002acu """
+        UklGRiwBAABXRUJQVlA4TCABAAAvHIAEAAmAIAb8J2uI6H/qQiCQ5M87wwwR/c8cINm2bdq5Y8zYtu2k9MZvQFyybaf/9Zz3wgYobtvGjfH6
+        K7mmtm0bidH1t/+mXxUTMGWndX40RXwK8b0pov9nnYDFK1YDkBF8NqWI4pwMFDQ04inUxBgoWIcOrkuQIhRcArnVQLOFA0CRXpDbCJYr2BCm
+        CMQNcqvBcgEJADrBDkgRwiaWiLooYREAYAhcA+SNgXCY5Qk+AP3gDgDoJiceGzbxAGgApwDAIHgjRQDDiXTDbF4A0M8qANAN3gBSBAA1ZAAa
+        dB3LAMAEOwCoBFcAaCcAVLBVUwIApjkCQDfrAKgGTwQKSIgnOALAOIcAGOMA4JMlCwAaWQZAPzsAmOUKAPgAaAY="""
+    fixture "lossy.webp" 0xcd2f321bu """
+        UklGRv4BAABXRUJQVlA4IPIBAABQDACdASodABMAPp08mUgloyIhMAgAsBOJbACdMoR6eNU3O7jbQiQLRm7C22A54r+V/rN7lPOZ6gD9APYA
+        /UD00PYp/cb0nqwBdwWa96S9ELfOf1JHX2z+7RVZjdnflVIvomI9nvccWg9YAAD+8aMo5WeIUmYaYlZ9JU3e+U6fk5tNs9gJxKE92VKGOo/n
+        yBgRhibFlf5gVJL3rwCgxPcCvROhp7RsLokKNvef/xIorW+YXOcJpO/XeQpm6kHtCgKmyBu3fuLmWrKBtW0Gemnt9+aaFE4tqu2mv6tcaGtn
+        9mb5LXh9wZPL8wuR9Sa2KXr0g7wWxVZkjM31so5YC4W3tfJPXEHCtAKXtzP5CQnAun1Llnp9gtxcSLFaksNJe8Hf/igUssCuynN/BJZBKSjp
+        fxI6alB1uLkpvp+J3IW7D2n0UhLYVPCSeBaZDit29yOq/ENf3f9kKLhc0ltC+F3KP2xevAOyX3UkbfcktBx7dGXMV5bC5fXbyQND9p9X//Pp
+        o/kb7r0ZjdgSl5a0zyNnYbNwvmc9ZfmJYYDeoX/NC8uGIg4qfyf2VzvtLrQ3d/+NsOQ/4MmtMFwim3HzEzef7fVbiyEjNVkF4IY0qgMX8xFB
+        N4x9MVm/wu9u+zxreReDv1oyedpQD/Zgtifn55UYAAA="""
+    fixture "alpha.webp" 0x019002acu """
+        UklGRjYBAABXRUJQVlA4TCkBAAAvHIAEEAmAIAb8J2uI6H/qQiCQ5M87wwwR/c+cRJKsbccefVVPbNt2MvorC3BGNtvu/c/zfl9zAdYJSnHb
+        Nm6MybVXP7Vt20iMrr/9N/0qIUEKMToBU3bZOH/SbCZ8IcnAx727//psIBGW8BSrASUkbkbn7j6d81vBaDQiHoWaMAYF6xAVcbmCbEbBJcit
+        hihsIw4o0otA7g8ridhI3rkPVyK3GlYCsYBO2IVsRvL3t1QXlhGDmMAQPAJ5Y5AcxkpHfNAPTwHdyEmPNbbwBw1wBhiEt7gLCCMcqagMY+sS
+        QD/WEEA3vEVANgM1KIEo6DqsACawC1TCNdCOBJGITTWWAdM4Bn5uAA9eIhGBWEhP4C/GcQSM4RDciEFpgkasAP3YBWZxDXgPmgEA"""
+    fixture "two frames.gif" 0xf2dfd055u """
+        R0lGODdhHQATAIcAAM7YhUzUdoaNgrNTa7obYjY6kQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACwAAAAAHQATAAAIwwALCBxIsKBAAggTKkRosGEB
+        AQIGSJxIcaLDgRAzaoQIoKNHAA43avzocWFDkQI+LiRQsaBIlQkrDvAYoAABgS8BxKxIsqbNAQ9HdkTIU2VBlkE56mQ5kSRDgQGiBmAplGjT
+        kjehSj0oUanOq0OzFpDq8yFTpUxnYtUaFWPUs2ElGmU7kKzVknI91m2LUyrTtEPzlt1KdwDEqXmZAuA7lq8Ax4+nKv7aeK/PyAUMPyY6ea/n
+        h20PIzas+HNl0DUPwyUQEAAsAAAAAB0AEwCHztiFTNR2ho2Cs1NruhtiNjqRAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACMQACQgcSFBggYMIEyo8
+        OKChw4cOBQhYSLEAgIsYAUjcyFFiRYQFM2LsyLEixIIEMpKcuDAARogDCKrsSNFlRpgDL5I8SGBhypsPBY4sGTOA0QAgf750KFTjxgIxDx5F
+        ylMpgKA/OcZkWWBqUqAxhzYkYJSr1wJNLzLVKWAs2aMI4fIE2rRtzLFHzRpFSHcpWYkDuu6VOrir2rBX3ZZlWZYwVcGJf46N+betYMaF9yIe
+        a/etx8aC4z4+LLRzgM+nCYvmOzYgADs="""
+    fixture "transparent.gif" 0xf2dfd055u """
+        R0lGODlhHQATAIcAAM7YhUzUdoaNgrNTa7obYjY6kQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACH5BAEAAAIALAAAAAAdABMAQAjIAAsIHEiwoEAC
+        CBMqTDiggICHAgAAQDig4gCJGBEODMAxAIGKEj8W4LiRpEOSAx56FGkQokuMExdarPgxZciaMAmUDLDTo8GCLoM+hImxgE6HQW/WnEmUp9GK
+        Q0NazHl0ZMeBApZKvQjAqVWvV1MK8AiypNmTPFXWjFj1J8GHM+POdCsUIlGlGt8mzcgwLkaySO3e9Juz4MeXMZny7XkQasSJUxd/9TqWLFfI
+        lwHsxNqxJk7MXcGarCxQ5UqQmgWatFqapOm1AQEAOw=="""
+]
+
+/// One of them.
+let find (name: string) : byte[] = (ofPil |> List.find (fun fixture -> fixture.Name = name)).Bytes
