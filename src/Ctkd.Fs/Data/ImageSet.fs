@@ -3,21 +3,13 @@ namespace Ctkd.Fs
 open System.Collections.Generic
 open Ctkd.Images
 
-/// Photographs in files, each of its own size.
-[<ReferenceEquality>]
-type Photos = {
-    Source: IPhotoSource
-    /// Bytes of each file.
-    Lengths: int64[]
-}
-
 /// Where the pixels of a set are.
 [<RequireQualifiedAccess; NoComparison>]
 type Pixels =
     /// [count, channels, height, width], row-major.
     | InMemory of byte[]
-    /// Decoded when they are needed, and cut to the set's height and width.
-    | InFiles of Photos
+    /// Photographs, decoded when they are needed and cut to the set's height and width.
+    | InFiles of PhotoSet
 
 /// Labelled images that a network sees in one size. Without labels each label is -1.
 [<NoComparison>]
@@ -80,7 +72,7 @@ module ImageSet =
                 None
             else
                 Some $"{count set} images need {needed} bytes, it has {bytes.Length}"
-        | Pixels.InFiles photos when photos.Source.Count = count set && photos.Lengths.Length = count set -> None
+        | Pixels.InFiles photos when photos.Source.Count = count set -> None
         | Pixels.InFiles photos -> Some $"it has {photos.Source.Count} files and {count set} labels"
 
     /// Returns the first fault of a set, if any.
@@ -123,8 +115,8 @@ module ImageSet =
                 Pixels.InMemory images
             | Pixels.InFiles photos ->
                 Pixels.InFiles {
+                    Files = PhotoFolder.choose indices photos.Files
                     Source = SelectedSource(photos.Source, indices)
-                    Lengths = indices |> Array.map (fun index -> photos.Lengths[index])
                 }
 
         {

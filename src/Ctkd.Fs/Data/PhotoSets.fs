@@ -35,79 +35,55 @@ module PhotoSets =
     /// The share that is held out unless another is asked for.
     let private heldOut = 0.1
 
-    let private ofFiles (options: PhotoOptions) (name: string) (classes: int) (source: IPhotoSource) (files: PhotoFiles) = {
+    let private ofPhotos (options: PhotoOptions) (name: string) (classes: int) (photos: PhotoSet) : ImageSet = {
         Name = name
         Classes = classes
         Channels = 3
         Height = options.Size
         Width = options.Size
-        Images = Pixels.InFiles { Source = source; Lengths = files.Lengths }
-        Labels = files.Labels
+        Images = Pixels.InFiles photos
+        Labels = photos.Files.Labels
+    }
+
+    let private choose (places: int[]) (photos: PhotoSet) : PhotoSet = {
+        Files = PhotoFolder.choose places photos.Files
+        Source = SelectedSource(photos.Source, places)
     }
 
     /// A part of unlabelled images for the test: the teacher's choices stand for labels there.
-    let private holdOut (options: PhotoOptions) (splits: PhotoSplits) : PhotoSplits =
-        let share = if options.ValSplit > 0.0 then options.ValSplit else heldOut
-        let files = splits.Train
-        let count = files.Paths.Length
-        let held = max 1 (int (share * float count))
+    let private holdOut (options: PhotoOptions) (data: PhotoData) : PhotoData =
+        let count = data.Train.Source.Count
+        let held = max 1 (int (options.ValSplit * float count))
         let order = Rng.ofSeed options.Seed |> Rng.split "validation" |> Rng.permutation count |> Array.map int
-
-        let choose (places: int[]) = {
-            files with
-                Paths = places |> Array.map (fun i -> files.Paths[i])
-                Lengths = places |> Array.map (fun i -> files.Lengths[i])
-                Labels = places |> Array.map (fun i -> files.Labels[i])
-        }
 
         let warning =
             $"no labelled images for validation: {held} images are held out, and top-1 is the share on which the student agrees with its teacher"
 
         {
-            splits with
-                Train = choose (Array.sort (Array.skip held order))
-                Val = choose (Array.sort (Array.truncate held order))
-                Warnings = splits.Warnings @ [ warning ]
+            Train = choose (Array.sort (Array.skip held order)) data.Train
+            Val = choose (Array.sort (Array.truncate held order)) data.Train
+            Warnings = data.Warnings @ [ warning ]
         }
 
-    let private chosen (options: PhotoOptions) (path: string) (tree: PhotoTree) : Result<PhotoSplits, Error> =
-        if options.Unlabelled then
-            let splits = PhotoFolder.unlabelled tree
+    let private read (options: PhotoOptions) (path: string) : Result<PhotoData, Error> =
+        let share = if options.ValSplit > 0.0 then options.ValSplit else heldOut
+        let labels = if options.Unlabelled then PhotoLabels.Unlabelled else PhotoLabels.Labelled(share, options.Seed)
 
-            if splits.Val.Paths.Length > 0 then
-                Ok splits
-            elif splits.Train.Paths.Length < 2 then
-                Error.fail Missing "one image cannot both train and test" path "add images"
+        result {
+            let! data = Photos.read labels path
+
+            if data.Val.Source.Count > 0 then
+                return data
+            elif options.Unlabelled && data.Train.Source.Count > 1 then
+                return holdOut { options with ValSplit = share } data
             else
-                Ok(holdOut options splits)
-        elif tree.Val.IsSome && options.ValSplit > 0.0 then
-            Error.fail
-                Usage
-                "val-split holds out a part of the training images, and this folder has a validation of its own"
-                path
-                "leave out --val-split"
-        else
-            let share = if options.ValSplit > 0.0 then options.ValSplit else heldOut
-
-            PhotoFolder.split share options.Seed tree
-            |> Result.bind (fun splits ->
-                if splits.Val.Paths.Length > 0 then
-                    Ok splits
-                else
+                return!
                     Error.fail
                         Missing
                         "too few images to hold any out for the test"
                         path
                         "add images, give a larger --val-split, or put some into DIR/val/CLASS/"
-            )
-
-    /// The files of a folder or a pack, and how to read those of a part.
-    let private find (path: string) : Result<PhotoTree * (PhotoFiles -> IPhotoSource), Error> =
-        if File.Exists path then
-            PhotoPack.openFile path |> Result.map (fun pack -> pack.Tree, pack.Source)
-        else
-            PhotoFolder.scan path
-            |> Result.map (fun tree -> tree, (fun files -> FolderSource(files.Root, files.Paths) :> IPhotoSource))
+        }
 
     /// <summary>Loads photographs: <c>DIR/train/CLASS/*</c> and <c>DIR/val/CLASS/*</c>, or <c>DIR/CLASS/*</c> of which a part is
     /// held out, or a pack of such a folder. They are normalised by ImageNet's mean and standard deviation.</summary>
@@ -115,22 +91,21 @@ module PhotoSets =
     /// <param name="path">The folder, or the pack.</param>
     let load (options: PhotoOptions) (path: string) : Result<Splits, Error> =
         result {
-            let! tree, source = find path
-            let! splits = chosen options path tree
+            let! photos = read options path
             let name = string (Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath path)))
             // Without labels the number of classes is the teacher's.
-            let names = if options.Unlabelled then splits.Val.Classes else splits.Train.Classes
-            let set = ofFiles options
+            let names = (if options.Unlabelled then photos.Val else photos.Train).Files.Classes
+            let set = ofPhotos options
 
             return {
-                Train = set name names.Length (source splits.Train) splits.Train
-                Test = set $"{name} (test)" names.Length (source splits.Val) splits.Val
+                Train = set name names.Length photos.Train
+                Test = set $"{name} (test)" names.Length photos.Val
                 ClassNames = names
                 Mean = imageNetMean
                 Std = imageNetStd
                 Pad = 0
                 Flip = true
-                Warnings = splits.Warnings
+                Warnings = photos.Warnings
                 Citation = ""
             }
         }
@@ -169,13 +144,4 @@ module PhotoSets =
     let index (classNames: string list) (set: ImageSet) : string option =
         match set.Images with
         | Pixels.InMemory _ -> None
-        | Pixels.InFiles photos ->
-            Some(
-                PhotoIndex.write {
-                    Root = ""
-                    Classes = classNames
-                    Paths = Array.init photos.Source.Count photos.Source.Name
-                    Lengths = photos.Lengths
-                    Labels = set.Labels
-                }
-            )
+        | Pixels.InFiles photos -> Some(PhotoIndex.write { photos.Files with Classes = classNames })

@@ -286,7 +286,7 @@ module PhotoFolder =
     ]
 
     /// The images of a set at these places.
-    let private choose (places: int[]) (files: PhotoFiles) : PhotoFiles = {
+    let choose (places: int[]) (files: PhotoFiles) : PhotoFiles = {
         files with
             Paths = places |> Array.map (fun i -> files.Paths[i])
             Lengths = places |> Array.map (fun i -> files.Lengths[i])

@@ -47,7 +47,7 @@ module Feeds =
     let private threads (s: Settings) : int =
         if s.Photos.DecodeThreads > 0 then s.Photos.DecodeThreads else Environment.ProcessorCount
 
-    let private stream (s: Settings) (dtype: DType) (device: Device) (data: Splits) (set: ImageSet) (photos: Photos) =
+    let private stream (s: Settings) (dtype: DType) (device: Device) (data: Splits) (set: ImageSet) (photos: PhotoSet) =
         let kept = int64 (s.Photos.DecodedGb * 1e9)
         let loader = new PhotoLoader(photos.Source, threads s, set.Height, set.Width, PhotoStream.slabs, kept)
 
