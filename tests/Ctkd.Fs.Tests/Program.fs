@@ -103,6 +103,7 @@ let private tests: Test =
             RunDivergenceTests.tests
             RunWarningTests.tests
             RunOptionsTests.tests
+            RunPhotosTests.tests
             RunReportTests.tests
             EstimateTests.tests
             BenchTests.tests

@@ -209,6 +209,20 @@ module ImageFeed =
             for start in 0..batchSize .. count - 1 do
                 Tensor.scoped (fun () -> Augment.plain start (min count (start + batchSize)) set |> body)
 
+    /// The images with other labels, by the number of each (`Batch.Index`).
+    let relabel (labels: int[]) (feed: ImageFeed) : ImageFeed =
+        match feed with
+        | Streamed stream -> Streamed { stream with Labels = labels }
+        | OnDevice set ->
+            OnDevice {
+                set with
+                    Labels =
+                        Tensor.scope (fun () ->
+                            Tensor.ofInt64s [ labels.Length ] (Array.map int64 labels)
+                            |> Tensor.toDevice (Tensor.device set.Labels)
+                        )
+            }
+
     /// The photographs that could not be read so far, each with the reason.
     let unreadable (feed: ImageFeed) : struct (string * string) list =
         match feed with

@@ -23,13 +23,36 @@ module RunTeacher =
                 Next = $"{error.Next}; --teacher-size resizes the teacher's images alone"
         })
 
+    /// The view with the order of classes by name, where the teacher's record and the data have names and those differ. Refuses
+    /// a teacher that lacks one of the data's classes.
+    let private byNames (data: Splits) (view: TeacherView) (teacher: LoadedModel) : Result<TeacherView, Error> =
+        match teacher.Info with
+        | Some { ClassNames = names } when
+            view.Order.IsEmpty && not names.IsEmpty && not data.ClassNames.IsEmpty && names <> data.ClassNames
+            ->
+            match List.except names data.ClassNames with
+            | [] ->
+                let place name = List.findIndex ((=) name) names
+                Ok { view with Order = List.map place data.ClassNames }
+            | missing ->
+                let some = missing |> List.truncate 5 |> List.map Files.printable |> String.concat ", "
+
+                Error.fail
+                    Mismatch
+                    $"the teacher {teacher.Model.Name} does not know {missing.Length} of the data's classes: {some}"
+                    ""
+                    "give a teacher of these classes, or say with --teacher-classes which of its outputs they are"
+        | _ -> Ok view
+
     /// A teacher of the data's classes, from one in its own view.
     let private seeing (device: Device) (view: TeacherView) (data: Splits) (teacher: LoadedModel) =
         result {
             do! checkSize view data teacher
+            let! view = byNames data view teacher
             let! teacher = Teacher.inView device (data.Mean, data.Std) view teacher
 
-            if teacher.Model.Classes = data.Test.Classes then
+            // Without labels the data have the teacher's classes.
+            if teacher.Model.Classes = data.Test.Classes || data.Test.Classes = 0 then
                 return teacher
             else
                 return!

@@ -125,6 +125,7 @@ module Prepare =
                 Teacher = if e.Teacher.IsSome then d.Student else s.Teacher
                 TeacherWeights = if e.Teacher.IsSome then "a value" else s.TeacherWeights
                 Data = if e.Data.IsSome then d.Data else s.Data
+                Photos = if e.Data.IsSome then d.Photos else s.Photos
                 Policy = if e.Policy.IsSome then d.Policy else s.Policy
                 Standardise = s.Standardise && e.Policy.IsNone
                 Methods = if e.Distillers.IsSome then d.Methods else s.Methods
@@ -210,12 +211,44 @@ module Prepare =
 
     /// The teacher, checked against the data; None where the student learns from labels alone.
     let private teacherOf (e: Experiment) (data: Splits) (device: Device) : Result<LoadedModel option, Error> =
-        let s, classNames = e.Settings, ClassNames.ofData e.Settings.Data
+        let s, classNames = e.Settings, data.ClassNames
 
         match e.Teacher with
         | Some teacher -> RunTeacher.own device s classNames data teacher |> Result.map Some
         | None when s.Teacher = "" -> Ok None
         | None -> RunTeacher.load e.Hooks.Say (teacherOptions e) device s classNames data |> Result.map Some
+
+    /// Unlabelled data with the teacher's classes.
+    let private withClassesOf (data: Splits) (teacher: LoadedModel) : Splits =
+        if data.Train.Classes > 0 then
+            data
+        else
+            let classes = teacher.Model.Classes
+
+            {
+                data with
+                    Train = { data.Train with Classes = classes }
+                    Test = { data.Test with Classes = classes }
+                    ClassNames = teacher.Info |> Option.map _.ClassNames |> Option.defaultValue []
+            }
+
+    /// Test images without labels, with the teacher's choices as labels.
+    let private labelledBy (plan: TrainingPlan) (batch: int) (teacher: LoadedModel) (test: ImageFeed) : ImageFeed =
+        let labels = Array.create (ImageFeed.count test) -1
+
+        Autograd.noGrad (fun () ->
+            ImageFeed.each
+                batch
+                Int32.MaxValue
+                test
+                (fun seen ->
+                    let logits = (TrainingPlan.forward plan teacher.Model false teacher.Weights seen.Images).Logits
+                    let chosen = Tensor.toInt64s (Tensor.argMax 1 logits)
+                    Tensor.toInt64s seen.Index |> Array.iteri (fun i image -> labels[int image] <- int chosen[i])
+                )
+        )
+
+        ImageFeed.relabel labels test
 
     /// The plan with the experiment's policy and distillers in place of those that the settings name.
     let private withValues (e: Experiment) (data: Splits) (plan: TrainingPlan) : Result<TrainingPlan, Error> =
@@ -263,7 +296,10 @@ module Prepare =
         let accuracy = LoadedModel.accuracyIn (evaluationBatch images) plan teacher.Model teacher.Weights test
 
         if Double.IsFinite accuracy.Loss then
-            hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
+            if plan.Unlabelled && accuracy.Correct = accuracy.Images then
+                hooks.Say $"teacher {s.Teacher}: labels {accuracy.Images} test images"
+            else
+                hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
 
             LoadedModel.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
             Ok accuracy
@@ -320,11 +356,12 @@ module Prepare =
                 | Some data -> Settings.adjust s data
 
             do! checkBatch s data
+            let! teacher = teacherOf e data device
+            let data = teacher |> Option.map (withClassesOf data) |> Option.defaultValue data
             let! student = studentOf e data
             do! Model.checkInput data.Train.Height data.Train.Width student
             let smallest = Settings.smallestBatch s data
             do! Model.checkBatch smallest data.Train.Height data.Train.Width student
-            let! teacher = teacherOf e data device
             let pair = teacher |> Option.map (fun teacher -> teacher.Model, teacher.Weights)
             let! plan = Settings.plan known student pair data device |> Result.bind (withValues e data)
             do! checkAgent s plan data
@@ -358,6 +395,12 @@ module Prepare =
             }
 
             let feeds = Feeds.create s (TrainingPlan.dtype plan) device hooks.Say data
+
+            let feeds =
+                match teacher with
+                | Some teacher when ImageSet.isUnlabelled data.Test ->
+                    { feeds with Test = labelledBy plan (evaluationBatch images) teacher feeds.Test }
+                | _ -> feeds
 
             let! judged =
                 teacher

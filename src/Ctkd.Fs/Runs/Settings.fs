@@ -82,6 +82,9 @@ module Settings =
         if s.Nesterov && s.Momentum = 0.0 then "nesterov needs a momentum > 0"
         yield! PhotoSettings.mistakes s.Data s.Teacher s.Photos
 
+        if s.Photos.Unlabelled && s.Methods.ContainsKey "crd" then
+            "crd draws its negatives by label, and unlabelled images have none"
+
         if s.Subset > 0 && s.PerClass > 0 then
             "subset and per-class say the same thing twice: give one of them"
         if s.Nesterov && s.Optimiser <> OptimiserName.Sgd then
@@ -270,7 +273,7 @@ module Settings =
         Batch = s.Batch
         DropLast = s.DropLast
         TrainImages = ImageSet.count data.Train
-        Unlabelled = s.Photos.Unlabelled
+        Unlabelled = ImageSet.isUnlabelled data.Train
         Seed = s.Seed
         Pad = data.Pad
         Flip = data.Flip
@@ -296,7 +299,7 @@ module Settings =
             |> Result.map (fun distillers -> {
                 alone with
                     // The teacher's own choice is no label.
-                    CrossEntropy = Schedule.constant (if s.Photos.Unlabelled then 0.0 else s.CrossEntropy)
+                    CrossEntropy = Schedule.constant (if alone.Unlabelled then 0.0 else s.CrossEntropy)
                     Distillation =
                         Some { Model = model; Weights = weights; Policy = policy s; Distillers = distillers }
             })

@@ -26,6 +26,8 @@ let rec private valueOf (kind: Type) : Gen<objnull> =
         Gen.map box whole
     elif kind = typeof<bool> then
         Gen.elements [ true; false ] |> Gen.map box
+    elif kind = typeof<string list> then
+        Gen.listOf (Gen.elements texts) |> Gen.map box
     elif kind = typeof<float list> then
         Gen.listOf number |> Gen.map box
     elif kind = typeof<int list> then

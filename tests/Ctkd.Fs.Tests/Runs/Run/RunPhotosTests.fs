@@ -1,0 +1,244 @@
+/// Runs on folders of photographs.
+module Ctkd.Fs.Tests.RunPhotosTests
+
+open System
+open System.IO
+open Expecto
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Folders
+open Ctkd.Fs.Tests.PhotoFixtures
+
+let private classes = [ "rouge vif"; "zèbre"; "étoile" ]
+
+/// Twelve images of three classes to train with, and six to test with, each of its own size.
+let private photos (folder: string) : string =
+    let root = Path.Combine(folder, "photos")
+
+    for part, count in [ "train", 4; "val", 2 ] do
+        for label, name in List.indexed classes do
+            let place = Path.Combine(root, part, name)
+            Directory.CreateDirectory place |> ignore
+
+            for i in 1..count do
+                File.WriteAllBytes(Path.Combine(place, $"{i}.jpg"), jpeg (10 * label + i) (20 + 3 * i) (18 + 5 * label))
+
+    root
+
+/// resnet8 at 16 x 16 pixels: two epochs of three batches, the last of two images.
+let private settings (root: string) : Settings = {
+    Runs.small with
+        Data = "photos"
+        DataDir = root
+        PerClass = 0
+        Batch = 5
+        Photos = { Runs.small.Photos with Size = 16; DecodeThreads = 1 }
+}
+
+/// Runs with what it said.
+let private said (hooks: Hooks) (out: string) (s: Settings) : Result<Summary, Error> * string list =
+    let lines = ResizeArray<string>()
+    let summary = Run.start { hooks with Say = lines.Add } out s
+    summary, List.ofSeq lines
+
+/// What a run leaves but the settings, which name its threads, and the share of waiting.
+let private left (folder: string) =
+    let (last, tensors), (best, bestTensors), lines = Runs.outcome folder
+    let bare (info: CheckpointInfo) = { info with Settings = Runs.small }
+    (bare last, tensors), (bare best, bestTensors), lines |> List.map (fun line -> { line with Waited = None })
+
+let private info (folder: string) : CheckpointInfo = fst (Runs.contents (Path.Combine(folder, "last.safetensors")))
+
+let tests =
+    testList "RunPhotos" [
+        test "threads, kept images, a pack and an interruption in mid-epoch change no bit" {
+            inFolder (fun folder ->
+                let root = photos folder
+                let at name = Path.Combine(folder, name)
+                let s = settings root
+                Runs.finish (at "one") s |> ignore
+                let expected = left (at "one")
+
+                for name, photos in
+                    [
+                        "three", { s.Photos with DecodeThreads = 3 }
+                        "none-kept", { s.Photos with DecodedGb = 0.0; DecodeThreads = 2 }
+                    ] do
+                    Runs.finish (at name) { s with Photos = photos } |> ignore
+                    Must.equal expected (left (at name))
+
+                for batches in [ 1; 4 ] do
+                    let out = at $"stopped-{batches}"
+                    Must.equal Interrupted (Run.start (Runs.stopAfter batches) out s |> Error.orRaise).Ending
+                    Must.equal Finished (Run.resume Hooks.none out |> Error.orRaise).Ending
+                    Must.equal expected (left out)
+
+                let pack = at "photos.pack"
+                let tree = PhotoFolder.scan root |> Error.orRaise
+                PhotoPack.write (fun _ _ -> ()) tree pack |> Error.orRaise
+                Runs.finish (at "packed") { s with DataDir = pack } |> ignore
+                Must.equal expected (left (at "packed"))
+            )
+        }
+
+        test "a run records its images, its classes and its waiting" {
+            inFolder (fun folder ->
+                let out = Path.Combine(folder, "run")
+                let s = settings (photos folder)
+                let summary, lines = said Hooks.none out s
+                Must.equal (Ok Finished) (Result.map _.Ending summary)
+                Must.contain "photos: 12 training and 6 test images" (String.concat "\n" lines)
+                let record = info out
+                Must.equal classes record.ClassNames
+                Must.equal (16, 16, PhotoSets.imageNetMean) (record.Images.Height, record.Images.Width, record.Images.Mean)
+                Must.hold (Runs.lines out |> List.forall (fun line -> line.Waited.Value >= 0.0 && line.Waited.Value <= 100.0))
+
+                for name, count in [ "images-train.txt", 12; "images-val.txt", 6 ] do
+                    let path = Path.Combine(out, name)
+                    let files = PhotoIndex.parse path s.DataDir (File.ReadAllText path) |> Error.orRaise
+                    Must.equal (classes, count) (files.Classes, files.Paths.Length)
+            )
+        }
+
+        test "a run is not resumed with other images" {
+            inFolder (fun folder ->
+                let out, root = Path.Combine(folder, "run"), photos folder
+                Run.start (Runs.stopAfter 4) out (settings root) |> Error.orRaise |> ignore
+                let image = Path.Combine(root, "train", classes.Head, "1.jpg")
+                File.WriteAllBytes(image, jpeg 99 40 40)
+                let error = Run.resume Hooks.none out |> errorOf
+                Must.equal Mismatch error.Kind
+                Must.contain "the data set is not the one" error.What
+            )
+        }
+
+        test "images that cannot be read are named and counted, and training goes on" {
+            inFolder (fun folder ->
+                let root = photos folder
+                let broken name = Path.Combine(root, name)
+                File.WriteAllBytes(broken "train/zèbre/2.jpg", (jpeg 5 30 30)[..200])
+                File.WriteAllText(broken "val/zèbre/1.jpg", "<html>")
+                let out = Path.Combine(folder, "run")
+                let summary, lines = said Hooks.none out (settings root)
+                Must.equal (Ok Finished) (Result.map _.Ending summary)
+                let text = String.concat "\n" lines
+                Must.contain "train/zèbre/2.jpg is left out" text
+                Must.contain "val/zèbre/1.jpg is left out" text
+                // Each once, though there are two epochs.
+                Must.equal 2 (lines |> List.filter _.Contains("is left out")).Length
+            )
+        }
+
+        test "an image that vanishes during training is named, and training goes on" {
+            inFolder (fun folder ->
+                let root = photos folder
+
+                let vanish = {
+                    Hooks.none with
+                        OnEpoch = fun m -> if m.Epoch = 1 then File.Delete(Path.Combine(root, "train", "rouge vif", "3.jpg"))
+                }
+
+                let s = settings root
+                let summary, lines = said vanish (Path.Combine(folder, "run")) { s with Photos = { s.Photos with DecodedGb = 0.0 } }
+                Must.equal (Ok Finished) (Result.map _.Ending summary)
+                Must.contain "train/rouge vif/3.jpg is left out" (String.concat "\n" lines)
+            )
+        }
+
+        test "a student learns from unlabelled images what its teacher says" {
+            inFolder (fun folder ->
+                let root = photos folder
+                let out, raw = Path.Combine(folder, "teacher"), Path.Combine(folder, "raw")
+                let teacher = Runs.finish out (settings root)
+                Directory.CreateDirectory raw |> ignore
+
+                for i in 1..12 do
+                    File.WriteAllBytes(Path.Combine(raw, $"{i}.jpg"), jpeg i 30 24)
+
+                let s = {
+                    settings raw with
+                        Teacher = "resnet8"
+                        TeacherWeights = teacher.Checkpoint
+                        Methods = Map [ "kd", 1.0; "dkd", 1.0 ]
+                        Photos = { (settings raw).Photos with Unlabelled = true }
+                }
+
+                let taught = Path.Combine(folder, "taught")
+                let summary, lines = said Hooks.none taught s
+                Must.equal (Ok Finished) (Result.map _.Ending summary)
+                let text = String.concat "\n" lines
+                Must.contain "top-1 is the share on which the student agrees with its teacher" text
+                Must.contain "teacher resnet8: labels 1 test images" text
+                Must.equal classes (info taught).ClassNames
+                // The labels take no part: the loss is that of the two methods alone.
+                for line in Runs.lines taught do
+                    Must.beNear 1e-6 1e-6 (line.Terms["kd"] + line.Terms["dkd"]) line.Loss
+
+                // With a labelled validation top-1 is accuracy again.
+                Directory.CreateDirectory(Path.Combine(folder, "both")) |> ignore
+                let both = Path.Combine(folder, "both")
+                Directory.Move(raw, Path.Combine(both, "train"))
+                Directory.Move(Path.Combine(root, "val"), Path.Combine(both, "val"))
+                let summary, lines = said Hooks.none (Path.Combine(folder, "valid")) { s with DataDir = both }
+                Must.equal (Ok Finished) (Result.map _.Ending summary)
+                Must.contain "top-1 on 6 test images" (String.concat "\n" lines)
+            )
+        }
+
+        test "what unlabelled images do not allow is wrong usage" {
+            let s = { Runs.taught "fixed" Runs.small with Data = "photos"; DataDir = "photos" }
+            let s = { s with Photos = { s.Photos with Unlabelled = true } }
+
+            for wrong, part in
+                [
+                    { s with Data = "digits" }, "folders of photographs"
+                    { s with Teacher = ""; TeacherWeights = "" }, "needs a teacher"
+                    { s with Methods = Map [ "crd", 0.8 ] }, "crd draws its negatives by label"
+                ] do
+                let error = Settings.validate wrong |> errorOf
+                Must.equal Usage error.Kind
+                Must.contain part error.What
+        }
+
+        test "a teacher's classes are put into the data's order by name, and one that lacks a class is refused" {
+            inFolder (fun folder ->
+                let root, out = photos folder, Path.Combine(folder, "teacher")
+                let teacher = Runs.finish out (settings root)
+                // The same photographs, one class of which comes first by its new name.
+                Directory.Move(Path.Combine(root, "train", "étoile"), Path.Combine(root, "train", "Abend"))
+                Directory.Move(Path.Combine(root, "val", "étoile"), Path.Combine(root, "val", "Abend"))
+                let s = { settings root with Teacher = "resnet8"; TeacherWeights = teacher.Checkpoint }
+                let error = Run.start Hooks.none (Path.Combine(folder, "lacks")) s |> errorOf
+                Must.equal Mismatch error.Kind
+                Must.contain "does not know 1 of the data's classes: Abend" error.What
+                Must.contain "--teacher-classes" error.Next
+
+                let names = Path.Combine(folder, "names.txt")
+                File.WriteAllLines(names, [ "rouge vif"; "zèbre"; "Abend" ])
+                let named = { s with Teaching = { s.Teaching with Classes = names } }
+                let summary, _ = said Hooks.none (Path.Combine(folder, "named")) named
+                let summary = Error.orRaise summary
+                Must.equal (teacher.Top1) (summary.Teacher |> Option.map _.Top1)
+            )
+        }
+
+        test "imagenet is a folder of 1,000 classes named by their numbers" {
+            inFolder (fun folder ->
+                let root = photos folder
+                let error = Datasets.load "imagenet" (Some root) |> errorOf
+                Must.equal (Mismatch, root) (error.Kind, error.Where)
+                Must.contain "it has 3 classes" error.What
+                Must.contain "--data DIR" error.Next
+            )
+        }
+
+        test "a subset is spread evenly over the classes" {
+            inFolder (fun folder ->
+                let s = { settings (photos folder) with Subset = 7 }
+                let data = Settings.loadData s |> Error.orRaise
+                Must.equal [| 0; 0; 0; 1; 1; 2; 2 |] (Array.sort data.Train.Labels)
+                Must.equal 6 (ImageSet.count data.Test)
+                let names = match data.Train.Images with Pixels.InFiles p -> p.Files.Paths | _ -> [||]
+                Must.equal "train/rouge vif/3.jpg" names[2]
+            )
+        }
+    ]
