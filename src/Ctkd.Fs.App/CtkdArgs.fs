@@ -9,6 +9,7 @@ type CtkdArgs =
     | [<SubCommand>] Teach
     | [<SubCommand>] Distill
     | [<SubCommand>] Eval of ParseResults<EvalArgs>
+    | [<SubCommand>] Predict of ParseResults<PredictArgs>
     | [<SubCommand>] Plot of ParseResults<PlotArgs>
     | [<SubCommand>] Export of ParseResults<ExportArgs>
     | [<SubCommand>] Models of ParseResults<ModelsArgs>
@@ -28,6 +29,7 @@ type CtkdArgs =
             | Teach -> "train a model from labels alone"
             | Distill -> "train a student from a teacher: methods under a temperature policy, or a published recipe"
             | Eval _ -> "classify a test set with trained weights: accuracy, calibration, likeness to a teacher"
+            | Predict _ -> "say what is on image files: classes with probabilities"
             | Plot _ -> "draw curves of runs, class correlations or a t-SNE of features as SVG or PNG"
             | Export _ -> "write trained weights as a network that other runtimes read: ONNX"
             | Models _ ->

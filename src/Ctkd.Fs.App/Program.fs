@@ -11,6 +11,7 @@ let private run (command: CtkdArgs) : int =
     | CtkdArgs.Teach -> Train.teach []
     | CtkdArgs.Distill -> Train.distill []
     | CtkdArgs.Eval args -> Eval.command args
+    | CtkdArgs.Predict args -> Predict.command args
     | CtkdArgs.Plot args -> Plot.command args
     | CtkdArgs.Export args -> Export.command args
     | CtkdArgs.Models args -> Models.command args

@@ -111,6 +111,7 @@ let private tests: Test =
             CommandNumberTests.tests
             ReferenceTests.tests
             CommandRecipeTests.tests
+            CommandPredictTests.tests
             CommandRunTests.tests
             CommandOutputTests.tests
             CommandCacheTests.tests

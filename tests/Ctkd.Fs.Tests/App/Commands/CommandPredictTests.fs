@@ -1,0 +1,106 @@
+module Ctkd.Fs.Tests.CommandPredictTests
+
+open System
+open System.IO
+open System.Text.Json.Nodes
+open Expecto
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Child
+open Ctkd.Fs.Tests.Folders
+open Ctkd.Fs.Tests.PhotoFixtures
+
+let private names = [ "rot"; "très bleu" ]
+
+/// A run on photographs of two classes, in `folder/run`, and its settings.
+let private trained (folder: string) : Settings =
+    for part in [ "train"; "val" ] do
+        for label, name in List.indexed names do
+            let place = Path.Combine(folder, "photos", part, name)
+            Directory.CreateDirectory place |> ignore
+
+            for i in 1..4 do
+                File.WriteAllBytes(Path.Combine(place, $"{i}.jpg"), jpeg (20 * label + i) (30 + i) 24)
+
+    let settings = {
+        Runs.small with
+            Data = "photos"
+            DataDir = Path.Combine(folder, "photos")
+            PerClass = 0
+            Batch = 4
+            Photos = { Runs.small.Photos with Size = 16 }
+    }
+
+    Runs.finish (Path.Combine(folder, "run")) settings |> ignore
+    settings
+
+let tests =
+    testList "CommandPredict" [
+        test "the classes of images are told by their names, with the probabilities of the evaluation's logits" {
+            inFolder (fun folder ->
+                let settings = trained folder
+                let image = "photos/val/rot/2.jpg"
+                let ended = expect 0 folder $"predict {image} photos/val --weights run --json"
+                let json = (JsonNode.Parse ended.Out |> nonNull).AsObject()
+                let images = (nonNull json["images"]).AsArray()
+                // One file, and the eight of the folder.
+                Must.equal 9 images.Count
+                let read (node: JsonNode | null) = Json.read<Prediction> "" ((nonNull node).ToJsonString()) |> Error.orRaise
+                let predictions = images |> Seq.map read |> List.ofSeq
+                Must.equal image predictions.Head.Image
+
+                for prediction in predictions do
+                    Must.equal (List.sort names) (prediction.Classes |> List.map _.Class |> List.sort)
+                    Must.beNear 1e-9 0.0 1.0 (prediction.Classes |> List.sumBy _.Probability)
+
+                // The same as in evaluation: the run's test images are the folder's.
+                let loaded = LoadedModel.load ignore Device.Cpu None (Path.Combine(folder, "run")) |> Error.orRaise
+                let shown, labels = LoadedModel.outputs Device.Cpu settings 8 [ loaded ] |> Error.orRaise
+                let struct (logits, _) = shown.Head
+                Must.equal [| 0; 0; 0; 0; 1; 1; 1; 1 |] labels
+
+                for row, prediction in List.zip (List.ofArray logits) predictions.Tail do
+                    let exps = row |> Array.map exp
+                    let expected = exps[0] / Array.sum exps
+                    let rot = prediction.Classes |> List.find (fun c -> c.Class = "rot")
+                    Must.beNear 1e-5 0.0 expected rot.Probability
+
+                let table = expect 0 folder $"predict {image} --weights run --top 1"
+                Must.contain predictions.Head.Classes.Head.Class table.Out
+            )
+        }
+
+        test "images that cannot be read are named, the others are told, and the command fails" {
+            inFolder (fun folder ->
+                trained folder |> ignore
+                File.WriteAllText(Path.Combine(folder, "page.jpg"), "<html>")
+                let ended = expect 1 folder "predict page.jpg photos/val/rot/1.jpg missing.png --weights run --json"
+                Must.contain "page.jpg cannot be read" ended.Err
+                Must.contain "missing.png cannot be read" ended.Err
+                let json = (JsonNode.Parse ended.Out |> nonNull).AsObject()
+                let images = (nonNull json["images"]).AsArray()
+                Must.equal 3 images.Count
+                Must.equal 2 (Array.length ((nonNull ((nonNull images[1]).["classes"])).AsArray() |> Seq.toArray))
+
+                let none = expect 1 folder "predict page.jpg missing.png --weights run"
+                Must.contain "page.jpg cannot be read" none.Err
+            )
+        }
+
+        test "what predict lacks is wrong usage with what to do" {
+            inFolder (fun folder ->
+                trained folder |> ignore
+                File.WriteAllText(Path.Combine(folder, "names.txt"), "one\ntwo\nthree\n")
+
+                for arguments, part in
+                    [
+                        "predict photos/val/rot/1.jpg", "predict needs weights"
+                        "predict --weights run", "predict needs images"
+                        "predict photos/val/rot/1.jpg --weights run --classes names.txt", "3 names of classes"
+                        "predict photos/val/rot/1.jpg --weights run --top 0", "top"
+                        "predict photos/val/rot/1.jpg --weights run --mean 0,5", "0,5"
+                    ] do
+                    let ended = expect 2 folder arguments
+                    Must.contain part ended.Err
+            )
+        }
+    ]
