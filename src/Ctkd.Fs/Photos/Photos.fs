@@ -32,10 +32,15 @@ module Photos =
             PhotoPack.read path
             |> Result.map (fun pack ->
                 pack.Tree,
-                fun files -> new PackSource(path, files.Paths |> Array.map (fun name -> pack.Entries[name])) :> IPhotoSource
+                fun files ->
+                    new PackSource(path, files.Paths |> Array.map (fun name -> pack.Entries[name])) :> IPhotoSource
             )
         elif System.IO.File.Exists path then
-            Error.fail Mismatch "this file is no pack of photographs" path "give a folder, or make a pack: ctkd data pack DIR OUT"
+            Error.fail
+                Mismatch
+                "this file is no pack of photographs"
+                path
+                "give a folder, or make a pack: ctkd data pack DIR OUT"
         else
             PhotoFolder.scan path
             |> Result.map (fun tree -> tree, fun files -> FolderSource(files.Root, files.Paths) :> IPhotoSource)
