@@ -138,7 +138,8 @@ module PhotoCheck =
     /// <param name="progress">Is told how many images are done, and of how many; from several threads.</param>
     /// <param name="path">A folder or a pack.</param>
     let run (threads: int) (progress: int -> int -> unit) (path: string) : Result<PhotoReport, Error> =
-        Photos.tree path
+        Photos.checkDecoder ()
+        |> Result.bind (fun () -> Photos.tree path)
         |> Result.map (fun (tree, open') ->
             let sets = tree.Train :: Option.toList tree.Val
             let total = sets |> List.sumBy _.Paths.Length

@@ -59,6 +59,17 @@ let tests =
                 )
         }
 
+        test "CTKD_JPEG chooses the decoder, and another word is an error" {
+            inTree
+                fine
+                (fun folder ->
+                    Must.equal 0 (ctkdWith [ "CTKD_JPEG", "skia" ] folder "data check photos").Code
+                    let wrong = ctkdWith [ "CTKD_JPEG", "fast" ] folder "data check photos"
+                    Must.equal 2 wrong.Code
+                    Must.contain "CTKD_JPEG is 'fast': it takes skia or turbo" wrong.Err
+                )
+        }
+
         test "wrong usage says what to do" {
             inTree
                 fine
