@@ -16,6 +16,7 @@ type CtkdArgs =
     | [<SubCommand>] Recipes of ParseResults<RecipesArgs>
     | [<SubCommand>] Inspect of ParseResults<InspectArgs>
     | [<SubCommand>] Convert of ParseResults<ConvertArgs>
+    | [<SubCommand>] Data of ParseResults<DataArgs>
     | [<SubCommand>] Doctor of ParseResults<DoctorArgs>
     | [<SubCommand>] Bench of ParseResults<BenchArgs>
     | [<SubCommand>] Version of ParseResults<VersionArgs>
@@ -37,6 +38,7 @@ type CtkdArgs =
             | Recipes _ -> "list published experiments with their accuracies, or print one as JSON"
             | Inspect _ -> "what a file of weights holds, and which model it fits"
             | Convert _ -> "write weights in another format: PyTorch's, or safetensors"
+            | Data _ -> "check a folder of photographs, or pack it into one file"
             | Doctor _ -> "what the engine is, what is missing and the command that mends it"
             | Bench _ -> "time the training step: beside PyTorch's, its overheads, its scaling"
             | Version _ -> "print the version"

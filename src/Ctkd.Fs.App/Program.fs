@@ -18,6 +18,7 @@ let private run (command: CtkdArgs) : int =
     | CtkdArgs.Recipes args -> RecipeList.command args
     | CtkdArgs.Inspect args -> Inspect.command args
     | CtkdArgs.Convert args -> Convert.command args
+    | CtkdArgs.Data args -> Data.command args
     | CtkdArgs.Doctor args -> Doctor.command args
     | CtkdArgs.Bench args -> BenchCommand.command args
     | CtkdArgs.Version args -> Version.command (args.Contains VersionArgs.Json)

@@ -160,27 +160,42 @@ type Terminal(json: bool) =
         |> List.choose id
         |> String.concat "  "
 
+    /// Whether there is a terminal for a live bar.
+    member private _.IsLive: bool =
+        not plain && console.Profile.Capabilities.Interactive && console.Profile.Capabilities.Ansi
+
+    /// Runs the body with a task that a live bar shows.
+    member private _.Live (title: string) (total: float) (body: ProgressTask -> 'T) : 'T =
+        let columns: ProgressColumn[] = [|
+            TaskDescriptionColumn()
+            ProgressBarColumn()
+            PercentageColumn()
+            RemainingTimeColumn()
+        |]
+
+        console
+            .Progress(AutoClear = true, HideCompleted = false)
+            .Columns(columns)
+            .Start(fun context -> body (context.AddTask(Markup.Escape title, true, total)))
+
+    /// Runs the body with a function that is told how many are done, and of how many, and shows it on a terminal.
+    member this.Counting (title: string) (body: (int -> int -> unit) -> 'T) : 'T =
+        if this.IsLive then
+            this.Live title 1.0 (fun task -> body (fun count total -> task.Value <- float count / float total))
+        else
+            body (fun _ _ -> ())
+
     /// Runs the body with hooks that show its progress over `epochs` epochs.
     member this.Progress (title: string) (epochs: int) (body: Hooks -> 'T) : 'T =
         let hooks = { Hooks.none with Say = this.Say; Stop = Signals.stop }
 
-        if plain || not console.Profile.Capabilities.Interactive || not console.Profile.Capabilities.Ansi then
+        if not this.IsLive then
             body { hooks with OnEpoch = fun m -> this.EpochLine title epochs m |> this.Say }
         else
-            let progress = console.Progress(AutoClear = true, HideCompleted = false)
-
-            let columns: ProgressColumn[] = [|
-                TaskDescriptionColumn()
-                ProgressBarColumn()
-                PercentageColumn()
-                RemainingTimeColumn()
-            |]
-
-            progress
-                .Columns(columns)
-                .Start(fun context ->
-                    let task = context.AddTask(Markup.Escape title, true, float epochs)
-
+            this.Live
+                title
+                (float epochs)
+                (fun task ->
                     body {
                         hooks with
                             OnBatch =

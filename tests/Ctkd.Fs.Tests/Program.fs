@@ -27,6 +27,12 @@ let private tests: Test =
             TemperaturePairTests.tests
             AdversaryTests.tests
             DrawsTests.tests
+            CropTests.tests
+            DecoderTests.tests
+            PhotoLoaderTests.tests
+            PhotoFolderTests.tests
+            PhotoPackTests.tests
+            PhotoCheckTests.tests
             DkdTests.tests
             PktTests.tests
             SpTests.tests
@@ -117,6 +123,7 @@ let private tests: Test =
             CommandCacheTests.tests
             CommandWeightsTests.tests
             CommandWeightsFileTests.tests
+            CommandDataTests.tests
             CommandHostileTests.tests
             CommandPlotTests.tests
             QuickstartTests.tests
@@ -153,7 +160,13 @@ let private tests: Test =
 /// Comparisons with PyTorch itself, which must be installed.
 let private peer: Test =
     testSequenced (
-        testList "Peer" [ OptimiserTests.peer; LoadedModelTests.peer; TorchAgreementTests.peer; PyTorchFilesTests.peer ]
+        testList "Peer" [
+            OptimiserTests.peer
+            LoadedModelTests.peer
+            TorchAgreementTests.peer
+            PyTorchFilesTests.peer
+            PhotoPeerTests.peer
+        ]
     )
 
 /// The tests with the text in their full name.

@@ -5,12 +5,7 @@ open Ctkd.Images
 
 /// A rectangle of a picture, in pixels.
 [<RequireQualifiedAccess>]
-type CropBox = {
-    Top: int
-    Left: int
-    Height: int
-    Width: int
-}
+type CropBox = { Top: int; Left: int; Height: int; Width: int }
 
 /// Which part of a photograph a network sees, as torchvision's transforms choose it.
 [<RequireQualifiedAccess>]

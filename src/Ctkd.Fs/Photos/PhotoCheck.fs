@@ -74,11 +74,7 @@ module PhotoCheck =
 
     /// A thread's buffers.
     [<NoComparison; NoEquality>]
-    type private Eye = {
-        Decoder: Decoder
-        mutable File: byte[]
-        mutable Pixels: byte[]
-    }
+    type private Eye = { Decoder: Decoder; mutable File: byte[]; mutable Pixels: byte[] }
 
     let private look (source: IPhotoSource) (eye: Eye) (image: int) : Look =
         try
@@ -142,7 +138,8 @@ module PhotoCheck =
     /// <param name="progress">Is told how many images are done, and of how many; from several threads.</param>
     /// <param name="path">A folder or a pack.</param>
     let run (threads: int) (progress: int -> int -> unit) (path: string) : Result<PhotoReport, Error> =
-        Photos.tree path
+        Photos.checkDecoder ()
+        |> Result.bind (fun () -> Photos.tree path)
         |> Result.map (fun (tree, open') ->
             let sets = tree.Train :: Option.toList tree.Val
             let total = sets |> List.sumBy _.Paths.Length
@@ -153,21 +150,35 @@ module PhotoCheck =
                 for files in sets do
                     let source = open' files
                     let looks = lookAtAll threads tick source
+
                     (match source with
                      | :? IDisposable as held -> held.Dispose()
                      | _ -> ())
+
                     files, looks
             ]
 
-            let all = [| for files, looks in seen do yield! Array.zip files.Paths looks |]
-            let good = all |> Array.choose (fun (name, look) -> match look with Good(header, hash) -> Some(name, header, hash) | Bad _ -> None)
-            let hashes (looks: (PhotoFiles * Look[]) list) = seq {
-                for files, looks in looks do
-                    for name, look in Seq.zip files.Paths looks do
-                        match look with
-                        | Good(_, hash) -> hash, name
-                        | Bad _ -> ()
-            }
+            let all = [|
+                for files, looks in seen do
+                    yield! Array.zip files.Paths looks
+            |]
+
+            let good =
+                all
+                |> Array.choose (fun (name, look) ->
+                    match look with
+                    | Good(header, hash) -> Some(name, header, hash)
+                    | Bad _ -> None
+                )
+
+            let hashes (looks: (PhotoFiles * Look[]) list) =
+                seq {
+                    for files, looks in looks do
+                        for name, look in Seq.zip files.Paths looks do
+                            match look with
+                            | Good(_, hash) -> hash, name
+                            | Bad _ -> ()
+                }
 
             let across =
                 match seen with
@@ -200,7 +211,10 @@ module PhotoCheck =
                 Val = tree.Val |> Option.map _.Paths.Length
                 Classes = classes
                 Imbalance =
-                    if inTrain.IsEmpty then None else Some(float (List.max inTrain) / float (List.min inTrain))
+                    if inTrain.IsEmpty then
+                        None
+                    else
+                        Some(float (List.max inTrain) / float (List.min inTrain))
                 Formats =
                     good
                     |> Array.countBy (fun (_, header, _) -> header.Format)
@@ -219,8 +233,14 @@ module PhotoCheck =
                 ]
                 DuplicatesAcross = across
                 DuplicatesWithin = seen |> List.collect (fun set -> groups (hashes [ set ]))
-                Rotated = [ for name, header, _ in good do if header.Orientation <> 1 then name ]
-                Misnamed = [ for name, header, _ in good do if isMisnamed name header.Format then name ]
+                Rotated = [
+                    for name, header, _ in good do
+                        if header.Orientation <> 1 then name
+                ]
+                Misnamed = [
+                    for name, header, _ in good do
+                        if isMisnamed name header.Format then name
+                ]
                 Others = tree.Others
                 Warnings = PhotoFolder.warnings tree
             }
@@ -236,16 +256,27 @@ module PhotoCheck =
         let listed (title: string) (rows: string list) = [
             if not rows.IsEmpty then
                 $"{title}: {rows.Length}"
+
                 for row in List.truncate most rows do
                     $"  {row}"
-                if rows.Length > most then $"  and {rows.Length - most} more; all of them with --json"
+
+                if rows.Length > most then
+                    $"  and {rows.Length - most} more; all of them with --json"
         ]
 
-        let size (s: PhotoSize option) = match s with Some s -> $"{s.Width} x {s.Height}" | None -> "-"
+        let size (s: PhotoSize option) =
+            match s with
+            | Some s -> $"{s.Width} x {s.Height}"
+            | None -> "-"
+
         let group (names: string list) = names |> List.map printable |> String.concat ", "
 
         [
-            let validation = match r.Val with Some count -> $"{count} to validate with" | None -> "no validation"
+            let validation =
+                match r.Val with
+                | Some count -> $"{count} to validate with"
+                | None -> "no validation"
+
             $"{printable r.Path}: {r.Images} images, {r.Bytes:N0} bytes; {r.Train} to train with, {validation}"
             $"classes: {r.Classes.Length}"
 
@@ -256,10 +287,20 @@ module PhotoCheck =
             let formats = r.Formats |> List.map (fun row -> $"{row.Images} {row.Format}") |> String.concat ", "
             if formats <> "" then $"formats: {formats}"
             $"pixels: smallest {size r.Smallest}, median {size r.Median}, largest {size r.Largest}"
-            yield! listed "no decoding" (r.Undecodable |> List.map (fun fault -> $"{printable fault.Name}: {fault.Reason}"))
+
+            yield!
+                listed
+                    "no decoding"
+                    (r.Undecodable |> List.map (fun fault -> $"{printable fault.Name}: {fault.Reason}"))
+
             yield! listed "the same bytes in train and validation" (r.DuplicatesAcross |> List.map group)
             yield! listed "the same bytes twice" (r.DuplicatesWithin |> List.map group)
-            yield! listed "turned by EXIF, which is ignored as the published pipelines do" (r.Rotated |> List.map printable)
+
+            yield!
+                listed
+                    "turned by EXIF, which is ignored as the published pipelines do"
+                    (r.Rotated |> List.map printable)
+
             yield! listed "another format than the name says (harmless)" (r.Misnamed |> List.map printable)
             yield! listed "no images" (r.Others |> List.map printable)
             yield! r.Warnings |> List.map (fun text -> $"warning: {text}")

@@ -4,55 +4,6 @@ open System
 open System.IO
 open Ctkd.Images
 
-/// Files of photographs, in the order that numbers them: by class, and in a class by path.
-type PhotoFiles = {
-    /// The folder that the paths are relative to, or the pack that holds them.
-    Root: string
-    /// Names of the classes, in the order of their UTF-8 bytes: a label is a place in this list.
-    Classes: string list
-    /// Relative paths, with '/' between their parts.
-    Paths: string[]
-    /// Bytes of each file.
-    Lengths: int64[]
-    /// The class of each, or -1.
-    Labels: int[]
-}
-
-/// What is in a folder, before anything is refused.
-type PhotoTree = {
-    Train: PhotoFiles
-    /// Nothing where the folder has no validation of its own. It has its own list of classes.
-    Val: PhotoFiles option
-    /// Files that are no images of a format that is read.
-    Others: string list
-}
-
-/// The images to train with and those to test with; both have the classes of the first.
-type PhotoSplits = {
-    Train: PhotoFiles
-    Val: PhotoFiles
-    /// What is odd, for the user to see.
-    Warnings: string list
-}
-
-/// Order by UTF-8 bytes.
-[<RequireQualifiedAccess>]
-module internal ByteOrder =
-    /// UTF-8 puts the characters that UTF-16 writes with surrogates after all others.
-    let private rank (c: char) : int =
-        if c < '\uD800' then int c
-        elif c >= '\uE000' then int c - 0x800
-        else int c + 0x2000
-
-    /// Compares two texts by their UTF-8 bytes.
-    let compare (a: string) (b: string) : int =
-        let same = a.AsSpan().CommonPrefixLength(b.AsSpan())
-
-        if same = a.Length || same = b.Length then
-            a.Length.CompareTo b.Length
-        else
-            (rank a[same]).CompareTo(rank b[same])
-
 /// Finds photographs in folders: DIR/train/CLASS/* and DIR/val/CLASS/*, or DIR/CLASS/*, or images without classes.
 [<RequireQualifiedAccess>]
 module PhotoFolder =
@@ -94,10 +45,7 @@ module PhotoFolder =
 
     /// What is below a folder.
     [<NoComparison; NoEquality>]
-    type private Walk = {
-        Images: ResizeArray<struct (string * int64)>
-        Others: ResizeArray<string>
-    }
+    type private Walk = { Images: ResizeArray<struct (string * int64)>; Others: ResizeArray<string> }
 
     let private addFile (walk: Walk) (relative: string) (entry: FileSystemInfo) : unit =
         let isImageByName =
@@ -105,7 +53,8 @@ module PhotoFolder =
 
         match target entry with
         | Some path when not (Files.isFile path) -> walk.Others.Add relative
-        | Some path when isImageByName || beginsAsImage path -> walk.Images.Add(struct (relative, FileInfo(path).Length))
+        | Some path when isImageByName || beginsAsImage path ->
+            walk.Images.Add(struct (relative, FileInfo(path).Length))
         // A link that leads nowhere is an image that cannot be read.
         | None when isImageByName -> walk.Images.Add(struct (relative, 0L))
         | _ -> walk.Others.Add relative
@@ -151,7 +100,12 @@ module PhotoFolder =
         |> List.sortWith ByteOrder.compare
 
     /// The images below a folder of classes; `under` is the folder's place below the root.
-    let private collect (root: string) (under: string) (leaveOut: string list) (others: ResizeArray<string>) : PhotoFiles =
+    let private collect
+        (root: string)
+        (under: string)
+        (leaveOut: string list)
+        (others: ResizeArray<string>)
+        : PhotoFiles =
         let folder = if under = "" then root else Path.Combine(root, under)
         let walk = { Images = ResizeArray(); Others = others }
         visit walk [] under (DirectoryInfo folder)
@@ -204,7 +158,11 @@ module PhotoFolder =
             else
                 collect root "" [] others, None
 
-        { PhotoTree.Train = train; Val = validation; Others = others |> List.ofSeq |> List.sortWith ByteOrder.compare }
+        {
+            PhotoTree.Train = train
+            Val = validation
+            Others = others |> List.ofSeq |> List.sortWith ByteOrder.compare
+        }
 
     /// Reads what is in a folder: which files are images, by their names or else by their first bytes, and of which classes.
     /// Links are followed, hidden files left out. Fails where the folder cannot be read or holds no image.
@@ -221,7 +179,11 @@ module PhotoFolder =
                     Ok tree
             with
             | :? UnauthorizedAccessException as problem ->
-                Error.fail Damaged $"the folder cannot be read: {problem.Message}" folder "give yourself the right to read it"
+                Error.fail
+                    Damaged
+                    $"the folder cannot be read: {problem.Message}"
+                    folder
+                    "give yourself the right to read it"
             | :? IOException as problem ->
                 Error.fail Damaged $"the folder cannot be read: {problem.Message}" folder "check the disk and its links"
 
@@ -328,9 +290,16 @@ module PhotoFolder =
 
     /// The images of a validation, labelled by the classes of the training.
     let private relabelled (classes: string list) (validation: PhotoFiles) : PhotoFiles =
-        let place = validation.Classes |> List.map (fun name -> List.findIndex ((=) name) classes) |> Array.ofList
+        let place =
+            validation.Classes |> List.map (fun name -> List.findIndex ((=) name) classes) |> Array.ofList
+
         let files = labelled validation
-        sorted { files with Classes = classes; Labels = files.Labels |> Array.map (fun label -> place[label]) }
+
+        sorted {
+            files with
+                Classes = classes
+                Labels = files.Labels |> Array.map (fun label -> place[label])
+        }
 
     /// <summary>
     /// The labelled images of a folder, to train and to test with. Where the folder has no validation of its own, a share of
@@ -355,11 +324,16 @@ module PhotoFolder =
 
             let without =
                 match emptyClasses validation with
-                | missing when share > 0.0 && not missing.IsEmpty ->
-                    [ $"too few images to hold any out are in these classes: {some missing}" ]
+                | missing when share > 0.0 && not missing.IsEmpty -> [
+                    $"too few images to hold any out are in these classes: {some missing}"
+                  ]
                 | _ -> []
 
-            Ok { PhotoSplits.Train = train; Val = validation; Warnings = warnings tree @ without }
+            Ok {
+                PhotoSplits.Train = train
+                Val = validation
+                Warnings = warnings tree @ without
+            }
 
     /// All images of a folder to train with, without their labels; the validation keeps its own, and is empty where there is
     /// none.

@@ -160,12 +160,7 @@ module PhotoIndex =
     /// Reads the text of a set from lines.
     let internal readFrom (root: string) (lines: LineReader) : Result<PhotoFiles, Error> =
         lines.Take()
-        |> Result.bind (fun line ->
-            if line = first then
-                count lines "classes"
-            else
-                lines.Wrong $"it is not '{first}'"
-        )
+        |> Result.bind (fun line -> if line = first then count lines "classes" else lines.Wrong $"it is not '{first}'")
         |> Result.bind (fun classes ->
             rows
                 lines

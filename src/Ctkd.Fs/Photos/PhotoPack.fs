@@ -109,7 +109,11 @@ module PhotoPack =
             Result.Error error
 
     let private wrong (path: string) (reason: string) : Result<'T, Error> =
-        Error.fail Damaged $"the pack is damaged: {reason}" path "copy it again, or make it again: ctkd data pack DIR OUT"
+        Error.fail
+            Damaged
+            $"the pack is damaged: {reason}"
+            path
+            "copy it again, or make it again: ctkd data pack DIR OUT"
 
     /// The index, after its place and its hash are checked.
     let private index (path: string) : Result<string * int64, Error> =
@@ -125,7 +129,11 @@ module PhotoPack =
 
             match BinaryPrimitives.ReadInt32LittleEndian(ReadOnlySpan(head, 8, 4)) with
             | found when found <> version ->
-                Error.fail Mismatch $"the pack has version {found}, and {version} is read" path "make it again: ctkd data pack DIR OUT"
+                Error.fail
+                    Mismatch
+                    $"the pack has version {found}, and {version} is read"
+                    path
+                    "make it again: ctkd data pack DIR OUT"
             | _ when size < 0L || size > mostIndex || offset < int64 headerLength || offset > length - size ->
                 wrong path "it ends before its index, or its header is not that of a pack"
             | _ ->
@@ -144,7 +152,11 @@ module PhotoPack =
                     Ok(Encoding.UTF8.GetString bytes, offset)
 
     /// The offset, length and CRC-32 of an image.
-    let private place (lines: LineReader) (fileEnd: int64) (line: string) : Result<struct (int64 * int64 * uint32), Error> =
+    let private place
+        (lines: LineReader)
+        (fileEnd: int64)
+        (line: string)
+        : Result<struct (int64 * int64 * uint32), Error> =
         let isHex (text: string) = text.Length = 8 && Seq.forall Char.IsAsciiHexDigit text
 
         match line.Split '\t' with
@@ -183,7 +195,10 @@ module PhotoPack =
 
             let pack (train: PhotoFiles) (validation: PhotoFiles option) =
                 if lines.IsAtEnd then
-                    Ok { Tree = { PhotoTree.Train = train; Val = validation; Others = [] }; Entries = entries }
+                    Ok {
+                        Tree = { PhotoTree.Train = train; Val = validation; Others = [] }
+                        Entries = entries
+                    }
                 else
                     lines.Wrong "more lines follow than it says"
 
@@ -200,4 +215,5 @@ module PhotoPack =
         with
         | :? UnauthorizedAccessException as problem ->
             Error.fail Damaged $"the pack cannot be read: {problem.Message}" path "give yourself the right to read it"
-        | :? IOException as problem -> Error.fail Damaged $"the pack cannot be read: {problem.Message}" path "check the disk"
+        | :? IOException as problem ->
+            Error.fail Damaged $"the pack cannot be read: {problem.Message}" path "check the disk"

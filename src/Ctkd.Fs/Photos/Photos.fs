@@ -1,5 +1,6 @@
 namespace Ctkd.Fs
 
+open System
 open Ctkd.Images
 
 /// Whether the classes of photographs count.
@@ -26,16 +27,30 @@ type PhotoData = {
 /// Opens photographs, wherever they are.
 [<RequireQualifiedAccess>]
 module Photos =
+    /// Whether there is a decoder: CTKD_JPEG may ask for one that is not installed.
+    let internal checkDecoder () : Result<unit, Error> =
+        try
+            (new Decoder()).Dispose()
+            Ok()
+        with
+        | :? ArgumentException
+        | :? DllNotFoundException as problem -> Error.fail Usage problem.Message "" $"unset {Decoder.Variable}"
+
     /// What is in a folder or a pack, and how its files are read.
     let internal tree (path: string) : Result<PhotoTree * (PhotoFiles -> IPhotoSource), Error> =
         if PhotoPack.isPack path then
             PhotoPack.read path
             |> Result.map (fun pack ->
                 pack.Tree,
-                fun files -> new PackSource(path, files.Paths |> Array.map (fun name -> pack.Entries[name])) :> IPhotoSource
+                fun files ->
+                    new PackSource(path, files.Paths |> Array.map (fun name -> pack.Entries[name])) :> IPhotoSource
             )
-        elif System.IO.File.Exists path then
-            Error.fail Mismatch "this file is no pack of photographs" path "give a folder, or make a pack: ctkd data pack DIR OUT"
+        elif IO.File.Exists path then
+            Error.fail
+                Mismatch
+                "this file is no pack of photographs"
+                path
+                "give a folder, or make a pack: ctkd data pack DIR OUT"
         else
             PhotoFolder.scan path
             |> Result.map (fun tree -> tree, fun files -> FolderSource(files.Root, files.Paths) :> IPhotoSource)
@@ -47,7 +62,8 @@ module Photos =
             | PhotoLabels.Labelled(share, seed) -> PhotoFolder.split share seed tree
             | PhotoLabels.Unlabelled -> Ok(PhotoFolder.unlabelled tree)
 
-        tree path
+        checkDecoder ()
+        |> Result.bind (fun () -> tree path)
         |> Result.bind (fun (tree, source) ->
             chosen tree
             |> Result.map (fun splits -> {

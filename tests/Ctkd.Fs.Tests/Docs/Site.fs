@@ -15,6 +15,7 @@ let private menu: (string * (string * string) list) list =
         "Guides",
         List.map guide [
             "own-data"
+            "photos"
             "own-model"
             "own-teacher"
             "own-policy"

@@ -23,10 +23,12 @@ let private randomBox (draw: int -> float) (width: int) (height: int) : CropBox 
 
 /// A picture of width x height whose bytes follow a formula, as RGBA.
 let private pattern (width: int) (height: int) : byte[] =
-    Array.init (4 * width * height) (fun i ->
-        let c, x, y = i % 4, i / 4 % width, i / 4 / width
-        if c = 3 then 255uy else byte (7 * x + 13 * y + 29 * c + ((x * y) >>> 3))
-    )
+    Array.init
+        (4 * width * height)
+        (fun i ->
+            let c, x, y = i % 4, i / 4 % width, i / 4 / width
+            if c = 3 then 255uy else byte (7 * x + 13 * y + 29 * c + ((x * y) >>> 3))
+        )
 
 let private crc (bytes: byte[]) : uint32 = IO.Hashing.Crc32.HashToUInt32(ReadOnlySpan bytes)
 
@@ -54,7 +56,8 @@ let private exactly (source: byte[]) (sourceWidth: int) (b: CropBox) (height: in
         let total = List.sumBy snd shares
         shares |> List.filter (fun (_, share) -> share > 0.0) |> List.map (fun (x, share) -> x, share / total)
 
-    let columns, rows = Array.init width (weights b.Width width), Array.init height (weights b.Height height)
+    let columns, rows =
+        Array.init width (weights b.Width width), Array.init height (weights b.Height height)
 
     [|
         for y in 0 .. height - 1 do
@@ -177,10 +180,12 @@ let tests =
                 let row i = i / (3 * toWidth)
 
                 let back =
-                    Array.init mirrored.Length (fun i ->
-                        let x, c = i / 3 % toWidth, i % 3
-                        mirrored[3 * (row i * toWidth + toWidth - 1 - x) + c]
-                    )
+                    Array.init
+                        mirrored.Length
+                        (fun i ->
+                            let x, c = i / 3 % toWidth, i % 3
+                            mirrored[3 * (row i * toWidth + toWidth - 1 - x) + c]
+                        )
 
                 Must.equal resized back
             )
@@ -193,7 +198,8 @@ let tests =
 
             let refused (cut: Cut) (channels: int) (length: int) =
                 Must.throwAny<ArgumentException>(fun () ->
-                    Resampler().Resize(ReadOnlySpan source, channels, 4, &cut, Span(Array.zeroCreate<byte> length), 2, 2)
+                    Resampler()
+                        .Resize(ReadOnlySpan source, channels, 4, &cut, Span(Array.zeroCreate<byte> length), 2, 2)
                 )
                 |> ignore
 
@@ -230,11 +236,13 @@ let tests =
                 let whole = window source 31 (Cut(1, 2, 21, 27, toHeight, toWidth, 0, 0, false)) toHeight toWidth
 
                 let expected =
-                    Array.init (3 * height * width) (fun i ->
-                        let y, x = i / 3 / width, i / 3 % width
-                        let x = if mirror then width - 1 - x else x
-                        whole[3 * ((top + y) * toWidth + left + x) + i % 3]
-                    )
+                    Array.init
+                        (3 * height * width)
+                        (fun i ->
+                            let y, x = i / 3 / width, i / 3 % width
+                            let x = if mirror then width - 1 - x else x
+                            whole[3 * ((top + y) * toWidth + left + x) + i % 3]
+                        )
 
                 let cut = Cut(1, 2, 21, 27, toHeight, toWidth, top, left, mirror)
                 Must.equal expected (window source 31 cut height width)

@@ -10,7 +10,8 @@ open SkiaSharp
 
 let private reasonOf (file: byte[]) : string =
     let reasons =
-        libraries |> List.map (fun library -> (Must.throw<PhotoException>(fun () -> decodeBy library file |> ignore)).Message)
+        libraries
+        |> List.map (fun library -> (Must.throw<PhotoException>(fun () -> decodeBy library file |> ignore)).Message)
 
     Must.single (List.distinct reasons)
 
@@ -19,11 +20,18 @@ let private decodesTo (rgb: byte[]) (columns: int) (file: byte[]) : unit =
         Must.equal (rgb, rgb.Length / 3 / columns, columns) (decodeBy library file)
 
 /// Of a pattern without neighbours that are alike, by one of its channels.
-let private channel (c: int) : byte[] = [| for y in 0 .. height - 1 do for x in 0 .. width - 1 -> (pixel x y)[c] |]
+let private channel (c: int) : byte[] = [|
+    for y in 0 .. height - 1 do
+        for x in 0 .. width - 1 -> (pixel x y)[c]
+|]
 
 let private deep (samples: int) (low: int -> byte) : byte[][] = [|
     for y in 0 .. height - 1 do
-        [| for x in 0 .. width - 1 do for c in 0 .. samples - 1 do yield! [| (pixel x y)[c]; low (x + 5 * y + c) |] |]
+        [|
+            for x in 0 .. width - 1 do
+                for c in 0 .. samples - 1 do
+                    yield! [| (pixel x y)[c]; low (x + 5 * y + c) |]
+        |]
 |]
 
 let tests =
@@ -45,13 +53,21 @@ let tests =
         test "transparent pixels keep their colours, and those of a GIF are black" {
             let rgba = [|
                 for y in 0 .. height - 1 do
-                    [| for x in 0 .. width - 1 do yield! Array.append (pixel x y) [| byte (if x = 3 then 0 else 9 * x) |] |]
+                    [|
+                        for x in 0 .. width - 1 do
+                            yield! Array.append (pixel x y) [| byte (if x = 3 then 0 else 9 * x) |]
+                    |]
             |]
 
             decodesTo pattern width (png 8 6 width rgba)
             let rgb, _, _ = decode (find "transparent.gif")
             let opaque, _, _ = decode (find "two frames.gif")
-            let differing = [ for i in 0 .. rgb.Length / 3 - 1 do if rgb[3 * i .. 3 * i + 2] <> opaque[3 * i .. 3 * i + 2] then i ]
+
+            let differing = [
+                for i in 0 .. rgb.Length / 3 - 1 do
+                    if rgb[3 * i .. 3 * i + 2] <> opaque[3 * i .. 3 * i + 2] then i
+            ]
+
             Must.beNonEmpty differing
             Must.hold (differing |> List.forall (fun i -> rgb[3 * i .. 3 * i + 2] = [| 0uy; 0uy; 0uy |]))
         }
@@ -113,7 +129,8 @@ let tests =
 
                         // The ends of other files hold no pixels.
                         match result with
-                        | Some _ when fixture.Name.EndsWith ".jpg" -> failtest $"{fixture.Name} of {length} bytes is decoded"
+                        | Some _ when fixture.Name.EndsWith ".jpg" ->
+                            failtest $"{fixture.Name} of {length} bytes is decoded"
                         | Some rgb -> Must.equal (fixture.Name, length, crc whole) (fixture.Name, length, crc rgb)
                         | None -> ()
         }
@@ -148,7 +165,8 @@ let tests =
 
         test "2,000 damaged images are decoded or refused, by both libraries alike" {
             let sources = [|
-                for fixture in ofPil do fixture.Bytes
+                for fixture in ofPil do
+                    fixture.Bytes
                 bmp width pattern
                 pngOf width pattern
                 png 16 2 width (deep 3 byte)

@@ -40,15 +40,15 @@ let private expected (file: byte[]) (position: int) : byte[] =
     target
 
 /// A source that runs something before it reads.
-let private watched (before: int -> unit) (inner: IPhotoSource) : IPhotoSource =
-    { new IPhotoSource with
+let private watched (before: int -> unit) (inner: IPhotoSource) : IPhotoSource = {
+    new IPhotoSource with
         member _.Count = inner.Count
         member _.Name image = inner.Name image
 
         member _.Read(image, buffer) =
             before image
             inner.Read(image, &buffer)
-    }
+}
 
 let private readAll (loader: PhotoLoader) (images: int[]) : int[] =
     use request = loader.Request(images, images, cut)
@@ -82,7 +82,7 @@ let tests =
 
         test "an image that cannot be decoded is replaced by the next, and named once with the reason" {
             let bad = Array.copy files
-            bad[3] <- files[3][.. 100]
+            bad[3] <- files[3][..100]
             bad[4] <- [||]
             bad[11] <- "<html>"B
             use loader = start (MemorySource bad) 2 0L
@@ -91,7 +91,11 @@ let tests =
                 Must.equal [| 2; 5; 5; 5; 0 |] (readAll loader [| 2; 3; 4; 5; 11 |])
 
             Must.equal
-                [ struct ("image 11", "it is HTML or XML, and no image"); struct ("image 3", "it is truncated"); struct ("image 4", "it is empty") ]
+                [
+                    struct ("image 11", "it is HTML or XML, and no image")
+                    struct ("image 3", "it is truncated")
+                    struct ("image 4", "it is empty")
+                ]
                 (loader.Unreadable |> Seq.sort |> List.ofSeq)
 
             Must.equal 6L loader.Replaced
@@ -113,9 +117,15 @@ let tests =
         }
 
         test "a failure that is no photograph's reaches the caller, and the loader goes on" {
-            let source = watched (fun image -> if image = 6 then invalidOp "the disk fell down") (MemorySource files)
+            let source =
+                watched (fun image -> if image = 6 then invalidOp "the disk fell down") (MemorySource files)
+
             use loader = start source 2 0L
-            Must.contain "fell down" (Must.throw<InvalidOperationException>(fun () -> readAll loader [| 5; 6; 7 |] |> ignore)).Message
+
+            Must.contain
+                "fell down"
+                (Must.throw<InvalidOperationException>(fun () -> readAll loader [| 5; 6; 7 |] |> ignore)).Message
+
             Must.equal [| 1; 2 |] (readAll loader [| 1; 2 |])
 
             let outside = CutChooser(fun _ rows columns -> Cut(0, 0, rows + 1, columns, size, size, 0, 0, false))

@@ -48,13 +48,15 @@ let private close (data: PhotoData) : unit =
 
 /// Runs a test with a folder and its pack.
 let private withPack (body: string -> string -> unit) : unit =
-    inTree tree (fun folder ->
-        inFolder (fun outside ->
-            let pack = Path.Combine(outside, "photos.pack")
-            packed folder pack |> Error.orRaise
-            body folder pack
+    inTree
+        tree
+        (fun folder ->
+            inFolder (fun outside ->
+                let pack = Path.Combine(outside, "photos.pack")
+                packed folder pack |> Error.orRaise
+                body folder pack
+            )
         )
-    )
 
 let private read (labels: PhotoLabels) (path: string) : PhotoData = Photos.read labels path |> Error.orRaise
 
@@ -69,7 +71,11 @@ let tests =
         test "an index has one line for an image, the classes first" {
             let lines = (PhotoIndex.write files).Split '\n'
             Must.equal "ctkd index of photographs 1" lines[0]
-            Must.equal [| "classes\t3"; "a"; "back\\u005cslash"; "tab\\u0009here"; "images\t4"; "a/1.png\t1\t0" |] lines[1..6]
+
+            Must.equal
+                [| "classes\t3"; "a"; "back\\u005cslash"; "tab\\u0009here"; "images\t4"; "a/1.png\t1\t0" |]
+                lines[1..6]
+
             Must.equal "日本/𝐀 b.png\t333\t2" lines[8]
         }
 
@@ -124,23 +130,35 @@ let tests =
                         Must.equal { a.Files with Root = "" } { b.Files with Root = "" }
                         Must.equal (PhotoIndex.hash a.Files) (PhotoIndex.hash b.Files)
                         Must.equal (contents a) (contents b)
-                        Must.equal [ for i in 0 .. a.Source.Count - 1 -> a.Source.Name i ] [ for i in 0 .. b.Source.Count - 1 -> b.Source.Name i ]
+
+                        Must.equal [ for i in 0 .. a.Source.Count - 1 -> a.Source.Name i ] [
+                            for i in 0 .. b.Source.Count - 1 -> b.Source.Name i
+                        ]
 
                     close other
             )
         }
 
         test "a pack of a folder without a validation is split as the folder is" {
-            inTree (paths [ for c in [ "a"; "b" ] do for i in 1..9 do $"{c}/{i}.png" ]) (fun folder ->
-                inFolder (fun outside ->
-                    let pack = Path.Combine(outside, "p")
-                    packed folder pack |> Error.orRaise
-                    let one, other = read (PhotoLabels.Labelled(0.3, 5)) folder, read (PhotoLabels.Labelled(0.3, 5)) pack
-                    Must.equal one.Val.Files.Paths other.Val.Files.Paths
-                    Must.equal 6 other.Val.Files.Paths.Length
-                    close other
+            inTree
+                (paths [
+                    for c in [ "a"; "b" ] do
+                        for i in 1..9 do
+                            $"{c}/{i}.png"
+                ])
+                (fun folder ->
+                    inFolder (fun outside ->
+                        let pack = Path.Combine(outside, "p")
+                        packed folder pack |> Error.orRaise
+
+                        let one, other =
+                            read (PhotoLabels.Labelled(0.3, 5)) folder, read (PhotoLabels.Labelled(0.3, 5)) pack
+
+                        Must.equal one.Val.Files.Paths other.Val.Files.Paths
+                        Must.equal 6 other.Val.Files.Paths.Length
+                        close other
+                    )
                 )
-            )
         }
 
         test "damaged bytes of an image in a pack are told by their CRC-32" {
@@ -232,25 +250,29 @@ let tests =
         }
 
         test "a failure leaves no half pack behind" {
-            inTree tree (fun folder ->
-                inFolder (fun outside ->
-                    let tree = scanned folder
-                    File.Delete(Path.Combine(folder, "train/b/ü 3.png"))
-                    let out = Path.Combine(outside, "p")
-                    let error = errorOf (PhotoPack.write (fun _ _ -> ()) tree out)
-                    Must.contain "ü 3.png' cannot be packed: it is not there any more" error.What
-                    Must.beEmpty (Directory.GetFileSystemEntries outside)
+            inTree
+                tree
+                (fun folder ->
+                    inFolder (fun outside ->
+                        let tree = scanned folder
+                        File.Delete(Path.Combine(folder, "train/b/ü 3.png"))
+                        let out = Path.Combine(outside, "p")
+                        let error = errorOf (PhotoPack.write (fun _ _ -> ()) tree out)
+                        Must.contain "ü 3.png' cannot be packed: it is not there any more" error.What
+                        Must.beEmpty (Directory.GetFileSystemEntries outside)
+                    )
                 )
-            )
         }
 
         test "progress counts every image" {
-            inTree tree (fun folder ->
-                let seen = ResizeArray()
-                let out = Path.Combine(folder, "p")
-                PhotoPack.write (fun count total -> seen.Add(count, total)) (scanned folder) out |> Error.orRaise
-                Must.equal [ for i in 1..5 -> i, 5 ] (List.ofSeq seen)
-            )
+            inTree
+                tree
+                (fun folder ->
+                    let seen = ResizeArray()
+                    let out = Path.Combine(folder, "p")
+                    PhotoPack.write (fun count total -> seen.Add(count, total)) (scanned folder) out |> Error.orRaise
+                    Must.equal [ for i in 1..5 -> i, 5 ] (List.ofSeq seen)
+                )
         }
 
         test "a file that is neither a folder nor a pack is an error" {
