@@ -83,7 +83,7 @@ module Inspect =
                             weights.Found with
                                 Tensors = tensors
                                 Under = []
-                                Prefix = "student/"
+                                Prefix = Checkpoint.studentPrefix checkpoint
                                 Aside = checkpoint.Tensors.Length - tensors.Length
                                 Others = []
                         }
@@ -96,6 +96,8 @@ module Inspect =
                             "images", $"{info.Images.Height} x {info.Images.Width}"
                             "mean", numbers info.Images.Mean
                             "std", numbers info.Images.Std
+                            if info.Settings.Ema > 0.0 then
+                                "weights", $"moving average, decay {string info.Settings.Ema} a step"
                             "epochs done", string (info.Epoch - 1)
                             "top-1", string info.Top1
                             "best top-1", string info.Best.Top1

@@ -143,16 +143,22 @@ module Checkpoint =
                 |> Result.map (TrainState.ofTree plan info.Epoch info.Step info.Best)
             )
 
+    /// What precedes the names of the student's weights in the file: of their average where the run keeps one.
+    let studentPrefix (checkpoint: Checkpoint) : string =
+        let isAveraged (t: StoredTensor) = t.Name.StartsWith(TrainState.averagedWeights, StringComparison.Ordinal)
+
+        if List.exists isAveraged checkpoint.Tensors then
+            TrainState.averagedWeights
+        else
+            "student/"
+
     /// Returns the student's tensors as stored, under the names of its state_dict: their average where the run keeps one.
     let studentTensors (checkpoint: Checkpoint) : StoredTensor list =
-        let under (prefix: string) =
-            checkpoint.Tensors
-            |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
-            |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
+        let prefix = studentPrefix checkpoint
 
-        match under TrainState.averagedWeights with
-        | [] -> under "student/"
-        | averaged -> averaged
+        checkpoint.Tensors
+        |> List.filter _.Name.StartsWith(prefix, StringComparison.Ordinal)
+        |> List.map (fun t -> { t with Name = t.Name.Substring prefix.Length })
 
     /// Returns the student's state_dict for a model, or how the two differ.
     let student (model: Model) (dtype: DType) (device: Device) (checkpoint: Checkpoint) : Result<Tree, Error> =

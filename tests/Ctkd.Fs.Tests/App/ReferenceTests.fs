@@ -19,7 +19,7 @@ let tests =
             for field in SettingsTable.all do
                 Must.contain $"\n| `{field.Name}` | " printed
 
-            Must.contain "| `learningRate` | a number | 0.05 | > 0 | `--lr` | learning rate |" printed
+            Must.contain "| `learningRate` | a number | 0.05; adamw: 0.001 | > 0 | `--lr` | learning rate |" printed
             Must.contain "| `hidden` | a whole number | 512 | from 1 to 65536 | `--hidden` | " printed
 
             Must.contain "| `tf32` | true or false | true: TF32 |  | `--no-tf32` | false: CUDA: multiply" printed

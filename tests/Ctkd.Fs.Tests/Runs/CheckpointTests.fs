@@ -79,7 +79,8 @@ let private withCheckpoint (plan: unit -> TrainingPlan) (body: string -> Trainin
 // ---- damage ----
 
 /// The smallest state there is: some 4,000 bytes.
-let private smallest () : TrainingPlan = { Plans.alone with Student = Plans.tiny 1 4 } |> Plans.taught Plans.policies[1]
+let private smallest () : TrainingPlan =
+    { Plans.alone with Student = Plans.tiny 1 4; TrainImages = 24 } |> Plans.taught Plans.policies[1]
 
 // ---- other checkpoints than the run needs ----
 

@@ -142,6 +142,23 @@ let tests =
             )
         }
 
+        test "a run that stopped early says so, is resumed for its table alone, and goes on with other patience" {
+            inFolder (fun folder ->
+                let small = "--model resnet8 --per-class 5 --batch 16 --epochs 12 --milestones 1 --decay 1e-6"
+                let first = expect 0 folder $"teach {small} --patience 1 --out a"
+                Must.contain "stopped early after epoch" first.Out
+                Must.contain "report.html" first.Out
+                let before = Runs.files (Path.Combine(folder, "a"))
+                let again = expect 0 folder "teach --resume a"
+                Must.contain "nothing was trained" again.Out
+                Must.contain "for more epochs: ctkd teach --resume a --patience COUNT" again.Out
+                Must.equal before (Runs.files (Path.Combine(folder, "a")))
+                let more = expect 0 folder "teach --resume a --patience 0"
+                Must.contain "epoch 12/12" more.Out
+                Must.lack "stopped early" more.Out
+            )
+        }
+
         test "an interrupted quickstart says how to go on" {
             inFolder (fun folder ->
                 let ended = interrupted interrupt "a teacher (resnet20)" folder "quickstart --out q"

@@ -77,7 +77,7 @@ let tests =
             )
         }
 
-        test "only places, threads and more epochs may change, and everything else is refused by name" {
+        test "only places, threads, patience and more epochs may change, and everything else is refused by name" {
             interrupted (fun folder _ ->
                 let refused change names =
                     let before = Runs.files (Runs.run folder)
@@ -97,6 +97,7 @@ let tests =
                         "teacherWeights"
                         "dataDir"
                         "epochs"
+                        "patience"
                         "device"
                         "threads"
                         "teacherCache"
