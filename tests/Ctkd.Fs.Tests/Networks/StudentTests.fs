@@ -267,11 +267,10 @@ let tests =
         test "forward passes of a module leave no tensors behind" {
             // A module's own tensors live as long as it does.
             let model = student 0.0 4
+            let weights = drawn 1 model
 
             Must.leaveNothing (fun () ->
                 Tensor.scoped (fun () ->
-                    let weights = drawn 1 model
-
                     for _ in 1..3 do
                         Model.forward model false weights (random 1 [ 2; 3; 8; 8 ]) |> ignore
                 )
