@@ -38,7 +38,7 @@ module Distil =
     let load (path: string) : LoadedModel =
         loadAs WeightsRole.Any (fun note -> System.Console.Error.WriteLine $"{path}: {note}") path
 
-    /// A teacher from a model and its weights, such as `Model.ofLogits` gives for a TorchSharp module.
+    /// A teacher from a model and its weights, such as `Model.ofLogits` gives; see also `Teacher`.
     let teacher (model: Model, weights: Tree) : LoadedModel = {
         Model = model
         Weights = weights

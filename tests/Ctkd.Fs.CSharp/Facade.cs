@@ -76,6 +76,18 @@ public static class Facade
         That(Fails(() => Training.Resume(path, null, CancellationToken.None)).Message.Contains("policy 'certain'"));
     });
 
+    public static void A_module_of_TorchSharp_is_a_student_and_another_its_teacher() => InFolder(folder =>
+    {
+        static torch.nn.Module<torch.Tensor, torch.Tensor> Make() =>
+            torch.nn.Sequential(("flat", torch.nn.Flatten()), ("head", torch.nn.Linear(192, 10)));
+        using var trained = Make();
+        var options = new TrainingOptions { Epochs = 1, Batch = 16, PerClass = 5 }
+            .Use(Values.Student("linear", 10, Make)).Use(Values.Teacher("trained", 10, trained));
+        var summary = Training.Start(options, Path.Combine(folder, "run"), null, CancellationToken.None);
+        Equal("linear", summary.Settings.Student);
+        Equal("trained", summary.Settings.Teacher);
+    });
+
     public static void A_recipe_gives_what_the_options_leave_open()
     {
         var plain = new TrainingOptions { Recipe = "mdistiller/resnet32x4-ShuffleV1/dkd/fixed" }.ToSettings();

@@ -68,6 +68,10 @@ let private tests: Test =
             TorchLayoutFaultTests.tests
             TorchFuzzTests.tests
             TorchObjectTests.tests
+            TeacherFileTests.tests
+            TeacherTests.tests
+            StudentTests.tests
+            OnnxPreprocessTests.tests
             ArchiveTests.tests
             StateDictTests.tests
             CifarTests.tests

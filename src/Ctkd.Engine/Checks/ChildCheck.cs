@@ -23,7 +23,7 @@ internal static class ChildCheck
     private static readonly TimeSpan limit = TimeSpan.FromMinutes(3);
 
     /// <summary>The checks by name; each returns what is wrong, or null.</summary>
-    private static readonly Dictionary<string, Func<string?>> checks = new() { ["results"] = ResultCheck.Run, ["graph"] = GraphCheck.Run };
+    private static readonly Dictionary<string, Func<string?>> checks = new() { ["results"] = ResultCheck.Run, ["graph"] = GraphCheck.Run, ["torchscript"] = TorchScriptCheck.Run };
 
     /// <summary>Whether this process exists only to run a check.</summary>
     public static bool IsChild { get; private set; }
@@ -34,16 +34,18 @@ internal static class ChildCheck
     /// <summary>Runs a check in a child process, unless it passed before with the same files on the same kind of processor.</summary>
     /// <param name="check">The name of the check.</param>
     /// <param name="files">The files that determine the result.</param>
-    public static Verdict Run(string check, IEnumerable<string> files)
+    /// <param name="about">What else determines it.</param>
+    /// <param name="told">Variables that the child finds.</param>
+    public static Verdict Run(string check, IEnumerable<string> files, string about = "", params (string Name, string Value)[] told)
     {
         if (Environment.GetEnvironmentVariable(task) is not null)
             return new("a check started this program, and not itself", false);
-        string subject = Subject(check, files);
+        string subject = Subject(about.Length == 0 ? check : $"{check} {about}", files);
         string name = Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(subject)))[..16];
         string memory = Path.Combine(Natives.Cache, "checks", name);
         if (Remembered(memory) == subject)
             return new(null, true);
-        string? fault = Start(check);
+        string? fault = Start(check, told);
         if (fault is null)
             Remember(memory, subject);
         return new(fault, false);
@@ -74,7 +76,7 @@ internal static class ChildCheck
         Environment.Exit(fault is null ? 0 : 1);
     }
 
-    private static string? Start(string check)
+    private static string? Start(string check, (string Name, string Value)[] told)
     {
         if (AppContext.TryGetSwitch("System.StartupHookProvider.IsSupported", out bool hooks) && !hooks)
             return "this program has no start-up hooks (StartupHookSupport), so that nothing can be checked";
@@ -89,6 +91,8 @@ internal static class ChildCheck
         string own = typeof(ChildCheck).Assembly.Location;
         info.Environment["DOTNET_STARTUP_HOOKS"] = own.Length > 0 ? own : typeof(ChildCheck).Assembly.GetName().Name;
         info.Environment[task] = check;
+        foreach (var (name, value) in told)
+            info.Environment[name] = value;
         info.Environment[torchSharp] = typeof(TorchSharp.torch).Assembly.Location;
 
         try

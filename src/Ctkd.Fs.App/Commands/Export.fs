@@ -16,6 +16,7 @@ type ExportArgs =
     | [<Unique>] Opset of NUMBER: int
     | [<Unique>] Size of PIXELS: int
     | [<Unique>] Normalise
+    | [<Unique>] Preprocess
     | [<Unique>] Mean of NUMBER: string list
     | [<Unique>] Std of NUMBER: string list
     | [<Unique>] Json
@@ -31,6 +32,8 @@ type ExportArgs =
             | Opset _ -> $"version of ONNX's operators, 17 to 21 [{(OnnxOptions.forSize 1).Opset}]"
             | Size _ -> "height and width of the images [those of the training data, or as published]"
             | Normalise -> "take pixels from 0 to 1 and normalise them in the network [the caller normalises them]"
+            | Preprocess ->
+                "take decoded images of bytes [batch, height, width, 3], resize and normalise them, and give probabilities [no]"
             | Mean _ -> "mean of each channel, pixels from 0 to 1 [as trained]"
             | Std _ -> "standard deviation of each channel [as trained]"
             | Json -> "what was written as one JSON object"
@@ -66,19 +69,37 @@ module Export =
             | _ -> return! Command.usage "mean and std must be given together" "give both, or neither"
         }
 
-    let private images normalise (scale: (float list * float list) option) : Result<OnnxImages, Error> =
-        match normalise, scale with
-        | true, Some(mean, std) -> Ok(OnnxImages.Pixels(mean, std))
-        | true, None ->
+    let private images (args: ParseResults<ExportArgs>) (scale: (float list * float list) option) =
+        match args.Contains ExportArgs.Preprocess, args.Contains ExportArgs.Normalise, scale with
+        | true, _, Some(mean, std) -> Ok(OnnxImages.Bytes(mean, std))
+        | false, true, Some(mean, std) -> Ok(OnnxImages.Pixels(mean, std))
+        | true, _, None
+        | _, true, None ->
             Command.usage "these weights do not say how their images were normalised" "give --mean and --std"
-        | false, Some(mean, std) -> Ok(OnnxImages.Normalised(mean, std))
-        | false, None -> Ok OnnxImages.AsTrained
+        | false, false, Some(mean, std) -> Ok(OnnxImages.Normalised(mean, std))
+        | false, false, None -> Ok OnnxImages.AsTrained
+
+    /// One number of grey images stands for each channel that the network sees.
+    let private perChannel (mean: float list, std: float list) : float list * float list =
+        let each (values: float list) =
+            match values with
+            | [ one ] -> [ one; one; one ]
+            | values -> values
+
+        each mean, each std
 
     let private described (images: OnnxImages) : string =
         match images with
         | OnnxImages.Pixels _ -> "from 0 to 1"
+        | OnnxImages.Bytes _ -> "bytes from 0 to 255, RGB, channels last; probabilities come out"
         | OnnxImages.Normalised _ -> "normalised by the caller: mean and std are in the file"
         | OnnxImages.AsTrained -> "normalised by the caller as in training: the file does not say how"
+
+    let private inputOf (options: OnnxOptions) : string =
+        match options.Images with
+        | OnnxImages.Bytes _ when options.Opset >= 18 -> "[batch, height, width, 3]"
+        | OnnxImages.Bytes _ -> $"[batch, {options.Height}, {options.Width}, 3]"
+        | _ -> $"[batch, 3, {options.Height}, {options.Width}]"
 
     /// The size of the flag, or that of the images that the run saw, or the one that the model was published for.
     let private size (args: ParseResults<ExportArgs>) (trained: LoadedModel) : Result<int * int, Error> =
@@ -117,17 +138,22 @@ module Export =
                     Command.load terminal.Say options Device.Cpu (args.TryGetResult ExportArgs.Model) weights
 
                 let! scale = scale args trained
-                let! images = images (args.Contains ExportArgs.Normalise) scale
+                let! images = images args (Option.map perChannel scale)
+                let classNames = trained.Info |> Option.map (fun info -> ClassNames.ofData info.Settings.Data)
 
                 let! height, width = size args trained
                 let standard = OnnxOptions.forSize height
 
+                // Resizing with antialiasing came with opset 18.
+                let opset = if images.IsBytes then 18 else standard.Opset
+
                 let options = {
                     standard with
                         Width = width
-                        Opset = args.GetResult(ExportArgs.Opset, standard.Opset)
+                        Opset = args.GetResult(ExportArgs.Opset, opset)
                         FoldBatchNorm = args.Contains ExportArgs.Fold_Batch_Norm
                         Images = images
+                        ClassNames = defaultArg classNames []
                 }
 
                 do! Onnx.write path options trained.Model trained.Weights
@@ -138,7 +164,7 @@ module Export =
                     Model = trained.Model.Name
                     Parameters = Model.parameterCount trained.Model
                     Opset = options.Opset
-                    Input = $"[batch, 3, {height}, {width}]"
+                    Input = inputOf options
                     Pixels = described images
                     BatchNormFolded = options.FoldBatchNorm
                 }

@@ -96,6 +96,15 @@ type Values =
     static member Teacher(name: string, classes: int, forward: Func<Tensor, Tensor>) : LoadedModel =
         Model.ofLogits name classes forward.Invoke |> Distil.teacher
 
+    /// A trained module of TorchSharp as a teacher, which is known by its logits. It must be on the run's device.
+    static member Teacher(name: string, classes: int, network: ImageModule) : LoadedModel =
+        Teacher.ofModule name classes network
+
+    /// A module of TorchSharp as a student; `make` makes it, and is called again under the run's seed for the initial values.
+    /// Raises `CtkdException` for a module with parameters in native code.
+    static member Student(name: string, classes: int, make: Func<ImageModule>) : Model =
+        Student.ofModule name classes make.Invoke
+
     /// A set of images from arrays, as `OwnSet.ofArrays`: one array per image, bytes [C, H, W]. Raises `CtkdException`.
     static member Images(name: string, height: int, width: int, images: byte[][], labels: int[]) : Splits =
         OwnSet.ofArrays name height width images labels |> Error.orRaise

@@ -25,6 +25,10 @@ module Model =
     /// Returns the whole network as one layer.
     let layers (model: Model) : Layer = Sequence [ model.Body; classifier model ]
 
+    /// Whether training may draw from the engine's generator, which is then seeded at each step: a network of its own making
+    /// may have dropout.
+    let draws (model: Model) : bool = model.Dropout > 0.0 || model.Body.IsWhole
+
     /// Returns the length of the pooled features; 0 if the model shows none.
     let pooled (model: Model) : int =
         match model.Body with

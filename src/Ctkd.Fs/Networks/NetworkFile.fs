@@ -87,6 +87,11 @@ module NetworkFile =
 
         try
             let entries = ZipEntries.parse (MemoryBudget.create ()) bytes
+            let inflation = Inflation.ofFile bytes.LongLength
+
+            // Checksums: a file that was damaged on its way ends here.
+            for entry in entries.Values do
+                ZipEntries.contents inflation entry |> ignore
 
             if hasProgram entries.Keys then
                 Ok()

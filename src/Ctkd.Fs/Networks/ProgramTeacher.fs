@@ -93,8 +93,8 @@ module ProgramTeacher =
             Error.create Mismatch "the network returns no tensor" path "return logits [batch, classes]" |> Error.raise
 
     /// The first lines of libtorch's message: a C++ backtrace follows.
-    let private brief (problem: exn) : string =
-        let parts = problem.Message.Split "\nException raised from"
+    let private brief (message: string) : string =
+        let parts = message.Split "\nException raised from"
         parts[0].Trim()
 
     let private torchScript path height width (device: Device) : Result<Whole * string, Error> =
@@ -102,6 +102,16 @@ module ProgramTeacher =
             let! bytes = Files.read path
             do! NetworkFile.checkTorchScript path bytes
             Natives.Load() |> ignore
+            let hash = NetworkFile.hash bytes
+
+            match TorchScriptCheck.Problem(path, hash, height, width) with
+            | null -> ()
+            | problem ->
+                return!
+                    refuse
+                        path
+                        (brief problem)
+                        $"it was given images of {height} x {width}: --teacher-size names another size; write it with torch.jit.save of PyTorch 2.10 or earlier"
 
             let! network =
                 try
@@ -114,7 +124,7 @@ module ProgramTeacher =
                 | :? InvalidOperationException as problem ->
                     Error.fail
                         Damaged
-                        $"libtorch cannot load this TorchScript file: {brief problem |> Files.printable}"
+                        $"libtorch cannot load this TorchScript file: {brief problem.Message |> Files.printable}"
                         path
                         "write it with torch.jit.save of PyTorch 2.10 or an earlier version"
 
@@ -128,16 +138,22 @@ module ProgramTeacher =
                         (fun images -> network.forward [| box images |] |> outputsOf path)
                 with
                 | CtkdException error -> Result.Error error
+                // TorchSharp hands on tensors and tuples of tensors.
+                | :? ArgumentOutOfRangeException ->
+                    refuse
+                        path
+                        "it returns neither a tensor nor a tuple of tensors"
+                        "return logits, or (logits, maps ..., pooled)"
                 | :? ExternalException
                 | :? ArgumentException
                 | :? InvalidOperationException
                 | :? NotImplementedException as problem ->
                     refuse
                         path
-                        (brief problem)
+                        (brief problem.Message)
                         $"it was given images of {height} x {width}: another size is named by --teacher-size"
 
-            return whole, NetworkFile.hash bytes
+            return whole, hash
         }
 
     // ---- ONNX

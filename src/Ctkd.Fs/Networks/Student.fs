@@ -41,17 +41,6 @@ module Student =
                     $"its tensor '{tensor}' holds {x.dtype}, and what is trained and kept are floating-point numbers"
                     "keep it in a field that is not registered"
 
-        let countsBatches (part: torch.nn.Module) =
-            match part with
-            | :? Modules.NormBase as norm -> norm.track_running_stats && not norm.momentum.HasValue
-            | _ -> false
-
-        if network.modules () |> Seq.exists countsBatches then
-            refuse
-                name
-                "a batch normalisation without momentum reads its batch counter"
-                "give it a momentum, such as 0.1"
-
     /// The values that the module draws under a key, by name.
     let private drawn (make: unit -> ImageModule) : uint64 -> Map<string, float[]> =
         let known = Dictionary<uint64, Map<string, float[]>>()

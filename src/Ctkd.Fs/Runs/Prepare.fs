@@ -297,16 +297,16 @@ module Prepare =
 
         if Double.IsFinite accuracy.Loss then
             if plan.Unlabelled && accuracy.Correct = accuracy.Images then
-                hooks.Say $"teacher {s.Teacher}: labels {accuracy.Images} test images"
+                hooks.Say $"teacher {teacher.Model.Name}: labels {accuracy.Images} test images"
             else
-                hooks.Say $"teacher {s.Teacher}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
+                hooks.Say $"teacher {teacher.Model.Name}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
 
             LoadedModel.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
             Ok accuracy
         else
             Error.fail
                 Mismatch
-                $"the teacher {s.Teacher} answers the test images with numbers that are not finite"
+                $"the teacher {teacher.Model.Name} answers the test images with numbers that are not finite"
                 s.TeacherWeights
                 "its weights are damaged or diverged in their training: look at them with ctkd inspect, or give others"
 

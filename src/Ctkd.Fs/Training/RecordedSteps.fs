@@ -26,7 +26,7 @@ module RecordedSteps =
     /// The reason why a plan's steps cannot be recorded; None where they can. Distillers, policies and layers of the user's
     /// own must be tensor code throughout.
     let obstacle (plan: TrainingPlan) : string option =
-        if plan.Student.Dropout > 0.0 then
+        if Model.draws plan.Student then
             Some $"the dropout of {plan.Student.Name} is seeded by the host in every step"
         elif (TrainingPlan.agent plan).IsSome then
             Some "the policy's agent learns and decides from the host"

@@ -37,7 +37,7 @@ type Steps = {
 module Train =
 
     let private seedDropout (plan: TrainingPlan) (state: TrainState) : unit =
-        if plan.Student.Dropout > 0.0 then
+        if Model.draws plan.Student then
             TrainingPlan.random "dropout" state.Epoch plan |> Rng.bits state.Step |> Engine.seed plan.Device
 
     /// The device's work of a state's next step.

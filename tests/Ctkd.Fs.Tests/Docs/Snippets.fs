@@ -76,6 +76,19 @@ let ownTeacher () : LoadedModel =
     let teacher = Model.ofLogits "my-network" 10 network.forward |> Distil.teacher
     teacher
 
+/// docs/guides/own-model.md.
+let moduleStudent () : Model =
+    let make () : ImageModule =
+        torch.nn.Sequential(
+            [|
+                struct ("flat", torch.nn.Flatten() :> ImageModule)
+                struct ("head", torch.nn.Linear(192L, 10L))
+            |]
+        )
+
+    let network = Student.ofModule "linear" 10 make
+    network
+
 /// docs/guides/own-policy.md.
 let byConfidence: Policy = {
     Scheduled.fixedAt 4.0 with

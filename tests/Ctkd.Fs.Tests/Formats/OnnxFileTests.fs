@@ -60,7 +60,7 @@ let tests =
             Must.equal "logits [batch, 10]" (described (Must.single file.Graph.Output))
             Must.equal ("ctkd", "wrn_16_1") (file.ProducerName, file.Graph.Name)
             Must.matchRegex @"^\d+\.\d+\.\d+$" file.ProducerVersion
-            Must.equal [ "model", "wrn_16_1"; "classes", "10" ] (metadata file)
+            Must.equal [ "model", "wrn_16_1"; "classes", "10"; "height", "24"; "width", "40" ] (metadata file)
         }
 
         test "the opset is the one that was asked for, in the file format that came with it" {
@@ -153,7 +153,9 @@ let tests =
             let pixels = exported { plain with Images = OnnxImages.Pixels scale } "resnet8"
 
             for file, given in [ caller, "(pixels from 0 to 1 - mean) / std"; pixels, "pixels from 0 to 1" ] do
-                Must.equal [ "images", given; "mean", "0.5,0.25,0.125"; "std", "1,2,0.1" ] (List.skip 2 (metadata file))
+                Must.equal
+                    [ "images", given; "mean", "0.5,0.25,0.125"; "std", "1,2,0.1" ]
+                    (List.skip 2 (metadata file) |> List.truncate 3)
 
             Must.beEmpty (operators caller "Sub")
             let added = operators pixels "Sub" @ operators pixels "Div"

@@ -11,7 +11,7 @@ open Google.Protobuf
 /// the state_dict.
 [<RequireQualifiedAccess>]
 module Onnx =
-    let private input, output = "images", "logits"
+    let private input, output, probabilities = "images", "logits", "probabilities"
 
     /// The version of the file format that belongs to an opset.
     let private irVersion (opset: int) : int64 =
@@ -95,20 +95,59 @@ module Onnx =
         let centred = node "Sub" "centred" [ x.Name; constant "mean" mean ]
         { x with Name = node "Div" "normalised" [ centred; constant "std" std ] }
 
+    /// From bytes [batch, height, width, 3] to normalised images of the network's size as nodes.
+    let private ofBytes (graph: OnnxGraph) (options: OnnxOptions) (mean: float list) (std: float list) : OnnxValue =
+        let node operator name inputs attributes = graph.Node operator $"{input}/{name}" None inputs attributes
+        let resizes = options.Opset >= 18
+        graph.BytesInput(input, (if resizes then None else Some(options.Height, options.Width)))
+        let float = int Ctkd.Onnx.TensorProto.Types.DataType.Float
+        let numbers = node "Cast" "numbers" [ input ] [ OnnxGraph.Int "to" float ]
+        let planes = node "Transpose" "planes" [ numbers ] [ OnnxGraph.Ints "perm" [ 0; 3; 1; 2 ] ]
+
+        let sized =
+            if not resizes then
+                planes
+            else
+                let size = graph.Integers $"{input}.size" [ options.Height; options.Width ]
+
+                node "Resize" "resized" [ planes; ""; ""; size ] [
+                    OnnxGraph.Int "antialias" 1
+                    OnnxGraph.Ints "axes" [ 2; 3 ]
+                    OnnxGraph.Text "coordinate_transformation_mode" "half_pixel"
+                    // At the borders the weights of what is there are scaled to a sum of 1, as by PIL.
+                    OnnxGraph.Int "exclude_outside" 1
+                    OnnxGraph.Text "mode" "linear"
+                ]
+
+        let pixels = node "Div" "pixels" [ sized; graph.Floats $"{input}.white" [] [| 255.0f |] ] []
+        normalise graph mean std { Name = pixels; Shape = [ 3; options.Height; options.Width ] }
+
     let private graphOf (options: OnnxOptions) (model: Model) (weights: Tree) : GraphProto =
-        let graph = OnnxGraph(model.Name, [ input; output ])
+        let graph = OnnxGraph(model.Name, [ input; output; probabilities ])
         let images: OnnxValue = { Name = input; Shape = [ 3; options.Height; options.Width ] }
         let taps = ResizeArray<OnnxValue>()
-        graph.Input images
 
         let seen =
             match options.Images with
-            | OnnxImages.Pixels(mean, std) -> normalise graph mean std images
+            | OnnxImages.Bytes(mean, std) -> ofBytes graph options mean std
+            | OnnxImages.Pixels(mean, std) ->
+                graph.Input images
+                normalise graph mean std images
             | OnnxImages.AsTrained
-            | OnnxImages.Normalised _ -> images
+            | OnnxImages.Normalised _ ->
+                graph.Input images
+                images
 
         let add result layer x = OnnxLayers.add graph weights taps.Add result layer x
-        seen |> add None model.Body |> add (Some output) (Linear model.Classifier) |> graph.Output
+        let logits = seen |> add None model.Body |> add (Some output) (Linear model.Classifier)
+
+        if options.Images.IsBytes then
+            let name =
+                graph.Node "Softmax" "softmax" (Some probabilities) [ logits.Name ] [ OnnxGraph.Int "axis" -1 ]
+
+            graph.Output { logits with Name = name }
+
+        graph.Output logits
 
         if options.Features then
             for i, tapped in Seq.indexed taps do
@@ -131,6 +170,13 @@ module Onnx =
                 | OnnxImages.AsTrained -> []
                 | OnnxImages.Normalised(mean, std) -> scale "(pixels from 0 to 1 - mean) / std" (mean, std)
                 | OnnxImages.Pixels(mean, std) -> scale "pixels from 0 to 1" (mean, std)
+                | OnnxImages.Bytes(mean, std) -> scale "bytes from 0 to 255, RGB, channels last" (mean, std)
+            "height", string options.Height
+            "width", string options.Width
+            if options.ShortSide > 0 then "shortSide", string options.ShortSide
+            // Names may hold any character.
+            if not options.ClassNames.IsEmpty then
+                "classNames", Json.write options.ClassNames
         ]
 
     let private version: string =

@@ -29,21 +29,30 @@ type internal OnnxGraph(name: string, reserved: string list) =
 
         name
 
-    let described (value: OnnxValue) : ValueInfoProto =
+    let typed (kind: TensorProto.Types.DataType) (name: string) (dimensions: TensorShapeProto.Types.Dimension list) =
         let shape = TensorShapeProto()
-        shape.Dim.Add(TensorShapeProto.Types.Dimension(DimParam = "batch"))
-        let length size = TensorShapeProto.Types.Dimension(DimValue = int64 size)
-        shape.Dim.AddRange(List.map length value.Shape)
+        shape.Dim.AddRange dimensions
 
-        let kind = TypeProto.Types.Tensor(ElemType = int TensorProto.Types.DataType.Float, Shape = shape)
+        ValueInfoProto(
+            Name = name,
+            Type = TypeProto(TensorType = TypeProto.Types.Tensor(ElemType = int kind, Shape = shape))
+        )
 
-        ValueInfoProto(Name = value.Name, Type = TypeProto(TensorType = kind))
+    let free (name: string) = TensorShapeProto.Types.Dimension(DimParam = name)
+    let length (size: int) = TensorShapeProto.Types.Dimension(DimValue = int64 size)
+
+    let described (value: OnnxValue) : ValueInfoProto =
+        free "batch" :: List.map length value.Shape |> typed TensorProto.Types.DataType.Float value.Name
 
     /// Creates an attribute of integers.
     static member Ints (name: string) (values: int seq) : AttributeProto =
         let attribute = AttributeProto(Name = name, Type = AttributeProto.Types.AttributeType.Ints)
         attribute.Ints.AddRange(Seq.map int64 values)
         attribute
+
+    /// Creates an attribute of one word.
+    static member Text (name: string) (value: string) : AttributeProto =
+        AttributeProto(Name = name, Type = AttributeProto.Types.AttributeType.String, S = ByteString.CopyFromUtf8 value)
 
     /// Creates an attribute of one integer.
     static member Int (name: string) (value: int) : AttributeProto =
@@ -84,6 +93,15 @@ type internal OnnxGraph(name: string, reserved: string list) =
 
     /// Declares a value as an input of the graph.
     member _.Input(value: OnnxValue) : unit = graph.Input.Add(described value)
+
+    /// Declares an input of uint8 images [batch, height, width, 3], of any size or of this one.
+    member _.BytesInput(name: string, size: (int * int) option) : unit =
+        let height, width =
+            match size with
+            | Some(height, width) -> length height, length width
+            | None -> free "height", free "width"
+
+        [ free "batch"; height; width; length 3 ] |> typed TensorProto.Types.DataType.Uint8 name |> graph.Input.Add
 
     /// Declares a value as an output of the graph.
     member _.Output(value: OnnxValue) : unit = graph.Output.Add(described value)

@@ -12,6 +12,10 @@ type OnnxImages =
     | Normalised of mean: float list * std: float list
     /// Pixels from 0 to 1: the network computes (pixel - mean) / std itself.
     | Pixels of mean: float list * std: float list
+    /// Decoded images of bytes, uint8 [batch, height, width, 3], RGB: the network scales and normalises them, and gives
+    /// "probabilities" before "logits". From opset 18 on it takes any height and width and resizes the whole image, bilinear with
+    /// antialiasing: PIL's BILINEAR without its rounding to bytes, and without a crop.
+    | Bytes of mean: float list * std: float list
 
 /// Options of an export.
 type OnnxOptions = {
@@ -25,6 +29,10 @@ type OnnxOptions = {
     /// Whether to output the tapped features, "feature.0", "feature.1", ..., after the logits.
     Features: bool
     Images: OnnxImages
+    /// Names of the classes in the order of the logits, written into the file; empty where none are known.
+    ClassNames: string list
+    /// The shorter side to which images are resized before their centre is cropped, written into the file; 0 if they are not.
+    ShortSide: int
 }
 
 /// Creates and validates options.
@@ -38,6 +46,8 @@ module OnnxOptions =
         FoldBatchNorm = false
         Features = false
         Images = OnnxImages.AsTrained
+        ClassNames = []
+        ShortSide = 0
     }
 
     let private perChannel (mean: float list, std: float list) : Result<unit, Error> =
@@ -74,7 +84,16 @@ module OnnxOptions =
             match options.Images with
             | OnnxImages.AsTrained -> ()
             | OnnxImages.Normalised(mean, std)
-            | OnnxImages.Pixels(mean, std) -> do! perChannel (mean, std)
+            | OnnxImages.Pixels(mean, std)
+            | OnnxImages.Bytes(mean, std) -> do! perChannel (mean, std)
+
+            if not options.ClassNames.IsEmpty && options.ClassNames.Length <> model.Classes then
+                return!
+                    Error.fail
+                        Usage
+                        $"{model.Name} knows {model.Classes} classes, and {options.ClassNames.Length} are named"
+                        ""
+                        "name each class, in the order of the logits"
 
             return options
         }
