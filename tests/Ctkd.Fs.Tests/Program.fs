@@ -86,6 +86,7 @@ let private tests: Test =
             NumbersTests.tests
             FieldTests.tests
             SettingsTests.tests
+            SettingsOptionsTests.tests
             RecipesTests.tests
             ResolveTests.tests
             WeightsTests.tests

@@ -85,7 +85,7 @@ module Train =
                     (change recorded).Epochs
                     (fun hooks -> Prepare.ofSettings hooks recorded |> Run.resumeChanged file change)
 
-            let hadFinished = Run.hasEnded (change recorded) checkpoint.Info
+            let hadFinished = Checkpoint.hasEnded (change recorded) checkpoint.Info
 
             if hadFinished then
                 let flag = if summary.StoppedEarly then "patience" else "epochs"

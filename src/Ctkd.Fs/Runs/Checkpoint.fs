@@ -48,6 +48,10 @@ module Checkpoint =
     /// Whether metadata are those of a checkpoint.
     let isCheckpoint (metadata: (string * string) list) : bool = List.contains ("kind", kind) metadata
 
+    /// Whether a run of these settings has ended with this checkpoint: no epoch is left, or it has stopped early.
+    let hasEnded (s: Settings) (info: CheckpointInfo) : bool =
+        info.Epoch > s.Epochs || info.Step = 0 && Best.hasStalled (Settings.patience s) info.Epoch info.Best
+
     /// Writes a state: to a temporary name, flushed to disk, then renamed over the old file.
     let write (path: string) (info: CheckpointInfo) (state: TrainState) : Result<unit, Error> =
         {

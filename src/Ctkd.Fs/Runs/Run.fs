@@ -315,10 +315,6 @@ module Run =
                 path
                 $"change only {allowed}, or start a new run"
 
-    /// Whether a run of these settings has ended with a checkpoint: no epoch is left, or it has stopped early.
-    let hasEnded (s: Settings) (info: CheckpointInfo) : bool =
-        info.Epoch > s.Epochs || info.Step = 0 && Best.hasStalled (Settings.patience s) info.Epoch info.Best
-
     /// The results of a run that has ended. Neither teacher nor data are needed.
     let private finished hooks (folder: RunDirectory) (s: Settings) (checkpoint: Checkpoint) : Result<Summary, Error> =
         let info = checkpoint.Info
@@ -396,7 +392,7 @@ module Run =
                                 do! checkParts file checkpoint.Info.Settings experiment
                                 do! checkChanges file checkpoint.Info.Settings changed
 
-                                if hasEnded changed checkpoint.Info then
+                                if Checkpoint.hasEnded changed checkpoint.Info then
                                     return! finished experiment.Hooks folder changed checkpoint
                                 else
                                     return! goOn folder checkpoint changed experiment
