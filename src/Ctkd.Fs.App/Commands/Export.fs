@@ -139,7 +139,7 @@ module Export =
 
                 let! scale = scale args trained
                 let! images = images args (Option.map perChannel scale)
-                let classNames = trained.Info |> Option.map (fun info -> ClassNames.ofData info.Settings.Data)
+                let classNames = trained.Info |> Option.map CheckpointInfo.classNames
 
                 let! height, width = size args trained
                 let standard = OnnxOptions.forSize height

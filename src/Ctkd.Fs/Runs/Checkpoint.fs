@@ -33,6 +33,14 @@ type CheckpointInfo = {
     TeacherHash: string
 }
 
+/// What records of checkpoints say.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module CheckpointInfo =
+
+    /// The names of the classes: those on record, or those of a known data set; empty where there are none.
+    let classNames (info: CheckpointInfo) : string list =
+        if info.ClassNames.IsEmpty then ClassNames.ofData info.Settings.Data else info.ClassNames
+
 /// A checkpoint that was read and whose seal was verified.
 [<ReferenceEquality>]
 type Checkpoint = { Path: string; Info: CheckpointInfo; Tensors: StoredTensor list }

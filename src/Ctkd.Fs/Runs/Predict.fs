@@ -63,9 +63,8 @@ module Predict =
 
         match trained.Info, Zoo.published trained.Model.Name with
         | Some info, _ ->
-            let names = if info.ClassNames.IsEmpty then ClassNames.ofData info.Settings.Data else info.ClassNames
             let images = info.Images
-            Ok(standard images.Height images.Width images.Mean images.Std names)
+            Ok(standard images.Height images.Width images.Mean images.Std (CheckpointInfo.classNames info))
         | None, Ok published when published.Size = PhotoSets.defaults.Size ->
             let size = published.Size
             Ok(standard size size PhotoSets.imageNetMean PhotoSets.imageNetStd [])

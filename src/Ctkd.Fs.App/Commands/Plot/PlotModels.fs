@@ -73,8 +73,8 @@ module PlotModels =
     let private classNames (trained: LoadedModel) (s: Settings) : string list =
         let names =
             match trained.Info with
-            | Some { ClassNames = names } when not names.IsEmpty -> names
-            | _ -> ClassNames.ofData s.Data
+            | Some info -> CheckpointInfo.classNames info
+            | None -> ClassNames.ofData s.Data
 
         if names.Length = trained.Model.Classes then names else []
 
