@@ -37,10 +37,9 @@ type Vit(classes: int) as this =
 
 let settings = {
     Settings.defaults with
-        PerClass = 40
-        Epochs = 6
-        Milestones = [ 5 ]
-        Data = "digits"
+        Epochs = 8
+        Milestones = [ 6 ]
+        Policy = PolicyName.Fixed
 }
 
 let teacher = Distil.run (Distil.fresh "runs/vit-teacher") { Distil.defaults with Settings = settings }
