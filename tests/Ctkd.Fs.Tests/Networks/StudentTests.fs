@@ -138,9 +138,9 @@ let tests =
                     torch.optim.SGD(
                         net.parameters (),
                         0.05,
-                        momentum = plan.Sgd.Momentum,
-                        weight_decay = plan.Sgd.WeightDecay,
-                        nesterov = plan.Sgd.Nesterov
+                        momentum = Sgd.defaults.Momentum,
+                        weight_decay = Sgd.defaults.WeightDecay,
+                        nesterov = Sgd.defaults.Nesterov
                     )
 
                 let values = EpochValues.create plan 1
