@@ -25,8 +25,11 @@ type ModelPair = {
 /// The input of a distiller for a batch.
 [<ReferenceEquality>]
 type DistillerInput = {
+    /// Of several teachers the pooled features are their logits side by side (`SeveralTeachers`).
     Teacher: Outputs
     Student: Outputs
+    /// Shares of several teachers; empty for one.
+    Shares: float list
     /// The logits softened by the temperature policy.
     Softened: Softening
     /// int64 [batch].
@@ -213,9 +216,10 @@ module Distiller =
             invalidArg (nameof t) $"the temperature must be finite and > 0, got {string t}."
 
         let softened (input: DistillerInput) =
-            let teacher, student = input.Teacher.Logits, input.Student.Logits
+            let student = input.Student.Logits
             let t = Tensor.scalar (Tensor.dtype student) (Tensor.device student) t
-            { input with Softened = Policy.shared t teacher student }
+            let soften logits = Policy.shared t logits student
+            { input with Softened = SeveralTeachers.soften input.Shares soften input.Teacher }
 
         {
             distiller with

@@ -104,6 +104,8 @@ and [<ReferenceEquality>] Whole = {
     Maps: int list -> int list list
     /// Length of the pooled features; 0 if it shows none.
     Pooled: int
+    /// Shares of several networks in one, which sum to 1: its pooled features are their logits side by side; empty for one.
+    Shares: float list
     Classes: int
 }
 

@@ -35,6 +35,12 @@ module Model =
         | Whole whole -> whole.Pooled
         | _ -> model.Classifier.In
 
+    /// Returns the shares of several networks in one; empty for one.
+    let shares (model: Model) : float list =
+        match model.Body with
+        | Whole whole -> whole.Shares
+        | _ -> []
+
     /// Returns every layer with its shapes for images of the given size, in execution order.
     let trace (height: int) (width: int) (model: Model) : Traced list =
         Shapes.trace (layers model) [ 3; height; width ] |> fst
@@ -140,6 +146,7 @@ module Model =
             Forward = outputs
             Maps = fun _ -> []
             Pooled = 0
+            Shares = []
             Classes = classes
         },
         Tree.empty

@@ -45,6 +45,7 @@ module ProgramTeacher =
                 Forward = fun _ _ images -> run (Tensor.toType DType.Float32 images)
                 Maps = fun _ -> maps
                 Pooled = pooled
+                Shares = []
                 Classes = classes
             }
         | logits, _, _ ->

@@ -138,6 +138,7 @@ module Student =
                     BoundTensors.With(own, given, (fun () -> run training images))
             Maps = shapesOf (run false)
             Pooled = pooled
+            Shares = []
             Classes = classes
         }
 

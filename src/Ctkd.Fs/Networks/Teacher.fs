@@ -159,9 +159,9 @@ module Teacher =
             fun images -> (Model.forward model false weights (Tensor.toType DType.Float32 images)).Logits
 
     /// <summary>
-    /// Several teachers as one, whose logits are z = log(sum_i w_i softmax(z_i)): its softmax is the weighted mean of theirs.
-    /// At another temperature T than 1 a policy softens this mean, softmax(z / T), which is proportional to
-    /// (sum_i w_i p_i)^(1/T); it is not the mean of the softened outputs.
+    /// Several teachers as one: at every temperature T a policy softens each of them, and the mean of the softened outputs,
+    /// sum_i w_i softmax(z_i / T), is what the student follows (<c>SeveralTeachers</c>). Its logits are those of the mean at
+    /// T = 1, log(sum_i w_i softmax(z_i)): what is evaluated, and what policies look at to choose T.
     /// </summary>
     /// <param name="shares">A weight for each teacher, > 0; they are divided by their sum. Empty for equal weights.</param>
     /// <param name="teachers">Two teachers or more, of the same classes.</param>
@@ -187,13 +187,12 @@ module Teacher =
                 "give teachers of the same classes"
         else
             let total = List.sum shares
-            let logs = shares |> List.map (fun share -> log (share / total))
+            let shares = shares |> List.map (fun share -> share / total)
             let runs = List.map logitsOf teachers
 
-            let forward (images: Tensor) =
-                List.map2 (fun log run -> run images |> Tensor.logSoftmax 1 |> Tensor.addNumber log) logs runs
-                |> Tensor.stack 0
-                |> Tensor.logSumExp 0
+            let forward _ _ (images: Tensor) =
+                let logits = runs |> List.map (fun run -> run images)
+                { Features = []; Pooled = Tensor.cat 1 logits; Logits = SeveralTeachers.mean shares logits }
 
             let identities = teachers |> List.map LoadedModel.identity
 
@@ -201,7 +200,7 @@ module Teacher =
                 if List.forall Option.isSome identities then
                     [
                         for share, identity in List.zip shares identities ->
-                            $"{string (share / total)} {identity.Value}"
+                            $"{string share} {identity.Value}"
                     ]
                     |> String.concat "\n"
                     |> System.Text.Encoding.UTF8.GetBytes
@@ -211,4 +210,15 @@ module Teacher =
                     None
 
             let joined = String.concat " and " names
-            Ok { ofFunction $"the mean of {joined}" classes.Head forward with Hash = hash }
+
+            let whole = {
+                Name = $"the mean of {joined}"
+                Declares = []
+                Forward = forward
+                Maps = fun _ -> []
+                Pooled = 0
+                Shares = shares
+                Classes = classes.Head
+            }
+
+            Ok { Model = Model.ofWhole whole; Weights = Tree.empty; Info = None; Hash = hash }

@@ -241,26 +241,6 @@ module Run =
     let start (hooks: Hooks) (out: string) (settings: Settings) : Result<Summary, Error> =
         Prepare.ofSettings hooks settings |> startExperiment out
 
-    let private checkTeacher (run: PreparedRun) (checkpoint: Checkpoint) : Result<unit, Error> =
-        if run.TeacherHash = checkpoint.Info.TeacherHash then
-            Ok()
-        else
-            Error.fail
-                Mismatch
-                "the teacher's weights are not those that the run began with"
-                run.Settings.TeacherWeights
-                "give the original ones, from another place with --weights, or start a new run"
-
-    let private checkData (run: PreparedRun) (checkpoint: Checkpoint) : Result<unit, Error> =
-        if (run.DataHash, run.Images) = (checkpoint.Info.DataHash, checkpoint.Info.Images) then
-            Ok()
-        else
-            Error.fail
-                Mismatch
-                "the data set is not the one that the run began with"
-                run.Settings.DataDir
-                "give the original one, from another place with --data-dir, or start a new run"
-
     /// Makes an older checkpoint the latest one; keeps what came after it beside, with the ending .old.
     let private takeUp (hooks: Hooks) (folder: RunDirectory) (checkpoint: Checkpoint) (state: TrainState) =
         if checkpoint.Path = folder.Last then
@@ -271,49 +251,6 @@ module Run =
             let rest = if later.IsEmpty then "" else $"; what came after it is kept in {kept}"
             hooks.Say $"going on from epoch {checkpoint.Info.Epoch}{rest}"
             Checkpoint.write folder.Last checkpoint.Info state
-
-    /// Refuses to resume without the values of the program that began the run.
-    let private checkParts (path: string) (recorded: Settings) (experiment: Experiment) : Result<unit, Error> =
-        match Prepare.missing recorded experiment with
-        | [] -> Ok()
-        | parts ->
-            let names = String.concat ", " parts
-
-            Error.create
-                Mismatch
-                $"the run was begun by a program with values of its own: {names}"
-                path
-                "resume it from that program, by Distil.resume with the same values"
-            |> Result.Error
-
-    let private differing (one: Settings) (other: Settings) : Field list =
-        SettingsTable.all |> List.filter (fun field -> Field.get field.Name one <> Field.get field.Name other)
-
-    /// Refuses to resume with other values than those that the run began with, by their names and weights.
-    let private checkValues (path: string) (recorded: Settings) (given: Settings) : Result<unit, Error> =
-        if recorded = given then
-            Ok()
-        else
-            let names = differing recorded given |> List.map _.Name |> String.concat ", "
-            let what = $"the run began with other values than it is resumed with: {names} differ"
-            Error.fail Mismatch what path "resume it with the values that it began with, or start a new run"
-
-    /// Refuses changes that would make another run of it.
-    let private checkChanges (path: string) (recorded: Settings) (changed: Settings) : Result<unit, Error> =
-        match differing recorded changed |> List.filter (_.MayChange >> not) with
-        | [] when changed.Epochs >= recorded.Epochs -> Ok()
-        | [] ->
-            let what = $"the run was begun for {recorded.Epochs} epochs, and {changed.Epochs} are fewer"
-            Error.fail Usage what path "give more epochs, or stop the run with Ctrl-C: its checkpoints are whole"
-        | others ->
-            let names = others |> List.map _.Name |> String.concat ", "
-            let allowed = SettingsTable.all |> List.filter _.MayChange |> List.map _.Name |> String.concat ", "
-
-            Error.fail
-                Usage
-                $"a run keeps its settings when it is resumed, and {names} would change"
-                path
-                $"change only {allowed}, or start a new run"
 
     /// The results of a run that has ended. Neither teacher nor data are needed.
     let private finished hooks (folder: RunDirectory) (s: Settings) (checkpoint: Checkpoint) : Result<Summary, Error> =
@@ -358,9 +295,9 @@ module Run =
             let! run =
                 Prepare.load { experiment with Settings = changed; IgnoreExtra = true } |> Result.mapError moved
 
-            do! checkValues checkpoint.Path changed run.Settings
-            do! checkTeacher run checkpoint
-            do! checkData run checkpoint
+            do! ResumeCheck.values checkpoint.Path changed run.Settings
+            do! ResumeCheck.teacher run checkpoint
+            do! ResumeCheck.data run checkpoint
             let! state = Checkpoint.restore run.Trainer.Plan checkpoint
             Settings.ofMoreEpochs recorded changed |> List.iter hooks.Say
             do! takeUp hooks folder checkpoint state
@@ -389,8 +326,8 @@ module Run =
                                     Checkpoint.read file |> Result.mapError (RunDirectory.offerBest file)
 
                                 let changed = change checkpoint.Info.Settings
-                                do! checkParts file checkpoint.Info.Settings experiment
-                                do! checkChanges file checkpoint.Info.Settings changed
+                                do! ResumeCheck.parts file checkpoint.Info.Settings experiment
+                                do! ResumeCheck.changes file checkpoint.Info.Settings changed
 
                                 if Checkpoint.hasEnded changed checkpoint.Info then
                                     return! finished experiment.Hooks folder changed checkpoint

@@ -191,6 +191,12 @@ module Policy =
             |> Tensor.scale learned.Range.Scale
             |> Tensor.addNumber learned.Range.Start
 
+    /// Chooses T for a batch, and softens with it any logits in the teacher's place.
+    let softening policy parameters (values: PolicyValues) (teacher: Tensor) (student: Tensor) : Tensor -> Softening =
+        let student = policy.Logits student
+        let t = temperature policy parameters values (policy.Logits teacher) student
+        fun logits -> policy.Soften t (policy.Logits logits) student
+
     /// <summary>Softens the logits of a batch.</summary>
     /// <param name="policy">The policy.</param>
     /// <param name="parameters">Its parameters (`declarations`); empty where T is not learned.</param>
@@ -204,5 +210,4 @@ module Policy =
         (teacher: Tensor)
         (student: Tensor)
         : Softening =
-        let teacher, student = policy.Logits teacher, policy.Logits student
-        policy.Soften (temperature policy parameters values teacher student) teacher student
+        softening policy parameters values teacher student teacher

@@ -38,11 +38,15 @@ module MinMax =
             }
 
             let chosen = Policy.choose policy state.Agent observe values.Policy
+            let shares = Model.shares distillation.Model
 
             {
                 Teacher = teacher
                 Student = student
-                Softened = Policy.soften policy state.Temperature chosen teacher.Logits student.Logits
+                Shares = shares
+                Softened =
+                    let soften = Policy.softening policy state.Temperature chosen teacher.Logits student.Logits
+                    SeveralTeachers.soften shares soften teacher
                 Labels = batch.Labels
                 Index = batch.Index
                 Classify = Layer.forward distillation.Weights false (ResizeArray()) (Model.classifier model)

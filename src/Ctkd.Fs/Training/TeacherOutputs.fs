@@ -53,12 +53,17 @@ module TeacherOutputs =
     /// Batches of the teacher whose features are looked up at once.
     let private window = 16
 
-    /// The length of what is remembered of an image: pooled features, or the logits of a network that gives them by itself.
-    let width (teacher: Model) : int = if teacher.Body.IsWhole then teacher.Classes else teacher.Classifier.In
+    /// The length of what is remembered of an image: pooled features, or the logits of a network that gives them by itself, of each
+    /// of several networks.
+    let width (teacher: Model) : int =
+        if teacher.Body.IsWhole then
+            teacher.Classes * max 1 (Model.shares teacher).Length
+        else
+            teacher.Classifier.In
 
     let private remembered (plan: TrainingPlan) (outputs: Outputs) : Tensor =
         match plan.Distillation with
-        | Some { Model = model } when model.Body.IsWhole -> outputs.Logits
+        | Some { Model = model } when model.Body.IsWhole && (Model.shares model).IsEmpty -> outputs.Logits
         | _ -> outputs.Pooled
 
     /// Whether one of the plan's distillers reads the teacher's maps.

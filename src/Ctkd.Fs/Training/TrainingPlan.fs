@@ -136,7 +136,9 @@ module TrainingPlan =
 
     /// Runs a model's classifier alone, in the plan's precision: pooled features to logits.
     let classify (plan: TrainingPlan) (model: Model) (weights: Tree) (pooled: Tensor) : Tensor =
-        Layer.forwardIn (products plan) weights false (ResizeArray()) (Model.classifier model) pooled
+        match Model.shares model with
+        | [] -> Layer.forwardIn (products plan) weights false (ResizeArray()) (Model.classifier model) pooled
+        | shares -> SeveralTeachers.split shares.Length pooled |> SeveralTeachers.mean shares
         |> Tensor.toType (dtype plan)
 
     /// Runs a model in the plan's precision and memory format; logits and pooled features get the weights' type.

@@ -29,6 +29,7 @@ let input (teacher: Outputs) (student: Outputs) (labels: int[]) : DistillerInput
     Softened = Policy.shared (Plain.number 1.0) teacher.Logits student.Logits
     Labels = ofLabels labels
     Index = Tensor.arange Device.Cpu labels.Length
+    Shares = []
     Classify = id
     Key = lazy (Tensor.scalar DType.Int64 Device.Cpu 0.0)
 }

@@ -311,6 +311,6 @@ let others: string list =
         "toFloats toSingles toInt64s toFloat toBytes shape size rank count dtype device isChannelsLast detach"
         "eq eqNumber less lessThanNumber logicalAnd logicalNot isFinite mix argMax all any"
         "copyInto addInto reluInto fillInto rowsInto"
-        "dropout addIntInto sgdInto adamInto adamWInto lerpInto"
+        "dropout addIntInto sgdInto adamInto adamWInto lerpInto resizeImage"
     ]
     |> List.collect (fun line -> List.ofArray (line.Split ' '))

@@ -81,6 +81,7 @@ let input (inputs: GoldenInputs) softened teacher student classify index : Disti
         Softened = softened
         Labels = inputs.Labels
         Index = index
+        Shares = []
         Classify = classify
         Key = lazy (Tensor.scalar DType.Int64 cpu 0.0)
     }

@@ -170,10 +170,51 @@ let tests =
                 same
                     (Teacher.average [ 3.0; 3.0; 3.0 ] teachers |> Error.orRaise |> fun t -> logits t images)
                     (logits even images)
-                // At T = 2 the mean is softened, not the teachers: proportional to the root of the mean.
-                let root = Tensor.sqrt mean
-                let expected = root / Tensor.unsqueeze 1 (Tensor.sumOver 1 root)
-                same expected (logits joined images |> Tensor.scale 0.5 |> Tensor.softmax 1)
+            )
+        }
+
+        test "the softened outputs of several teachers are averaged at every temperature, by whatever policy" {
+            Tensor.scoped (fun () ->
+                let teachers, shares = [ linear 1; layered 2; linear 3 ], [ 0.5; 0.2; 0.3 ]
+                let joined = Teacher.average shares teachers |> Error.orRaise
+                let images, student = random 5 [ 6; 3; 8; 8 ], random 6 [ 6; 4 ]
+                let outputs = Model.forward joined.Model false joined.Weights images
+
+                for t in [ 0.5; 1.0; 4.0; 21.0 ] do
+                    let t = Tensor.scalar DType.Float32 Device.Cpu t
+                    let soften z = Policy.shared t z student
+                    let softened = SeveralTeachers.soften (Model.shares joined.Model) soften outputs
+
+                    let mean =
+                        List.map2
+                            (fun share teacher ->
+                                (soften (logits teacher images)).Teacher |> Tensor.softmax 1 |> Tensor.scale share
+                            )
+                            shares
+                            teachers
+                        |> List.reduce Tensor.add
+
+                    same mean (Tensor.softmax 1 softened.Teacher)
+                    same (soften outputs.Logits).Student softened.Student
+
+                // Standardised, and with a temperature for each instance.
+                let policy = Standardise.policy (Dtkd.policy 4.0)
+                let values = { Strength = Tensor.scalar DType.Float32 Device.Cpu 0.0; T = Tensor.scalar DType.Float32 Device.Cpu 4.0 }
+                let soften = Policy.softening policy Tree.empty values outputs.Logits student
+                let softened = SeveralTeachers.soften (Model.shares joined.Model) soften outputs
+
+                let mean =
+                    List.map2
+                        (fun share teacher -> (soften (logits teacher images)).Teacher |> Tensor.softmax 1 |> Tensor.scale share)
+                        shares
+                        teachers
+                    |> List.reduce Tensor.add
+
+                same mean (Tensor.softmax 1 softened.Teacher)
+                // One teacher is itself.
+                let one = logits teachers.Head images
+                let alone = { outputs with Logits = one; Pooled = one }
+                same (soften one).Teacher (SeveralTeachers.soften [] soften alone).Teacher
             )
         }
 

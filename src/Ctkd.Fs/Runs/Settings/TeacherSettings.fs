@@ -32,7 +32,7 @@ module TeacherSettings =
             |> Field.mayChange
 
             row "teacher-weights SHARE" (nameof t.Shares) (numbers positive) ([]: float list)
-            |> Field.means "shares of several teachers, in the order of --teacher: their softmax is averaged at T = 1"
+            |> Field.means "shares of several teachers, in the order of --teacher: the mean of their softened outputs teaches"
             |> Field.by "equal"
 
             row "teacher-size PIXELS" (nameof t.Size) (whole 0 4096) 0
