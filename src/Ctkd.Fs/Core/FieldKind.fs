@@ -144,12 +144,15 @@ module FieldKind =
     /// Any text.
     let text: FieldKind = kind "a text" Ok id (fun _ _ -> [])
 
-    /// Texts, separated by semicolons.
+    /// Texts, separated by semicolons, or as a list of JSON.
     let texts: FieldKind =
         let read (text: string) : Result<string list, string> =
-            text.Split(';', StringSplitOptions.RemoveEmptyEntries ||| StringSplitOptions.TrimEntries)
-            |> List.ofArray
-            |> Ok
+            if text.StartsWith '[' then
+                Json.read<string list> "" text |> Result.mapError _.What
+            else
+                text.Split(';', StringSplitOptions.RemoveEmptyEntries ||| StringSplitOptions.TrimEntries)
+                |> List.ofArray
+                |> Ok
 
         {
             kind "texts such as a;b" read (String.concat ";") (fun _ _ -> []) with

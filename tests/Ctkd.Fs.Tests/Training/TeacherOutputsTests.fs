@@ -136,7 +136,7 @@ let tests =
                     let plan = { plan with Distillation = Some distillation }
 
                     Must.refuse
-                        "trainer"
+                        "options"
                         (fun () -> train { TeacherOutputs.simple with Cache = Some cache } plan [] |> ignore)
                 )
             )

@@ -80,6 +80,34 @@ let tests =
             )
         }
 
+        test "a teacher whose features are remembered teaches the same, within a run and from one to the next" {
+            inFolder (fun folder ->
+                let root = photos folder
+                let at name = Path.Combine(folder, name)
+                let teacher = Runs.finish (at "teacher") (settings root)
+
+                let s = {
+                    settings root with
+                        Teacher = "resnet8"
+                        TeacherWeights = teacher.Checkpoint
+                        Policy = PolicyName.CtkdGlobal
+                }
+
+                Runs.finish (at "plain") s |> ignore
+                let remembering = { s with TeacherCache = at "cache" }
+
+                for name, share in [ "first", "0.0 %"; "second", "100.0 %" ] do
+                    let summary, lines = said Hooks.none (at name) remembering
+                    Must.equal (Ok Finished) (Result.map _.Ending summary)
+                    Must.contain $"teacher cache: {share} of 24 images" (String.concat "\n" lines)
+                    Must.equal (left (at "plain")) (left (at name))
+
+                // Another seed has other cuts.
+                let _, lines = said Hooks.none (at "other") { remembering with Seed = 2 }
+                Must.contain "teacher cache: 0.0 % of 24 images" (String.concat "\n" lines)
+            )
+        }
+
         test "a run records its images, its classes and its waiting" {
             inFolder (fun folder ->
                 let out = Path.Combine(folder, "run")

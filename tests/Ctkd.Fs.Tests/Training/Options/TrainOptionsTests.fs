@@ -209,7 +209,7 @@ let tests =
                     let width = plan.Distillation.Value.Model.Classifier.In
                     use cache = TeacherCache.openFile folder "key" width 1_000_000L Exact |> Error.orRaise
                     let how = { TeacherOutputs.simple with Cache = Some cache }
-                    Must.refuse "trainer" (fun () -> train how plan)
+                    Must.refuse "options" (fun () -> train how plan)
                     let acting = { taught (Rlkd.policy eager 4.0) alone with Mixup = Some 0.4 }
                     Must.refuse "trainer" (fun () -> train TeacherOutputs.simple acting)
                 )
