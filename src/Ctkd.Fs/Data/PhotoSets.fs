@@ -60,9 +60,10 @@ module PhotoSets =
             $"no labelled images for validation: {held} images are held out, and top-1 is the share on which the student agrees with its teacher"
 
         {
-            Train = choose (Array.sort (Array.skip held order)) data.Train
-            Val = choose (Array.sort (Array.truncate held order)) data.Train
-            Warnings = data.Warnings @ [ warning ]
+            data with
+                Train = choose (Array.sort (Array.skip held order)) data.Train
+                Val = choose (Array.sort (Array.truncate held order)) data.Train
+                Warnings = data.Warnings @ [ warning ]
         }
 
     let private read (options: PhotoOptions) (path: string) : Result<PhotoData, Error> =
@@ -72,7 +73,14 @@ module PhotoSets =
         result {
             let! data = Photos.read labels path
 
-            if data.Val.Source.Count > 0 then
+            if data.HasOwnVal && options.ValSplit > 0.0 then
+                return!
+                    Error.fail
+                        Usage
+                        "--val-split holds out a part of the training images, and these have a validation of their own"
+                        path
+                        "leave it out"
+            elif data.Val.Source.Count > 0 then
                 return data
             elif options.Unlabelled && data.Train.Source.Count > 1 then
                 return holdOut { options with ValSplit = share } data

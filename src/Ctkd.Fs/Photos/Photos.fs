@@ -20,6 +20,8 @@ type PhotoSet = { Files: PhotoFiles; Source: IPhotoSource }
 type PhotoData = {
     Train: PhotoSet
     Val: PhotoSet
+    /// Whether the validation has a folder of its own.
+    HasOwnVal: bool
     /// What is odd, for the user to see.
     Warnings: string list
 }
@@ -69,6 +71,7 @@ module Photos =
             |> Result.map (fun splits -> {
                 PhotoData.Train = { Files = splits.Train; Source = source splits.Train }
                 Val = { Files = splits.Val; Source = source splits.Val }
+                HasOwnVal = tree.Val.IsSome
                 Warnings = splits.Warnings
             })
         )

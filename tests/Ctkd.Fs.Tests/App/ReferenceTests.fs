@@ -45,8 +45,8 @@ let tests =
                     | _ when field.Argument = "" -> []
                     | :? (float list)
                     | :? (int list) -> [ "1"; "2" ]
-                    | :? string -> [ "/x" ]
                     | _ when not field.Kind.Names.IsEmpty -> [ List.last field.Kind.Names ]
+                    | :? string -> [ "/x" ]
                     | _ -> [ "3" ]
 
                 let given = resolved ((flag :: words) @ (if field.Flag = "policy" then [] else [ "--policy"; "rlkd" ]))

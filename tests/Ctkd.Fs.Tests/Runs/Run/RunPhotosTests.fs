@@ -259,6 +259,23 @@ let tests =
             )
         }
 
+        test "a share is held out where there is no validation, by the seed, and is refused where there is one" {
+            inFolder (fun folder ->
+                let root = photos folder
+                let split share = { settings root with Photos = { (settings root).Photos with ValSplit = share } }
+                let error = Settings.loadData (split 0.5) |> errorOf
+                Must.equal (Usage, root) (error.Kind, error.Where)
+                let train = Path.Combine(root, "train")
+                let data seed = Settings.loadData { split 0.5 with DataDir = train; Seed = seed } |> Error.orRaise
+                Must.equal (6, 6) (ImageSet.count (data 1).Train, ImageSet.count (data 1).Test)
+                let held seed = match (data seed).Test.Images with Pixels.InFiles p -> p.Files.Paths | _ -> [||]
+                Must.equal (held 1) (held 1)
+                Must.differ (held 1) (held 2)
+                let standard = Settings.loadData { settings train with PerClass = 0 } |> errorOf
+                Must.contain "too few images" standard.What
+            )
+        }
+
         test "a subset is spread evenly over the classes" {
             inFolder (fun folder ->
                 let s = { settings (photos folder) with Subset = 7 }
