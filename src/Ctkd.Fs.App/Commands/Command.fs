@@ -52,8 +52,10 @@ module Command =
 
     /// The name of the data set and its folder, from --data and --data-dir.
     let dataOf (data: string option) (dir: string option) : string option * string option =
-        match data with
-        | Some place when isPlace place -> Some "photos", Some(System.IO.Path.GetFullPath place)
+        match data, dir with
+        | Some place, _ when isPlace place -> Some "photos", Some(System.IO.Path.GetFullPath place)
+        | Some name, None when Datasets.isPhotos name && System.IO.Path.Exists name ->
+            data, Some(System.IO.Path.GetFullPath name)
         | _ -> data, dir
 
     /// Refuses a folder of data where the digits are used, which need none: the data set's name was forgotten.

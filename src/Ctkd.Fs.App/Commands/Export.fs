@@ -154,6 +154,11 @@ module Export =
                         FoldBatchNorm = args.Contains ExportArgs.Fold_Batch_Norm
                         Images = images
                         ClassNames = defaultArg classNames []
+                        // Photographs are seen as in evaluation.
+                        ShortSide =
+                            (match trained.Info with
+                             | Some info when info.Images.ShortSide > 0 -> PhotoStream.shortSide height
+                             | _ -> 0)
                 }
 
                 do! Onnx.write path options trained.Model trained.Weights

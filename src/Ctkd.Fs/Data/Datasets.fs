@@ -22,6 +22,9 @@ module Datasets =
     /// All names: the embedded digits, CIFAR-10 and CIFAR-100 from a folder, your own arrays, photographs, and ImageNet.
     let names: string list = List.map fst loaders
 
+    /// Whether a data set is one of photographs, each of its own size.
+    let isPhotos (name: string) : bool = List.contains name [ "photos"; "imagenet" ]
+
     /// Loads a data set by name; `dir` is the folder of its files, which `digits` does not need. The options are for
     /// photographs.
     let loadWith (options: PhotoOptions) (name: string) (dir: string option) : Result<Splits, Error> =

@@ -45,9 +45,11 @@ type EpochImages = {
 [<RequireQualifiedAccess>]
 module PhotoStream =
 
-    /// The cut of test images: the shorter side becomes 256 / 224 of the size, as published, then the middle.
-    let evaluationCut (size: int) : CutChooser =
-        Crop.evaluation (int (Math.Round(float size * 256.0 / 224.0))) size
+    /// The shorter side of test images before their middle is cut out: 256 / 224 of the size, as published.
+    let shortSide (size: int) : int = int (Math.Round(float size * 256.0 / 224.0))
+
+    /// The cut of test images: the shorter side resized (`shortSide`), then the middle.
+    let evaluationCut (size: int) : CutChooser = Crop.evaluation (shortSide size) size
 
     /// Requests that are decoded while the latest batch is used.
     let private ahead = 2
@@ -55,10 +57,23 @@ module PhotoStream =
     /// Buffers that a loader needs: those decoded ahead, the one in use, and one for any positions.
     let slabs = ahead + 2
 
+    /// Waits until a request is decoded. Raises `CtkdException` (Damaged) where so many images in a row cannot be read that
+    /// the disk may be gone.
+    let wait (request: PhotoRequest) : unit =
+        try
+            request.Wait()
+        with :? PhotoException as problem ->
+            Error.create
+                Damaged
+                $"the photographs cannot be read: {Files.printable problem.Message}"
+                ""
+                "check the disk, and the folder with: ctkd data check DIR"
+            |> Error.raise
+
     /// A decoded request as a batch. Of test images, those that cannot be decoded are left out; in training others took
     /// their places.
     let private upload (stream: PhotoStream) (keep: PhotoRequest -> int[]) (request: PhotoRequest) : Batch =
-        request.Wait()
+        wait request
         let rows = keep request
         let device = Tensor.device stream.Mean
 
@@ -158,7 +173,8 @@ module PhotoStream =
                     let whole (request: PhotoRequest) =
                         allRows request |> Array.filter (fun row -> request.Images[row] = start + row)
 
-                    upload stream whole request |> body
+                    let seen = upload stream whole request
+                    if Tensor.size 0 seen.Labels > 0 then body seen
                 )
         finally
             drop ()

@@ -124,11 +124,20 @@ module Teacher =
     let inView (device: Device) scale (view: TeacherView) (teacher: LoadedModel) : Result<LoadedModel, Error> =
         let name = teacher.Model.Name
 
+        /// The record, with the classes' names in the view's order.
+        let named (info: CheckpointInfo) =
+            if view.Order.IsEmpty || info.ClassNames.IsEmpty then
+                info
+            else
+                let names = Array.ofList info.ClassNames
+                { info with ClassNames = view.Order |> List.map (Array.get names); Classes = view.Order.Length }
+
         result {
             if view = TeacherView.direct then
                 return teacher
             else
                 do! TeacherView.checkOrder name teacher.Model.Classes view
+                let teacher = { teacher with Info = Option.map named teacher.Info }
                 let hash = viewed scale view teacher
 
                 match teacher.Model.Body with
@@ -161,7 +170,7 @@ module Teacher =
     /// <summary>
     /// Several teachers as one: at every temperature T a policy softens each of them, and the mean of the softened outputs,
     /// sum_i w_i softmax(z_i / T), is what the student follows (<c>SeveralTeachers</c>). Its logits are those of the mean at
-    /// T = 1, log(sum_i w_i softmax(z_i)): what is evaluated, and what policies look at to choose T.
+    /// T = 1, log(sum_i w_i softmax(z_i)) up to a number for each image: what is evaluated, and what policies look at to choose T.
     /// </summary>
     /// <param name="shares">A weight for each teacher, > 0; they are divided by their sum. Empty for equal weights.</param>
     /// <param name="teachers">Two teachers or more, of the same classes.</param>
@@ -192,7 +201,7 @@ module Teacher =
 
             let forward _ _ (images: Tensor) =
                 let logits = runs |> List.map (fun run -> run images)
-                { Features = []; Pooled = Tensor.cat 1 logits; Logits = SeveralTeachers.mean shares logits }
+                { Features = []; Pooled = Tensor.cat 1 logits; Logits = SeveralTeachers.logits shares logits }
 
             let identities = teachers |> List.map LoadedModel.identity
 

@@ -10,6 +10,8 @@ type ImagesSeen = {
     /// Per channel, for pixels from 0 to 1.
     Mean: float list
     Std: float list
+    /// Of photographs in evaluation the shorter side, of which the middle is taken; 0 where images have their size.
+    ShortSide: int
 }
 
 /// The description of a checkpoint, stored beside the tensors.
@@ -60,14 +62,6 @@ module Checkpoint =
     let hasEnded (s: Settings) (info: CheckpointInfo) : bool =
         info.Epoch > s.Epochs || info.Step = 0 && Best.hasStalled (Settings.patience s) info.Epoch info.Best
 
-    /// Writes a state: to a temporary name, flushed to disk, then renamed over the old file.
-    let write (path: string) (info: CheckpointInfo) (state: TrainState) : Result<unit, Error> =
-        {
-            Metadata = [ "format", string format; "kind", kind; "state", Json.write info ]
-            Tensors = TrainState.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
-        }
-        |> Safetensors.writeSealed path
-
     let private entry (path: string) (key: string) (file: SafetensorsFile) : Result<string, Error> =
         match List.tryFind (fun (name, _) -> name = key) file.Metadata with
         | Some(_, value) -> Ok value
@@ -106,6 +100,7 @@ module Checkpoint =
             (if info.ClassNames.IsEmpty then 0 else -abs (info.Classes - info.ClassNames.Length))
             images.Height - 1
             images.Width - 1
+            images.ShortSide
         ]
 
         let numbers = [ info.Top1; info.Best.Top1 ] @ images.Mean @ images.Std
@@ -119,8 +114,22 @@ module Checkpoint =
         else
             Error.fail Damaged "the checkpoint's state holds numbers that no run has" path "write it again"
 
+    /// Writes a state: to a temporary name, flushed to disk, then renamed over the old file. Refuses what could not be read.
+    let write (path: string) (info: CheckpointInfo) (state: TrainState) : Result<unit, Error> =
+        plausible path info
+        |> Result.bind (fun info ->
+            {
+                Metadata = [ "format", string format; "kind", kind; "state", Json.write info ]
+                Tensors = TrainState.toTree state |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
+            }
+            |> Safetensors.writeSealed path
+        )
+
     /// What checkpoints of earlier versions lack.
-    let private added: (string * (unit -> Nodes.JsonNode | null)) list = [ "classNames", (fun () -> Nodes.JsonArray()) ]
+    let private added: (string * (unit -> Nodes.JsonNode | null)) list = [
+        "classNames", (fun () -> Nodes.JsonArray())
+        "images.shortSide", (fun () -> Nodes.JsonValue.Create 0)
+    ]
 
     /// Reads a checkpoint from a file's bytes. Verifies the seal before it uses anything.
     let parse (path: string) (bytes: byte[]) : Result<Checkpoint, Error> =

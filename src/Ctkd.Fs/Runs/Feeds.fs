@@ -47,8 +47,8 @@ module Feeds =
     let private threads (s: Settings) : int =
         if s.Photos.DecodeThreads > 0 then s.Photos.DecodeThreads else Environment.ProcessorCount
 
-    let private stream (s: Settings) (dtype: DType) (device: Device) (data: Splits) (set: ImageSet) (photos: PhotoSet) =
-        let kept = int64 (s.Photos.DecodedGb * 1e9)
+    /// A stream whose loader keeps decoded images up to so many bytes.
+    let private stream (kept: int64) (s: Settings) (dtype: DType) (device: Device) (data: Splits) (set: ImageSet) (photos: PhotoSet) =
         let loader = new PhotoLoader(photos.Source, threads s, set.Height, set.Width, PhotoStream.slabs, kept)
 
         {
@@ -70,7 +70,7 @@ module Feeds =
 
         for images in Array.chunkBySize chunk [| 0 .. stream.Labels.Length - 1 |] do
             use request = stream.Loader.Request(images, images, cut)
-            request.Wait()
+            PhotoStream.wait request
             let pixels = request.Bytes
 
             for i in 0 .. images.Length - 1 do
@@ -99,7 +99,8 @@ module Feeds =
         match data.Test.Images with
         | Pixels.InMemory _ -> OnDevice(Augment.upload dtype device data.Mean data.Std data.Test), []
         | Pixels.InFiles photos ->
-            let stream = stream s dtype device data data.Test photos
+            // Each test image is decoded once, or once in an evaluation.
+            let stream = stream 0L s dtype device data data.Test photos
             let bytes = 3L * int64 data.Test.Height * int64 data.Test.Width * int64 (ImageSet.count data.Test)
 
             if bytes > mostOnDevice then
@@ -123,5 +124,5 @@ module Feeds =
         | Pixels.InMemory _ ->
             { feeds with Train = Some(OnDevice(Augment.upload dtype device data.Mean data.Std data.Train)) }
         | Pixels.InFiles photos ->
-            let stream = stream s dtype device data data.Train photos
+            let stream = stream (int64 (s.Photos.DecodedGb * 1e9)) s dtype device data data.Train photos
             { feeds with Train = Some(Streamed stream); Loaders = stream.Loader :: feeds.Loaders }

@@ -197,7 +197,22 @@ module LoadedModel =
     let fits (data: Splits) (trained: LoadedModel) : Result<unit, Error> =
         let model = trained.Model
 
-        if model.Classes = data.Test.Classes then
+        let names = trained.Info |> Option.map _.ClassNames |> Option.defaultValue []
+        let listed (names: string list) = names |> List.truncate 5 |> List.map Files.printable |> String.concat ", "
+
+        if ImageSet.isUnlabelled data.Test then
+            Error.fail
+                Mismatch
+                "the images have no labels to compare with"
+                ""
+                "put labelled ones into DIR/val/CLASS/, or ask for classes with: ctkd predict DIR"
+        elif not names.IsEmpty && not data.ClassNames.IsEmpty && names <> data.ClassNames then
+            Error.fail
+                Mismatch
+                $"{model.Name} was trained on the classes {listed names}, and the data set has {listed data.ClassNames}"
+                ""
+                "give images in folders of the same names"
+        elif model.Classes = data.Test.Classes then
             Model.checkInput data.Test.Height data.Test.Width model
         else
             Error.fail
@@ -214,7 +229,9 @@ module LoadedModel =
                 let! data = Settings.loadData s
                 do! models |> List.traverseResultM (fits data) |> Result.map ignore
                 let plan = Settings.alone s models.Head.Model data device
-                use feeds = Feeds.test s DType.Float32 device ignore data
+                let say (text: string) = Console.Error.WriteLine text
+                data.Warnings |> List.iter (fun warning -> say $"warning: {warning}")
+                use feeds = Feeds.test s DType.Float32 device say data
 
                 let forward (trained: LoadedModel) =
                     let weights = TrainingPlan.format plan trained.Weights

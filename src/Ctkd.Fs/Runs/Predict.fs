@@ -75,7 +75,7 @@ module Predict =
 
     let private isPhotos (trained: LoadedModel) : bool =
         match trained.Info with
-        | Some info -> List.contains info.Settings.Data [ "photos"; "imagenet" ]
+        | Some info -> info.Images.ShortSide > 0
         | None -> true
 
     let private check (trained: LoadedModel) (o: PredictOptions) : Result<unit, Error> =

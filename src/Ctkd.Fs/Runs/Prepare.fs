@@ -123,6 +123,19 @@ module Prepare =
                 ""
                 $"use --batch {images} or less"
 
+    /// Refuses names that are not one for each class.
+    let private checkNames (data: Splits) : Result<unit, Error> =
+        let names = data.ClassNames.Length
+
+        if names = 0 || names = data.Train.Classes then
+            Ok()
+        else
+            Error.fail
+                Mismatch
+                $"the data set has {data.Train.Classes} classes and {names} names for them"
+                ""
+                "give one name for each class, or none"
+
     /// An agent learns from each batch when it sees the next: an epoch of one batch would teach it nothing.
     let private checkAgent (s: Settings) (plan: TrainingPlan) (data: Splits) : Result<unit, Error> =
         let images = ImageSet.count data.Train
@@ -255,7 +268,9 @@ module Prepare =
         (test: ImageFeed)
         (teacher: LoadedModel)
         : Result<Accuracy, Error> =
-        let accuracy = LoadedModel.accuracyIn (evaluationBatch images) plan teacher.Model teacher.Weights test
+        // The teacher may see larger images than the student.
+        let seen = { images with Height = max images.Height s.Teaching.Size }
+        let accuracy = LoadedModel.accuracyIn (evaluationBatch seen) plan teacher.Model teacher.Weights test
 
         if Double.IsFinite accuracy.Loss then
             if plan.Unlabelled && accuracy.Correct = accuracy.Images then
@@ -318,6 +333,7 @@ module Prepare =
                 | Some data -> Settings.adjust s data
 
             do! checkBatch s data
+            do! checkNames data
             let! teacher = teacherOf e data device
             let data = teacher |> Option.map (withClassesOf data) |> Option.defaultValue data
             let! student = studentOf e data
@@ -349,11 +365,16 @@ module Prepare =
             // Before the teacher is evaluated, which takes its time: the cache's folder may be unusable.
             let! options = TeacherMemory.options s identity dataHash data plan
 
+            if options.Cache.IsSome && data.Train.Images.IsInFiles then
+                hooks.Say
+                    "the teacher cache: each epoch cuts photographs anew, so what is remembered serves later runs with the same seed, size and crop area"
+
             let images = {
                 Height = data.Train.Height
                 Width = data.Train.Width
                 Mean = data.Mean
                 Std = data.Std
+                ShortSide = (if data.Train.Images.IsInFiles then PhotoStream.shortSide data.Train.Height else 0)
             }
 
             let feeds = Feeds.create s (TrainingPlan.dtype plan) device hooks.Say data

@@ -138,7 +138,7 @@ module TrainingPlan =
     let classify (plan: TrainingPlan) (model: Model) (weights: Tree) (pooled: Tensor) : Tensor =
         match Model.shares model with
         | [] -> Layer.forwardIn (products plan) weights false (ResizeArray()) (Model.classifier model) pooled
-        | shares -> SeveralTeachers.split shares.Length pooled |> SeveralTeachers.mean shares
+        | shares -> SeveralTeachers.split shares.Length pooled |> SeveralTeachers.logits shares
         |> Tensor.toType (dtype plan)
 
     /// Runs a model in the plan's precision and memory format; logits and pooled features get the weights' type.

@@ -211,6 +211,19 @@ let tests =
                     |> List.reduce Tensor.add
 
                 same mean (Tensor.softmax 1 softened.Teacher)
+                // The same teacher twice is that teacher, also for a policy that reads how large logits are.
+                let twice = Teacher.average [ 1.0; 3.0 ] [ linear 1; linear 1 ] |> Error.orRaise
+                let both = Model.forward twice.Model false twice.Weights images
+                let single = logits (linear 1) images
+                same single both.Logits
+                let dtkd = Dtkd.policy 4.0
+                let under teacher = Policy.softening dtkd Tree.empty values teacher student
+                let one = under single single
+                let two = SeveralTeachers.soften (Model.shares twice.Model) (under both.Logits) both
+                same one.T two.T
+                same one.Weight two.Weight
+                same one.Student two.Student
+                same (Tensor.softmax 1 one.Teacher) (Tensor.softmax 1 two.Teacher)
                 // One teacher is itself.
                 let one = logits teachers.Head images
                 let alone = { outputs with Logits = one; Pooled = one }

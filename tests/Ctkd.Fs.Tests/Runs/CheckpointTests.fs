@@ -17,7 +17,7 @@ let private info: CheckpointInfo = {
             WeightDecay = 1.0
     }
     Classes = 4
-    Images = { Height = 8; Width = 8; Mean = [ 0.5 ]; Std = [ 0.25 ] }
+    Images = { Height = 8; Width = 8; Mean = [ 0.5 ]; Std = [ 0.25 ]; ShortSide = 0 }
     DataHash = "def"
     Epoch = 3
     Step = 2

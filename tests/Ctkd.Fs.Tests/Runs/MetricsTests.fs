@@ -38,8 +38,27 @@ let private withLines (count: int) (body: string -> EpochMetrics list -> unit) :
         body path lines
     )
 
+/// A line as versions before photographs wrote it.
+let private older (line: EpochMetrics) : string =
+    let json = (System.Text.Json.Nodes.JsonNode.Parse(Json.write line) |> nonNull).AsObject()
+    Must.hold (json.Remove "waited")
+    json.ToJsonString()
+
 let tests =
     testList "Metrics" [
+        test "lines of earlier versions are read, and kept when a run resumes" {
+            inFolder (fun folder ->
+                let path = Path.Combine(folder, "metrics.jsonl")
+                let lines = [ line 1; line 2 ]
+                File.WriteAllText(path, lines |> List.map (fun line -> older line + "\n") |> String.concat "")
+                let expected = lines |> List.map (fun line -> { line with Waited = None })
+                Must.equal (Ok expected) (Metrics.read path)
+                Must.equal (Ok(expected, None)) (Metrics.readable 2 path)
+                Must.equal (Ok(expected, None)) (Metrics.keep 2 path)
+                Must.equal (Ok expected) (Metrics.read path)
+            )
+        }
+
         test "lines are appended one JSON object each and read back equal" {
             withLines
                 3

@@ -81,7 +81,7 @@ let tests =
                     let info: CheckpointInfo = {
                         Settings = Settings.defaults
                         Classes = 4
-                        Images = { Height = 8; Width = 8; Mean = [ 0.5 ]; Std = [ 0.25 ] }
+                        Images = { Height = 8; Width = 8; Mean = [ 0.5 ]; Std = [ 0.25 ]; ShortSide = 0 }
                         DataHash = ""
                         Epoch = 1
                         Step = 1

@@ -192,7 +192,10 @@ module TrainFlags =
     let private located (s: Settings) : Settings = {
         s with
             TeacherWeights = WeightsPath.absolute s.TeacherWeights
-            DataDir = absolute s.DataDir
+            DataDir =
+                // A folder of the data set's own name.
+                (if s.DataDir = "" && Datasets.isPhotos s.Data && Path.Exists s.Data then s.Data else s.DataDir)
+                |> absolute
             TeacherCache = absolute s.TeacherCache
             StudentWeights = WeightsPath.absolute s.StudentWeights
             Teaching = TeacherSettings.absolute s.Teaching
@@ -218,8 +221,12 @@ module TrainFlags =
 
     /// The changes of a resumed run: flags that say where files are, or how long to train.
     let changes (given: GivenFlags) : Result<Settings -> Settings, Error> =
-        let mayChange = rows |> List.filter _.MayChange |> List.map _.Flag
+        // --teacher names files, which may have been moved; a model's name would be another teacher.
+        let mayChange = teacher :: (rows |> List.filter _.MayChange |> List.map _.Flag |> List.filter ((<>) ""))
         let others = given |> List.filter (fun (name, _) -> name <> "resume" && name <> "json")
+
+        let isModel (name, values) =
+            name = teacher && values |> List.exists (fun value -> List.contains value SettingsTable.teachers)
 
         result {
             match others |> List.tryFind (fun (name, _) -> not (List.contains name mayChange)) with
@@ -230,6 +237,11 @@ module TrainFlags =
                     Command.usage
                         $"--resume keeps the run's own settings, and --{name} would change them"
                         $"beside --resume give only {allowed}, or start a new run"
+            | None when List.exists isModel others ->
+                return!
+                    Command.usage
+                        "--resume keeps the run's teacher, and --teacher NAME would change it"
+                        "beside --resume --teacher gives the files of the run's teachers, where they were moved"
             | None ->
                 let! assignments = others |> List.traverseResultM assignments
                 let change (s: Settings) (a: Assignment) = a.Change s

@@ -95,6 +95,32 @@ module Onnx =
         let centred = node "Sub" "centred" [ x.Name; constant "mean" mean ]
         { x with Name = node "Div" "normalised" [ centred; constant "std" std ] }
 
+    /// The size of images [batch, 3, height, width] whose shorter side becomes `ShortSide`, as nodes: the longer one is cut to
+    /// whole pixels.
+    let private shortened (graph: OnnxGraph) (options: OnnxOptions) (planes: string) : string =
+        let node operator name inputs attributes = graph.Node operator $"{input}/{name}" None inputs attributes
+        let whole name values = graph.Integers $"{input}.{name}" values
+        let shape = node "Shape" "shape" [ planes ] []
+        let sides = node "Slice" "sides" [ shape; whole "two" [ 2 ]; whole "four" [ 4 ] ] []
+        let shorter = node "ReduceMin" "shorter" [ sides ] [ OnnxGraph.Int "keepdims" 1 ]
+        let scaled = node "Mul" "scaled" [ sides; whole "shortSide" [ options.ShortSide ] ] []
+        node "Div" "sizes" [ scaled; shorter ] []
+
+    /// The middle of resized images as nodes; halves of pixels are rounded to even, as by torchvision.
+    let private middle (graph: OnnxGraph) (size: string) (resized: string) : string =
+        let node operator name inputs = graph.Node operator $"{input}/{name}" None inputs []
+        let two = graph.Integers $"{input}.half" [ 2 ]
+        let shape = node "Shape" "resizedShape" [ resized ]
+        let first, last = graph.Integers $"{input}.first" [ 2 ], graph.Integers $"{input}.last" [ 4 ]
+        let sides = node "Slice" "resizedSides" [ shape; first; last ]
+        let rest = node "Sub" "rest" [ sides; size ]
+        let half = node "Div" "half" [ rest; two ]
+        let odd = node "Mod" "odd" [ rest; two ]
+        let up = node "Mul" "up" [ odd; node "Mod" "halfOdd" [ half; two ] ]
+        let start = node "Add" "start" [ half; up ]
+        let stop = node "Add" "stop" [ start; size ]
+        node "Slice" "middle" [ resized; start; stop; graph.Integers $"{input}.axes" [ 2; 3 ] ]
+
     /// From bytes [batch, height, width, 3] to normalised images of the network's size as nodes.
     let private ofBytes (graph: OnnxGraph) (options: OnnxOptions) (mean: float list) (std: float list) : OnnxValue =
         let node operator name inputs attributes = graph.Node operator $"{input}/{name}" None inputs attributes
@@ -104,20 +130,22 @@ module Onnx =
         let numbers = node "Cast" "numbers" [ input ] [ OnnxGraph.Int "to" float ]
         let planes = node "Transpose" "planes" [ numbers ] [ OnnxGraph.Ints "perm" [ 0; 3; 1; 2 ] ]
 
-        let sized =
-            if not resizes then
-                planes
-            else
-                let size = graph.Integers $"{input}.size" [ options.Height; options.Width ]
+        let size = graph.Integers $"{input}.size" [ options.Height; options.Width ]
 
-                node "Resize" "resized" [ planes; ""; ""; size ] [
-                    OnnxGraph.Int "antialias" 1
-                    OnnxGraph.Ints "axes" [ 2; 3 ]
-                    OnnxGraph.Text "coordinate_transformation_mode" "half_pixel"
-                    // At the borders the weights of what is there are scaled to a sum of 1, as by PIL.
-                    OnnxGraph.Int "exclude_outside" 1
-                    OnnxGraph.Text "mode" "linear"
-                ]
+        let resized (size: string) =
+            node "Resize" "resized" [ planes; ""; ""; size ] [
+                OnnxGraph.Int "antialias" 1
+                OnnxGraph.Ints "axes" [ 2; 3 ]
+                OnnxGraph.Text "coordinate_transformation_mode" "half_pixel"
+                // At the borders the weights of what is there are scaled to a sum of 1, as by PIL.
+                OnnxGraph.Int "exclude_outside" 1
+                OnnxGraph.Text "mode" "linear"
+            ]
+
+        let sized =
+            if not resizes then planes
+            elif options.ShortSide > 0 then resized (shortened graph options planes) |> middle graph size
+            else resized size
 
         let pixels = node "Div" "pixels" [ sized; graph.Floats $"{input}.white" [] [| 255.0f |] ] []
         normalise graph mean std { Name = pixels; Shape = [ 3; options.Height; options.Width ] }

@@ -7,6 +7,7 @@ type PhotoSettings = {
     Size: int
     CropArea: float
     ValSplit: float
+    SplitSeed: int
     Unlabelled: bool
     DecodeThreads: int
     DecodedGb: float
@@ -32,8 +33,14 @@ module PhotoSettings =
 
             row "val-split SHARE" (nameof p.ValSplit) (number share) PhotoSets.defaults.ValSplit
             |> Field.means
-                "photos: the share of each class that is held out for the test, by --seed, where DIR has no val folder"
+                "photos: the share of each class that is held out for the test where DIR has no val folder"
             |> Field.by "0.1 there"
+            |> Field.yours
+
+            row "split-seed NUMBER" (nameof p.SplitSeed) anyWhole PhotoSets.defaults.Seed
+            |> Field.means
+                "photos: chooses what --val-split holds out; one of its own, so that runs of other seeds, and a teacher and its \
+                 student, are tested on the same images"
             |> Field.yours
 
             {
@@ -64,9 +71,9 @@ module PhotoSettings =
     ]
 
     /// What the loading of photographs needs to know.
-    let options (seed: int) (p: PhotoSettings) : PhotoOptions = {
+    let options (p: PhotoSettings) : PhotoOptions = {
         Size = p.Size
         ValSplit = p.ValSplit
-        Seed = seed
+        Seed = p.SplitSeed
         Unlabelled = p.Unlabelled
     }

@@ -82,11 +82,23 @@ module Settings =
         if s.Nesterov && s.Momentum = 0.0 then "nesterov needs a momentum > 0"
         yield! PhotoSettings.mistakes s.Data s.Teacher s.Photos
 
+        if s.Policy = PolicyName.Dtkd && s.Teaching.Output = TeacherOutput.Probabilities && not s.Standardise then
+            "dtkd reads how large the teacher's logits are, and probabilities do not tell: add --standardise"
+
         if s.Photos.Unlabelled && s.Methods.ContainsKey "crd" then
             "crd draws its negatives by label, and unlabelled images have none"
 
         if s.Subset > 0 && s.PerClass > 0 then
             "subset and per-class say the same thing twice: give one of them"
+        if s.LrStop > 0.0 && s.LrSchedule <> RateSchedule.Cosine then
+            "lr-stop is the end of the cosine schedule: add --lr-schedule cosine"
+
+        let adam (s: Settings) = s.AdamBeta1, s.AdamBeta2, s.AdamEpsilon
+
+        if s.Optimiser <> OptimiserName.Adamw && adam s <> adam defaults then
+            $"adam-beta1, adam-beta2 and adam-epsilon are for the optimizer adamw, not {s.Optimiser}"
+        if s.Teaching.Others.IsEmpty && not s.Teaching.Shares.IsEmpty then
+            "teacher-weights are shares of several teachers, and there is one"
         if s.Nesterov && s.Optimiser <> OptimiserName.Sgd then
             $"nesterov is for the optimizer sgd, not {s.Optimiser}"
         if s.Mixup > 0.0 && s.Teacher <> "" then
@@ -149,17 +161,21 @@ module Settings =
 
     /// The data set of the settings, with their normalisation and number of images per class.
     let loadData (s: Settings) : Result<Splits, Error> =
-        Datasets.loadWith (PhotoSettings.options s.Seed s.Photos) s.Data (if s.DataDir = "" then None else Some s.DataDir)
+        Datasets.loadWith (PhotoSettings.options s.Photos) s.Data (if s.DataDir = "" then None else Some s.DataDir)
         |> Result.bind (adjust s)
 
-    /// SHA-256 of a data set's training images and labels: a run resumes only with the data that it began with.
+    /// SHA-256 of a data set's training images and labels, of photographs of both lists of files: a run resumes only with the
+    /// data that it began with.
     let fingerprint (data: Splits) : string =
         use hash =
             Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
 
-        match PhotoSets.index data.ClassNames data.Train with
-        | None -> hash.AppendData(ImageSet.bytes data.Train)
-        | Some index -> hash.AppendData(Text.Encoding.UTF8.GetBytes index)
+        let lists = [ data.Train; data.Test ] |> List.choose (PhotoSets.index data.ClassNames)
+
+        if lists.IsEmpty then
+            hash.AppendData(ImageSet.bytes data.Train)
+        else
+            lists |> List.iter (fun list -> hash.AppendData(Text.Encoding.UTF8.GetBytes list))
 
         hash.AppendData(data.Train.Labels |> Array.collect BitConverter.GetBytes)
         Convert.ToHexStringLower(hash.GetHashAndReset())

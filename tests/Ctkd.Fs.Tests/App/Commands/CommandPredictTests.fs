@@ -3,6 +3,7 @@ module Ctkd.Fs.Tests.CommandPredictTests
 open System
 open System.IO
 open System.Text.Json.Nodes
+open Microsoft.ML.OnnxRuntime
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Child
@@ -66,6 +67,36 @@ let tests =
 
                 let table = expect 0 folder $"predict {image} --weights run --top 1"
                 Must.contain predictions.Head.Classes.Head.Class table.Out
+            )
+        }
+
+        test "an exported network that takes bytes says of a photograph what predict says" {
+            inFolder (fun folder ->
+                trained folder |> ignore
+                expect 0 folder "export --weights run --onnx net.onnx --preprocess" |> ignore
+                use session = new InferenceSession(Path.Combine(folder, "net.onnx"))
+                let metadata = session.ModelMetadata.CustomMetadataMap
+                Must.equal (Json.write names) metadata["classNames"]
+                Must.equal "18" metadata["shortSide"]
+
+                // Wider, higher, and sides whose rest is odd.
+                for columns, rows in [ 61, 40; 33, 70; 25, 25; 40, 24 ] do
+                    let path = Path.Combine(folder, "one.png")
+                    let file = encoded SkiaSharp.SKEncodedImageFormat.Png 100 columns rows (fun x y k -> 3 * x + 5 * y * k)
+                    File.WriteAllBytes(path, file)
+                    let rgb, _, _ = decode file
+                    let input = Microsoft.ML.OnnxRuntime.Tensors.DenseTensor<byte>(rgb, [| 1; rows; columns; 3 |])
+                    use results = session.Run [ NamedOnnxValue.CreateFromTensor(session.InputNames[0], input) ]
+                    let probabilities = results |> Seq.find (fun r -> r.Name = "probabilities")
+                    let found = probabilities.AsEnumerable<float32>() |> Seq.map float |> Array.ofSeq
+                    let json = (expect 0 folder "predict one.png --weights run --json").Out
+                    let image = (nonNull (nonNull (JsonNode.Parse json)).["images"]).[0]
+                    let prediction = Json.read<Prediction> "" ((nonNull image).ToJsonString()) |> Error.orRaise
+
+                    for i, name in List.indexed names do
+                        let chance = prediction.Classes |> List.find (fun c -> c.Class = name)
+                        // PIL rounds to bytes twice, the network never.
+                        Must.beNear 0.01 0.0 chance.Probability found[i]
             )
         }
 

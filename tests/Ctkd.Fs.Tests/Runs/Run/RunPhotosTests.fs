@@ -139,6 +139,83 @@ let tests =
             )
         }
 
+        test "a run is not resumed with other test images" {
+            inFolder (fun folder ->
+                let out, root = Path.Combine(folder, "run"), photos folder
+                Run.start (Runs.stopAfter 4) out (settings root) |> Error.orRaise |> ignore
+                File.WriteAllBytes(Path.Combine(root, "val", classes.Head, "more.jpg"), jpeg 99 40 40)
+                Must.contain "the data set is not the one" (Run.resume Hooks.none out |> errorOf).What
+            )
+        }
+
+        test "a part of which no image can be read is an error that says what to do" {
+            inFolder (fun folder ->
+                for part in [ "train"; "val" ] do
+                    let place = Path.Combine(folder, part)
+                    let root = photos place
+
+                    for file in Directory.GetFiles(Path.Combine(root, part), "*.jpg", SearchOption.AllDirectories) do
+                        File.WriteAllText(file, "no image")
+
+                    let error = Run.start Hooks.none (Path.Combine(place, "run")) (settings root) |> errorOf
+                    Must.equal Damaged error.Kind
+                    Must.contain "the photographs cannot be read" error.What
+                    Must.contain "ctkd data check" error.Next
+            )
+        }
+
+        test "an evaluation compares the names of classes, names unreadable images, and needs labels" {
+            inFolder (fun folder ->
+                let root, out = photos folder, Path.Combine(folder, "run")
+                let s = settings root
+                Runs.finish out s |> ignore
+                let loaded = LoadedModel.load ignore Device.Cpu None out |> Error.orRaise
+                let accuracy s = LoadedModel.accuracy Device.Cpu s loaded
+                Must.equal 6 (accuracy s |> Error.orRaise).Images
+                Directory.Move(Path.Combine(root, "train", "étoile"), Path.Combine(root, "train", "Abend"))
+                Directory.Move(Path.Combine(root, "val", "étoile"), Path.Combine(root, "val", "Abend"))
+                let error = accuracy s |> errorOf
+                Must.equal Mismatch error.Kind
+                Must.contain "was trained on the classes rouge vif, zèbre, étoile" error.What
+                let raw = Path.Combine(folder, "raw")
+                Directory.CreateDirectory raw |> ignore
+
+                for i in 1..4 do
+                    File.WriteAllBytes(Path.Combine(raw, $"{i}.jpg"), jpeg i 30 30)
+
+                let unlabelled = { s with DataDir = raw; Photos = { s.Photos with Unlabelled = true } }
+                Must.contain "no labels" (accuracy unlabelled |> errorOf).What
+            )
+        }
+
+        test "unlabelled images of a teacher in another order of classes have its names in that order" {
+            inFolder (fun folder ->
+                let root, out, raw = photos folder, Path.Combine(folder, "teacher"), Path.Combine(folder, "raw")
+                let teacher = Runs.finish out (settings root)
+                Directory.CreateDirectory raw |> ignore
+
+                for i in 1..10 do
+                    File.WriteAllBytes(Path.Combine(raw, $"{i}.jpg"), jpeg i 30 24)
+
+                for order, expected in
+                    [ "2,0,1", [ "étoile"; "rouge vif"; "zèbre" ]; "2,0", [ "étoile"; "rouge vif" ] ] do
+                    let s = settings raw
+
+                    let s = {
+                        s with
+                            Teacher = "resnet8"
+                            TeacherWeights = teacher.Checkpoint
+                            Epochs = 1
+                            Photos = { s.Photos with Unlabelled = true }
+                            Teaching = { s.Teaching with Classes = order }
+                    }
+
+                    let taught = Path.Combine(folder, $"taught {order}")
+                    Must.equal Finished (Runs.finish taught s).Ending
+                    Must.equal expected (info taught).ClassNames
+            )
+        }
+
         test "images that cannot be read are named and counted, and training goes on" {
             inFolder (fun folder ->
                 let root = photos folder
@@ -266,7 +343,7 @@ let tests =
                 let error = Settings.loadData (split 0.5) |> errorOf
                 Must.equal (Usage, root) (error.Kind, error.Where)
                 let train = Path.Combine(root, "train")
-                let data seed = Settings.loadData { split 0.5 with DataDir = train; Seed = seed } |> Error.orRaise
+                let data seed = Settings.loadData { split 0.5 with DataDir = train; Photos.SplitSeed = seed } |> Error.orRaise
                 Must.equal (6, 6) (ImageSet.count (data 1).Train, ImageSet.count (data 1).Test)
                 let held seed = match (data seed).Test.Images with Pixels.InFiles p -> p.Files.Paths | _ -> [||]
                 Must.equal (held 1) (held 1)

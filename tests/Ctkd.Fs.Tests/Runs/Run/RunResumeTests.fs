@@ -235,6 +235,7 @@ let tests =
                         |> ignore
 
                         Must.hold (state.Remove "classNames")
+                        Must.hold ((nonNull state["images"]).AsObject().Remove "shortSide")
                         key, state.ToJsonString()
 
                 let metadata = file.Metadata |> List.map older
