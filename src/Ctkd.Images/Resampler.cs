@@ -1,4 +1,6 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Ctkd.Images;
 
@@ -13,12 +15,19 @@ public sealed unsafe class Resampler
     private const int Half = 1 << (Bits - 1);
     private const int Channels = 4;
 
+    // Pixels of a row that are weighed at once, and the most bytes that are loaded for them.
+    private const int Group = 4;
+    private const int GroupBytes = 16;
+
     // More is given back after the picture: 64 MiB.
-    private const int MostKept = 1 << 24;
+    private const int MostKept = 1 << 26;
 
     private readonly Axis _columns = new();
     private readonly Axis _rows = new();
-    private int[] _between = [];
+    private byte[] _between = [];
+    private byte[] _lastRow = [];
+    private int[] _lanes = [];
+    private int _spread;
 
     /// <summary>
     /// For each place of a window of the resized axis: the first place of the source, how many, and their weights.
@@ -31,6 +40,9 @@ public sealed unsafe class Resampler
 
         /// <summary>Weights that one place of the result has at most.</summary>
         public int Stride;
+
+        /// <summary>Counts how often the weights were made anew.</summary>
+        public int Version;
 
         private (int From, int To, int Start, int Length) _made;
         private double[] _shares = [];
@@ -75,6 +87,7 @@ public sealed unsafe class Resampler
             }
 
             _made = (from, to, start, length);
+            Version++;
         }
     }
 
@@ -105,29 +118,44 @@ public sealed unsafe class Resampler
 
         _columns.Make(cut.Width, cut.ResizedWidth, cut.WindowLeft, targetWidth);
         _rows.Make(cut.Height, cut.ResizedHeight, cut.WindowTop, targetHeight);
+        SpreadWeights(targetWidth);
         // Only these rows of the box count.
         int first = _rows.First[0];
         int height = _rows.First[targetHeight - 1] + _rows.Count[targetHeight - 1] - first;
-        int rowLength = Channels * targetWidth;
-        // One row more: the last one of the result is summed there.
-        Grow(ref _between, checked((height + 1) * rowLength));
+        int rowLength = 3 * targetWidth;
+        // Pixels are stored as four bytes, of which the next pixel overwrites the last: one more at the end.
+        Grow(ref _between, checked(height * rowLength + 1));
 
         fixed (byte* from = source)
         fixed (byte* to = target)
-        fixed (int* between = _between)
+        fixed (byte* between = _between)
         {
             for (int y = 0; y < height; y++)
             {
-                byte* row = from + ((long)(cut.Top + first + y) * sourceWidth + cut.Left) * channels;
-                AlongRow(row, channels, between + (long)y * rowLength, targetWidth);
-            }
+                long start = ((long)(cut.Top + first + y) * sourceWidth + cut.Left) * channels;
+                byte* result = between + (long)y * rowLength;
 
-            int* sum = between + (long)height * rowLength;
+                if (start + (long)cut.Width * channels + GroupBytes <= source.Length)
+                {
+                    AlongRow(from + start, channels, result, targetWidth, cut.Mirror);
+                }
+                else
+                {
+                    // A group could reach beyond the source.
+                    int length = cut.Width * channels;
+                    Grow(ref _lastRow, length + GroupBytes);
+                    source.Slice((int)start, length).CopyTo(_lastRow);
+
+                    fixed (byte* row = _lastRow)
+                    {
+                        AlongRow(row, channels, result, targetWidth, cut.Mirror);
+                    }
+                }
+            }
 
             for (int y = 0; y < targetHeight; y++)
             {
-                AlongColumns(between - (long)first * rowLength, rowLength, y, sum);
-                Store(sum, to + (long)y * targetWidth * 3, targetWidth, cut.Mirror);
+                AlongColumns(between - (long)first * rowLength, rowLength, y, to + (long)y * rowLength);
             }
         }
 
@@ -135,6 +163,36 @@ public sealed unsafe class Resampler
         {
             _between = [];
         }
+    }
+
+    private int LaneStride => (_columns.Stride + Group - 1) / Group * Group * Channels;
+
+    /// <summary>
+    /// The weights of the columns as <c>AlongRow</c> multiplies with them: each once for every channel of its pixel, and zeros
+    /// up to a whole group.
+    /// </summary>
+    private void SpreadWeights(int targetWidth)
+    {
+        if (_spread == _columns.Version)
+        {
+            return;
+        }
+
+        int stride = LaneStride;
+        Grow(ref _lanes, checked(targetWidth * stride));
+
+        for (int x = 0; x < targetWidth; x++)
+        {
+            var lanes = _lanes.AsSpan(x * stride, stride);
+            lanes.Clear();
+
+            for (int k = 0; k < _columns.Count[x]; k++)
+            {
+                lanes.Slice(k * Channels, Channels).Fill(_columns.Weights[x * _columns.Stride + k]);
+            }
+        }
+
+        _spread = _columns.Version;
     }
 
     private static void Check(int sourceLength, int channels, int sourceWidth, in Cut cut, int height, int width)
@@ -159,31 +217,75 @@ public sealed unsafe class Resampler
             ((long)cut.Top + cut.Height) * sourceWidth * channels + 4 - channels, sourceLength);
     }
 
-    private void AlongRow(byte* row, int channels, int* result, int targetWidth)
+    /// <summary>Two pixels, a channel in each of eight lanes. The fourth of a pixel has no meaning.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<int> TwoPixels(byte* pixels, int channels)
     {
-        fixed (int* weights = _columns.Weights)
+        if (channels == Channels)
+        {
+            return Eight(pixels);
+        }
+
+        Vector128<byte> bytes = Vector128.Shuffle(
+            Vector128.CreateScalarUnsafe(*(ulong*)pixels).AsByte(),
+            Vector128.Create((byte)0, 1, 2, 3, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0, 0, 0));
+
+        return Widen(bytes);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<int> Eight(byte* bytes) => Widen(Vector128.CreateScalarUnsafe(*(ulong*)bytes).AsByte());
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<int> Widen(Vector128<byte> bytes)
+    {
+        if (Avx2.IsSupported)
+        {
+            return Avx2.ConvertToVector256Int32(bytes);
+        }
+
+        Vector128<ushort> values = Vector128.WidenLower(bytes);
+        return Vector256.Create(Vector128.WidenLower(values), Vector128.WidenUpper(values)).AsInt32();
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static uint LowBytes(Vector128<int> values) =>
+        Vector128.Shuffle(
+            values.AsByte(), Vector128.Create((byte)0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)).AsUInt32().ToScalar();
+
+    private void AlongRow(byte* row, int channels, byte* result, int targetWidth, bool mirror)
+    {
+        int stride = LaneStride;
+
+        fixed (int* lanes = _lanes)
+        fixed (int* firsts = _columns.First)
+        fixed (int* counts = _columns.Count)
         {
             for (int x = 0; x < targetWidth; x++)
             {
-                Vector128<int> sum = Vector128.Create(Half);
-                byte* pixel = row + (long)_columns.First[x] * channels;
-                int* weight = weights + (long)x * _columns.Stride;
+                int place = mirror ? targetWidth - 1 - x : x;
+                byte* pixel = row + (long)firsts[place] * channels;
+                int* weight = lanes + (long)place * stride;
+                Vector256<int> even = Vector256<int>.Zero;
+                Vector256<int> odd = Vector256<int>.Zero;
 
-                for (int k = _columns.Count[x]; k > 0; k--)
+                for (int k = counts[place]; k > 0; k -= Group)
                 {
-                    Vector128<byte> bytes = Vector128.CreateScalarUnsafe(*(uint*)pixel).AsByte();
-                    Vector128<int> values = Vector128.WidenLower(Vector128.WidenLower(bytes)).AsInt32();
-                    sum += values * Vector128.Create(*weight);
-                    pixel += channels;
-                    weight++;
+                    even += TwoPixels(pixel, channels) * Vector256.Load(weight);
+                    odd += TwoPixels(pixel + 2 * channels, channels) * Vector256.Load(weight + 2 * Channels);
+                    pixel += Group * channels;
+                    weight += Group * Channels;
                 }
 
-                Vector128.Min(sum >> Bits, Vector128.Create(255)).Store(result + x * Channels);
+                Vector256<int> both = even + odd;
+                Vector128<int> sum = both.GetLower() + both.GetUpper() + Vector128.Create(Half);
+                Vector128<int> value = Vector128.Min(sum >> Bits, Vector128.Create(255));
+                *(uint*)(result + 3 * x) = LowBytes(value);
             }
         }
     }
 
-    private void AlongColumns(int* between, int rowLength, int y, int* result)
+    private void AlongColumns(byte* between, int rowLength, int y, byte* result)
     {
         int first = _rows.First[y];
         int count = _rows.Count[y];
@@ -195,14 +297,16 @@ public sealed unsafe class Resampler
             for (; x + Vector256<int>.Count <= rowLength; x += Vector256<int>.Count)
             {
                 Vector256<int> sum = Vector256.Create(Half);
-                int* value = between + (long)first * rowLength + x;
+                byte* value = between + (long)first * rowLength + x;
 
                 for (int k = 0; k < count; k++, value += rowLength)
                 {
-                    sum += Vector256.Load(value) * Vector256.Create(weights[k]);
+                    sum += Eight(value) * Vector256.Create(weights[k]);
                 }
 
-                Vector256.Min(sum >> Bits, Vector256.Create(255)).Store(result + x);
+                Vector256<uint> values = Vector256.Min(sum >> Bits, Vector256.Create(255)).AsUInt32();
+                Vector128<ushort> shorter = Vector128.Narrow(values.GetLower(), values.GetUpper());
+                *(ulong*)(result + x) = Vector128.Narrow(shorter, shorter).AsUInt64().ToScalar();
             }
 
             for (; x < rowLength; x++)
@@ -214,19 +318,8 @@ public sealed unsafe class Resampler
                     sum += between[(long)(first + k) * rowLength + x] * weights[k];
                 }
 
-                result[x] = Math.Min(sum >> Bits, 255);
+                result[x] = (byte)Math.Min(sum >> Bits, 255);
             }
-        }
-    }
-
-    private static void Store(int* row, byte* target, int width, bool mirror)
-    {
-        for (int x = 0; x < width; x++)
-        {
-            int* pixel = row + Channels * (mirror ? width - 1 - x : x);
-            target[3 * x] = (byte)pixel[0];
-            target[3 * x + 1] = (byte)pixel[1];
-            target[3 * x + 2] = (byte)pixel[2];
         }
     }
 }

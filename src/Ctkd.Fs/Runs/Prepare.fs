@@ -136,20 +136,27 @@ module Prepare =
                 ""
                 "give one name for each class, or none"
 
-    /// An agent learns from each batch when it sees the next: an epoch of one batch would teach it nothing.
+    /// An agent learns from each batch when it sees the next: an epoch of one batch would teach it nothing. It blends images
+    /// in memory.
     let private checkAgent (s: Settings) (plan: TrainingPlan) (data: Splits) : Result<unit, Error> =
         let images = ImageSet.count data.Train
 
         let batches = if s.DropLast then images / s.Batch else (images + s.Batch - 1) / s.Batch
 
-        if (TrainingPlan.agent plan).IsNone || batches > 1 then
-            Ok()
-        else
+        match TrainingPlan.agent plan, data.Train.Images with
+        | Some _, _ when batches < 2 ->
             Error.fail
                 Usage
                 $"policy {s.Policy} learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"
                 ""
                 $"use --batch {max 1 (images / 2)} or less"
+        | Some { Images = Some _ }, Pixels.InFiles _ ->
+            Error.fail
+                Usage
+                $"policy {s.Policy} mixes training images in memory, and photographs are decoded anew in each epoch"
+                ""
+                "leave the mixing out, as RLKD's recipes for ImageNet do: --rl-no-mix"
+        | _ -> Ok()
 
     /// Refuses values that would have no effect, and two distillers of one name.
     let private checkValues (e: Experiment) : Result<unit, Error> =
@@ -344,6 +351,7 @@ module Prepare =
             let! plan = Settings.plan known student pair data device |> Result.bind (withValues e data)
             do! checkAgent s plan data
             let plan = TrainingPlan.prepareTeacher plan
+
             if device <> Device.Cpu then
                 Engine.setDeterministic true
                 Engine.setTf32 s.Tf32
@@ -381,8 +389,10 @@ module Prepare =
 
             let feeds =
                 match teacher with
-                | Some teacher when ImageSet.isUnlabelled data.Test ->
-                    { feeds with Test = labelledBy plan (evaluationBatch images) teacher feeds.Test }
+                | Some teacher when ImageSet.isUnlabelled data.Test -> {
+                    feeds with
+                        Test = labelledBy plan (evaluationBatch images) teacher feeds.Test
+                  }
                 | _ -> feeds
 
             let! judged =
@@ -399,9 +409,7 @@ module Prepare =
                 Feeds = feeds
                 ClassNames = data.ClassNames
                 Index =
-                    Option.zip
-                        (PhotoSets.index data.ClassNames data.Train)
-                        (PhotoSets.index data.ClassNames data.Test)
+                    Option.zip (PhotoSets.index data.ClassNames data.Train) (PhotoSets.index data.ClassNames data.Test)
                 Images = images
                 Teacher = judged
                 TeacherHash = teacherHash

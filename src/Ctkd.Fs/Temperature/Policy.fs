@@ -74,8 +74,9 @@ type Agent = {
     /// Learns from the batch before this one, then chooses T [batch], or None to leave the schedule's T. All batches of
     /// an epoch have the same size except the last, which may be smaller.
     Choose: Tree -> Observation -> Tensor option
-    /// The training images as an epoch shows them, from the state, the epoch and the step at which it begins or resumes.
-    Images: Tree -> int -> int -> DeviceSet -> DeviceSet
+    /// The training images as an epoch shows them, from the state, the epoch and the step at which it begins or resumes: for
+    /// images in memory only. None where they are always shown as they are.
+    Images: (Tree -> int -> int -> DeviceSet -> DeviceSet) option
     /// Multiply-accumulates per image.
     Macs: Macs
     /// The numbers that describe the epoch so far, by name. Waits for the device.

@@ -64,9 +64,9 @@ module Train =
         let images = ImageFeed.epoch rng state.Epoch plan.Pad plan.Flip trainer.Images
 
         let shown, options =
-            match TrainingPlan.agent plan, images.Resident with
-            | Some agent, Some(set, order) ->
-                let mixed = agent.Images state.Agent state.Epoch state.Step set
+            match TrainingPlan.agent plan |> Option.bind _.Images, images.Resident with
+            | Some show, Some(set, order) ->
+                let mixed = show state.Agent state.Epoch state.Step set
                 // Cached features are those of the images as they are.
                 let isChanged = not (obj.ReferenceEquals(mixed.Images, set.Images))
 
@@ -77,8 +77,7 @@ module Train =
         let shown = {
             shown with
                 Batch =
-                    fun start stop ->
-                        shown.Batch start stop |> TrainingPlan.mixed plan state.Epoch (start / plan.Batch)
+                    fun start stop -> shown.Batch start stop |> TrainingPlan.mixed plan state.Epoch (start / plan.Batch)
         }
 
         {
@@ -112,6 +111,11 @@ module Train =
 
         if plan.Mixup.IsSome && (TrainingPlan.agent plan).IsSome then
             invalidArg (nameof trainer) "the policy's agent blends images itself: mixup is not for it."
+
+        match TrainingPlan.agent plan, images with
+        | Some { Images = Some _ }, Streamed _ ->
+            invalidArg (nameof trainer) "the policy's agent blends images in memory: it cannot blend photographs."
+        | _ -> ()
 
         if plan.Distillation.IsSome && ImageFeed.count images > plan.TrainImages then
             invalidArg

@@ -184,6 +184,7 @@ let tests =
             for recipe in ofSource "rlkd" |> List.filter (fun r -> r.Settings.Data = "imagenet") do
                 Must.equal (recipe.Name, length ctkd) (recipe.Name, length recipe.Settings)
                 Must.equal 0.1 recipe.Settings.LearningRate
+                Must.hold (recipe.Policy <> "rlkd" || not recipe.Settings.Rlkd.Mix)
 
             Must.equal (0.2, 1.0, 0.5, [ "kd", 0.5 ]) (kd.LearningRate, kd.T, kd.CrossEntropy, Map.toList kd.Methods)
         }

@@ -9,7 +9,7 @@ let private agent: Policy = Rlkd.policy eager 4.0
 
 /// The images as the plan's agent shows them in an epoch, from a step on.
 let private imagesOf (plan: TrainingPlan) (state: TrainState) (epoch: int) (step: int) (set: DeviceSet) : DeviceSet =
-    (Option.get (TrainingPlan.agent plan)).Images state.Agent epoch step set
+    (Option.get (Option.get (TrainingPlan.agent plan)).Images) state.Agent epoch step set
 
 let tests =
     testList "TrainAgent" [

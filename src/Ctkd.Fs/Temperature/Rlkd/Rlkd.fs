@@ -87,7 +87,7 @@ module Rlkd =
         {
             Start = RlkdNetworks.start nets
             Choose = choose nets
-            Images = images config
+            Images = config.Mixing |> Option.map (fun _ -> images config)
             Macs = Pack.macs nets.Actor
             Report = Tree.find "sums" >> RlkdSums.read
             Table = Some RlkdReport.table

@@ -3,6 +3,7 @@ module Ctkd.Fs.Tests.RunPhotosTests
 
 open System
 open System.IO
+open System.Security.Cryptography
 open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
@@ -117,8 +118,14 @@ let tests =
                 Must.contain "photos: 12 training and 6 test images" (String.concat "\n" lines)
                 let record = info out
                 Must.equal classes record.ClassNames
-                Must.equal (16, 16, PhotoSets.imageNetMean) (record.Images.Height, record.Images.Width, record.Images.Mean)
-                Must.hold (Runs.lines out |> List.forall (fun line -> line.Waited.Value >= 0.0 && line.Waited.Value <= 100.0))
+
+                Must.equal
+                    (16, 16, PhotoSets.imageNetMean)
+                    (record.Images.Height, record.Images.Width, record.Images.Mean)
+
+                Must.hold (
+                    Runs.lines out |> List.forall (fun line -> line.Waited.Value >= 0.0 && line.Waited.Value <= 100.0)
+                )
 
                 for name, count in [ "images-train.txt", 12; "images-val.txt", 6 ] do
                     let path = Path.Combine(out, name)
@@ -239,11 +246,17 @@ let tests =
 
                 let vanish = {
                     Hooks.none with
-                        OnEpoch = fun m -> if m.Epoch = 1 then File.Delete(Path.Combine(root, "train", "rouge vif", "3.jpg"))
+                        OnEpoch =
+                            fun m ->
+                                if m.Epoch = 1 then
+                                    File.Delete(Path.Combine(root, "train", "rouge vif", "3.jpg"))
                 }
 
                 let s = settings root
-                let summary, lines = said vanish (Path.Combine(folder, "run")) { s with Photos = { s.Photos with DecodedGb = 0.0 } }
+
+                let summary, lines =
+                    said vanish (Path.Combine(folder, "run")) { s with Photos = { s.Photos with DecodedGb = 0.0 } }
+
                 Must.equal (Ok Finished) (Result.map _.Ending summary)
                 Must.contain "train/rouge vif/3.jpg is left out" (String.concat "\n" lines)
             )
@@ -359,8 +372,87 @@ let tests =
                 let data = Settings.loadData s |> Error.orRaise
                 Must.equal [| 0; 0; 0; 1; 1; 2; 2 |] (Array.sort data.Train.Labels)
                 Must.equal 6 (ImageSet.count data.Test)
-                let names = match data.Train.Images with Pixels.InFiles p -> p.Files.Paths | _ -> [||]
+
+                let names =
+                    match data.Train.Images with
+                    | Pixels.InFiles p -> p.Files.Paths
+                    | _ -> [||]
+
                 Must.equal "train/rouge vif/3.jpg" names[2]
+            )
+        }
+
+        test "an agent mixes no photographs: that is refused, and without the mixing it runs" {
+            inFolder (fun folder ->
+                let root = photos folder
+                let at name = Path.Combine(folder, name)
+                let teacher = Runs.finish (at "teacher") (settings root)
+
+                let s = {
+                    settings root with
+                        Teacher = "resnet8"
+                        TeacherWeights = teacher.Checkpoint
+                        Policy = PolicyName.Rlkd
+                }
+
+                let error = Run.start Hooks.none (at "mixed") s |> errorOf
+                Must.equal Usage error.Kind
+                Must.contain "mixes training images in memory" error.What
+                Must.contain "--rl-no-mix" error.Next
+                let plain = Run.start Hooks.none (at "plain") { s with Rlkd = { s.Rlkd with Mix = false } }
+                Must.equal (Ok Finished) (Result.map _.Ending plain)
+            )
+        }
+
+        test
+            "a recipe for ImageNet trains on 1,000 classes from torchvision's names, and resumes in mid-epoch to the bit" {
+            inFolder (fun folder ->
+                let at name = Path.Combine(folder, name)
+
+                for part in [ "train"; "val" ] do
+                    for label in 0..999 do
+                        let place = at $"imagenet/{part}/n%08d{1440764 + 1000 * label}"
+                        Directory.CreateDirectory place |> ignore
+                        File.WriteAllBytes(Path.Combine(place, "0.JPEG"), jpeg label 9 8)
+
+                let weights =
+                    Zoo.find "imagenet/ResNet34" 1000
+                    |> Error.orRaise
+                    |> Model.declarations
+                    |> Initialise.tree DType.Float32 Device.Cpu (Rng.ofSeed 3)
+                    |> Tree.toList
+
+                for name in
+                    [ "conv1.weight"; "bn1.running_var"; "layer2.0.downsample.1.num_batches_tracked"; "fc.bias" ] do
+                    Must.have name (List.map fst weights)
+
+                let stored = weights |> List.map (fun (name, x) -> Weights.store name x)
+                TorchFile.write (at "resnet34.pth") stored |> Error.orRaise
+                let recipe = (Recipes.find "ctkd/ResNet34-ResNet18/kd/ctkd-global" |> Error.orRaise).Settings
+
+                let s = {
+                    recipe with
+                        DataDir = at "imagenet"
+                        TeacherWeights = at "resnet34.pth"
+                        Epochs = 1
+                        Milestones = []
+                        Batch = 3
+                        Subset = 6
+                        Photos = { recipe.Photos with Size = 32 }
+                }
+
+                let left name =
+                    let file = Checkpoint.read (at $"{name}/last.safetensors") |> Error.orRaise
+                    let hash (t: StoredTensor) = t.Name, Convert.ToHexString(SHA256.HashData t.Bytes.Span)
+                    file.Info, List.map hash file.Tensors
+
+                let summary, lines = said Hooks.none (at "whole") s
+                Must.equal (Ok Finished) (Result.map _.Ending summary)
+                Must.contain "imagenet: 6 training and 6 test images" (String.concat "\n" lines)
+                Must.equal Interrupted (Run.start (Runs.stopAfter 1) (at "cut") s |> Error.orRaise).Ending
+                Must.differ (left "whole") (left "cut")
+                Must.equal Finished (Run.resume Hooks.none (at "cut") |> Error.orRaise).Ending
+                Must.equal (left "whole") (left "cut")
             )
         }
     ]
