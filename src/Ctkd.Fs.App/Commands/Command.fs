@@ -56,13 +56,13 @@ module Command =
         | Some place when isPlace place -> Some "photos", Some(System.IO.Path.GetFullPath place)
         | _ -> data, dir
 
-    /// Refuses a folder of data where the digits are used, which need none: the data set's name was forgotten.
+    /// Refuses a folder of data where an embedded set is used, which needs none: the data set's name was forgotten.
     let dataDirHasData (s: Settings) : Result<unit, Error> =
-        if s.Data = "digits" && s.DataDir <> "" then
-            let others = Datasets.names |> List.filter ((<>) "digits") |> String.concat ", "
+        if List.contains s.Data Datasets.embedded && s.DataDir <> "" then
+            let others = Datasets.names |> List.except Datasets.embedded |> String.concat ", "
 
             usage
-                "--data-dir has no effect on digits, which are part of the program"
+                $"--data-dir has no effect on {s.Data}, which are part of the program"
                 $"name the data set: --data {others}"
         else
             Ok()

@@ -69,7 +69,7 @@ module SettingsTable =
             |> Field.means $"data set, one of {listed Datasets.names}, or a folder of photographs: short for photos with --data-dir"
 
             any "data-dir DIR" (nameof s.DataDir) text ""
-            |> Field.means "folder (or file) of the data set; digits need none"
+            |> Field.means "folder (or file) of the data set; digits and cells need none"
             |> Field.yours
             |> Field.mayChange
 
@@ -94,7 +94,7 @@ module SettingsTable =
 
             any "epochs COUNT" (nameof s.Epochs) (count 1) 30
             |> Field.means "passes over the training images"
-            |> Field.by "30 for digits, 240 for others"
+            |> Field.by "30 for digits, 60 for cells, 100 for photographs, 240 for others"
             |> Field.mayChange
 
             any "batch COUNT" (nameof s.Batch) (count 1) 64 |> Field.means "images per step"

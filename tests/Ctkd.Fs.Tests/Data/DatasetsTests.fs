@@ -272,10 +272,13 @@ let tests =
 
         // ---- by name
 
-        test "every data set has a name and digits need no folder" {
-            Must.equal [ "digits"; "cifar10"; "cifar100"; "file"; "photos"; "imagenet" ] Datasets.names
+        test "every data set has a name, and digits and cells need no folder" {
+            Must.equal [ "digits"; "cells"; "cifar10"; "cifar100"; "file"; "photos"; "imagenet" ] Datasets.names
             let digits = Datasets.load "digits" None |> Error.orRaise
             Must.equal (3823, 1797) (ImageSet.count digits.Train, ImageSet.count digits.Test)
+            let cells = Datasets.load "cells" None |> Error.orRaise
+            Must.equal (450, 150, 48) (ImageSet.count cells.Train, ImageSet.count cells.Test, cells.Train.Height)
+            Must.equal [ "digits"; "cells" ] Datasets.embedded
         }
 
         test "an unknown data set names the nearest ones" {
