@@ -79,19 +79,23 @@ match fsi.CommandLineArgs with
     let target = Path.Combine(__SOURCE_DIRECTORY__, "..", "src", "Ctkd.Fs", "Data", "Cells", "cells.zip")
     File.Delete target
 
-    using (ZipFile.Open(target, ZipArchiveMode.Create)) (fun zip ->
-        for part, count in perKind do
-            let all = cells (Path.Combine(folder, $"instances_{part}.json"))
+    using
+        (ZipFile.Open(target, ZipArchiveMode.Create))
+        (fun zip ->
+            for part, count in perKind do
+                let all = cells (Path.Combine(folder, $"instances_{part}.json"))
 
-            for cell in chosen count all |> List.sortBy (fun cell -> cell.Kind, cell.Name) do
-                // JPEG is compressed already.
-                let entry = zip.CreateEntry($"{part}/{cell.Kind}/{cell.Name}", CompressionLevel.NoCompression)
-                entry.LastWriteTime <- DateTimeOffset(1980, 1, 1, 0, 0, 0, TimeSpan.Zero)
-                use stream = entry.Open()
-                stream.Write(ReadOnlySpan(jpeg (Path.Combine(folder, "images")) cell))
-    )
+                for cell in chosen count all |> List.sortBy (fun cell -> cell.Kind, cell.Name) do
+                    // JPEG is compressed already.
+                    let entry = zip.CreateEntry($"{part}/{cell.Kind}/{cell.Name}", CompressionLevel.NoCompression)
+                    entry.LastWriteTime <- DateTimeOffset(1980, 1, 1, 0, 0, 0, TimeSpan.Zero)
+                    use stream = entry.Open()
+                    stream.Write(ReadOnlySpan(jpeg (Path.Combine(folder, "images")) cell))
+        )
 
     printfn $"{Path.GetFullPath target}: {FileInfo(target).Length} bytes"
 | _ ->
-    eprintfn "usage: dotnet fsi scripts/_pack-cells.fsx FOLDER (with images/, instances_train.json and instances_val.json)"
+    eprintfn
+        "usage: dotnet fsi scripts/_pack-cells.fsx FOLDER (with images/, instances_train.json and instances_val.json)"
+
     exit 2

@@ -46,9 +46,7 @@ module Command =
     /// Whether the value of --data is a place of photographs and no name of a data set: it is there, or looks like a path.
     let isPlace (data: string) : bool =
         not (List.contains data Datasets.names)
-        && (System.IO.Path.Exists data
-            || data.Contains System.IO.Path.DirectorySeparatorChar
-            || data.Contains '/')
+        && (System.IO.Path.Exists data || data.Contains System.IO.Path.DirectorySeparatorChar || data.Contains '/')
 
     /// The name of the data set and its folder, from --data and --data-dir.
     let dataOf (data: string option) (dir: string option) : string option * string option =

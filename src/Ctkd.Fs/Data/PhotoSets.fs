@@ -67,7 +67,12 @@ module PhotoSets =
 
     let private read (options: PhotoOptions) (path: string) : Result<PhotoData, Error> =
         let share = if options.ValSplit > 0.0 then options.ValSplit else heldOut
-        let labels = if options.Unlabelled then PhotoLabels.Unlabelled else PhotoLabels.Labelled(share, options.Seed)
+
+        let labels =
+            if options.Unlabelled then
+                PhotoLabels.Unlabelled
+            else
+                PhotoLabels.Labelled(share, options.Seed)
 
         result {
             let! data = Photos.read labels path
@@ -87,7 +92,12 @@ module PhotoSets =
 
     /// The data set of photographs that were found, with names of the classes; without labels the number of classes is the
     /// teacher's.
-    let internal ofPhotos (options: PhotoOptions) (name: string) (classNames: string list) (photos: PhotoData) : Splits =
+    let internal ofPhotos
+        (options: PhotoOptions)
+        (name: string)
+        (classNames: string list)
+        (photos: PhotoData)
+        : Splits =
         let set = imageSet options
 
         {
@@ -139,7 +149,9 @@ module PhotoSets =
                 if counts = imageNetCounts then
                     []
                 else
-                    [ $"ImageNet has {fst imageNetCounts} training and {snd imageNetCounts} validation images, this folder {fst counts} and {snd counts}" ]
+                    [
+                        $"ImageNet has {fst imageNetCounts} training and {snd imageNetCounts} validation images, this folder {fst counts} and {snd counts}"
+                    ]
 
             return { data with Warnings = data.Warnings @ warnings }
         }

@@ -49,7 +49,11 @@ module Backbone =
     /// The network's file and that of its preparation, if there is one in its folder or in one beside that.
     let private filesOf (path: string) : Result<string * string option, Error> =
         let absent () =
-            Error.fail Missing $"there is no {network} in this folder" path "name the folder or the file of the backbone"
+            Error.fail
+                Missing
+                $"there is no {network} in this folder"
+                path
+                "name the folder or the file of the backbone"
 
         result {
             let! file =
@@ -173,7 +177,8 @@ module Backbone =
     let teacher scale (classes: int) (classifier: Tree) (backbone: Backbone) : LoadedModel =
         let run = backbone.Features scale
 
-        let key = $"{backbone.Hash}\n{TeacherView.key scale TeacherView.direct}\n{LoadedModel.fingerprint classifier}"
+        let key =
+            $"{backbone.Hash}\n{TeacherView.key scale TeacherView.direct}\n{LoadedModel.fingerprint classifier}"
 
         {
             Teacher.ofFunction $"{backbone.Name} + linear" classes (run >> LinearClassifier.logits classifier) with

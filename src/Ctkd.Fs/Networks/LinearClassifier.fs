@@ -42,7 +42,10 @@ module LinearClassifier =
                 let centred = features - mean
                 let deviation = Tensor.meanOver 0 (centred * centred) |> Tensor.sqrt |> Tensor.addNumber least
                 let scaled = centred / deviation
-                let zeros (shape: int list) = Tensor.zeros DType.Float32 device (shape |> List.map int64 |> Array.ofList)
+
+                let zeros (shape: int list) =
+                    Tensor.zeros DType.Float32 device (shape |> List.map int64 |> Array.ofList)
+
                 let start = Tree.ofSeq [ names.Weight, zeros [ names.Out; names.In ]; names.Bias, zeros [ names.Out ] ]
                 let parameters = Tree.leaves start
                 let state = Optimiser.start adam start |> Tree.leaves

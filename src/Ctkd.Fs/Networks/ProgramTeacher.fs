@@ -203,7 +203,11 @@ module ProgramTeacher =
                     Ok(new OnnxNetwork(path, Engine.threads (), index, givesImages))
                 with :? OnnxRefusedException as problem ->
                     let output = if givesImages then "images [N, C, H, W]" else "logits [N, classes]"
-                    refusedOnnx path problem $"give a network with one input, images [N, 3, H, W] in float32, and {output}"
+
+                    refusedOnnx
+                        path
+                        problem
+                        $"give a network with one input, images [N, 3, H, W] in float32, and {output}"
         }
 
     /// The model of an opened network, for images of a size that it takes.
@@ -211,7 +215,10 @@ module ProgramTeacher =
         try
             described path height width device (runOnnx network device >> ofLogits)
         with :? OnnxRefusedException as problem ->
-            refusedOnnx path problem $"it was given images of {height} x {width}: another size is named by --teacher-size"
+            refusedOnnx
+                path
+                problem
+                $"it was given images of {height} x {width}: another size is named by --teacher-size"
 
     let private onnx (say: string -> unit) path height width (device: Device) : Result<Whole * string, Error> =
         result {

@@ -20,8 +20,7 @@ module PhotoSettings =
     let fields: Field list =
         let p = Unchecked.defaultof<PhotoSettings>
 
-        let row flag name kind value =
-            Field.row Audience.EveryRun flag ("Photos." + name) kind value |> Field.isNew
+        let row flag name kind value = Field.row Audience.EveryRun flag ("Photos." + name) kind value |> Field.isNew
 
         [
             row "size PIXELS" (nameof p.Size) (whole 8 4096) PhotoSets.defaults.Size

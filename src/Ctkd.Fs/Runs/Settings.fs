@@ -150,7 +150,10 @@ module Settings =
 
     /// The data set of the settings, with their normalisation and number of images per class.
     let loadData (s: Settings) : Result<Splits, Error> =
-        Datasets.loadWith (PhotoSettings.options s.Seed s.Photos) s.Data (if s.DataDir = "" then None else Some s.DataDir)
+        Datasets.loadWith
+            (PhotoSettings.options s.Seed s.Photos)
+            s.Data
+            (if s.DataDir = "" then None else Some s.DataDir)
         |> Result.bind (adjust s)
 
     /// SHA-256 of a data set's training images and labels: a run resumes only with the data that it began with.

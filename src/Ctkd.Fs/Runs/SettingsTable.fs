@@ -66,7 +66,8 @@ module SettingsTable =
             |> Field.isNew
 
             any "data NAME" (nameof s.Data) (nameOf "data set" false Datasets.names) "digits"
-            |> Field.means $"data set, one of {listed Datasets.names}, or a folder of photographs: short for photos with --data-dir"
+            |> Field.means
+                $"data set, one of {listed Datasets.names}, or a folder of photographs: short for photos with --data-dir"
 
             any "data-dir DIR" (nameof s.DataDir) text ""
             |> Field.means "folder (or file) of the data set; digits and cells need none"
@@ -88,7 +89,8 @@ module SettingsTable =
             |> Field.yours
 
             any "subset COUNT" (nameof s.Subset) (count 0) 0
-            |> Field.means "train on COUNT images, spread evenly over the classes, and test on at most as many; 0 for all"
+            |> Field.means
+                "train on COUNT images, spread evenly over the classes, and test on at most as many; 0 for all"
             |> Field.yours
             |> Field.isNew
 

@@ -240,7 +240,9 @@ let tests =
             for labels in [ tensor "labels" "U8" [ 3L ] [| 1uy; 0uy; 1uy |]; tensor "labels" "I32" [ 3L ] bytes ] do
                 let splits = loadFile [] [ grey; labels ] |> Error.orRaise
 
-                Must.equal [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |] (ImageSet.bytes splits.Train)
+                Must.equal
+                    [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |]
+                    (ImageSet.bytes splits.Train)
 
                 Must.equal [| 1; 0 |] splits.Train.Labels
         }

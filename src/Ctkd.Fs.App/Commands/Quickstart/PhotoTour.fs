@@ -70,7 +70,12 @@ module PhotoTour =
     ]
 
     /// The classifier of an earlier call, and its accuracy in words.
-    let private read (device: Device) (backbone: Backbone) (data: Splits) (path: string) : Result<Tree * string, Error> =
+    let private read
+        (device: Device)
+        (backbone: Backbone)
+        (data: Splits)
+        (path: string)
+        : Result<Tree * string, Error> =
         result {
             let! file = Safetensors.readSealed path
 
@@ -83,7 +88,10 @@ module PhotoTour =
                         "give the same --backbone again, or another folder with --out"
 
             let! weights = Weights.fit "the classifier" path device (expected backbone data) file.Tensors
-            return weights, file.Metadata |> List.tryFind (fst >> (=) "accuracy") |> Option.map snd |> Option.defaultValue ""
+
+            return
+                weights,
+                file.Metadata |> List.tryFind (fst >> (=) "accuracy") |> Option.map snd |> Option.defaultValue ""
         }
 
     let private accuracy (classifier: Tree) (features: ImageFeatures) : string =
@@ -176,11 +184,7 @@ module PhotoTour =
                 Policy = policy
         }
 
-        [
-            "alone", student
-            "kd-t4", taught PolicyName.Fixed
-            "ctkd-global", taught PolicyName.CtkdGlobal
-        ]
+        [ "alone", student; "kd-t4", taught PolicyName.Fixed; "ctkd-global", taught PolicyName.CtkdGlobal ]
 
     let private next = [
         "next, with photographs of your own in DIR/CLASS/*:"
@@ -203,7 +207,7 @@ module PhotoTour =
                 let! path = backboneOf backbone
 
                 terminal.Say
-                    $"photographs of blood cells, 48 x 48 pixels: a ResNet-18 trained on ImageNet with a linear classifier of all training\nphotographs teaches resnet8 on {sizes.PerClass} photographs a class: alone, with KD at T = 4, and with CTKD's global temperature"
+                    $"photographs of blood cells, {Cells.size} x {Cells.size} pixels: a ResNet-18 trained on ImageNet with a linear classifier of all training\nphotographs teaches resnet8 on {sizes.PerClass} photographs a class: alone, with KD at T = 4, and with CTKD's global temperature"
 
                 let! teacher = teacherIn terminal folder common path
 

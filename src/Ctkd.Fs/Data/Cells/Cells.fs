@@ -45,7 +45,7 @@ module Cells =
         [
             for entry in archive.Entries do
                 use content = entry.Open()
-                let bytes = Array.zeroCreate<byte> (int entry.Length)
+                let bytes = Array.zeroCreate<byte>(int entry.Length)
                 content.ReadExactly(bytes, 0, bytes.Length)
                 entry.FullName, bytes
         ]
