@@ -140,6 +140,13 @@ let choose (device: string) : unit =
 
     Environment.SetEnvironmentVariable("Device", device)
 
+/// Asks MSBuild for the ResNet-18 of the tour with photographs, which nothing else needs.
+let chooseBackbone (target: string) (arguments: string list) : unit =
+    let isGiven = arguments |> List.exists _.StartsWith("--backbone")
+
+    if target = "run" && List.contains "quickstart" arguments && List.contains "--photos" arguments && not isGiven then
+        Environment.SetEnvironmentVariable("Backbone", "resnet18")
+
 /// The words after a target without those that choose the libtorch.
 let chosen (target: string) (arguments: string list) : string list =
     match target, arguments with
@@ -236,7 +243,8 @@ let quiet = words "-c Release --nologo -v quiet -clp:ErrorsOnly --disable-build-
 let build (target: string) (HavePackages: HavePackages) : HaveBuilt =
     suggestCuda ()
     say $"building {target}"
-    let next = if variable "Device" = Some "cuda" then noSource () else "mend the errors above"
+    let isFetching = variable "Device" = Some "cuda" || (variable "Backbone").IsSome
+    let next = if isFetching then noSource () else "mend the errors above"
     quietly next (words $"dotnet build {target}" @ quiet)
     HaveBuilt
 
@@ -371,7 +379,9 @@ let perform (target: string) (arguments: string list) : int =
 let main (arguments: string list) : int =
     match arguments with
     | [] -> usage ()
-    | target :: rest -> chosen target rest |> perform target
+    | target :: rest ->
+        chooseBackbone target rest
+        chosen target rest |> perform target
 
 try
     // Not fsi.CommandLineArgs, which rewrites some arguments.

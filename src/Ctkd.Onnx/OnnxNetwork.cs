@@ -23,8 +23,9 @@ public sealed class OnnxNetwork : IDisposable
     /// <param name="path">The file; its weights may lie in files beside it.</param>
     /// <param name="threads">Threads of the processor.</param>
     /// <param name="cudaDevice">The index of a CUDA device, or -1 for the processor.</param>
+    /// <param name="givesImages">Whether its output is images, [batch, channels, height, width], and not a row for each image.</param>
     /// <exception cref="OnnxRefusedException">The file is no such network, or the runtime refuses it.</exception>
-    public OnnxNetwork(string path, int threads, int cudaDevice)
+    public OnnxNetwork(string path, int threads, int cudaDevice, bool givesImages = false)
     {
         CheckFile(path);
         try
@@ -49,7 +50,7 @@ public sealed class OnnxNetwork : IDisposable
         try
         {
             (input, shape) = InputOf(session.InputMetadata);
-            output = OutputOf(session.OutputMetadata);
+            output = OutputOf(session.OutputMetadata, givesImages);
         }
         catch
         {
@@ -155,15 +156,18 @@ public sealed class OnnxNetwork : IDisposable
         return (name, shape);
     }
 
-    /// The first output that has a row for each image.
-    private static string OutputOf(IReadOnlyDictionary<string, NodeMetadata> outputs)
+    /// The first output that has images, or a row for each image.
+    private static string OutputOf(IReadOnlyDictionary<string, NodeMetadata> outputs, bool images)
     {
+        static bool IsImages(NodeMetadata metadata) =>
+            metadata.IsTensor && metadata.ElementDataType == TensorElementType.Float && metadata.Dimensions.Length == 4;
+
         static bool IsRows(NodeMetadata metadata) =>
             metadata.IsTensor && metadata.ElementDataType == TensorElementType.Float
             && (metadata.Dimensions.Length == 2 || metadata.Dimensions.Length == 4 && metadata.Dimensions[2..].All(length => length == 1));
 
-        var found = outputs.FirstOrDefault(entry => IsRows(entry.Value));
-        return found.Key ?? throw new OnnxRefusedException($"it has no output [batch, classes] in float32: {Described(outputs)}");
+        var found = outputs.FirstOrDefault(entry => images ? IsImages(entry.Value) : IsRows(entry.Value));
+        return found.Key ?? throw new OnnxRefusedException($"it has no output {(images ? "[batch, channels, height, width]" : "[batch, classes]")} in float32: {Described(outputs)}");
     }
 
     private static string Described(IReadOnlyDictionary<string, NodeMetadata> values) =>

@@ -77,6 +77,7 @@ let private tests: Test =
             CifarTests.tests
             DigitsTests.tests
             DatasetsTests.tests
+            CellsTests.tests
             ChartTests.tests
             TsneTests.tests
             PicturesTests.tests
@@ -115,6 +116,7 @@ let private tests: Test =
             RunWarningTests.tests
             RunOptionsTests.tests
             RunPhotosTests.tests
+            RunUnlabelledTests.tests
             RunReportTests.tests
             EstimateTests.tests
             BenchTests.tests
@@ -131,6 +133,7 @@ let private tests: Test =
             CommandDataTests.tests
             CommandHostileTests.tests
             CommandPlotTests.tests
+            PhotoTourTests.tests
             QuickstartTests.tests
             TextTableTests.tests
             FoldBatchNormTests.tests

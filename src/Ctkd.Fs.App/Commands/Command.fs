@@ -46,9 +46,7 @@ module Command =
     /// Whether the value of --data is a place of photographs and no name of a data set: it is there, or looks like a path.
     let isPlace (data: string) : bool =
         not (List.contains data Datasets.names)
-        && (System.IO.Path.Exists data
-            || data.Contains System.IO.Path.DirectorySeparatorChar
-            || data.Contains '/')
+        && (System.IO.Path.Exists data || data.Contains System.IO.Path.DirectorySeparatorChar || data.Contains '/')
 
     /// The name of the data set and its folder, from --data and --data-dir.
     let dataOf (data: string option) (dir: string option) : string option * string option =
@@ -58,13 +56,13 @@ module Command =
             data, Some(System.IO.Path.GetFullPath name)
         | _ -> data, dir
 
-    /// Refuses a folder of data where the digits are used, which need none: the data set's name was forgotten.
+    /// Refuses a folder of data where an embedded set is used, which needs none: the data set's name was forgotten.
     let dataDirHasData (s: Settings) : Result<unit, Error> =
-        if s.Data = "digits" && s.DataDir <> "" then
-            let others = Datasets.names |> List.filter ((<>) "digits") |> String.concat ", "
+        if List.contains s.Data Datasets.embedded && s.DataDir <> "" then
+            let others = Datasets.names |> List.except Datasets.embedded |> String.concat ", "
 
             usage
-                "--data-dir has no effect on digits, which are part of the program"
+                $"--data-dir has no effect on {s.Data}, which are part of the program"
                 $"name the data set: --data {others}"
         else
             Ok()

@@ -29,6 +29,7 @@ module ClassNames =
     let ofData (name: string) : string list =
         match name with
         | "digits" -> [ for digit in 0..9 -> string digit ]
+        | "cells" -> [ "platelet"; "red blood cell"; "white blood cell" ]
         | "cifar10" -> cifar10
         | "cifar100" -> cifar100 |> List.map (fun name -> name.Replace('_', ' '))
         | _ -> []

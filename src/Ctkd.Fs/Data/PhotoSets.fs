@@ -35,7 +35,7 @@ module PhotoSets =
     /// The share that is held out unless another is asked for.
     let private heldOut = 0.1
 
-    let private ofPhotos (options: PhotoOptions) (name: string) (classes: int) (photos: PhotoSet) : ImageSet = {
+    let private imageSet (options: PhotoOptions) (name: string) (classes: int) (photos: PhotoSet) : ImageSet = {
         Name = name
         Classes = classes
         Channels = 3
@@ -68,7 +68,12 @@ module PhotoSets =
 
     let private read (options: PhotoOptions) (path: string) : Result<PhotoData, Error> =
         let share = if options.ValSplit > 0.0 then options.ValSplit else heldOut
-        let labels = if options.Unlabelled then PhotoLabels.Unlabelled else PhotoLabels.Labelled(share, options.Seed)
+
+        let labels =
+            if options.Unlabelled then
+                PhotoLabels.Unlabelled
+            else
+                PhotoLabels.Labelled(share, options.Seed)
 
         result {
             let! data = Photos.read labels path
@@ -93,6 +98,28 @@ module PhotoSets =
                         "add images, give a larger --val-split, or put some into DIR/val/CLASS/"
         }
 
+    /// The data set of photographs that were found, with names of the classes; without labels the number of classes is the
+    /// teacher's.
+    let internal ofPhotos
+        (options: PhotoOptions)
+        (name: string)
+        (classNames: string list)
+        (photos: PhotoData)
+        : Splits =
+        let set = imageSet options
+
+        {
+            Train = set name classNames.Length photos.Train
+            Test = set $"{name} (test)" classNames.Length photos.Val
+            ClassNames = classNames
+            Mean = imageNetMean
+            Std = imageNetStd
+            Pad = 0
+            Flip = true
+            Warnings = photos.Warnings
+            Citation = ""
+        }
+
     /// <summary>Loads photographs: <c>DIR/train/CLASS/*</c> and <c>DIR/val/CLASS/*</c>, or <c>DIR/CLASS/*</c> of which a part is
     /// held out, or a pack of such a folder. They are normalised by ImageNet's mean and standard deviation.</summary>
     /// <param name="options">Size, split, and whether there are labels.</param>
@@ -101,21 +128,8 @@ module PhotoSets =
         result {
             let! photos = read options path
             let name = string (Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath path)))
-            // Without labels the number of classes is the teacher's.
             let names = (if options.Unlabelled then photos.Val else photos.Train).Files.Classes
-            let set = ofPhotos options
-
-            return {
-                Train = set name names.Length photos.Train
-                Test = set $"{name} (test)" names.Length photos.Val
-                ClassNames = names
-                Mean = imageNetMean
-                Std = imageNetStd
-                Pad = 0
-                Flip = true
-                Warnings = photos.Warnings
-                Citation = ""
-            }
+            return ofPhotos options name names photos
         }
 
     /// <summary>Loads ImageNet (ILSVRC 2012): 1,000 folders named like n01440764 below train and below val. The class is the
@@ -143,7 +157,9 @@ module PhotoSets =
                 if counts = imageNetCounts then
                     []
                 else
-                    [ $"ImageNet has {fst imageNetCounts} training and {snd imageNetCounts} validation images, this folder {fst counts} and {snd counts}" ]
+                    [
+                        $"ImageNet has {fst imageNetCounts} training and {snd imageNetCounts} validation images, this folder {fst counts} and {snd counts}"
+                    ]
 
             return { data with Warnings = data.Warnings @ warnings }
         }

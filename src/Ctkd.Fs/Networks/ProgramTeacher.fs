@@ -159,7 +159,8 @@ module ProgramTeacher =
 
     // ---- ONNX
 
-    let private runOnnx (network: OnnxNetwork) (device: Device) (images: Tensor) : Tensor =
+    /// The output's rows for images: [N, D].
+    let internal runOnnx (network: OnnxNetwork) (device: Device) (images: Tensor) : Tensor =
         let images = if network.ChannelsLast then Tensor.permute [| 0L; 2L; 3L; 1L |] images else images
         let shape = Tensor.shape images |> Array.map int
         let count, rest = shape[0], Array.skip 1 shape
@@ -185,25 +186,45 @@ module ProgramTeacher =
 
         Tensor.ofSingles [ count; rows.Length / count ] rows |> Tensor.toDevice device
 
-    let private onnx (say: string -> unit) path height width (device: Device) : Result<Whole * string, Error> =
-        let refused (problem: exn) next : Result<'T, Error> =
-            Error.fail Mismatch $"ONNX Runtime cannot run this file: {Files.printable problem.Message}" path next
+    let private refusedOnnx (path: string) (problem: exn) (next: string) : Result<'T, Error> =
+        Error.fail Mismatch $"ONNX Runtime cannot run this file: {Files.printable problem.Message}" path next
 
+    /// Opens the network of an ONNX file, whose output is a row for each image, or images.
+    let internal openOnnx say (device: Device) (givesImages: bool) (path: string) : Result<OnnxNetwork, Error> =
         result {
-            let! hash = NetworkFile.hashOf path
             let onCuda = device <> Device.Cpu && OnnxNetwork.HasCuda
 
             if device <> Device.Cpu && not onCuda then
                 say
                     "warning: the installed ONNX Runtime has no CUDA: the teacher runs on the processor; for CUDA add the package Microsoft.ML.OnnxRuntime.Gpu"
 
-            let! network =
+            return!
                 try
-                    Ok(new OnnxNetwork(path, Engine.threads (), (if onCuda then device.Index else -1)))
+                    let index = if onCuda then device.Index else -1
+                    Ok(new OnnxNetwork(path, Engine.threads (), index, givesImages))
                 with :? OnnxRefusedException as problem ->
-                    refused
+                    let output = if givesImages then "images [N, C, H, W]" else "logits [N, classes]"
+
+                    refusedOnnx
+                        path
                         problem
-                        "give a network with one input, images [N, 3, H, W] in float32, and logits [N, classes]"
+                        $"give a network with one input, images [N, 3, H, W] in float32, and {output}"
+        }
+
+    /// The model of an opened network, for images of a size that it takes.
+    let internal ofOnnx path height width (device: Device) (network: OnnxNetwork) : Result<Whole, Error> =
+        try
+            described path height width device (runOnnx network device >> ofLogits)
+        with :? OnnxRefusedException as problem ->
+            refusedOnnx
+                path
+                problem
+                $"it was given images of {height} x {width}: another size is named by --teacher-size"
+
+    let private onnx (say: string -> unit) path height width (device: Device) : Result<Whole * string, Error> =
+        result {
+            let! hash = NetworkFile.hashOf path
+            let! network = openOnnx say device false path
 
             let fits (wanted: int) (there: int) = wanted = 0 || wanted = there
 
@@ -224,14 +245,7 @@ module ProgramTeacher =
 
             say $"{nameOf path}: {network.Describe()}"
 
-            let! whole =
-                try
-                    described path height width device (runOnnx network device >> ofLogits)
-                with :? OnnxRefusedException as problem ->
-                    refused
-                        problem
-                        $"it was given images of {height} x {width}: another size is named by --teacher-size"
-
+            let! whole = ofOnnx path height width device network
             return whole, hash
         }
 

@@ -111,53 +111,6 @@ module Prepare =
         ]
         |> List.concat
 
-    let private checkBatch (s: Settings) (data: Splits) : Result<unit, Error> =
-        let images = ImageSet.count data.Train
-
-        if s.Batch <= images then
-            Ok()
-        else
-            Error.fail
-                Usage
-                $"batch is {s.Batch}, but there are only {images} training images"
-                ""
-                $"use --batch {images} or less"
-
-    /// Refuses names that are not one for each class.
-    let private checkNames (data: Splits) : Result<unit, Error> =
-        let names = data.ClassNames.Length
-
-        if names = 0 || names = data.Train.Classes then
-            Ok()
-        else
-            Error.fail
-                Mismatch
-                $"the data set has {data.Train.Classes} classes and {names} names for them"
-                ""
-                "give one name for each class, or none"
-
-    /// An agent learns from each batch when it sees the next: an epoch of one batch would teach it nothing. It blends images
-    /// in memory.
-    let private checkAgent (s: Settings) (plan: TrainingPlan) (data: Splits) : Result<unit, Error> =
-        let images = ImageSet.count data.Train
-
-        let batches = if s.DropLast then images / s.Batch else (images + s.Batch - 1) / s.Batch
-
-        match TrainingPlan.agent plan, data.Train.Images with
-        | Some _, _ when batches < 2 ->
-            Error.fail
-                Usage
-                $"policy {s.Policy} learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"
-                ""
-                $"use --batch {max 1 (images / 2)} or less"
-        | Some { Images = Some _ }, Pixels.InFiles _ ->
-            Error.fail
-                Usage
-                $"policy {s.Policy} mixes training images in memory, and photographs are decoded anew in each epoch"
-                ""
-                "leave the mixing out, as RLKD's recipes for ImageNet do: --rl-no-mix"
-        | _ -> Ok()
-
     /// Refuses values that would have no effect, and two distillers of one name.
     let private checkValues (e: Experiment) : Result<unit, Error> =
         let names = e.Distillers |> Option.defaultValue [] |> List.map (fun (_, d) -> d.Name)
@@ -339,8 +292,8 @@ module Prepare =
                 | None -> Settings.loadData s
                 | Some data -> Settings.adjust s data
 
-            do! checkBatch s data
-            do! checkNames data
+            do! DataCheck.batch s data
+            do! DataCheck.names data
             let! teacher = teacherOf e data device
             let data = teacher |> Option.map (withClassesOf data) |> Option.defaultValue data
             let! student = studentOf e data
@@ -349,7 +302,7 @@ module Prepare =
             do! Model.checkBatch smallest data.Train.Height data.Train.Width student
             let pair = teacher |> Option.map (fun teacher -> teacher.Model, teacher.Weights)
             let! plan = Settings.plan known student pair data device |> Result.bind (withValues e data)
-            do! checkAgent s plan data
+            do! DataCheck.agent s plan data
             let plan = TrainingPlan.prepareTeacher plan
 
             if device <> Device.Cpu then

@@ -240,7 +240,9 @@ let tests =
             for labels in [ tensor "labels" "U8" [ 3L ] [| 1uy; 0uy; 1uy |]; tensor "labels" "I32" [ 3L ] bytes ] do
                 let splits = loadFile [] [ grey; labels ] |> Error.orRaise
 
-                Must.equal [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |] (ImageSet.bytes splits.Train)
+                Must.equal
+                    [| 1uy; 2uy; 1uy; 2uy; 1uy; 2uy; 3uy; 4uy; 3uy; 4uy; 3uy; 4uy |]
+                    (ImageSet.bytes splits.Train)
 
                 Must.equal [| 1; 0 |] splits.Train.Labels
         }
@@ -272,10 +274,13 @@ let tests =
 
         // ---- by name
 
-        test "every data set has a name and digits need no folder" {
-            Must.equal [ "digits"; "cifar10"; "cifar100"; "file"; "photos"; "imagenet" ] Datasets.names
+        test "every data set has a name, and digits and cells need no folder" {
+            Must.equal [ "digits"; "cells"; "cifar10"; "cifar100"; "file"; "photos"; "imagenet" ] Datasets.names
             let digits = Datasets.load "digits" None |> Error.orRaise
             Must.equal (3823, 1797) (ImageSet.count digits.Train, ImageSet.count digits.Test)
+            let cells = Datasets.load "cells" None |> Error.orRaise
+            Must.equal (450, 150, 48) (ImageSet.count cells.Train, ImageSet.count cells.Test, cells.Train.Height)
+            Must.equal [ "digits"; "cells" ] Datasets.embedded
         }
 
         test "an unknown data set names the nearest ones" {

@@ -151,7 +151,7 @@ let tests =
         }
 
         test "the known data sets have as many class names as classes" {
-            for data, classes in [ "digits", 10; "cifar10", 10; "cifar100", 100; "file", 0 ] do
+            for data, classes in [ "digits", 10; "cells", 3; "cifar10", 10; "cifar100", 100; "file", 0 ] do
                 Must.equal classes (List.distinct (ClassNames.ofData data)).Length
         }
 

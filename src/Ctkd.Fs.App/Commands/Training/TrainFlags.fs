@@ -277,7 +277,7 @@ module TrainFlags =
 
         if s.Teacher <> "" && s.TeacherWeights = "" then
             $"to run: the weights of {s.Teacher} with --weights FILE"
-        if s.DataDir = "" && s.Data <> "digits" then
+        if s.DataDir = "" && not (List.contains s.Data Datasets.embedded) then
             $"to run: the folder of {s.Data} with --data-dir DIR"
     ]
 

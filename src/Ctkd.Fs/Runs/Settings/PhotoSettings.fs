@@ -21,12 +21,12 @@ module PhotoSettings =
     let fields: Field list =
         let p = Unchecked.defaultof<PhotoSettings>
 
-        let row flag name kind value =
-            Field.row Audience.EveryRun flag ("Photos." + name) kind value |> Field.isNew
+        let row flag name kind value = Field.row Audience.EveryRun flag ("Photos." + name) kind value |> Field.isNew
 
         [
             row "size PIXELS" (nameof p.Size) (whole 8 4096) PhotoSets.defaults.Size
             |> Field.means "photos: height and width of the images as the networks see them"
+            |> Field.by "48 for cells, 224 for others"
 
             row "crop-area SHARE" (nameof p.CropArea) (number positiveShare) 0.08
             |> Field.means "photos: the smallest share of a picture's area that a random crop takes, in (0, 1]"

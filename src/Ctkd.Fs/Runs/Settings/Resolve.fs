@@ -83,7 +83,14 @@ module Resolve =
         else
             agent
 
-    /// Defaults that depend on what is assigned: epochs on the data set, milestones and the agent's schedule on
+    /// Settings whose photographs have the size that suits their data set, unless one is given.
+    let private sized (given: string -> bool) (data: string) (s: Settings) : Settings =
+        if given "photos.size" then
+            s
+        else
+            { s with Photos = { s.Photos with Size = Datasets.photoSize data } }
+
+    /// Defaults that depend on what is assigned: epochs and the photographs' size on the data set, milestones and the agent's schedule on
     /// the epochs, methods on the policy, weights of the losses and the warm-up on the methods, learning rate and weight decay
     /// on the optimiser.
     let private dependent (apply: Settings -> Result<Settings, Error>) (given: string -> bool) =
@@ -99,7 +106,7 @@ module Resolve =
                     Rlkd = fitted first RlkdSettings.publishedEpochs epochs Settings.defaults.Rlkd
             }
 
-            let start = Settings.withOptimiser first.Optimiser start
+            let start = Settings.withOptimiser first.Optimiser start |> sized given first.Data
 
             let! second = apply (Settings.withMethods (Settings.methodsOf first.Policy) start)
             return Settings.withMethods (List.ofSeq second.Methods.Keys) start
@@ -155,6 +162,7 @@ module Resolve =
                             else
                                 recipe.Settings, Set.empty
 
+                        let start = sized given s.Data start
                         let seeded = recipe.Settings.Seed <> Settings.defaults.Seed
 
                         let origin field =

@@ -66,10 +66,11 @@ module SettingsTable =
             |> Field.isNew
 
             any "data NAME" (nameof s.Data) (nameOf "data set" false Datasets.names) "digits"
-            |> Field.means $"data set, one of {listed Datasets.names}, or a folder of photographs: short for photos with --data-dir"
+            |> Field.means
+                $"data set, one of {listed Datasets.names}, or a folder of photographs: short for photos with --data-dir"
 
             any "data-dir DIR" (nameof s.DataDir) text ""
-            |> Field.means "folder (or file) of the data set; digits need none"
+            |> Field.means "folder (or file) of the data set; digits and cells need none"
             |> Field.yours
             |> Field.mayChange
 
@@ -88,13 +89,14 @@ module SettingsTable =
             |> Field.yours
 
             any "subset COUNT" (nameof s.Subset) (count 0) 0
-            |> Field.means "train on COUNT images, spread evenly over the classes, and test on at most as many; 0 for all"
+            |> Field.means
+                "train on COUNT images, spread evenly over the classes, and test on at most as many; 0 for all"
             |> Field.yours
             |> Field.isNew
 
             any "epochs COUNT" (nameof s.Epochs) (count 1) 30
             |> Field.means "passes over the training images"
-            |> Field.by "30 for digits, 100 for photographs, 240 for CIFAR and files"
+            |> Field.by "30 for digits, 60 for cells, 100 for photographs, 240 for others"
             |> Field.mayChange
 
             any "batch COUNT" (nameof s.Batch) (count 1) 64 |> Field.means "images per step"

@@ -8,6 +8,8 @@ open Ctkd.Fs
 /// The flags of `quickstart`.
 [<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
 type QuickstartArgs =
+    | [<Unique>] Photos
+    | [<Unique>] Backbone of PATH: string
     | [<Unique>] Out of DIR: string
     | [<Unique>] Seed of NUMBER: int
     | [<Unique>] Precision of NAME: string
@@ -18,7 +20,11 @@ type QuickstartArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Out _ -> "folder of the runs [runs/quickstart, or the next free number; an interrupted one is resumed]"
+            | Photos -> "the tour with photographs: a ResNet-18 trained on ImageNet teaches resnet8 to tell blood cells"
+            | Backbone _ ->
+                "with --photos: folder of the ResNet-18, or an ONNX file that gives features [its NuGet package, which `dotnet fsi build.fsx run quickstart --photos` restores]"
+            | Out _ ->
+                "folder of the runs [runs/quickstart, with --photos runs/photos, or the next free number; an interrupted one is resumed]"
             | Seed _ -> $"seed of everything random [{Settings.defaults.Seed}]"
             | Precision _ -> $"{Command.precisions} [{Names.name Settings.defaults.Precision}]"
             | Device _ -> $"cpu, cuda or cuda:N [{Settings.defaults.Device}]"
@@ -33,16 +39,10 @@ module Quickstart =
     // here, where 60 epochs have 120 steps. Over five seeds these keep it learning; the global T learns with either.
     let private curriculumEpochs, private hidden = 20, 16
 
-    let private withEpochs (epochs: int) (settings: Settings) : Settings = {
-        settings with
-            Epochs = epochs
-            Milestones = Settings.milestones epochs
-    }
-
     /// The runs by name, the teacher first: how each changes the settings that are common to all.
     let plan (common: Settings) (teacher: string) : (string * Settings) list =
         let student = {
-            withEpochs studentEpochs common with
+            Tour.withEpochs studentEpochs common with
                 Student = "resnet8"
                 PerClass = perClass
         }
@@ -55,7 +55,7 @@ module Quickstart =
         }
 
         [
-            "teacher", { withEpochs teacherEpochs common with Student = "resnet20" }
+            "teacher", { Tour.withEpochs teacherEpochs common with Student = "resnet20" }
             "alone", student
             "kd-t4", taught PolicyName.Fixed
             "ctkd-global", taught PolicyName.CtkdGlobal
@@ -67,67 +67,40 @@ module Quickstart =
             }
         ]
 
-    /// The first folder that holds no finished tour: an interrupted one is resumed.
-    let private freeFolder () : string =
-        Seq.initInfinite (fun i -> Path.Combine("runs", if i = 0 then "quickstart" else $"quickstart-{i + 1}"))
-        |> Seq.find (fun folder -> not (File.Exists(Path.Combine(folder, "report.html"))))
+    /// The tour of the digits in a folder.
+    let private digits (terminal: Terminal) (folder: string) (common: Settings) =
+        result {
+            terminal.Say
+                $"a teacher (resnet20) on all training digits, then resnet8 on {perClass} images a class:\nalone, with KD at T = 4, with CTKD's global and with its instance-wise temperature,\nthe last with a curriculum of {curriculumEpochs} epochs and {hidden} hidden units"
 
-    let private run (terminal: Terminal) (folder: string) (name: string) (settings: Settings) =
-        let out = Path.Combine(folder, name)
-        let last = Path.Combine(out, "last.safetensors")
+            let runs = plan common (Path.Combine(folder, "teacher", "last.safetensors"))
 
-        let resume (hooks: Hooks) (checkpoint: Checkpoint) =
-            if checkpoint.Info.Settings = settings then
-                Run.resume hooks out
-            else
-                Error.fail
-                    ErrorKind.Usage
-                    $"the run '{name}' was begun with other flags"
-                    out
-                    "give the same flags again, or another folder with --out"
+            let! finished =
+                runs
+                |> List.map (fun (name, settings) -> name, fun hooks -> Prepare.ofSettings hooks settings)
+                |> Tour.go terminal folder
 
-        terminal.Progress
-            name
-            settings.Epochs
-            (fun hooks ->
-                if File.Exists last then
-                    Checkpoint.read last |> Result.bind (resume hooks)
-                else
-                    Run.start hooks out settings
-            )
-
-    /// Runs the rest of the plan, to its end or an interruption.
-    let rec private go
-        (terminal: Terminal)
-        folder
-        (finished: (string * Summary) list)
-        (rest: (string * Settings) list)
-        =
-        match rest with
-        | [] -> Ok finished
-        | (name, settings) :: rest ->
-            result {
-                let! summary = run terminal folder name settings
-                let finished = finished @ [ name, summary ]
-
-                match summary.Ending with
-                | Interrupted -> return finished
-                | Finished -> return! go terminal folder finished rest
-            }
+            let! _ = Tour.finish terminal folder "Quickstart: handwritten digits" runs.Length "quickstart" finished
+            return finished
+        }
 
     /// The command.
     let command (args: ParseResults<QuickstartArgs>) : int =
         let terminal = Terminal(args.Contains QuickstartArgs.Json)
+        let isPhotos = args.Contains QuickstartArgs.Photos
 
         terminal.Stoppable(fun () ->
             result {
                 let folder =
                     args.TryGetResult QuickstartArgs.Out
                     |> Option.filter ((<>) "")
-                    |> Option.defaultWith freeFolder
+                    |> Option.defaultWith (fun () -> Tour.freeFolder (if isPhotos then "photos" else "quickstart"))
                     |> Path.GetFullPath
 
-                let teacher = Path.Combine(folder, "teacher", "last.safetensors")
+                let backbone = args.TryGetResult QuickstartArgs.Backbone
+
+                if backbone.IsSome && not isPhotos then
+                    return! Command.usage "--backbone is for the tour with photographs" "add --photos"
 
                 let! precision = Command.precision (args.TryGetResult QuickstartArgs.Precision)
 
@@ -140,18 +113,11 @@ module Quickstart =
                             Threads = args.GetResult(QuickstartArgs.Threads, Settings.defaults.Threads)
                     }
 
-                terminal.Say
-                    $"a teacher (resnet20) on all training digits, then resnet8 on {perClass} images a class:\nalone, with KD at T = 4, with CTKD's global and with its instance-wise temperature,\nthe last with a curriculum of {curriculumEpochs} epochs and {hidden} hidden units"
-
-                let! runs = go terminal folder [] (plan common teacher)
-                terminal.Table(RunReport.table runs)
-
-                if runs.Length = 5 && List.forall (fun (_, s: Summary) -> s.Ending = Finished) runs then
-                    let report = Path.Combine(folder, "report.html")
-                    do! RunReport.write report "Quickstart: handwritten digits" runs
-                    terminal.Say $"report {report}"
-                else
-                    terminal.Line $"interrupted; go on with: ctkd quickstart --out {Shell.word folder}"
+                let! runs =
+                    if isPhotos then
+                        PhotoTour.go PhotoTour.sizes terminal folder common backbone
+                    else
+                        digits terminal folder common
 
                 terminal.Json(
                     runs |> List.map (fun (name, summary) -> name, RunResult.ofSummary summary) |> Map.ofList
