@@ -19,12 +19,9 @@ module LinearClassifier =
     let private steps, rate = 300, 0.01
     let private adam = Optimiser.AdamW { AdamW.defaults with WeightDecay = 0.1 }
 
-    /// Below it a feature counts as constant.
-    let private least = 1e-6
-
     /// <summary>
     /// Minimises the mean cross entropy over all rows by 300 steps of AdamW (rate 0.01, weight decay 0.1) from zeros, on
-    /// features of mean 0 and standard deviation 1; the scaling is then part of W and b. Nothing is random.
+    /// features of mean 0 whose mean variance is 1; the scaling is then part of W and b. Nothing is random.
     /// </summary>
     /// <param name="classes">The number of classes.</param>
     /// <param name="features">Features, float32 [N, D].</param>
@@ -40,7 +37,8 @@ module LinearClassifier =
             (fun () ->
                 let mean = Tensor.meanOver 0 features
                 let centred = features - mean
-                let deviation = Tensor.meanOver 0 (centred * centred) |> Tensor.sqrt |> Tensor.addNumber least
+                // One scale for all: a feature that hardly varies in few images would else count most in others.
+                let deviation = Tensor.mean (centred * centred) |> Tensor.addNumber 1e-12 |> Tensor.sqrt
                 let scaled = centred / deviation
 
                 let zeros (shape: int list) =
