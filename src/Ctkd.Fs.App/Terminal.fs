@@ -155,7 +155,9 @@ type Terminal(json: bool) =
             Some("top-1 " + digits 2 m.Top1 + " %")
             Some(digits 0 m.ImagesPerSecond + " images/s")
             // Below one per cent nobody waits.
-            m.Waited |> Option.filter (fun share -> share >= 1.0) |> Option.map (fun share -> $"waiting for images {digits 0 share} %%")
+            m.Waited
+            |> Option.filter (fun share -> share >= 1.0)
+            |> Option.map (fun share -> $"waiting for images {digits 0 share} %%")
         ]
         |> List.choose id
         |> String.concat "  "

@@ -219,7 +219,11 @@ module Distiller =
             let student = input.Student.Logits
             let t = Tensor.scalar (Tensor.dtype student) (Tensor.device student) t
             let soften logits = Policy.shared t logits student
-            { input with Softened = SeveralTeachers.soften input.Shares soften input.Teacher }
+
+            {
+                input with
+                    Softened = SeveralTeachers.soften input.Shares soften input.Teacher
+            }
 
         {
             distiller with

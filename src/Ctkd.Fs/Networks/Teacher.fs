@@ -130,7 +130,12 @@ module Teacher =
                 info
             else
                 let names = Array.ofList info.ClassNames
-                { info with ClassNames = view.Order |> List.map (Array.get names); Classes = view.Order.Length }
+
+                {
+                    info with
+                        ClassNames = view.Order |> List.map (Array.get names)
+                        Classes = view.Order.Length
+                }
 
         result {
             if view = TeacherView.direct then
@@ -201,16 +206,18 @@ module Teacher =
 
             let forward _ _ (images: Tensor) =
                 let logits = runs |> List.map (fun run -> run images)
-                { Features = []; Pooled = Tensor.cat 1 logits; Logits = SeveralTeachers.logits shares logits }
+
+                {
+                    Features = []
+                    Pooled = Tensor.cat 1 logits
+                    Logits = SeveralTeachers.logits shares logits
+                }
 
             let identities = teachers |> List.map LoadedModel.identity
 
             let hash =
                 if List.forall Option.isSome identities then
-                    [
-                        for share, identity in List.zip shares identities ->
-                            $"{string share} {identity.Value}"
-                    ]
+                    [ for share, identity in List.zip shares identities -> $"{string share} {identity.Value}" ]
                     |> String.concat "\n"
                     |> System.Text.Encoding.UTF8.GetBytes
                     |> NetworkFile.hash

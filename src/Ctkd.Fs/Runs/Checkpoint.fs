@@ -97,7 +97,7 @@ module Checkpoint =
             info.Step
             info.MetricLines
             info.Classes - 2
-            (if info.ClassNames.IsEmpty then 0 else -abs (info.Classes - info.ClassNames.Length))
+            (if info.ClassNames.IsEmpty then 0 else -abs(info.Classes - info.ClassNames.Length))
             images.Height - 1
             images.Width - 1
             images.ShortSide

@@ -48,7 +48,15 @@ module Feeds =
         if s.Photos.DecodeThreads > 0 then s.Photos.DecodeThreads else Environment.ProcessorCount
 
     /// A stream whose loader keeps decoded images up to so many bytes.
-    let private stream (kept: int64) (s: Settings) (dtype: DType) (device: Device) (data: Splits) (set: ImageSet) (photos: PhotoSet) =
+    let private stream
+        (kept: int64)
+        (s: Settings)
+        (dtype: DType)
+        (device: Device)
+        (data: Splits)
+        (set: ImageSet)
+        (photos: PhotoSet)
+        =
         let loader = new PhotoLoader(photos.Source, threads s, set.Height, set.Width, PhotoStream.slabs, kept)
 
         {
@@ -88,8 +96,7 @@ module Feeds =
                     |> Tensor.toDevice device
                     |> Tensor.permute [| 0L; 3L; 1L; 2L |]
                 )
-            Labels =
-                Tensor.scope (fun () -> Tensor.ofInt64s [ count ] (labels.ToArray()) |> Tensor.toDevice device)
+            Labels = Tensor.scope (fun () -> Tensor.ofInt64s [ count ] (labels.ToArray()) |> Tensor.toDevice device)
             Mean = stream.Mean
             Std = stream.Std
             Mix = None
@@ -121,8 +128,15 @@ module Feeds =
         let feeds = test s dtype device say data
 
         match data.Train.Images with
-        | Pixels.InMemory _ ->
-            { feeds with Train = Some(OnDevice(Augment.upload dtype device data.Mean data.Std data.Train)) }
+        | Pixels.InMemory _ -> {
+            feeds with
+                Train = Some(OnDevice(Augment.upload dtype device data.Mean data.Std data.Train))
+          }
         | Pixels.InFiles photos ->
             let stream = stream (int64 (s.Photos.DecodedGb * 1e9)) s dtype device data data.Train photos
-            { feeds with Train = Some(Streamed stream); Loaders = stream.Loader :: feeds.Loaders }
+
+            {
+                feeds with
+                    Train = Some(Streamed stream)
+                    Loaders = stream.Loader :: feeds.Loaders
+            }

@@ -129,7 +129,9 @@ module Metrics =
             | line :: lines -> readLine number line |> Result.bind (fun m -> go (number + 1) (m :: read) lines)
 
         go 1 [] whole
-        |> Result.map (fun read -> read @ (rest |> List.map (upToDate >> Json.read path) |> List.choose Result.toOption))
+        |> Result.map (fun read ->
+            read @ (rest |> List.map (upToDate >> Json.read path) |> List.choose Result.toOption)
+        )
 
     /// Reads the lines of a metrics file, without a last line that a crash cut short.
     let read (path: string) : Result<EpochMetrics list, Error> =

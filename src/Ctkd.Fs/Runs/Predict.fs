@@ -141,11 +141,13 @@ module Predict =
                 let unread (i: int) =
                     let reason =
                         loader.Unreadable
-                        |> Seq.tryPick (fun struct (name, reason) ->
-                            if name = source.Name i then Some reason else None
-                        )
+                        |> Seq.tryPick (fun struct (name, reason) -> if name = source.Name i then Some reason else None)
 
-                    { Image = names[i]; Classes = []; Problem = Some(defaultArg reason "it is no image") }
+                    {
+                        Image = names[i]
+                        Classes = []
+                        Problem = Some(defaultArg reason "it is no image")
+                    }
 
                 let batch (numbers: int[]) =
                     use request = loader.Request(numbers, numbers, cut)

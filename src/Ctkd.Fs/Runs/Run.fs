@@ -281,7 +281,9 @@ module Run =
     /// Adds to the error of a missing file how a run finds what was moved.
     let private moved (error: Error) : Error =
         if error.Kind = Missing then
-            let next = $"{error.Next}; what was moved is named by --weights (of several teachers --teacher) or --data-dir beside --resume"
+            let next =
+                $"{error.Next}; what was moved is named by --weights (of several teachers --teacher) or --data-dir beside --resume"
+
             { error with Next = next }
         else
             error

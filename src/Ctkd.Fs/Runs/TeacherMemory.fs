@@ -17,7 +17,8 @@ module TeacherMemory =
             $"mean {numbers data.Mean}, std {numbers data.Std}"
             $"pad {plan.Pad}, flip {plan.Flip}, batch {s.TeacherAhead * s.Batch}"
             // The cuts of photographs are random numbers of the seed; each epoch has its own.
-            if data.Train.Images.IsInFiles then $"size {s.Photos.Size}, crop area {s.Photos.CropArea}, seed {s.Seed}"
+            if data.Train.Images.IsInFiles then
+                $"size {s.Photos.Size}, crop area {s.Photos.CropArea}, seed {s.Seed}"
             $"precision {plan.Precision}, channels last {plan.ChannelsLast}, device {s.Device}"
             $"libtorch {engine.Version} in {engine.Folder}, {Engine.threads ()} threads, fused {Engine.fuses ()}, TF32 {s.Tf32}"
             // Another build of the library may compute in another order.

@@ -132,7 +132,8 @@ module Evaluate =
 
                                 let divergence = Loss.kl (wide other) (wide logits)
 
-                                Tensor.stack 0 [ Tensor.sum agreed; Tensor.sum divergence ] |> Tensor.addInto likeness
+                                Tensor.stack 0 [ Tensor.sum agreed; Tensor.sum divergence ]
+                                |> Tensor.addInto likeness
                             )
                         )
 
@@ -184,10 +185,6 @@ module Evaluate =
                         parts |> Seq.iter Tensor.free
                         whole
 
-                    {
-                        Logits = joined logits
-                        Pooled = joined pooled
-                        Labels = Array.concat labels
-                    }
+                    { Logits = joined logits; Pooled = joined pooled; Labels = Array.concat labels }
                 )
         )

@@ -87,7 +87,7 @@ module RecordedSteps =
 
     /// Writes the values of a state's epoch to the inputs' addresses.
     let private write (inputs: Inputs) (parts: EpochParts) (step: int) : unit =
-        List.iter2 Tensor.copyInto (Augment.tensors inputs.Order) (Augment.tensors(snd (resident parts)))
+        List.iter2 Tensor.copyInto (Augment.tensors inputs.Order) (Augment.tensors (snd (resident parts)))
         List.iter2 Tensor.copyInto (EpochValues.tensors inputs.Values) (EpochValues.tensors parts.Values)
         Tensor.fillInto inputs.Clock (float step)
 

@@ -179,10 +179,12 @@ let tests =
 
                 // Feature c is large for class c; the last one is constant.
                 let rows =
-                    Array.init (60 * 5) (fun at ->
-                        let i, j = at / 5, at % 5
-                        1000.0 * (if j = 4 then 7.0 else noise[at] * 0.2 + (if i % 3 = j then 1.0 else 0.0))
-                    )
+                    Array.init
+                        (60 * 5)
+                        (fun at ->
+                            let i, j = at / 5, at % 5
+                            1000.0 * (if j = 4 then 7.0 else noise[at] * 0.2 + (if i % 3 = j then 1.0 else 0.0))
+                        )
 
                 let features = Tensor.ofFloats DType.Float32 [ 60; 5 ] rows
                 let weights = LinearClassifier.train 3 features (Tensor.ofInt64s [ 60 ] labels)

@@ -57,7 +57,9 @@ let tests =
 
             // Both hashes were computed from the published text files by another program.
             let hash (set: ImageSet) =
-                Array.append (ImageSet.bytes set) (Array.map byte set.Labels) |> SHA256.HashData |> Convert.ToHexStringLower
+                Array.append (ImageSet.bytes set) (Array.map byte set.Labels)
+                |> SHA256.HashData
+                |> Convert.ToHexStringLower
 
             Must.equal "9c0d657a4d0cfa280e19dcfbb7de9c6f5e802acb76f23ece3c366a04f5d32d11" (hash digits.Train)
             Must.equal "5d7f3af69f3260741cddc8db597b2928ea2f794cc6e8a40a93d3f754043d9995" (hash digits.Test)

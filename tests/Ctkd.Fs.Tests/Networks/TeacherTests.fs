@@ -199,13 +199,20 @@ let tests =
 
                 // Standardised, and with a temperature for each instance.
                 let policy = Standardise.policy (Dtkd.policy 4.0)
-                let values = { Strength = Tensor.scalar DType.Float32 Device.Cpu 0.0; T = Tensor.scalar DType.Float32 Device.Cpu 4.0 }
+
+                let values = {
+                    Strength = Tensor.scalar DType.Float32 Device.Cpu 0.0
+                    T = Tensor.scalar DType.Float32 Device.Cpu 4.0
+                }
+
                 let soften = Policy.softening policy Tree.empty values outputs.Logits student
                 let softened = SeveralTeachers.soften (Model.shares joined.Model) soften outputs
 
                 let mean =
                     List.map2
-                        (fun share teacher -> (soften (logits teacher images)).Teacher |> Tensor.softmax 1 |> Tensor.scale share)
+                        (fun share teacher ->
+                            (soften (logits teacher images)).Teacher |> Tensor.softmax 1 |> Tensor.scale share
+                        )
                         shares
                         teachers
                     |> List.reduce Tensor.add

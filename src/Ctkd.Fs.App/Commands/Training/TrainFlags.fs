@@ -194,7 +194,10 @@ module TrainFlags =
             TeacherWeights = WeightsPath.absolute s.TeacherWeights
             DataDir =
                 // A folder of the data set's own name.
-                (if s.DataDir = "" && Datasets.isPhotos s.Data && Path.Exists s.Data then s.Data else s.DataDir)
+                (if s.DataDir = "" && Datasets.isPhotos s.Data && Path.Exists s.Data then
+                     s.Data
+                 else
+                     s.DataDir)
                 |> absolute
             TeacherCache = absolute s.TeacherCache
             StudentWeights = WeightsPath.absolute s.StudentWeights

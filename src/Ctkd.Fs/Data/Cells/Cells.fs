@@ -61,6 +61,7 @@ module Cells =
             let photos: PhotoData = {
                 Train = part classes "train" files
                 Val = part classes "val" files
+                HasOwnVal = true
                 Warnings = []
             }
 

@@ -143,9 +143,12 @@ module Onnx =
             ]
 
         let sized =
-            if not resizes then planes
-            elif options.ShortSide > 0 then resized (shortened graph options planes) |> middle graph size
-            else resized size
+            if not resizes then
+                planes
+            elif options.ShortSide > 0 then
+                resized (shortened graph options planes) |> middle graph size
+            else
+                resized size
 
         let pixels = node "Div" "pixels" [ sized; graph.Floats $"{input}.white" [] [| 255.0f |] ] []
         normalise graph mean std { Name = pixels; Shape = [ 3; options.Height; options.Width ] }

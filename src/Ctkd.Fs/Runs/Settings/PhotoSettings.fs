@@ -32,8 +32,7 @@ module PhotoSettings =
             |> Field.means "photos: the smallest share of a picture's area that a random crop takes, in (0, 1]"
 
             row "val-split SHARE" (nameof p.ValSplit) (number share) PhotoSets.defaults.ValSplit
-            |> Field.means
-                "photos: the share of each class that is held out for the test where DIR has no val folder"
+            |> Field.means "photos: the share of each class that is held out for the test where DIR has no val folder"
             |> Field.by "0.1 there"
             |> Field.yours
 

@@ -98,10 +98,13 @@ module Settings =
 
         if s.Optimiser <> OptimiserName.Adamw && adam s <> adam defaults then
             $"adam-beta1, adam-beta2 and adam-epsilon are for the optimizer adamw, not {s.Optimiser}"
+
         if s.Teaching.Others.IsEmpty && not s.Teaching.Shares.IsEmpty then
             "teacher-weights are shares of several teachers, and there is one"
+
         if s.Nesterov && s.Optimiser <> OptimiserName.Sgd then
             $"nesterov is for the optimizer sgd, not {s.Optimiser}"
+
         if s.Mixup > 0.0 && s.Teacher <> "" then
             if s.TeacherCache <> "" then
                 "mixup and teacher-cache exclude each other: the cache holds features of single images, and mixup blends anew in each step"

@@ -32,7 +32,8 @@ module TeacherSettings =
             |> Field.mayChange
 
             row "teacher-weights SHARE" (nameof t.Shares) (numbers positive) ([]: float list)
-            |> Field.means "shares of several teachers, in the order of --teacher: the mean of their softened outputs teaches"
+            |> Field.means
+                "shares of several teachers, in the order of --teacher: the mean of their softened outputs teaches"
             |> Field.by "equal"
 
             row "teacher-size PIXELS" (nameof t.Size) (whole 0 4096) 0

@@ -45,7 +45,10 @@ let tests =
                 let images = (nonNull json["images"]).AsArray()
                 // One file, and the eight of the folder.
                 Must.equal 9 images.Count
-                let read (node: JsonNode | null) = Json.read<Prediction> "" ((nonNull node).ToJsonString()) |> Error.orRaise
+
+                let read (node: JsonNode | null) =
+                    Json.read<Prediction> "" ((nonNull node).ToJsonString()) |> Error.orRaise
+
                 let predictions = images |> Seq.map read |> List.ofSeq
                 Must.equal image predictions.Head.Image
 
@@ -82,7 +85,10 @@ let tests =
                 // Wider, higher, and sides whose rest is odd.
                 for columns, rows in [ 61, 40; 33, 70; 25, 25; 40, 24 ] do
                     let path = Path.Combine(folder, "one.png")
-                    let file = encoded SkiaSharp.SKEncodedImageFormat.Png 100 columns rows (fun x y k -> 3 * x + 5 * y * k)
+
+                    let file =
+                        encoded SkiaSharp.SKEncodedImageFormat.Png 100 columns rows (fun x y k -> 3 * x + 5 * y * k)
+
                     File.WriteAllBytes(path, file)
                     let rgb, _, _ = decode file
                     let input = Microsoft.ML.OnnxRuntime.Tensors.DenseTensor<byte>(rgb, [| 1; rows; columns; 3 |])

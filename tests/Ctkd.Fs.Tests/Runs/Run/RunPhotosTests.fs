@@ -188,9 +188,17 @@ let tests =
                 let error = Settings.loadData (split 0.5) |> errorOf
                 Must.equal (Usage, root) (error.Kind, error.Where)
                 let train = Path.Combine(root, "train")
-                let data seed = Settings.loadData { split 0.5 with DataDir = train; Photos.SplitSeed = seed } |> Error.orRaise
+
+                let data seed =
+                    Settings.loadData { split 0.5 with DataDir = train; Photos.SplitSeed = seed } |> Error.orRaise
+
                 Must.equal (6, 6) (ImageSet.count (data 1).Train, ImageSet.count (data 1).Test)
-                let held seed = match (data seed).Test.Images with Pixels.InFiles p -> p.Files.Paths | _ -> [||]
+
+                let held seed =
+                    match (data seed).Test.Images with
+                    | Pixels.InFiles p -> p.Files.Paths
+                    | _ -> [||]
+
                 Must.equal (held 1) (held 1)
                 Must.differ (held 1) (held 2)
                 let standard = Settings.loadData { settings train with PerClass = 0 } |> errorOf
