@@ -31,6 +31,7 @@ let private tests: Test =
             DecoderTests.tests
             PhotoLoaderTests.tests
             PhotoFolderTests.tests
+            PhotoLayoutTests.tests
             PhotoPackTests.tests
             PhotoCheckTests.tests
             DkdTests.tests

@@ -90,6 +90,8 @@ module Data =
                     let! fine =
                         match args.GetResult(DataArgs.Action, []) with
                         | [ "check"; path ] -> check terminal threads path
+                        | "pack" :: _ when args.Contains DataArgs.Threads ->
+                            Command.usage "--threads has no effect on data pack" "leave it out: it is for data check"
                         | [ "pack"; folder; out ] -> pack terminal folder out
                         | "check" :: _ -> Command.usage "data check takes one folder" "give it: ctkd data check DIR"
                         | "pack" :: _ ->

@@ -41,17 +41,15 @@ type Predictions = { Model: string; Images: Prediction list }
 /// The command `predict`.
 module Predict =
 
-    /// The files that are meant: a folder stands for the images in it.
-    let private filesOf (paths: string list) : Result<string list, Error> =
+    /// The files that are meant: a folder stands for all images below it.
+    let private filesOf (say: string -> unit) (paths: string list) : Result<string list, Error> =
         paths
         |> List.traverseResultM (fun path ->
             if Directory.Exists path then
-                PhotoFolder.scan path
-                |> Result.map (fun tree ->
-                    let all =
-                        Array.append tree.Train.Paths (tree.Val |> Option.map _.Paths |> Option.defaultValue [||])
-
-                    all |> Array.map (fun inner -> Path.Combine(path, inner)) |> List.ofArray
+                PhotoFolder.images path
+                |> Result.map (fun (images, warnings) ->
+                    warnings |> List.iter (fun text -> say $"warning: {text}")
+                    images |> Array.map (fun image -> Path.Combine(path, image)) |> List.ofArray
                 )
             else
                 Ok [ path ]
@@ -64,7 +62,8 @@ module Predict =
         | Some path ->
             Files.read path
             |> Result.map (fun bytes ->
-                (System.Text.Encoding.UTF8.GetString bytes).TrimEnd().Split('\n')
+                // Some editors begin a file with a byte order mark.
+                (System.Text.Encoding.UTF8.GetString bytes).TrimStart('\uFEFF').TrimEnd().Split('\n')
                 |> Array.map _.Trim()
                 |> List.ofArray
                 |> Some
@@ -143,7 +142,7 @@ module Predict =
 
                     let! images =
                         match args.TryGetResult PredictArgs.Images with
-                        | Some(_ :: _ as paths) -> filesOf paths
+                        | Some(_ :: _ as paths) -> filesOf terminal.Say paths
                         | _ ->
                             Command.usage
                                 "predict needs images"

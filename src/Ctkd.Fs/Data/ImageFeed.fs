@@ -57,18 +57,21 @@ module PhotoStream =
     /// Buffers that a loader needs: those decoded ahead, the one in use, and one for any positions.
     let slabs = ahead + 2
 
+    /// The error of photographs of which none can be read.
+    let unreadable (why: string) : Error =
+        Error.create
+            Damaged
+            $"the photographs cannot be read: {Files.printable why}"
+            ""
+            "check the disk, and the folder with: ctkd data check DIR"
+
     /// Waits until a request is decoded. Raises `CtkdException` (Damaged) where so many images in a row cannot be read that
     /// the disk may be gone.
     let wait (request: PhotoRequest) : unit =
         try
             request.Wait()
         with :? PhotoException as problem ->
-            Error.create
-                Damaged
-                $"the photographs cannot be read: {Files.printable problem.Message}"
-                ""
-                "check the disk, and the folder with: ctkd data check DIR"
-            |> Error.raise
+            Error.raise (unreadable problem.Message)
 
     /// A decoded request as a batch. Of test images, those that cannot be decoded are left out; in training others took
     /// their places.
@@ -100,13 +103,14 @@ module PhotoStream =
                 }
             )
 
-    /// Batches of consecutive positions, decoded ahead: `images` gives the photograph at each position.
-    let private consecutive (stream: PhotoStream) (images: int[]) (cut: CutChooser) =
+    /// Batches of consecutive positions, decoded ahead: `images` gives the photograph at each position, and `replace` says
+    /// whether another takes the place of one that cannot be read.
+    let private consecutive (stream: PhotoStream) (images: int[]) (cut: CutChooser) (replace: bool) =
         let pending = Queue<struct (int * int) * PhotoRequest>()
 
         let request (start: int) (stop: int) : PhotoRequest =
             let chosen = images[start .. stop - 1]
-            stream.Loader.Request(chosen, chosen, cut)
+            stream.Loader.Request(chosen, chosen, cut, replace)
 
         let drop () =
             while pending.Count > 0 do
@@ -141,7 +145,7 @@ module PhotoStream =
         let draw purpose = rng |> Rng.split purpose |> Rng.at number
         let order = Rng.permutation count (draw "order") |> Array.map int
         let cut = Crop.training (draw "cuts") stream.LeastArea stream.Height
-        let struct (batch, drop) = consecutive stream order cut
+        let struct (batch, drop) = consecutive stream order cut true
 
         {
             Count = count
@@ -163,7 +167,7 @@ module PhotoStream =
     /// that cannot be decoded are left out.
     let each (batchSize: int) (count: int) (stream: PhotoStream) (body: Batch -> unit) : unit =
         let images = Array.init count id
-        let struct (batch, drop) = consecutive stream images (evaluationCut stream.Height)
+        let struct (batch, drop) = consecutive stream images (evaluationCut stream.Height) false
 
         try
             for start in 0..batchSize .. count - 1 do

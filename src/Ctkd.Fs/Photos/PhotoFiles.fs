@@ -1,6 +1,8 @@
 namespace Ctkd.Fs
 
 open System
+open System.IO
+open System.IO.Hashing
 
 /// Files of photographs, in the order that numbers them: by class, and in a class by path.
 type PhotoFiles = {
@@ -12,6 +14,8 @@ type PhotoFiles = {
     Paths: string[]
     /// Bytes of each file.
     Lengths: int64[]
+    /// A mark of each file's content (<c>PhotoMark</c>).
+    Marks: uint32[]
     /// The class of each, or -1.
     Labels: int[]
 }
@@ -23,6 +27,10 @@ type PhotoTree = {
     Val: PhotoFiles option
     /// Files that are no images of a format that is read.
     Others: string list
+    /// Folders and files beside those for training and validation that are images, or hold some.
+    Unused: string list
+    /// Folders that lie too deep to be read.
+    TooDeep: string list
 }
 
 /// The images to train with and those to test with; both have the classes of the first.
@@ -32,6 +40,45 @@ type PhotoSplits = {
     /// What is odd, for the user to see.
     Warnings: string list
 }
+
+/// A mark of a file's content, which tells it from most others of its length without reading all of it: the CRC-32 of its
+/// first and last 4 KiB, of all its bytes where it has no more than 8 KiB.
+[<RequireQualifiedAccess>]
+module PhotoMark =
+    let private part = 4096
+
+    /// The mark of a file in memory.
+    let ofBytes (file: ReadOnlySpan<byte>) : uint32 =
+        let crc = Crc32()
+
+        if file.Length <= 2 * part then
+            crc.Append file
+        else
+            crc.Append(file.Slice(0, part))
+            crc.Append(file.Slice(file.Length - part))
+
+        crc.GetCurrentHashAsUInt32()
+
+    /// The mark of a file, or 0 where it cannot be read: whoever reads all of it then says why.
+    let ofFile (path: string) : uint32 =
+        try
+            use file = File.OpenHandle(path, share = (FileShare.ReadWrite ||| FileShare.Delete))
+            let length = RandomAccess.GetLength file
+            let bytes = Array.zeroCreate<byte>(int (min length (int64 (2 * part))))
+
+            let read (start: int) (offset: int64) =
+                RandomAccess.Read(file, bytes.AsSpan(start, min part (bytes.Length - start)), offset) |> ignore
+
+            read 0 0L
+
+            if bytes.Length > part then
+                // Of a file of no more than two parts, the rest.
+                read part (length - int64 (bytes.Length - part))
+
+            ofBytes (ReadOnlySpan bytes)
+        with
+        | :? UnauthorizedAccessException
+        | :? IOException -> 0u
 
 /// Order by UTF-8 bytes.
 [<RequireQualifiedAccess>]

@@ -2,7 +2,6 @@ namespace Ctkd.Fs
 
 open System
 open System.IO
-open Ctkd.Images
 
 /// Finds photographs in folders: DIR/train/CLASS/* and DIR/val/CLASS/*, or DIR/CLASS/*, or images without classes.
 [<RequireQualifiedAccess>]
@@ -11,110 +10,16 @@ module PhotoFolder =
     /// What the folder for validation may be called; the first that is there counts.
     let private validationNames = [ "val"; "valid"; "validation"; "test" ]
 
-    let private extensions = [ ".jpg"; ".jpeg"; ".png"; ".webp"; ".bmp"; ".gif" ]
-
-    /// Deeper folders are not read.
-    let private mostDepth = 64
-
     let private layout =
         "put images into DIR/train/CLASS/ and DIR/val/CLASS/, or into DIR/CLASS/: JPEG, PNG, WebP, BMP or GIF"
 
-    let private isHidden (name: string) : bool = name.StartsWith '.'
-
-    let private isLink (entry: FileSystemInfo) : bool = not (isNull entry.LinkTarget)
-
-    /// Whether a file begins as an image does. One that may not be read is none; those that are named as images are listed
-    /// without a look inside, and reading them tells.
-    let private beginsAsImage (path: string) : bool =
-        try
-            use file = File.OpenHandle path
-            let start = Array.zeroCreate<byte> PhotoFormats.Enough
-            let read = RandomAccess.Read(file, start.AsSpan(), 0L)
-            PhotoFormats.Of(ReadOnlySpan(start, 0, read)) <> PhotoFormat.Other
-        with
-        | :? UnauthorizedAccessException
-        | :? IOException -> false
-
-    /// Where the bytes of a file lie: a link leads there. Nothing where it leads nowhere, or round.
-    let private target (entry: FileSystemInfo) : string option =
-        try
-            let path = if isLink entry then (nonNull (entry.ResolveLinkTarget true)).FullName else entry.FullName
-            if File.Exists path then Some path else None
-        with :? IOException ->
-            None
-
-    /// What is below a folder.
-    [<NoComparison; NoEquality>]
-    type private Walk = { Images: ResizeArray<struct (string * int64)>; Others: ResizeArray<string> }
-
-    let private addFile (walk: Walk) (relative: string) (entry: FileSystemInfo) : unit =
-        let isImageByName =
-            List.exists (fun (e: string) -> e.Equals(entry.Extension, StringComparison.OrdinalIgnoreCase)) extensions
-
-        match target entry with
-        | Some path when not (Files.isFile path) -> walk.Others.Add relative
-        | Some path when isImageByName || beginsAsImage path ->
-            walk.Images.Add(struct (relative, FileInfo(path).Length))
-        // A link that leads nowhere is an image that cannot be read.
-        | None when isImageByName -> walk.Images.Add(struct (relative, 0L))
-        | _ -> walk.Others.Add relative
-
-    /// The path of a folder without links, of which so many are followed.
-    let rec private withoutLinks (links: int) (path: string) : string =
-        match Path.GetDirectoryName path with
-        | null -> path
-        | parent ->
-            let parent = withoutLinks links parent
-            let inside = Path.Combine(parent, string (Path.GetFileName path))
-
-            match DirectoryInfo(inside).LinkTarget with
-            | null -> inside
-            | _ when links = 0 -> inside
-            | target -> withoutLinks (links - 1) (Path.GetFullPath(Path.Combine(parent, target)))
-
-    /// Adds what is below a folder. `above` holds the folders that led here, as they are without links.
-    let rec private visit (walk: Walk) (above: string list) (relative: string) (folder: DirectoryInfo) : unit =
-        let real =
-            match above with
-            | [] -> withoutLinks 40 folder.FullName
-            | parent :: _ when isLink folder -> withoutLinks 40 (Path.Combine(parent, folder.Name))
-            | parent :: _ -> Path.Combine(parent, folder.Name)
-
-        // A link to a folder that it lies in would go on for ever.
-        if not (List.contains real above) && above.Length < mostDepth then
-            for entry in folder.EnumerateFileSystemInfos() do
-                if not (isHidden entry.Name) then
-                    let name = if relative = "" then entry.Name else $"{relative}/{entry.Name}"
-
-                    match entry with
-                    | :? DirectoryInfo as inner -> visit walk (real :: above) name inner
-                    | _ when isLink entry && Directory.Exists entry.FullName ->
-                        visit walk (real :: above) name (DirectoryInfo entry.FullName)
-                    | _ -> addFile walk name entry
-
-    let private foldersIn (folder: string) : string list =
-        Directory.GetDirectories folder
-        |> Array.map (fun path -> string (Path.GetFileName path))
-        |> Array.filter (isHidden >> not)
-        |> List.ofArray
-        |> List.sortWith ByteOrder.compare
-
-    /// The images below a folder of classes; `under` is the folder's place below the root.
-    let private collect
-        (root: string)
-        (under: string)
-        (leaveOut: string list)
-        (others: ResizeArray<string>)
-        : PhotoFiles =
-        let folder = if under = "" then root else Path.Combine(root, under)
-        let walk = { Images = ResizeArray(); Others = others }
-        visit walk [] under (DirectoryInfo folder)
+    /// The images of a folder of classes among those that were found; `under` is the folder's place below the root.
+    let private collect (root: string) (under: string) (classes: string list) (found: FoundFiles) : PhotoFiles =
         let skip = if under = "" then 0 else under.Length + 1
-        let classes = foldersIn folder |> List.except leaveOut
         let labels = classes |> List.mapi (fun i name -> name, i) |> dict
 
         let images =
-            walk.Images.ToArray()
+            found.Images.ToArray()
             |> Array.map (fun struct (path, length) ->
                 let inside = path.Substring skip
 
@@ -134,49 +39,89 @@ module PhotoFolder =
             if label <> otherLabel then label.CompareTo otherLabel else ByteOrder.compare path other
         )
 
+        let paths = images |> Array.map (fun struct (_, path, _) -> path)
+
         {
             Root = root
             Classes = classes
-            Paths = images |> Array.map (fun struct (_, path, _) -> path)
+            Paths = paths
             Lengths = images |> Array.map (fun struct (_, _, length) -> length)
+            Marks = paths |> Array.Parallel.map (fun path -> PhotoMark.ofFile (Path.Combine(root, path)))
             Labels = images |> Array.map (fun struct (label, _, _) -> label)
         }
 
+    /// The folders for validation where no folder is called train. A class may be called test: it is one unless its folders
+    /// are called as those beside it.
+    let private withoutTrain (root: string) (folders: string list) : string list =
+        let classes (name: string) = PhotoWalk.folders root name
+        let isThere (name: string) = List.contains name folders && not (List.isEmpty (classes name))
+        let sure = validationNames |> List.filter (fun name -> name <> "test" && isThere name)
+
+        let others =
+            List.except validationNames folders
+            |> List.collect classes
+            |> List.distinct
+            |> List.sortWith ByteOrder.compare
+
+        let isTest = isThere "test" && List.contains (classes "test") (others :: List.map classes sure)
+
+        if isTest then sure @ [ "test" ] else sure
+
+    /// The folder to train with ("" for all but those for validation), and the folders for validation, of which the first
+    /// counts.
+    let private parts (root: string) (folders: string list) : string * string list =
+        if List.contains "train" folders then
+            match validationNames |> List.filter (fun name -> List.contains name folders) with
+            // Without a folder for validation, "train" may be a class: photographs of trains.
+            | [] when List.isEmpty (PhotoWalk.folders root "train") -> "", []
+            | validation -> "train", validation
+        else
+            "", withoutTrain root folders
+
+    /// Folders, with a '/' at the end, and images that lie at the root.
+    let private tops (found: FoundFiles) : string list =
+        found.Images
+        |> Seq.map (fun struct (path, _) -> path.Substring(0, path.IndexOf '/' + 1), path)
+        |> Seq.map (fun (folder, path) -> if folder = "" then path else folder)
+        |> Seq.distinct
+        |> List.ofSeq
+
     let private found (root: string) : PhotoTree =
-        let others = ResizeArray<string>()
-        let folders = foldersIn root
-        let validation = validationNames |> List.tryFind (fun name -> List.contains name folders)
-        let hasTrain = List.contains "train" folders
+        let folders = PhotoWalk.folders root ""
+        let train, validation = parts root folders
+        let trainFound = PhotoWalk.below root train (if train = "" then validation else [])
+        let valFound = validation |> List.tryHead |> Option.map (fun name -> name, PhotoWalk.below root name [])
 
-        // Without a folder for validation, "train" may be a class: photographs of trains.
-        let isSplit =
-            hasTrain && (validation.IsSome || not (List.isEmpty (foldersIn (Path.Combine(root, "train")))))
-
-        let train, validation =
-            if isSplit then
-                collect root "train" [] others, validation |> Option.map (fun name -> collect root name [] others)
+        let unused =
+            if train = "" then
+                List.skip (min 1 validation.Length) validation
+                |> List.filter (fun name -> (PhotoWalk.below root name []).Images.Count > 0)
+                |> List.map (fun name -> name + "/")
             else
-                collect root "" [] others, None
+                tops (PhotoWalk.below root "" (train :: List.truncate 1 validation))
+
+        let used = trainFound :: (valFound |> Option.map snd |> Option.toList)
+
+        let sorted (files: FoundFiles -> ResizeArray<string>) =
+            used |> List.collect (files >> List.ofSeq) |> List.sortWith ByteOrder.compare
 
         {
-            PhotoTree.Train = train
-            Val = validation
-            Others = others |> List.ofSeq |> List.sortWith ByteOrder.compare
+            PhotoTree.Train =
+                let classes = if train = "" then List.except validation folders else PhotoWalk.folders root train
+
+                collect root train classes trainFound
+            Val = valFound |> Option.map (fun (name, files) -> collect root name (PhotoWalk.folders root name) files)
+            Others = sorted _.Others
+            Unused = List.sortWith ByteOrder.compare unused
+            TooDeep = sorted _.TooDeep
         }
 
-    /// Reads what is in a folder: which files are images, by their names or else by their first bytes, and of which classes.
-    /// Links are followed, hidden files left out. Fails where the folder cannot be read or holds no image.
-    let scan (folder: string) : Result<PhotoTree, Error> =
+    let private guarded (folder: string) (read: string -> Result<'T, Error>) : Result<'T, Error> =
         if not (Directory.Exists folder) then
             Error.fail Missing $"there is no folder '{folder}'" folder "check the path"
         else
             try
-                let tree = found (Path.GetFullPath folder)
-
-                if tree.Train.Paths.Length = 0 then
-                    Error.fail Missing "no images to train with are in this folder" folder layout
-                else
-                    Ok tree
+                read (Path.GetFullPath folder)
             with
             | :? UnauthorizedAccessException as problem ->
                 Error.fail
@@ -187,44 +132,99 @@ module PhotoFolder =
             | :? IOException as problem ->
                 Error.fail Damaged $"the folder cannot be read: {problem.Message}" folder "check the disk and its links"
 
+    /// Reads what is in a folder: which files are images, by their names or else by their first bytes, and of which classes.
+    /// Links are followed, hidden files left out. Fails where the folder cannot be read or holds no image.
+    let scan (folder: string) : Result<PhotoTree, Error> =
+        guarded
+            folder
+            (fun root ->
+                let tree = found root
+
+                if tree.Train.Paths.Length = 0 then
+                    Error.fail Missing "no images to train with are in this folder" folder layout
+                else
+                    Ok tree
+            )
+
     /// Some names for a message.
     let private some (names: string list) : string =
         let more = if names.Length > 5 then $" and {names.Length - 5} more" else ""
         (names |> List.truncate 5 |> List.map (fun name -> $"'{Files.printable name}'") |> String.concat ", ") + more
+
+    let private tooDeep (folders: string list) : string list =
+        match folders with
+        | [] -> []
+        | folders -> [
+            $"{folders.Length} folders lie more than {PhotoWalk.mostDepth} deep and are not read: {some folders}"
+          ]
+
+    /// The paths of all images below a folder, whatever its folders mean, in the order of their bytes; and what is left out,
+    /// for the user to see. Fails as <c>scan</c> does.
+    let images (folder: string) : Result<string[] * string list, Error> =
+        guarded
+            folder
+            (fun root ->
+                let found = PhotoWalk.below root "" []
+                let paths = found.Images.ToArray() |> Array.map (fun struct (path, _) -> path)
+                Array.sortInPlaceWith ByteOrder.compare paths
+
+                if paths.Length = 0 then
+                    Error.fail
+                        Missing
+                        "no images are in this folder"
+                        folder
+                        "give a folder of JPEG, PNG, WebP, BMP or GIF files"
+                else
+                    Ok(paths, tooDeep (found.TooDeep |> List.ofSeq |> List.sortWith ByteOrder.compare))
+            )
 
     let private emptyClasses (files: PhotoFiles) : string list =
         let counts = Array.zeroCreate<int> files.Classes.Length
         files.Labels |> Array.iter (fun label -> if label >= 0 then counts[label] <- counts[label] + 1)
         files.Classes |> List.mapi (fun i name -> name, counts[i]) |> List.filter (snd >> (=) 0) |> List.map fst
 
+    /// Whether a validation lies beside folders of which none is called train: their names are then no classes.
+    let private lacksTrain (tree: PhotoTree) : bool =
+        let isInTrain (path: string) = path.StartsWith("train/", StringComparison.Ordinal)
+        tree.Val.IsSome && not (Array.exists isInTrain tree.Train.Paths)
+
     /// What keeps labelled images from being trained with.
     let problems (tree: PhotoTree) : Error list =
         let wrong what next = Error.create Damaged what tree.Train.Root next
 
-        [
-            match tree.Train.Classes with
-            | [] -> wrong "the images are in no folders of classes" $"{layout}; or train without labels: --unlabelled"
-            | [ only ] -> wrong $"there is one class only: {some [ only ]}" "add images of at least one other class"
-            | _ -> ()
+        if lacksTrain tree then
+            [
+                wrong
+                    $"there is a folder for validation, and none called train beside it but {some tree.Train.Classes}"
+                    "call the folder with the classes to train with train: DIR/train/CLASS/; where the one for validation is a class, put its images right into it, into no folders"
+            ]
+        else
 
-            match emptyClasses tree.Train with
-            | [] -> ()
-            | empty ->
-                let next = "add images to these folders, or delete the folders"
-                wrong $"no image to train with is in these classes: {some empty}" next
+            [
+                match tree.Train.Classes with
+                | [] ->
+                    wrong "the images are in no folders of classes" $"{layout}; or train without labels: --unlabelled"
+                | [ only ] -> wrong $"there is one class only: {some [ only ]}" "add images of at least one other class"
+                | _ -> ()
 
-            match tree.Val with
-            | Some validation ->
-                match List.except tree.Train.Classes validation.Classes with
+                match emptyClasses tree.Train with
                 | [] -> ()
-                | extra ->
-                    let next = "add images of them to train, or delete them from the validation"
-                    wrong $"these classes are in the validation only: {some extra}" next
+                | empty ->
+                    let next = "add images to these folders, or delete the folders"
+                    wrong $"no image to train with is in these classes: {some empty}" next
 
-                if not (Array.exists (fun label -> label >= 0) validation.Labels) then
-                    wrong "the folder for validation has no images in folders of classes" layout
-            | None -> ()
-        ]
+                match tree.Val with
+                | Some validation ->
+                    match List.except tree.Train.Classes validation.Classes with
+                    | [] -> ()
+                    | extra ->
+                        let next = "add images of them to train, or delete them from the validation"
+                        wrong $"these classes are in the validation only: {some extra}" next
+
+                    if not (Array.exists (fun label -> label >= 0) validation.Labels) then
+                        wrong "the folder for validation has no images in folders of classes" layout
+                | None -> ()
+            ]
 
     /// What is odd but does no harm.
     let warnings (tree: PhotoTree) : string list = [
@@ -242,6 +242,12 @@ module PhotoFolder =
             | missing -> $"no image to validate with is in these classes: {some missing}"
         | None -> ()
 
+        match tree.Unused with
+        | [] -> ()
+        | unused -> $"the images in these places are not used: {some unused}"
+
+        yield! tooDeep tree.TooDeep
+
         match tree.Others with
         | [] -> ()
         | others -> $"{others.Length} files are no images: {some others}"
@@ -252,6 +258,7 @@ module PhotoFolder =
         files with
             Paths = places |> Array.map (fun i -> files.Paths[i])
             Lengths = places |> Array.map (fun i -> files.Lengths[i])
+            Marks = places |> Array.map (fun i -> files.Marks[i])
             Labels = places |> Array.map (fun i -> files.Labels[i])
     }
 

@@ -32,11 +32,11 @@ type internal LineReader(where: string, text: string) =
             next <- ending + 1
             Ok line
 
-/// The list of a set's images as text: the classes, then a line for each image with path, bytes and label. It says what was
-/// trained with, and has a hash.
+/// The list of a set's images as text: the classes, then a line for each image with path, bytes, label, and the mark of its
+/// content. It says what was trained with, and has a hash.
 [<RequireQualifiedAccess>]
 module PhotoIndex =
-    let private first = "ctkd index of photographs 1"
+    let private first = "ctkd index of photographs 2"
 
     /// The most images or classes: labels and places are 32-bit numbers, and memory is bounded.
     let private most = 100_000_000
@@ -104,7 +104,7 @@ module PhotoIndex =
         line $"images\t{files.Paths.Length}"
 
         for i in 0 .. files.Paths.Length - 1 do
-            line $"{escape files.Paths[i]}\t{files.Lengths[i]}\t{files.Labels[i]}"
+            line $"{escape files.Paths[i]}\t{files.Lengths[i]}\t{files.Labels[i]}\t{files.Marks[i]:x8}"
 
     /// The text of a set.
     let write (files: PhotoFiles) : string =
@@ -120,6 +120,13 @@ module PhotoIndex =
         match Int64.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture) with
         | true, value -> Some value
         | _ -> None
+
+    /// A CRC-32 in eight hexadecimal digits.
+    let internal crc (text: string) : uint32 option =
+        if text.Length = 8 && Seq.forall Char.IsAsciiHexDigit text then
+            Some(Convert.ToUInt32(text, 16))
+        else
+            None
 
     let private count (lines: LineReader) (name: string) : Result<int, Error> =
         lines.Take()
@@ -146,16 +153,20 @@ module PhotoIndex =
         | Some error -> Result.Error error
         | None -> Ok(rows.ToArray())
 
-    let private image (lines: LineReader) (classes: int) (line: string) : Result<struct (string * int64 * int), Error> =
+    let private image
+        (lines: LineReader)
+        (classes: int)
+        (line: string)
+        : Result<struct (string * int64 * int * uint32), Error> =
         match line.Split '\t' with
-        | [| path; length; label |] ->
-            match unescape path, number length, number label with
-            | Some path, Some length, Some label when
+        | [| path; length; label; mark |] ->
+            match unescape path, number length, number label, crc mark with
+            | Some path, Some length, Some label, Some mark when
                 isBelow path && length >= 0L && label >= -1L && label < int64 classes
                 ->
-                Ok(struct (path, length, int label))
-            | _ -> lines.Wrong $"'{Files.printable line}' is no path below the folder, length and label"
-        | _ -> lines.Wrong "it has not three parts"
+                Ok(struct (path, length, int label, mark))
+            | _ -> lines.Wrong $"'{Files.printable line}' is no path below the folder, length, label and mark"
+        | _ -> lines.Wrong "it has not four parts"
 
     /// Reads the text of a set from lines.
     let internal readFrom (root: string) (lines: LineReader) : Result<PhotoFiles, Error> =
@@ -180,9 +191,10 @@ module PhotoIndex =
                 |> Result.map (fun images -> {
                     Root = root
                     Classes = List.ofArray classes
-                    Paths = images |> Array.map (fun struct (path, _, _) -> path)
-                    Lengths = images |> Array.map (fun struct (_, length, _) -> length)
-                    Labels = images |> Array.map (fun struct (_, _, label) -> label)
+                    Paths = images |> Array.map (fun struct (path, _, _, _) -> path)
+                    Lengths = images |> Array.map (fun struct (_, length, _, _) -> length)
+                    Marks = images |> Array.map (fun struct (_, _, _, mark) -> mark)
+                    Labels = images |> Array.map (fun struct (_, _, label, _) -> label)
                 })
         )
 

@@ -24,7 +24,7 @@ type PhotoPack = {
 [<RequireQualifiedAccess>]
 module PhotoPack =
     let private magic = "CTKDPACK"B
-    let private version = 1
+    let private version = 2
     let private headerLength = 64
 
     /// The longest index that is read: 1 GiB, some ten million images.
@@ -39,22 +39,46 @@ module PhotoPack =
         SHA256.HashData(index: byte[]).CopyTo(bytes, 32)
         bytes
 
-    /// Whether a file begins as a pack does.
-    let isPack (path: string) : bool =
-        File.Exists path
-        && Files.isFile path
-        && (use file = File.OpenHandle path
-            let start = Array.zeroCreate<byte> magic.Length
-            RandomAccess.Read(file, start.AsSpan(), 0L) = magic.Length && start = magic)
+    let private guarded (path: string) (read: unit -> Result<'T, Error>) : Result<'T, Error> =
+        try
+            read ()
+        with
+        | :? UnauthorizedAccessException as problem ->
+            Error.fail Damaged $"the file cannot be read: {problem.Message}" path "give yourself the right to read it"
+        | :? IOException as problem ->
+            Error.fail Damaged $"the file cannot be read: {problem.Message}" path "check the disk"
+
+    /// Whether a file begins as a pack does. Fails where there is a file that cannot be read.
+    let isPack (path: string) : Result<bool, Error> =
+        guarded
+            path
+            (fun () ->
+                if File.Exists path && Files.isFile path then
+                    use file = File.OpenHandle path
+                    let start = Array.zeroCreate<byte> magic.Length
+                    Ok(RandomAccess.Read(file, start.AsSpan(), 0L) = magic.Length && start = magic)
+                else
+                    Ok false
+            )
 
     /// Nothing but a pack is replaced by one.
     let private mayWrite (out: string) : Result<unit, Error> =
-        if File.Exists out && not (isPack out) then
-            Error.fail Unwritable "this file is no pack, and is not replaced by one" out "give a name that is free"
-        else
-            Files.checkWritable out
+        isPack out
+        |> Result.bind (fun isPack ->
+            if File.Exists out && not isPack then
+                Error.fail Unwritable "this file is no pack, and is not replaced by one" out "give a name that is free"
+            else
+                Files.checkWritable out
+        )
 
-    let private appendImages (stream: Stream) (tick: unit -> unit) (files: PhotoFiles) (places: StringBuilder) : unit =
+    /// Returns the set with the lengths and marks of what was read: a file may have changed since it was found.
+    let private appendImages
+        (stream: Stream)
+        (tick: unit -> unit)
+        (files: PhotoFiles)
+        (places: StringBuilder)
+        : PhotoFiles =
+        let lengths, marks = Array.copy files.Lengths, Array.copy files.Marks
         let source = FolderSource(files.Root, files.Paths)
         let mutable buffer = Array.empty<byte>
 
@@ -67,10 +91,13 @@ module PhotoPack =
                     Error.create Damaged what files.Root "mend or delete it, then pack again" |> Error.raise
 
             let crc = Crc32.HashToUInt32(ReadOnlySpan(buffer, 0, length))
-            // The length that was read: the file may have changed since it was found.
             places.Append($"{stream.Position}\t{length}\t{crc:x8}\n") |> ignore
             stream.Write(buffer, 0, length)
+            lengths[i] <- int64 length
+            marks[i] <- PhotoMark.ofBytes (ReadOnlySpan(buffer, 0, length))
             tick ()
+
+        { files with Lengths = lengths; Marks = marks }
 
     /// <summary>
     /// Writes a pack of a folder. A pack that is there is replaced at the end, other files never; a failure leaves nothing.
@@ -93,8 +120,7 @@ module PhotoPack =
 
             for files in sets do
                 let places = StringBuilder()
-                appendImages stream tick files places
-                PhotoIndex.append index files
+                appendImages stream tick files places |> PhotoIndex.append index
                 index.Append places |> ignore
 
             let bytes = Encoding.UTF8.GetBytes(index.ToString())
@@ -157,19 +183,17 @@ module PhotoPack =
         (fileEnd: int64)
         (line: string)
         : Result<struct (int64 * int64 * uint32), Error> =
-        let isHex (text: string) = text.Length = 8 && Seq.forall Char.IsAsciiHexDigit text
-
         match line.Split '\t' with
-        | [| offset; length; crc |] when isHex crc ->
-            match PhotoIndex.number offset, PhotoIndex.number length with
-            | Some offset, Some length when
+        | [| offset; length; crc |] ->
+            match PhotoIndex.number offset, PhotoIndex.number length, PhotoIndex.crc crc with
+            | Some offset, Some length, Some crc when
                 offset >= int64 headerLength
                 && length >= 0L
                 && length <= int64 PhotoSources.MostBytes
                 && offset <= fileEnd - length
                 ->
-                Ok(struct (offset, length, Convert.ToUInt32(crc, 16)))
-            | _ -> lines.Wrong "an image is not within the pack"
+                Ok(struct (offset, length, crc))
+            | _ -> lines.Wrong "an image is not within the pack, or its CRC-32 is no eight hexadecimal digits"
         | _ -> lines.Wrong "it is no offset, length and CRC-32"
 
     let private readSet (path: string) (lines: LineReader) (fileEnd: int64) (entries: Dictionary<string, PackedFile>) =
@@ -196,7 +220,13 @@ module PhotoPack =
             let pack (train: PhotoFiles) (validation: PhotoFiles option) =
                 if lines.IsAtEnd then
                     Ok {
-                        Tree = { PhotoTree.Train = train; Val = validation; Others = [] }
+                        Tree = {
+                            PhotoTree.Train = train
+                            Val = validation
+                            Others = []
+                            Unused = []
+                            TooDeep = []
+                        }
                         Entries = entries
                     }
                 else
@@ -210,10 +240,4 @@ module PhotoPack =
             | Ok _ -> lines.Wrong "it is not the number of its sets"
             | Result.Error error -> Result.Error error
 
-        try
-            index path |> Result.bind parse
-        with
-        | :? UnauthorizedAccessException as problem ->
-            Error.fail Damaged $"the pack cannot be read: {problem.Message}" path "give yourself the right to read it"
-        | :? IOException as problem ->
-            Error.fail Damaged $"the pack cannot be read: {problem.Message}" path "check the disk"
+        guarded path (fun () -> index path |> Result.bind parse)

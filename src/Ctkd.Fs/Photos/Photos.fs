@@ -40,20 +40,22 @@ module Photos =
 
     /// What is in a folder or a pack, and how its files are read.
     let internal tree (path: string) : Result<PhotoTree * (PhotoFiles -> IPhotoSource), Error> =
-        if PhotoPack.isPack path then
+        match PhotoPack.isPack path with
+        | Result.Error error -> Result.Error error
+        | Ok true ->
             PhotoPack.read path
             |> Result.map (fun pack ->
                 pack.Tree,
                 fun files ->
                     new PackSource(path, files.Paths |> Array.map (fun name -> pack.Entries[name])) :> IPhotoSource
             )
-        elif IO.File.Exists path then
+        | Ok false when IO.File.Exists path ->
             Error.fail
                 Mismatch
                 "this file is no pack of photographs"
                 path
                 "give a folder, or make a pack: ctkd data pack DIR OUT"
-        else
+        | Ok false ->
             PhotoFolder.scan path
             |> Result.map (fun tree -> tree, fun files -> FolderSource(files.Root, files.Paths) :> IPhotoSource)
 

@@ -77,7 +77,7 @@ module Feeds =
         let cut = PhotoStream.evaluationCut stream.Height
 
         for images in Array.chunkBySize chunk [| 0 .. stream.Labels.Length - 1 |] do
-            use request = stream.Loader.Request(images, images, cut)
+            use request = stream.Loader.Request(images, images, cut, false)
             PhotoStream.wait request
             let pixels = request.Bytes
 
@@ -85,6 +85,9 @@ module Feeds =
                 if request.Images[i] = images[i] then
                     pixels.Slice(i * row, row).CopyTo(Span(bytes, labels.Count * row, row))
                     labels.Add(int64 stream.Labels[images[i]])
+
+        if labels.Count = 0 then
+            Error.raise (PhotoStream.unreadable $"not one of {stream.Labels.Length} test images is whole")
 
         let device, count = Tensor.device stream.Mean, labels.Count
         let shape = [| count; stream.Height; stream.Width; 3 |] |> Array.map int64

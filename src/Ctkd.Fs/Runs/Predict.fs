@@ -138,34 +138,19 @@ module Predict =
                 let forward (images: Tensor) =
                     Autograd.noGrad (fun () -> (Model.forward trained.Model false trained.Weights images).Logits)
 
-                let unread (i: int) =
-                    let reason =
-                        loader.Unreadable
-                        |> Seq.tryPick (fun struct (name, reason) -> if name = source.Name i then Some reason else None)
-
-                    {
-                        Image = names[i]
-                        Classes = []
-                        Problem = Some(defaultArg reason "it is no image")
-                    }
-
                 let batch (numbers: int[]) =
-                    use request = loader.Request(numbers, numbers, cut)
+                    use request = loader.Request(numbers, numbers, cut, false)
+                    request.Wait()
+                    let rows = probabilities device o forward request
+                    let reasons = loader.Unreadable |> Seq.map _.ToTuple() |> Map.ofSeq
 
-                    try
-                        request.Wait()
-                        let rows = probabilities device o forward request
-
-                        numbers
-                        |> Array.mapi (fun row i ->
-                            if request.Images[row] = i then
-                                { Image = names[i]; Classes = chances o rows[row]; Problem = None }
-                            else
-                                unread i
-                        )
-                    with :? PhotoException ->
-                        // Not one of all files can be read.
-                        Array.map unread numbers
+                    numbers
+                    |> Array.mapi (fun row i ->
+                        if request.Images[row] = i then
+                            { Image = names[i]; Classes = chances o rows[row]; Problem = None }
+                        else
+                            { Image = names[i]; Classes = []; Problem = Some reasons[source.Name i] }
+                    )
 
                 return
                     Array.init names.Length id

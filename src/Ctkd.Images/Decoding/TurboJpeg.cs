@@ -11,7 +11,8 @@ internal sealed unsafe class TurboJpeg : IDisposable
 
     private static readonly Functions? functions = Functions.Find();
 
-    private readonly nint _instance;
+    // 0 after it is disposed.
+    private nint _instance;
 
     /// <summary>Whether the library is installed.</summary>
     public static bool IsThere => functions is not null;
@@ -45,6 +46,8 @@ internal sealed unsafe class TurboJpeg : IDisposable
     {
         const int pixelsRgba = 7;
 
+        nint instance = _instance;
+        ObjectDisposedException.ThrowIf(instance == 0, this);
         (height, width) = (frame.Height, frame.Width);
         Decoder.Reserve(ref rgba, height, width);
         var decompress = (delegate* unmanaged[Cdecl]<nint, byte*, nuint, byte*, int, int, int, int, int, int>)functions!.Decompress;
@@ -52,13 +55,22 @@ internal sealed unsafe class TurboJpeg : IDisposable
         fixed (byte* bytes = file)
         fixed (byte* pixels = rgba)
         {
-            return decompress(_instance, bytes, (nuint)file.Length, pixels, width, 4 * width, height, pixelsRgba, 0) == 0;
+            int code = decompress(instance, bytes, (nuint)file.Length, pixels, width, 4 * width, height, pixelsRgba, 0);
+            // Not finalised while the library works.
+            GC.KeepAlive(this);
+            return code == 0;
         }
     }
 
     public void Dispose()
     {
-        ((delegate* unmanaged[Cdecl]<nint, int>)functions!.Destroy)(_instance);
+        nint instance = Interlocked.Exchange(ref _instance, 0);
+
+        if (instance != 0)
+        {
+            ((delegate* unmanaged[Cdecl]<nint, int>)functions!.Destroy)(instance);
+        }
+
         GC.SuppressFinalize(this);
     }
 

@@ -74,7 +74,11 @@ public sealed class PhotoLoader : IDisposable
     /// <param name="images">Numbers of images.</param>
     /// <param name="positions">The place of each in the order of the epoch, which the chooser gets.</param>
     /// <param name="cut">Chooses what part of each is taken; called from several threads.</param>
-    public PhotoRequest Request(int[] images, int[] positions, CutChooser cut)
+    /// <param name="replace">
+    /// Whether the next image that can be read takes the place of one that cannot, as training needs it. Else the row's bytes
+    /// are 0, <c>Images</c> has -1 there, and no unreadable image makes the request fail.
+    /// </param>
+    public PhotoRequest Request(int[] images, int[] positions, CutChooser cut, bool replace = true)
     {
         ArgumentOutOfRangeException.ThrowIfNotEqual(positions.Length, images.Length);
 
@@ -105,7 +109,7 @@ public sealed class PhotoLoader : IDisposable
                 throw;
             }
 
-            var request = new PhotoRequest(this, slab, length, images, positions, cut);
+            var request = new PhotoRequest(this, slab, length, images, positions, cut, replace);
 
             if (images.Length > 0)
             {
@@ -278,8 +282,42 @@ public sealed class PhotoLoader : IDisposable
         worker.Dispose();
     }
 
-    /// <summary>Fills a row with the image that was asked for, or with the next one that can be read.</summary>
     private void Fill(PhotoWorker worker, PhotoRequest request, int row)
+    {
+        if (request.MayReplace)
+        {
+            FillOrReplace(worker, request, row);
+        }
+        else if (!TryFill(worker, request, row, request.Wanted[row]))
+        {
+            request.Row(row, RowBytes).Clear();
+            request.Images[row] = -1;
+        }
+    }
+
+    /// <summary>Fills a row with an image. False where it cannot be read: it is noted, and not read again.</summary>
+    private bool TryFill(PhotoWorker worker, PhotoRequest request, int row, int image)
+    {
+        if (IsUnreadable(image))
+        {
+            return false;
+        }
+
+        try
+        {
+            worker.Fill(image, request.Positions[row], request.Cut, request.Row(row, RowBytes));
+            request.Images[row] = image;
+            return true;
+        }
+        catch (PhotoException problem)
+        {
+            Note(image, problem.Message);
+            return false;
+        }
+    }
+
+    /// <summary>Fills a row with the image that was asked for, or with the next one that can be read.</summary>
+    private void FillOrReplace(PhotoWorker worker, PhotoRequest request, int row)
     {
         int most = Math.Min(_source.Count, MostInARow);
 
@@ -287,11 +325,8 @@ public sealed class PhotoLoader : IDisposable
         {
             int image = (int)(((long)request.Wanted[row] + tries) % _source.Count);
 
-            try
+            if (TryFill(worker, request, row, image))
             {
-                worker.Fill(image, request.Positions[row], request.Cut, request.Row(row, RowBytes));
-                request.Images[row] = image;
-
                 if (tries > 0)
                 {
                     lock (_gate)
@@ -302,14 +337,18 @@ public sealed class PhotoLoader : IDisposable
 
                 return;
             }
-            catch (PhotoException problem)
-            {
-                Note(image, problem.Message);
-            }
         }
 
         throw new PhotoException(
             $"{most} images in a row cannot be read, the last one {_source.Name((int)(((long)request.Wanted[row] + most - 1) % _source.Count))}");
+    }
+
+    private bool IsUnreadable(int image)
+    {
+        lock (_gate)
+        {
+            return _unreadableImages.Contains(image);
+        }
     }
 
     private void Note(int image, string reason)

@@ -47,6 +47,8 @@ public sealed unsafe class PhotoRequest : IDisposable
 
     internal CutChooser Cut { get; }
 
+    internal bool MayReplace { get; }
+
     // The four below are read and written under the loader's lock.
 
     /// <summary>The next row that no thread has taken.</summary>
@@ -61,7 +63,7 @@ public sealed unsafe class PhotoRequest : IDisposable
     /// <summary>Whether the caller has no use for it any more.</summary>
     internal bool IsAbandoned { get; set; }
 
-    internal PhotoRequest(PhotoLoader loader, Slab slab, long length, int[] wanted, int[] positions, CutChooser cut)
+    internal PhotoRequest(PhotoLoader loader, Slab slab, long length, int[] wanted, int[] positions, CutChooser cut, bool mayReplace)
     {
         _loader = loader;
         _slab = slab;
@@ -69,6 +71,7 @@ public sealed unsafe class PhotoRequest : IDisposable
         Wanted = wanted;
         Positions = positions;
         Cut = cut;
+        MayReplace = mayReplace;
         Images = (int[])wanted.Clone();
         Remaining = wanted.Length;
     }
@@ -79,7 +82,8 @@ public sealed unsafe class PhotoRequest : IDisposable
     internal Span<byte> Row(int row, int length) => new(_slab.Bytes + (long)row * length, length);
 
     /// <summary>
-    /// Which image fills each row: the one that was asked for, or the next one that can be read. Final after <c>Wait</c>.
+    /// Which image fills each row: the one that was asked for, or the next one that can be read; or -1 where it cannot be
+    /// read and no other may take its place. Final after <c>Wait</c>.
     /// </summary>
     public int[] Images { get; }
 
@@ -87,7 +91,7 @@ public sealed unsafe class PhotoRequest : IDisposable
     public int Count => Wanted.Length;
 
     /// <summary>Waits until every row is there.</summary>
-    /// <exception cref="PhotoException">Too many images in a row could not be read.</exception>
+    /// <exception cref="PhotoException">Too many images in a row could not be read, where others take their places.</exception>
     /// <exception cref="ObjectDisposedException">The loader was disposed before the request was finished.</exception>
     public void Wait() => _loader.Wait(this);
 

@@ -43,6 +43,21 @@ let tests =
                     Must.equal (fixture.Name, (fixture.Crc, height, width)) (fixture.Name, (crc rgb, rows, columns))
         }
 
+        test "a decoder that is disposed twice frees what it holds once, and libjpeg-turbo decodes nothing after" {
+            for library in libraries do
+                let decoder = new Decoder(library)
+                decoder.Dispose()
+                decoder.Dispose()
+
+                if library = JpegLibrary.Turbo then
+                    Must.throw<ObjectDisposedException>(fun () ->
+                        let mutable pixels = Array.empty<byte>
+                        let mutable rows, columns = 0, 0
+                        decoder.Decode(ReadOnlySpan(jpeg 1 30 20), &pixels, &rows, &columns)
+                    )
+                    |> ignore
+        }
+
         test "of 16 bits the upper 8 are taken" {
             let low i = byte (37 * i)
             decodesTo pattern width (png 16 2 width (deep 3 low))

@@ -117,6 +117,22 @@ let tests =
                 )
         }
 
+        test "a folder without train, and folders that are not used, are told" {
+            inTree
+                [ "training/a/1.jpg", jpeg 1 30 20; "training/b/1.jpg", jpeg 2 30 20; "val/a/1.jpg", jpeg 3 30 20 ]
+                (fun folder ->
+                    let report = check folder
+                    Must.notHold (PhotoCheck.isFine report)
+                    Must.contain "none called train" (Must.single report.Problems)
+                )
+
+            inTree
+                (fine @ [ "test/1.jpg", jpeg 4 30 20 ])
+                (fun folder ->
+                    Must.equal [ "the images in these places are not used: 'test/'" ] (check folder).Warnings
+                )
+        }
+
         test "a pack has the report of its folder" {
             inTree
                 fine

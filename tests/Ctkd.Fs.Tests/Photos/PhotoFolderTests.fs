@@ -26,12 +26,14 @@ let inTree (files: (string * byte[]) list) (body: string -> 'T) : 'T =
         body folder
     )
 
-let private splitOf (share: float) (seed: int) (folder: string) : PhotoSplits =
+/// The labelled images of a folder.
+let splitOf (share: float) (seed: int) (folder: string) : PhotoSplits =
     scanned folder |> PhotoFolder.split share seed |> Error.orRaise
 
-let private labelled (files: PhotoFiles) : (string * int) list = Array.zip files.Paths files.Labels |> List.ofArray
+/// Paths and labels.
+let labelled (files: PhotoFiles) : (string * int) list = Array.zip files.Paths files.Labels |> List.ofArray
 
-let private twoClasses = [ "a/1.png"; "a/2.png"; "b/1.png"; "b/2.png" ]
+let twoClasses = [ "a/1.png"; "a/2.png"; "b/1.png"; "b/2.png" ]
 
 let tests =
     testList "PhotoFolder" [
@@ -114,6 +116,34 @@ let tests =
                     Must.equal [ "car"; "train" ] splits.Train.Classes
                     Must.equal 2 splits.Val.Paths.Length
                 )
+        }
+
+        test "each file has the CRC-32 of its first and last 4 KiB, so that another of its length is told apart" {
+            let zeros (length: int) (changed: int list) =
+                Array.init length (fun i -> if List.contains i changed then 1uy else 0uy)
+
+            for length, places, isTold in
+                [
+                    100, [ 0; 50; 99 ], true
+                    5000, [ 0; 4095; 4096; 4999 ], true
+                    8192, [ 0; 4095; 4096; 8191 ], true
+                    20_000, [ 0; 4095; 15_904; 19_999 ], true
+                    20_000, [ 4096; 15_903 ], false
+                ] do
+                for place in places do
+                    inTree
+                        [ "a/1.png", zeros length []; "b/1.png", zeros length [ place ] ]
+                        (fun folder ->
+                            let marks = (scanned folder).Train.Marks
+                            Must.equal (length, place, isTold) (length, place, marks[0] <> marks[1])
+                            Must.equal marks[1] (PhotoMark.ofBytes (ReadOnlySpan(zeros length [ place ])))
+                        )
+
+            Must.equal
+                (IO.Hashing.Crc32.HashToUInt32(ReadOnlySpan "123456789"B))
+                (PhotoMark.ofBytes (ReadOnlySpan "123456789"B))
+
+            Must.equal 0u (PhotoMark.ofFile "/nothing/here.png")
         }
 
         test "without a validation a share of each class is held out by the seed, and one image at least stays" {

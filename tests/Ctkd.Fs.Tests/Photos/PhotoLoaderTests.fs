@@ -101,6 +101,54 @@ let tests =
             Must.equal 6L loader.Replaced
         }
 
+        test "where no image may take another's place, a row that cannot be read is -1 with bytes of 0" {
+            let bad = Array.copy files
+            bad[3] <- files[3][..100]
+            bad[11] <- [||]
+            use loader = start (MemorySource bad) 2 0L
+
+            for _ in 1..2 do
+                // The memory is used again: what was there must not show.
+                readAll loader [| 0; 1; 2 |] |> ignore
+                use request = loader.Request([| 3; 5; 11 |], [| 3; 5; 11 |], cut, false)
+                request.Wait()
+                Must.equal [| -1; 5; -1 |] request.Images
+                let nothing = Array.zeroCreate<byte>(3 * size * size)
+
+                Must.equal
+                    [| nothing; expected files[5] 5; nothing |]
+                    (Array.chunkBySize (3 * size * size) (request.Bytes.ToArray()))
+
+            Must.equal 2 loader.Unreadable.Count
+            Must.equal 0L loader.Replaced
+        }
+
+        test "where no image may take another's place, unreadable ones fail no request, and no other file is read" {
+            let seen = Collections.Concurrent.ConcurrentQueue<int>()
+            let source = watched seen.Enqueue (MemorySource(Array.create 9 [| 1uy |]))
+            use loader = start source 2 0L
+
+            for _ in 1..2 do
+                use request = loader.Request([| 4; 7 |], [| 0; 1 |], cut, false)
+                request.Wait()
+                Must.equal [| -1; -1 |] request.Images
+
+            Must.equal [ 4; 7 ] (seen |> Seq.sort |> List.ofSeq)
+        }
+
+        test "an image that is known to be unreadable is not read again" {
+            let bad = Array.copy files
+            bad[3] <- [||]
+            let seen = Collections.Concurrent.ConcurrentQueue<int>()
+            use loader = start (watched seen.Enqueue (MemorySource bad)) 2 0L
+
+            for _ in 1..5 do
+                Must.equal [| 4 |] (readAll loader [| 3 |])
+
+            Must.equal 1 (seen |> Seq.filter ((=) 3) |> Seq.length)
+            Must.equal 5L loader.Replaced
+        }
+
         test "a replacement gets the cut of the position that it fills" {
             let bad = Array.copy files
             bad[0] <- [||]

@@ -15,6 +15,7 @@ let private files: PhotoFiles = {
     Classes = [ "a"; "back\\slash"; "tab\there" ]
     Paths = [| "a/1.png"; "a/new\nline.png"; "日本/𝐀 b.png"; "half\uD800.png" |]
     Lengths = [| 1L; 22L; 333L; Int64.MaxValue |]
+    Marks = [| 0u; 1u; 0xFFFFFFFFu; 0xCBF43926u |]
     Labels = [| 0; 1; 2; -1 |]
 }
 
@@ -64,19 +65,35 @@ let tests =
     testList "PhotoPack" [
         test "an index is read back, with every character that a name may have" {
             Must.equal (Ok files) (parse (PhotoIndex.write files))
-            let none = { files with Classes = []; Paths = [||]; Lengths = [||]; Labels = [||] }
+
+            let none = {
+                files with
+                    Classes = []
+                    Paths = [||]
+                    Lengths = [||]
+                    Marks = [||]
+                    Labels = [||]
+            }
+
             Must.equal (Ok none) (parse (PhotoIndex.write none))
         }
 
         test "an index has one line for an image, the classes first" {
             let lines = (PhotoIndex.write files).Split '\n'
-            Must.equal "ctkd index of photographs 1" lines[0]
+            Must.equal "ctkd index of photographs 2" lines[0]
 
             Must.equal
-                [| "classes\t3"; "a"; "back\\u005cslash"; "tab\\u0009here"; "images\t4"; "a/1.png\t1\t0" |]
+                [|
+                    "classes\t3"
+                    "a"
+                    "back\\u005cslash"
+                    "tab\\u0009here"
+                    "images\t4"
+                    "a/1.png\t1\t0\t00000000"
+                |]
                 lines[1..6]
 
-            Must.equal "日本/𝐀 b.png\t333\t2" lines[8]
+            Must.equal "日本/𝐀 b.png\t333\t2\tffffffff" lines[8]
         }
 
         test "the hash of an index tells its contents, and not where the folder is" {
@@ -85,36 +102,41 @@ let tests =
             Must.equal hash (PhotoIndex.hash { files with Root = "/elsewhere" })
             Must.differ hash (PhotoIndex.hash { files with Labels = [| 0; 1; 2; 0 |] })
             Must.differ hash (PhotoIndex.hash { files with Lengths = [| 2L; 22L; 333L; 4L |] })
+            Must.differ hash (PhotoIndex.hash { files with Marks = [| 0u; 1u; 2u; 3u |] })
             Must.differ hash (PhotoIndex.hash { files with Classes = [ "a"; "b"; "c" ] })
         }
 
         test "hostile indexes are errors with the line" {
-            let head = "ctkd index of photographs 1\nclasses\t1\na\nimages\t1\n"
-            Must.hold (Result.isOk (parse (head + "a/1.png\t3\t0\n")))
+            let head = "ctkd index of photographs 2\nclasses\t1\na\nimages\t1\n"
+            Must.hold (Result.isOk (parse (head + "a/1.png\t3\t0\t00000000\n")))
 
             for text, part in
                 [
                     "", "line 1"
                     "something else\n", "line 1"
-                    "ctkd index of photographs 1\nclasses\t-1\n", "line 2"
-                    "ctkd index of photographs 1\nclasses\t99999999999999999999\n", "line 2"
-                    "ctkd index of photographs 1\nclasses\t100000000\na\n", "line 4"
-                    "ctkd index of photographs 1\nclasses\t2\na\na\nimages\t0\n", "twice"
-                    "ctkd index of photographs 1\nclasses\t1\n\nimages\t0\n", "line 3"
+                    "ctkd index of photographs 2\nclasses\t-1\n", "line 2"
+                    "ctkd index of photographs 2\nclasses\t99999999999999999999\n", "line 2"
+                    "ctkd index of photographs 2\nclasses\t100000000\na\n", "line 4"
+                    "ctkd index of photographs 2\nclasses\t2\na\na\nimages\t0\n", "twice"
+                    "ctkd index of photographs 2\nclasses\t1\n\nimages\t0\n", "line 3"
                     head, "line 5"
-                    head + "a/1.png\t3\t0", "line 5"
-                    head + "a/1.png\t3\t1\n", "line 5"
-                    head + "a/1.png\t3\t-2\n", "line 5"
-                    head + "a/1.png\t-3\t0\n", "line 5"
+                    head + "a/1.png\t3\t0\t00000000", "line 5"
+                    head + "a/1.png\t3\t1\t00000000\n", "line 5"
+                    head + "a/1.png\t3\t-2\t00000000\n", "line 5"
+                    head + "a/1.png\t-3\t0\t00000000\n", "line 5"
                     head + "a/1.png\t3\n", "line 5"
-                    head + "../1.png\t3\t0\n", "line 5"
-                    head + "a/../../1.png\t3\t0\n", "line 5"
-                    head + "/etc/passwd\t3\t0\n", "line 5"
-                    head + "a//1.png\t3\t0\n", "line 5"
-                    head + "a/\\u00.png\t3\t0\n", "line 5"
-                    head + "a/\\u0000.png\t3\t0\n", "line 5"
-                    head + "a/1.png\\\t3\t0\n", "line 5"
-                    head + "a/1.png\t3\t0\nmore\n", "more lines"
+                    head + "a/1.png\t3\t0\n", "line 5"
+                    head + "a/1.png\t3\t0\t0000000\n", "line 5"
+                    head + "a/1.png\t3\t0\t0000000g\n", "line 5"
+                    head + "a/1.png\t3\t0\t-0000001\n", "line 5"
+                    head + "../1.png\t3\t0\t00000000\n", "line 5"
+                    head + "a/../../1.png\t3\t0\t00000000\n", "line 5"
+                    head + "/etc/passwd\t3\t0\t00000000\n", "line 5"
+                    head + "a//1.png\t3\t0\t00000000\n", "line 5"
+                    head + "a/\\u00.png\t3\t0\t00000000\n", "line 5"
+                    head + "a/\\u0000.png\t3\t0\t00000000\n", "line 5"
+                    head + "a/1.png\\\t3\t0\t00000000\n", "line 5"
+                    head + "a/1.png\t3\t0\t00000000\nmore\n", "more lines"
                 ] do
                 let error = errorOf (parse text)
                 Must.equal Damaged error.Kind
@@ -137,6 +159,56 @@ let tests =
 
                     close other
             )
+        }
+
+        test "a file that another of its length replaced changes the hash of the set, in a folder as in a pack" {
+            withPack (fun folder pack ->
+                let path = Path.Combine(folder, "train/a/1.jpg")
+
+                let hashes () = [
+                    for place in [ folder; pack ] -> (read PhotoLabels.Unlabelled place).Train.Files |> PhotoIndex.hash
+                ]
+
+                let before = hashes ()
+                let bytes = File.ReadAllBytes path
+                bytes[bytes.Length - 20] <- bytes[bytes.Length - 20] ^^^ 1uy
+                File.WriteAllBytes(path, bytes)
+                let tree = scanned folder
+                packed folder pack |> Error.orRaise
+                let after = hashes ()
+                Must.equal after[0] after[1]
+                Must.differ before[0] after[0]
+
+                // The pack's index tells what was packed, not what was found before.
+                bytes[bytes.Length - 20] <- bytes[bytes.Length - 20] ^^^ 1uy
+                File.WriteAllBytes(path, bytes)
+                PhotoPack.write (fun _ _ -> ()) tree pack |> Error.orRaise
+                Must.equal before (hashes ())
+            )
+        }
+
+        test "a file that cannot be read is an error, and no crash" {
+            withPack (fun folder pack ->
+                use held = new FileStream(pack, FileMode.Open, FileAccess.ReadWrite, FileShare.None)
+                let error = errorOf (Photos.read PhotoLabels.Unlabelled pack)
+                Must.equal Damaged error.Kind
+                Must.contain "cannot be read" error.What
+                Must.hold (Result.isError (packed folder pack))
+            )
+        }
+
+        test "a pack of a folder without train is the error that the folder is" {
+            inTree
+                (paths [ "training/a/1.png"; "training/b/1.png"; "val/a/1.png"; "val/b/1.png" ])
+                (fun folder ->
+                    inFolder (fun outside ->
+                        let pack = Path.Combine(outside, "p")
+                        packed folder pack |> Error.orRaise
+                        let what path = (errorOf (Photos.read (PhotoLabels.Labelled(0.2, 1)) path)).What
+                        Must.contain "none called train" (what folder)
+                        Must.equal (what folder) (what pack)
+                    )
+                )
         }
 
         test "a pack of a folder without a validation is split as the folder is" {

@@ -79,6 +79,7 @@ let tests =
                     Must.contain "ctkd data pack DIR FILE" (expect 2 folder "data pack photos").Err
                     Must.contain "did you mean one of: check" (expect 2 folder "data chek photos").Err
                     Must.contain "from 1 to 1024" (expect 2 folder "data check photos --threads 0").Err
+                    Must.contain "data check" (expect 2 folder "data pack photos p --threads 2").Err
                     Must.contain "there is no folder" (expect 1 folder "data check nothing").Err
                 )
         }

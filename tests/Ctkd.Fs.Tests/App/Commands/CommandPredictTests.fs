@@ -103,6 +103,28 @@ let tests =
                         let chance = prediction.Classes |> List.find (fun c -> c.Class = name)
                         // PIL rounds to bytes twice, the network never.
                         Must.beNear 0.01 0.0 chance.Probability found[i]
+        test "every image below a folder is classified, and a byte order mark is no part of the first class" {
+            inFolder (fun folder ->
+                trained folder |> ignore
+                let place = Path.Combine(folder, "photos", "test", "deep")
+                Directory.CreateDirectory place |> ignore
+                File.WriteAllBytes(Path.Combine(place, "1.jpg"), jpeg 3 30 24)
+                File.WriteAllBytes(Path.Combine(folder, "photos", "0.jpg"), jpeg 4 30 24)
+                File.WriteAllText(Path.Combine(folder, "names.txt"), "eins\nzwei\n", Text.UTF8Encoding true)
+                let ended = expect 0 folder "predict photos --weights run --classes names.txt --json"
+                let json = (JsonNode.Parse ended.Out |> nonNull).AsObject()
+
+                let predictions = [
+                    for node in (nonNull json["images"]).AsArray() ->
+                        Json.read<Prediction> "" ((nonNull node).ToJsonString()) |> Error.orRaise
+                ]
+
+                Must.equal 18 predictions.Length
+                Must.equal "photos/0.jpg" predictions.Head.Image
+                Must.haveOne (fun (p: Prediction) -> p.Image = "photos/test/deep/1.jpg") predictions
+
+                for prediction in predictions do
+                    Must.equal [ "eins"; "zwei" ] (prediction.Classes |> List.map _.Class |> List.sort)
             )
         }
 
