@@ -103,6 +103,9 @@ let tests =
                         let chance = prediction.Classes |> List.find (fun c -> c.Class = name)
                         // PIL rounds to bytes twice, the network never.
                         Must.beNear 0.01 0.0 chance.Probability found[i]
+            )
+        }
+
         test "every image below a folder is classified, and a byte order mark is no part of the first class" {
             inFolder (fun folder ->
                 trained folder |> ignore
