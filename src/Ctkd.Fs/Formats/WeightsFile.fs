@@ -227,7 +227,10 @@ module WeightsFile =
             match Archive.kindOf start with
             | Some(Archive.Kind.Tar | Archive.Kind.Gzip as kind) ->
                 parseInside role kind (FileInfo path.File).Length path (fun () -> File.OpenRead path.File)
-            | _ -> Files.read path.File |> Result.bind (parseAs role path)
+            | _ ->
+                // What `archived` read of the same file is garbage by now; two copies of a large one would lie in memory.
+                GC.Collect()
+                Files.read path.File |> Result.bind (parseAs role path)
         )
 
     /// Reads the weights that a path names: "FILE", "FILE:INNER" in an archive, "FILE#KEY" of several.

@@ -20,7 +20,8 @@ type QuickstartArgs =
     interface IArgParserTemplate with
         member this.Usage =
             match this with
-            | Photos -> "the tour with photographs: a ResNet-18 trained on ImageNet teaches resnet8 to tell blood cells"
+            | Photos ->
+                "the tour with photographs: a ResNet-18 trained on ImageNet teaches resnet8 to tell blood cells [the digits]"
             | Backbone _ ->
                 "with --photos: folder of the ResNet-18, or an ONNX file that gives features [its NuGet package, which `dotnet fsi build.fsx run quickstart --photos` restores]"
             | Out _ ->
