@@ -34,7 +34,7 @@ module Cells =
                 Paths = paths
                 Lengths = own |> Array.map (fun (_, bytes) -> bytes.LongLength)
                 Labels = paths |> Array.map (fun path -> List.findIndex ((=) (path.Split("/")[1])) classes)
-                Marks = own |> Array.map (fun (_, bytes) -> PhotoMark.ofBytes(System.ReadOnlySpan bytes))
+                Marks = own |> Array.map (fun (_, bytes) -> PhotoMark.ofBytes (System.ReadOnlySpan bytes))
             }
             Source = MemorySource(Array.map snd own)
         }
