@@ -72,6 +72,7 @@ let private tests: Test =
             TeacherFileTests.tests
             TeacherTests.tests
             StudentTests.tests
+            StudentStartTests.tests
             OnnxPreprocessTests.tests
             ArchiveTests.tests
             StateDictTests.tests

@@ -73,6 +73,46 @@ module WeightsFit =
             else
                 error
 
+    /// The tensors with a new classifier in place of one that does not fit, where the options have its seed, and its names.
+    let internal withClassifier (options: WeightsOptions) (model: Model) (tensors: StoredTensor list) =
+        match options.FreshClassifier with
+        | None -> tensors, []
+        | Some seed ->
+            let declarations = unfitting model tensors
+            let names = declarations |> List.map _.Name
+            List.filter (fun tensor -> not (List.contains tensor.Name names)) tensors @ fresh seed declarations, names
+
+    /// What a user should know of a new classifier.
+    let internal classifierNotes (options: WeightsOptions) (names: string list) : string list =
+        match options.FreshClassifier, names with
+        | Some seed, _ :: _ -> [ $"new from the seed {seed}, and to be trained: {listed names}" ]
+        | _ -> []
+
+    /// As `tensors`, with the names of those that are new before what a user should know.
+    let internal fitted (options: WeightsOptions) (model: Model) (file: WeightsFile) =
+        let expected = Weights.expected DType.Float32 (Model.declarations model)
+        let found = WeightsFile.find expected file
+        let extra = Weights.extra expected found.Tensors
+        let aside = System.Collections.Generic.HashSet extra
+        let isExtra (tensor: StoredTensor) = aside.Contains tensor.Name
+        let kept = if options.IgnoreExtra then List.filter (isExtra >> not) found.Tensors else found.Tensors
+
+        let replaced, added = withClassifier options model kept
+
+        let notes = [
+            yield! WeightsFile.notes found file
+
+            if options.IgnoreExtra && not extra.IsEmpty then
+                $"left aside: {extra.Length} tensors that {model.Name} lacks: {listed extra}"
+
+            yield! classifierNotes options added
+        ]
+
+        Weights.relabel expected replaced
+        |> Weights.check $"model {model.Name} for {model.Classes} classes" file.Path expected
+        |> Result.mapError (advise model found expected)
+        |> Result.map (fun () -> { found with Tensors = replaced }, added, notes)
+
     /// <summary>The weights of a file for a model, as they are stored.</summary>
     /// <param name="options">Which differences are allowed.</param>
     /// <param name="model">The model.</param>
@@ -81,39 +121,4 @@ module WeightsFit =
     /// The weights, and what a user should know of them; or an error that lists all differences and says what allows them.
     /// </returns>
     let tensors (options: WeightsOptions) (model: Model) (file: WeightsFile) : Result<StateDict * string list, Error> =
-        let expected = Weights.expected DType.Float32 (Model.declarations model)
-        let found = WeightsFile.find expected file
-        let extra = Weights.extra expected found.Tensors
-        let aside = System.Collections.Generic.HashSet extra
-        let isExtra (tensor: StoredTensor) = aside.Contains tensor.Name
-        let kept = if options.IgnoreExtra then List.filter (isExtra >> not) found.Tensors else found.Tensors
-
-        let missing =
-            match options.FreshClassifier with
-            | Some seed -> Some(seed, unfitting model kept)
-            | None -> None
-
-        let replaced =
-            match missing with
-            | Some(seed, declarations) ->
-                let isNew (tensor: StoredTensor) = declarations |> List.exists (fun d -> d.Name = tensor.Name)
-                List.filter (isNew >> not) kept @ fresh seed declarations
-            | None -> kept
-
-        let notes = [
-            yield! WeightsFile.notes found file
-
-            if options.IgnoreExtra && not extra.IsEmpty then
-                $"left aside: {extra.Length} tensors that {model.Name} lacks: {listed extra}"
-
-            match missing with
-            | Some(seed, (_ :: _ as declarations)) ->
-                let names = declarations |> List.map _.Name |> listed
-                $"new from the seed {seed}, and to be trained: {names}"
-            | _ -> ()
-        ]
-
-        Weights.relabel expected replaced
-        |> Weights.check $"model {model.Name} for {model.Classes} classes" file.Path expected
-        |> Result.mapError (advise model found expected)
-        |> Result.map (fun () -> { found with Tensors = replaced }, notes)
+        fitted options model file |> Result.map (fun (found, _, notes) -> found, notes)

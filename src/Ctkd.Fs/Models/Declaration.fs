@@ -4,7 +4,7 @@ namespace Ctkd.Fs
 [<ReferenceEquality>]
 type ModuleStart = {
     /// All values in row-major order by the tensors' names, from a key.
-    Draw: uint64 -> Map<string, float[]>
+    Draw: uint64 -> Map<string, float32[]>
 }
 
 /// The initial values of a parameter.

@@ -170,7 +170,7 @@ module Initialise =
             Rng.normals count rng |> Array.map (fun x -> x * deviation)
         | Normal deviation -> Rng.normals count rng |> Array.map (fun x -> x * deviation)
         | UniformFanIn fanIn -> Rng.uniforms (1.0 / sqrt (float fanIn)) count rng
-        | FromModule start -> (start.Draw key)[declaration.Name]
+        | FromModule start -> (start.Draw key)[declaration.Name] |> Array.map float
 
     /// Returns the type in which a tensor is stored: int64 for counters, else `dtype`.
     let dtypeOf (dtype: DType) (name: string) : DType = if Layer.isCounter name then DType.Int64 else dtype

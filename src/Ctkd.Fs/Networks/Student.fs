@@ -34,6 +34,18 @@ module Student =
                 "write that part of Linear, LayerNorm and torch.nn.functional.scaled_dot_product_attention"
         )
 
+        // The average over all batches needs their number, which the module counts outside the tree: it would begin again.
+        for struct (path, part) in network.named_modules () do
+            match part with
+            | :? Modules.NormBase as norm when not norm.momentum.HasValue && not (Seq.isEmpty (norm.named_buffers ())) ->
+                let part = if path = "" then norm.GetName() else path
+
+                refuse
+                    name
+                    $"'{part}' averages the statistics of all batches (momentum = null), which a resumed run cannot go on with"
+                    "give it a momentum, such as 0.1"
+            | _ -> ()
+
         for tensor, x, _ in tensors network do
             if not (Layer.isCounter tensor || x.is_floating_point ()) then
                 refuse
@@ -41,22 +53,23 @@ module Student =
                     $"its tensor '{tensor}' holds {x.dtype}, and what is trained and kept are floating-point numbers"
                     "keep it in a field that is not registered"
 
-    /// The values that the module draws under a key, by name.
-    let private drawn (make: unit -> ImageModule) : uint64 -> Map<string, float[]> =
-        let known = Dictionary<uint64, Map<string, float[]>>()
+    /// The values that the module draws under a key, by name. Those of the latest key are kept: a tree asks for one tensor
+    /// after the other.
+    let private drawn (make: unit -> ImageModule) : uint64 -> Map<string, float32[]> =
+        let latest = ref None
 
         fun key ->
-            match known.TryGetValue key with
-            | true, values -> values
+            match latest.Value with
+            | Some(known, values) when known = key -> values
             | _ ->
                 let values =
                     Tensor.scoped (fun () ->
                         Engine.seed Device.Cpu key
                         use network = make ()
-                        tensors network |> List.map (fun (name, x, _) -> name, Tensor.toFloats x) |> Map
+                        tensors network |> List.map (fun (name, x, _) -> name, Tensor.toSingles x) |> Map
                     )
 
-                known[key] <- values
+                latest.Value <- Some(key, values)
                 values
 
     /// The shapes [C; H; W] of the maps that a function shows for one image of a shape, found by running it.

@@ -10,7 +10,10 @@ module StudentStart =
     /// <param name="say">Receives what was taken, and what is new.</param>
     /// <param name="s">The settings: their file, and the seed of a new classifier.</param>
     /// <param name="student">The student.</param>
-    /// <returns>The weights with their hash, None without a file; an error where other tensors than the classifier's differ.</returns>
+    /// <returns>
+    /// The weights, and the hash of those that were taken, whatever the seed of a new classifier; None without a file. An
+    /// error where other tensors than the classifier's differ.
+    /// </returns>
     let private load (say: string -> unit) (s: Settings) (student: Model) : Result<(Tree * string) option, Error> =
         result {
             if s.StudentWeights = "" then
@@ -18,8 +21,9 @@ module StudentStart =
             else
                 let options = { WeightsFit.strict with FreshClassifier = Some s.Seed }
 
-                let! weights, notes = LoadedModel.weightsFor options Device.Cpu student s.StudentWeights
-                let hash = LoadedModel.fingerprint weights
+                let! weights, added, notes = LoadedModel.weightsFor options Device.Cpu student s.StudentWeights
+                let isTaken name = not (List.contains name added)
+                let hash = weights |> Tree.filter isTaken |> LoadedModel.fingerprint
                 notes |> List.iter (fun note -> say $"student: {note}")
                 say $"student {student.Name} starts from {s.StudentWeights}"
                 return Some(weights, hash)

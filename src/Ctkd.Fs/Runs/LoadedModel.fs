@@ -64,7 +64,7 @@ module LoadedModel =
 
     let private tensorsOf (options: WeightsOptions) device (model: Model) (file: WeightsFile) =
         result {
-            let! found, notes = WeightsFit.tensors options model file |> Result.mapError (advise model file)
+            let! found, added, notes = WeightsFit.fitted options model file |> Result.mapError (advise model file)
 
             let! weights =
                 file
@@ -74,7 +74,7 @@ module LoadedModel =
                     (Weights.expected DType.Float32 (Model.declarations model))
                     found
 
-            return weights, notes
+            return weights, added, notes
         }
 
     let private ofWeights
@@ -85,22 +85,30 @@ module LoadedModel =
         : Result<LoadedModel * string list, Error> =
         result {
             let! model = Identify.modelOf options.IgnoreExtra expected file
-            let! weights, notes = tensorsOf options device model file
+            let! weights, _, notes = tensorsOf options device model file
             return { Model = model; Weights = weights; Info = None; Hash = None }, notes
         }
 
-    /// The weights of a file for a model of known kind, and what a user should know of them.
-    let weightsFor
+    /// The weights of a file for a model of known kind, the names of those that are new, and what a user should know.
+    let internal weightsFor
         (options: WeightsOptions)
         (device: Device)
         (model: Model)
         (path: string)
-        : Result<Tree * string list, Error> =
+        : Result<Tree * string list * string list, Error> =
         readFile options.Role path
         |> Result.bind (
             function
             | Choice1Of2 checkpoint ->
-                Checkpoint.student model DType.Float32 device checkpoint |> Result.map (fun weights -> weights, [])
+                let tensors, added = Checkpoint.studentTensors checkpoint |> WeightsFit.withClassifier options model
+
+                tensors
+                |> Weights.fit
+                    $"model {model.Name} for {model.Classes} classes"
+                    checkpoint.Path
+                    device
+                    (Weights.expected DType.Float32 (Model.declarations model))
+                |> Result.map (fun weights -> weights, added, WeightsFit.classifierNotes options added)
             | Choice2Of2 file -> tensorsOf options device model file
         )
 

@@ -160,20 +160,41 @@ module Run =
                     complete watch.Elapsed.TotalSeconds (waited () - before) state.Step ended lines
                     |> Result.bind (fun (next, lines) -> epochs steps next lines)
 
-        try
-            let steps =
-                if run.Settings.Graph then
-                    RecordedSteps.choose hooks.Say run.Trainer state
-                else
-                    Train.fromHost run.Trainer
+        let steps =
+            if run.Settings.Graph then
+                RecordedSteps.choose hooks.Say run.Trainer state
+            else
+                Train.fromHost run.Trainer
 
-            try
-                epochs steps state completed
-            finally
-                steps.Free()
+        try
+            epochs steps state completed
+        finally
+            steps.Free()
+
+    /// Closes what the run holds open, whatever happens in the body.
+    let private closing
+        (hooks: Hooks)
+        (run: PreparedRun)
+        (body: unit -> Result<Summary, Error>)
+        : Result<Summary, Error> =
+        try
+            body ()
         finally
             (run.Feeds :> IDisposable).Dispose()
             run.Trainer.Teacher.Cache |> Option.iter (TeacherMemory.close hooks.Say)
+
+    /// The state before the first step; a run that cannot start is closed.
+    let private started (hooks: Hooks) (run: PreparedRun) : Result<PreparedRun * TrainState, Error> =
+        let mutable isStarted = false
+
+        try
+            let start = StudentStart.ofRun hooks.Say run
+            isStarted <- start.IsOk
+            start
+        finally
+            if not isStarted then
+                (run.Feeds :> IDisposable).Dispose()
+                run.Trainer.Teacher.Cache |> Option.iter (fun cache -> (cache :> IDisposable).Dispose())
 
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.
     let private holding (folder: RunDirectory) (body: unit -> Result<Summary, Error>) : Result<Summary, Error> =
@@ -210,7 +231,7 @@ module Run =
         let prepared (folder: RunDirectory) =
             let run =
                 try
-                    Engine.guarded (fun () -> Prepare.load experiment)
+                    Engine.guarded (fun () -> Prepare.load experiment |> Result.bind (started experiment.Hooks))
                 with CtkdException error ->
                     Result.Error error
 
@@ -226,12 +247,20 @@ module Run =
                         folder
                         (fun () ->
                             result {
-                                let! run = prepared folder
-                                do! RunDirectory.keepEarlier folder
-                                let! run, state = StudentStart.ofRun experiment.Hooks.Say run
-                                do! writeSettings folder run.Settings
-                                do! writeIndex folder run
-                                return! go experiment.Hooks folder run state []
+                                let! run, state = prepared folder
+
+                                return!
+                                    closing
+                                        experiment.Hooks
+                                        run
+                                        (fun () ->
+                                            result {
+                                                do! RunDirectory.keepEarlier folder
+                                                do! writeSettings folder run.Settings
+                                                do! writeIndex folder run
+                                                return! go experiment.Hooks folder run state []
+                                            }
+                                        )
                             }
                         )
             }
@@ -297,16 +326,24 @@ module Run =
             let! run =
                 Prepare.load { experiment with Settings = changed; IgnoreExtra = true } |> Result.mapError moved
 
-            do! ResumeCheck.values checkpoint.Path changed run.Settings
-            do! ResumeCheck.teacher run checkpoint
-            do! ResumeCheck.data run checkpoint
-            let! state = Checkpoint.restore run.Trainer.Plan checkpoint
-            Settings.ofMoreEpochs recorded changed |> List.iter hooks.Say
-            do! takeUp hooks folder checkpoint state
-            do! if recorded = changed then Ok() else writeSettings folder changed
-            let! lines, warning = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
-            warning |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
-            return! go hooks folder run state lines
+            return!
+                closing
+                    hooks
+                    run
+                    (fun () ->
+                        result {
+                            do! ResumeCheck.values checkpoint.Path changed run.Settings
+                            do! ResumeCheck.teacher run checkpoint
+                            do! ResumeCheck.data run checkpoint
+                            let! state = Checkpoint.restore run.Trainer.Plan checkpoint
+                            Settings.ofMoreEpochs recorded changed |> List.iter hooks.Say
+                            do! takeUp hooks folder checkpoint state
+                            do! if recorded = changed then Ok() else writeSettings folder changed
+                            let! lines, warning = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
+                            warning |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+                            return! go hooks folder run state lines
+                        }
+                    )
         }
 
     /// <summary>Resumes from a checkpoint in the folder where it is, with other places of files or more epochs.</summary>

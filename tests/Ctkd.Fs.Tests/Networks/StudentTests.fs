@@ -1,11 +1,10 @@
-/// Students that are modules of TorchSharp, and students that start from weights.
+/// Students that are modules of TorchSharp.
 module Ctkd.Fs.Tests.StudentTests
 
 open System.IO
 open Expecto
 open TorchSharp
 open Ctkd.Fs
-open Ctkd.Fs.Tests.Child
 open Ctkd.Fs.Tests.Folders
 
 /// Convolution, batch normalisation, dropout, linear: of images 8 x 8 to four classes.
@@ -68,6 +67,17 @@ type private Around(part: torch.nn.Module) as this =
         this.RegisterComponents()
 
     override _.forward x = x
+
+/// Modules whose batch normalisation averages over all batches.
+type private Averaging(momentum: System.Nullable<float>) as this =
+    inherit torch.nn.Module<torch.Tensor, torch.Tensor>("Averaging")
+    let norm = torch.nn.BatchNorm2d 3L
+
+    do
+        norm.momentum <- momentum
+        this.RegisterComponents()
+
+    override _.forward x = norm.forward x
 
 /// A module with a registered tensor of whole numbers.
 type private Counting() as this =
@@ -264,6 +274,11 @@ let tests =
             Student.ofModule "norms" 4 (fun () -> new Around(torch.nn.LayerNorm [| 4L |])) |> ignore
         }
 
+        test "a batch normalisation that averages over all batches is refused by name, one with a momentum is not" {
+            Must.contain "'norm'" (refused (fun () -> new Averaging(System.Nullable())))
+            Student.ofModule "averaging" 4 (fun () -> new Averaging(System.Nullable 0.3)) |> ignore
+        }
+
         test "forward passes of a module leave no tensors behind" {
             // A module's own tensors live as long as it does.
             let model = student 0.0 4
@@ -273,57 +288,6 @@ let tests =
                 Tensor.scoped (fun () ->
                     for _ in 1..3 do
                         Model.forward model false weights (random 1 [ 2; 3; 8; 8 ]) |> ignore
-                )
-            )
-        }
-
-        test "a student starts from weights, and its hash is recorded and checked" {
-            inFolder (fun folder ->
-                let teacher = Runs.teacher.Value
-                let small = "--student resnet8 --per-class 5 --batch 16 --epochs 1 --lr 1e-30 --weight-decay 0"
-                let out = expect 0 folder $"distill --teacher {teacher} {small} --student-weights {teacher} --out run"
-                Must.contain "starts from" out.Out
-
-                let weights path =
-                    Checkpoint.read path
-                    |> Error.orRaise
-                    |> Checkpoint.studentTensors
-                    |> List.filter (fun t -> t.Name.EndsWith "weight")
-                    |> List.map (fun t -> t.Name, System.Convert.ToHexString t.Bytes.Span)
-
-                let last = Path.Combine(folder, "run", "last.safetensors")
-                Must.equal (weights teacher) (weights last)
-                let settings = (Checkpoint.read last |> Error.orRaise).Info.Settings
-                Must.equal 64 settings.StudentHash.Length
-
-                let wrong =
-                    $"teach --model resnet8 --per-class 5 --batch 16 --student-weights {teacher} --set studentHash=abc"
-
-                Must.contain settings.StudentHash (expect 1 folder $"{wrong} --out x").Err
-            )
-        }
-
-        test "a student from weights of other classes gets a new classifier, and resumes without the file" {
-            inFolder (fun folder ->
-                Tensor.scoped (fun () ->
-                    let model = Zoo.find "resnet8" 100 |> Error.orRaise
-                    let stored = drawn 5 model |> Tree.toList |> List.map (fun (name, x) -> Weights.store name x)
-                    let path = Path.Combine(folder, "hundred.safetensors")
-                    Safetensors.write path { Metadata = []; Tensors = stored } |> Error.orRaise
-                    let settings = { Runs.small with StudentWeights = path }
-                    let notes = ResizeArray<string>()
-                    let run = Path.Combine(folder, "run")
-                    let whole = Path.Combine(folder, "whole")
-                    Run.start Hooks.none whole settings |> Error.orRaise |> ignore
-                    Run.start { Runs.stopAfter 2 with Say = notes.Add } run settings |> Error.orRaise |> ignore
-
-                    Must.haveOne
-                        (fun (note: string) -> note.Contains "new from the seed 1" && note.Contains "fc.weight")
-                        notes
-
-                    File.Delete path
-                    Must.equal Finished (Run.resume Hooks.none run |> Error.orRaise).Ending
-                    Must.equal (tensors whole) (tensors run)
                 )
             )
         }

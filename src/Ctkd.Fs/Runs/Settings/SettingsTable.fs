@@ -56,7 +56,6 @@ module SettingsTable =
                 "the weights that the student starts from, in a file as of --weights; a classifier for other classes is new"
             |> Field.by "drawn from the seed"
             |> Field.yours
-            |> Field.mayChange
             |> Field.isNew
 
             any "" (nameof s.StudentHash) text ""

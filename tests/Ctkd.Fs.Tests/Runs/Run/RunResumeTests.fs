@@ -97,7 +97,6 @@ let tests =
                         "teacherWeights"
                         "teaching.others"
                         "teaching.classes"
-                        "studentWeights"
                         "dataDir"
                         "photos.decodeThreads"
                         "photos.decodedGb"
