@@ -20,7 +20,7 @@ public sealed class OnnxNetwork : IDisposable
     private bool isDisposed;
 
     /// <summary>Loads a network with one input, a batch of images in float32.</summary>
-    /// <param name="path">The file; its weights may lie in files beside it.</param>
+    /// <param name="path">The file; its weights may lie in files beside it (<see cref="ExternalFiles"/>).</param>
     /// <param name="threads">Threads of the processor.</param>
     /// <param name="cudaDevice">The index of a CUDA device, or -1 for the processor.</param>
     /// <param name="givesImages">Whether its output is images, [batch, channels, height, width], and not a row for each image.</param>
@@ -58,6 +58,9 @@ public sealed class OnnxNetwork : IDisposable
             throw;
         }
     }
+
+    /// <summary>The version of the runtime.</summary>
+    public static string Version => OrtEnv.Instance().GetVersionString();
 
     /// <summary>Whether the installed runtime computes on CUDA.</summary>
     public static bool HasCuda => OrtEnv.Instance().GetAvailableProviders().Contains("CUDAExecutionProvider");

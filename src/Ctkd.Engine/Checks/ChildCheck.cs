@@ -138,10 +138,17 @@ internal static class ChildCheck
             return null;
         if (answer.StartsWith($"{mark} failed ", StringComparison.Ordinal))
             return answer[$"{mark} failed ".Length..];
-        // For a C++ exception the line with its message, else the last line.
+        // For a C++ exception the line with its message, and the cause that a program's traceback ends with; else the last line.
         string[] lines = errors.Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
         string? line = lines.FirstOrDefault(text => text.StartsWith("what():", StringComparison.Ordinal)) ?? lines.LastOrDefault();
-        return $"the process ended with exit code {code}{(line is null ? "" : $": {line}")}";
+        string? cause = line is null ? null : lines.SkipWhile(text => text != line).Skip(1).LastOrDefault(IsCause);
+        return $"the process ended with exit code {code}{(line is null ? "" : $": {line}")}{(cause is null ? "" : $" {cause}")}";
+    }
+
+    private static bool IsCause(string line)
+    {
+        string name = line.Split(": ", 2)[0];
+        return name.Length < line.Length && name.All(char.IsLetter) && (name.EndsWith("Error", StringComparison.Ordinal) || name.EndsWith("Exception", StringComparison.Ordinal));
     }
 
     private static string Subject(string check, IEnumerable<string> files)

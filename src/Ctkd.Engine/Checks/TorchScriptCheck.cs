@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -11,6 +12,9 @@ namespace Ctkd.Engine;
 /// </summary>
 public static class TorchScriptCheck
 {
+    /// <summary>Begins the problem of a file that libtorch does not read.</summary>
+    public const string Unreadable = "libtorch cannot load it";
+
     // What the child is told: hash, height and width, and the file.
     private const string file = "CTKD_CHECK_FILE";
 
@@ -36,10 +40,12 @@ public static class TorchScriptCheck
             return "the file has changed meanwhile";
         using var scope = NewDisposeScope();
         using var quiet = no_grad();
-        using var network = jit.load(bytes, "cpu");
-        network.eval();
+        using var network = Load(bytes, out string? problem);
+        if (network is null)
+            return problem;
         try
         {
+            network.eval();
             network.forward(zeros(2, 3, int.Parse(told[1], CultureInfo.InvariantCulture), int.Parse(told[2], CultureInfo.InvariantCulture)));
         }
         catch (ArgumentOutOfRangeException)
@@ -49,5 +55,19 @@ public static class TorchScriptCheck
         }
 
         return null;
+    }
+
+    private static jit.ScriptModule? Load(byte[] bytes, out string? problem)
+    {
+        try
+        {
+            problem = null;
+            return jit.load(bytes, "cpu");
+        }
+        catch (Exception error) when (error is ExternalException or InvalidOperationException)
+        {
+            problem = $"{Unreadable}: {error.Message}";
+            return null;
+        }
     }
 }

@@ -79,11 +79,10 @@ module Backbone =
     /// From pixels of 0 to 255 to what the network takes, by a network of its own: its hash and its function.
     let private prepared say (device: Device) (size: int) (path: string) : Result<string * (Tensor -> Tensor), Error> =
         result {
-            let! hash = NetworkFile.hashOf path
-            let! network = ProgramTeacher.openOnnx say device true path
+            let! hash, network = ProgramTeacher.openOnnx say device true path
 
             let run (images: Tensor) : Tensor =
-                ProgramTeacher.runOnnx network device images
+                ProgramTeacher.runOnnx path network device images
                 |> Tensor.reshape [| int64 (Tensor.size 0 images); 3L; int64 size; int64 size |]
 
             return hash, run
@@ -99,8 +98,7 @@ module Backbone =
     let load (say: string -> unit) (device: Device) (path: string) : Result<Backbone, Error> =
         result {
             let! file, preparation = filesOf path
-            let! hash = NetworkFile.hashOf file
-            let! network = ProgramTeacher.openOnnx say device false file
+            let! hash, network = ProgramTeacher.openOnnx say device false file
             let side = max network.Height network.Width
             let size = if side = 0 then usual else side
             let! whole = ProgramTeacher.ofOnnx file size size device network

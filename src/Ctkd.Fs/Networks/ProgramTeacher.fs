@@ -3,6 +3,7 @@ namespace Ctkd.Fs
 open System
 open System.IO
 open System.Runtime.InteropServices
+open System.Text
 open Ctkd.Engine
 open Ctkd.Onnx
 open FsToolkit.ErrorHandling
@@ -93,10 +94,38 @@ module ProgramTeacher =
         | _ ->
             Error.create Mismatch "the network returns no tensor" path "return logits [batch, classes]" |> Error.raise
 
-    /// The first lines of libtorch's message: a C++ backtrace follows.
+    let private traceback = "TorchScript interpreter"
+
+    /// The cause in libtorch's message: the last line of a traceback of the program, else what stands before the C++ backtrace.
     let private brief (message: string) : string =
-        let parts = message.Split "\nException raised from"
-        parts[0].Trim()
+        let message = (message.Split "Exception raised from")[0]
+
+        let cause =
+            if message.Contains(traceback, StringComparison.Ordinal) then
+                RegularExpressions.Regex.Matches(message, @"[A-Z]\w*(Error|Exception): ") |> Seq.tryLast
+            else
+                None
+
+        match cause with
+        | Some cause -> message.Substring(cause.Index).Trim()
+        | None -> message.Trim()
+
+    let private write = "write it with torch.jit.save of PyTorch 2.10 or an earlier version"
+
+    let private returnsNothing = "it returns neither a tensor nor a tuple of tensors"
+
+    /// What to do about a program that cannot be read or run.
+    let private remedy (height: int) (width: int) (message: string) : string =
+        let says (text: string) = message.Contains(text, StringComparison.OrdinalIgnoreCase)
+
+        if says returnsNothing then
+            "return logits, or (logits, maps ..., pooled)"
+        elif says traceback && (says "shape" || says "size" || says "dimension") then
+            $"it was given images of {height} x {width}: --teacher-size names another size"
+        elif says TorchScriptCheck.Unreadable || says "what():" && not (says traceback) then
+            write
+        else
+            $"see that it runs in PyTorch: torch.jit.load(FILE)(torch.zeros(2, 3, {height}, {width}))"
 
     let private torchScript path height width (device: Device) : Result<Whole * string, Error> =
         result {
@@ -107,12 +136,7 @@ module ProgramTeacher =
 
             match TorchScriptCheck.Problem(path, hash, height, width) with
             | null -> ()
-            | problem ->
-                return!
-                    refuse
-                        path
-                        (brief problem)
-                        $"it was given images of {height} x {width}: --teacher-size names another size; write it with torch.jit.save of PyTorch 2.10 or earlier"
+            | problem -> return! refuse path (brief problem) (remedy height width problem)
 
             let! network =
                 try
@@ -127,7 +151,7 @@ module ProgramTeacher =
                         Damaged
                         $"libtorch cannot load this TorchScript file: {brief problem.Message |> Files.printable}"
                         path
-                        "write it with torch.jit.save of PyTorch 2.10 or an earlier version"
+                        write
 
             let! whole =
                 try
@@ -140,27 +164,34 @@ module ProgramTeacher =
                 with
                 | CtkdException error -> Result.Error error
                 // TorchSharp hands on tensors and tuples of tensors.
-                | :? ArgumentOutOfRangeException ->
-                    refuse
-                        path
-                        "it returns neither a tensor nor a tuple of tensors"
-                        "return logits, or (logits, maps ..., pooled)"
+                | :? ArgumentOutOfRangeException -> refuse path returnsNothing (remedy height width returnsNothing)
                 | :? ExternalException
                 | :? ArgumentException
                 | :? InvalidOperationException
                 | :? NotImplementedException as problem ->
-                    refuse
-                        path
-                        (brief problem.Message)
-                        $"it was given images of {height} x {width}: another size is named by --teacher-size"
+                    refuse path (brief problem.Message) (remedy height width problem.Message)
 
             return whole, hash
         }
 
     // ---- ONNX
 
+    /// Runs a network on images that are a batch of a size that it takes: a row of the result for each.
+    let private onnxRows (path: string) (network: OnnxNetwork) (pixels: float32[]) (shape: int[]) : float32[] =
+        let struct (values, given) = network.Run(pixels, shape)
+
+        if given.Length > 0 && given[0] = shape[0] then
+            values
+        else
+            Error.create
+                Mismatch
+                $"the network in this file cannot teach: for %d{shape[0]} images it gives '{network.Output}' %A{List.ofArray given}, and logits are [images, classes]"
+                path
+                "export it with one row of logits for each image of a batch of any size"
+            |> Error.raise
+
     /// The output's rows for images: [N, D].
-    let internal runOnnx (network: OnnxNetwork) (device: Device) (images: Tensor) : Tensor =
+    let internal runOnnx (path: string) (network: OnnxNetwork) (device: Device) (images: Tensor) : Tensor =
         let images = if network.ChannelsLast then Tensor.permute [| 0L; 2L; 3L; 1L |] images else images
         let shape = Tensor.shape images |> Array.map int
         let count, rest = shape[0], Array.skip 1 shape
@@ -169,7 +200,7 @@ module ProgramTeacher =
 
         let rows =
             if network.Batch = 0 || network.Batch = count then
-                let struct (values, _) = network.Run(pixels, shape) in values
+                onnxRows path network pixels shape
             else
                 // Batches of the one size that it takes; the last one is filled up.
                 let batch = network.Batch
@@ -179,7 +210,7 @@ module ProgramTeacher =
                         let own = min batch (count - start)
                         let part = Array.zeroCreate<float32>(batch * size)
                         Array.blit pixels (start * size) part 0 (own * size)
-                        let struct (values, _) = network.Run(part, Array.append [| batch |] rest)
+                        let values = onnxRows path network part (Array.append [| batch |] rest)
                         values[.. values.Length / batch * own - 1]
                 |]
                 |> Array.concat
@@ -189,9 +220,36 @@ module ProgramTeacher =
     let private refusedOnnx (path: string) (problem: exn) (next: string) : Result<'T, Error> =
         Error.fail Mismatch $"ONNX Runtime cannot run this file: {Files.printable problem.Message}" path next
 
-    /// Opens the network of an ONNX file, whose output is a row for each image, or images.
-    let internal openOnnx say (device: Device) (givesImages: bool) (path: string) : Result<OnnxNetwork, Error> =
+    /// SHA-256 of a file and of those beside it that hold its tensors.
+    let private onnxHash (path: string) : Result<string, Error> =
         result {
+            let! own = NetworkFile.hashOf path
+
+            let! beside =
+                try
+                    ExternalFiles.Of path |> List.ofSeq |> Ok
+                with :? OnnxRefusedException as problem ->
+                    refuse path problem.Message "save it again, with its tensors in files in its own folder"
+
+            let folder = string (Path.GetDirectoryName(Path.GetFullPath path))
+
+            let! hashes =
+                beside
+                |> List.traverseResultM (fun name ->
+                    NetworkFile.hashOf (Path.Combine(folder, name)) |> Result.map (fun hash -> $"{hash} {name}")
+                )
+
+            return
+                if hashes.IsEmpty then
+                    own
+                else
+                    own :: hashes |> String.concat "\n" |> Encoding.UTF8.GetBytes |> NetworkFile.hash
+        }
+
+    /// Opens the network of an ONNX file, whose output is a row for each image, or images; its hash comes first.
+    let internal openOnnx say (device: Device) (givesImages: bool) (path: string) : Result<string * OnnxNetwork, Error> =
+        result {
+            let! hash = onnxHash path
             let onCuda = device <> Device.Cpu && OnnxNetwork.HasCuda
 
             if device <> Device.Cpu && not onCuda then
@@ -201,7 +259,7 @@ module ProgramTeacher =
             return!
                 try
                     let index = if onCuda then device.Index else -1
-                    Ok(new OnnxNetwork(path, Engine.threads (), index, givesImages))
+                    Ok(hash, new OnnxNetwork(path, Engine.threads (), index, givesImages))
                 with :? OnnxRefusedException as problem ->
                     let output = if givesImages then "images [N, C, H, W]" else "logits [N, classes]"
 
@@ -214,8 +272,10 @@ module ProgramTeacher =
     /// The model of an opened network, for images of a size that it takes.
     let internal ofOnnx path height width (device: Device) (network: OnnxNetwork) : Result<Whole, Error> =
         try
-            described path height width device (runOnnx network device >> ofLogits)
-        with :? OnnxRefusedException as problem ->
+            described path height width device (runOnnx path network device >> ofLogits)
+        with
+        | CtkdException error -> Result.Error error
+        | :? OnnxRefusedException as problem ->
             refusedOnnx
                 path
                 problem
@@ -223,8 +283,7 @@ module ProgramTeacher =
 
     let private onnx (say: string -> unit) path height width (device: Device) : Result<Whole * string, Error> =
         result {
-            let! hash = NetworkFile.hashOf path
-            let! network = openOnnx say device false path
+            let! hash, network = openOnnx say device false path
 
             let fits (wanted: int) (there: int) = wanted = 0 || wanted = there
 

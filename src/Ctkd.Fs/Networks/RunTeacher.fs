@@ -44,10 +44,51 @@ module RunTeacher =
                     "give a teacher of these classes, or say with --teacher-classes which of its outputs they are"
         | _ -> Ok view
 
+    /// How far the sum of probabilities may lie from 1.
+    let private tolerance = 1e-3
+
+    /// Refuses outputs for two images that are no probabilities, where the view says that they are.
+    let private checkProbabilities (device: Device) (view: TeacherView) (data: Splits) (teacher: LoadedModel) =
+        match teacher.Model.Body with
+        | Whole whole when view.Output = TeacherOutput.Probabilities ->
+            let height, width = TeacherView.seen data.Test.Height data.Test.Width view
+
+            let rows =
+                Tensor.scoped (fun () ->
+                    Autograd.noGrad (fun () ->
+                        let images = Tensor.zeros DType.Float32 device [| 2L; 3L; int64 height; int64 width |]
+                        let outputs = whole.Forward teacher.Weights false images
+
+                        let each =
+                            if whole.Shares.IsEmpty then
+                                [ outputs.Logits ]
+                            else
+                                SeveralTeachers.split whole.Shares.Length outputs.Pooled
+
+                        each
+                        |> List.collect (fun x ->
+                            Tensor.toFloats x |> Array.chunkBySize (Tensor.size 1 x) |> List.ofArray
+                        )
+                    )
+                )
+
+            let isDistribution row = Array.forall (fun p -> p >= 0.0) row && abs (Array.sum row - 1.0) <= tolerance
+
+            match rows |> List.tryFind (isDistribution >> not) with
+            | None -> Ok()
+            | Some row ->
+                Error.fail
+                    Mismatch
+                    $"{teacher.Model.Name} gives no probabilities: for a uniform image its outputs lie from %g{Array.min row} to %g{Array.max row} and sum to %g{Array.sum row}"
+                    ""
+                    "leave out --teacher-output probabilities: these are logits"
+        | _ -> Ok()
+
     /// A teacher of the data's classes, from one in its own view.
     let private seeing (device: Device) (view: TeacherView) (data: Splits) (teacher: LoadedModel) =
         result {
             do! checkSize view data teacher
+            do! checkProbabilities device view data teacher
             let! view = byNames data view teacher
             let! teacher = Teacher.inView device (data.Mean, data.Std) view teacher
 

@@ -53,13 +53,20 @@ module Teacher =
 
         let forward weights training images =
             let outputs = whole.Forward weights training (input images)
-            let logits = output outputs.Logits
 
-            {
-                outputs with
-                    Logits = logits
-                    Pooled = if whole.Pooled = 0 then logits else outputs.Pooled
-            }
+            if whole.Shares.IsEmpty then
+                let logits = output outputs.Logits
+                let pooled = if whole.Pooled = 0 then logits else outputs.Pooled
+                { outputs with Logits = logits; Pooled = pooled }
+            else
+                // The order and the logarithm are each teacher's own: the mean is taken last.
+                let each = SeveralTeachers.split whole.Shares.Length outputs.Pooled |> List.map output
+
+                {
+                    outputs with
+                        Logits = SeveralTeachers.logits whole.Shares each
+                        Pooled = Tensor.cat 1 each
+                }
 
         {
             whole with

@@ -1,6 +1,7 @@
 namespace Ctkd.Fs
 
 open System
+open Ctkd.Onnx
 
 /// A run's teacher cache, by its settings.
 [<RequireQualifiedAccess>]
@@ -21,6 +22,11 @@ module TeacherMemory =
                 $"size {s.Photos.Size}, crop area {s.Photos.CropArea}, seed {s.Seed}"
             $"precision {plan.Precision}, channels last {plan.ChannelsLast}, device {s.Device}"
             $"libtorch {engine.Version} in {engine.Folder}, {Engine.threads ()} threads, fused {Engine.fuses ()}, TF32 {s.Tf32}"
+            // A network in a file may be run by ONNX Runtime.
+            match plan.Distillation with
+            | Some { Model = model } when model.Body.IsWhole ->
+                $"ONNX Runtime {OnnxNetwork.Version}, with CUDA {OnnxNetwork.HasCuda}"
+            | _ -> ()
             // Another build of the library may compute in another order.
             $"library {typeof<TrainingPlan>.Assembly.ManifestModule.ModuleVersionId}"
         ]
@@ -77,8 +83,10 @@ module TeacherMemory =
 
     /// Closes a cache, and says which share of the images it held.
     let close (say: string -> unit) (cache: TeacherCache) : unit =
-        let share = 100.0 * float cache.Found / float (max 1L cache.Asked)
-        say $"teacher cache: %.1f{share} %% of {cache.Asked} images were in the cache"
+        // A run that failed before its first step asked for none.
+        if cache.Asked > 0L then
+            let share = 100.0 * float cache.Found / float cache.Asked
+            say $"teacher cache: %.1f{share} %% of {cache.Asked} images were in the cache"
 
         cache.Full
         |> Option.iter (fun why ->

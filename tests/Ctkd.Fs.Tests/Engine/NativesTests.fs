@@ -225,6 +225,10 @@ let tests =
                     "", "", 0, "the process ended with exit code 0"
                     "ctkd-check failed numel (CPU): [2] instead of [24]", "", 1, "numel (CPU): [2] instead of [24]"
                     "", "terminate called\n  what():  no kernel\nframe #1", 134, "what():  no kernel"
+                    "",
+                    "  what():  It failed.\nTraceback\n  line 1\nRuntimeError: why\nframe",
+                    134,
+                    "It failed. RuntimeError: why"
                     "the ctkd-check passed", "", 0, "the process ended with exit code 0"
                 ] do
                 Must.contain what (ChildCheck.Reading(output, errors, code) |> nonNull)

@@ -54,6 +54,60 @@ let private logits (teacher: LoadedModel) (images: Tensor) : Tensor =
 let private images (count: int) : Tensor =
     Tensor.ofFloats DType.Float32 [ count; 3; 8; 8 ] (Rng.normals (count * 192) (Rng.ofSeed 2))
 
+/// An ONNX file of ten outputs with its first tensor in a file beside it.
+let private withExternal (folder: string) (location: string) : string =
+    let model = Zoo.find "resnet8" 10 |> Error.orRaise
+    let path = Path.Combine(folder, "split.onnx")
+
+    Tensor.scoped (fun () ->
+        Onnx.write path (OnnxOptions.forSize 8) model (Calibrated.weights DType.Float32 8 model) |> Error.orRaise
+    )
+
+    let proto = Ctkd.Onnx.ModelProto.Parser.ParseFrom(File.ReadAllBytes path)
+    let tensor = proto.Graph.Initializer |> Seq.maxBy (fun tensor -> tensor.RawData.Length)
+    File.WriteAllBytes(Path.Combine(folder, "split.weights"), tensor.RawData.ToByteArray())
+    tensor.RawData <- Google.Protobuf.ByteString.Empty
+    // The fields external_data and data_location of the format, which the writer's messages lack.
+    let entry = Ctkd.Onnx.StringStringEntryProto(Key = "location", Value = location)
+    let bytes = Google.Protobuf.MessageExtensions.ToByteArray entry
+    let fields = Array.concat [ [| 0x6auy; byte bytes.Length |]; bytes; [| 0x70uy; 1uy |] ]
+    Google.Protobuf.MessageExtensions.MergeFrom(tensor, fields)
+    File.WriteAllBytes(path, Google.Protobuf.MessageExtensions.ToByteArray proto)
+    path
+
+/// The ONNX file of the images' means over all axes but the channels': one row for a whole batch.
+let private oneRow (folder: string) : string =
+    let shaped (name: string) (dims: obj list) =
+        let shape = Ctkd.Onnx.TensorShapeProto()
+
+        for dim in dims do
+            shape.Dim.Add(
+                match dim with
+                | :? int as value -> Ctkd.Onnx.TensorShapeProto.Types.Dimension(DimValue = int64 value)
+                | name -> Ctkd.Onnx.TensorShapeProto.Types.Dimension(DimParam = string name)
+            )
+
+        let tensor = Ctkd.Onnx.TypeProto.Types.Tensor(ElemType = 1, Shape = shape)
+        Ctkd.Onnx.ValueInfoProto(Name = name, Type = Ctkd.Onnx.TypeProto(TensorType = tensor))
+
+    let axes =
+        Ctkd.Onnx.AttributeProto(Name = "axes", Type = Ctkd.Onnx.AttributeProto.Types.AttributeType.Ints)
+
+    axes.Ints.AddRange [ 0L; 2L; 3L ]
+    let node = Ctkd.Onnx.NodeProto(OpType = "ReduceMean")
+    node.Input.Add "images"
+    node.Output.Add "logits"
+    node.Attribute.Add axes
+    let graph = Ctkd.Onnx.GraphProto(Name = "mean")
+    graph.Node.Add node
+    graph.Input.Add(shaped "images" [ "N"; 3; 8; 8 ])
+    graph.Output.Add(shaped "logits" [ 1; 3; 1; 1 ])
+    let model = Ctkd.Onnx.ModelProto(IrVersion = 8L, Graph = graph)
+    model.OpsetImport.Add(Ctkd.Onnx.OperatorSetIdProto(Version = 13L))
+    let path = Path.Combine(folder, "one-row.onnx")
+    File.WriteAllBytes(path, Google.Protobuf.MessageExtensions.ToByteArray model)
+    path
+
 let tests =
     testList "TeacherFile" [
         test "a resnet20 teaches the same within rounding as weights, as TorchScript and as ONNX" {
@@ -199,6 +253,73 @@ let tests =
                     let expected = logits (load path) images |> Tensor.toFloats
                     Must.beClose 1e-4 1e-4 expected (logits (load single) images |> Tensor.toFloats)
                 )
+            )
+        }
+
+        test "the hash of an ONNX file covers the files beside it, which must lie in its folder" {
+            inFolder (fun folder ->
+                let path = withExternal folder "split.weights"
+                let hash () = (loaded path).Hash
+                let first = hash ()
+                Must.equal first (hash ())
+                let weights = Path.Combine(folder, "split.weights")
+                let bytes = File.ReadAllBytes weights
+                bytes[0] <- bytes[0] ^^^ 1uy
+                File.WriteAllBytes(weights, bytes)
+                Must.differ first (hash ())
+                File.Delete weights
+                Must.contain "split.weights" (refused folder path)
+
+                for outside in [ "../split.weights"; "/etc/hostname"; "a/../../b"; "" ] do
+                    let error =
+                        Teacher.ofFile ignore Device.Cpu 8 8 NetworkFile.Onnx (withExternal folder outside) |> errorOf
+
+                    Must.equal Mismatch error.Kind
+
+                    Must.contain
+                        (if outside = "" then "its place is not named" else "outside the file's folder")
+                        error.What
+            )
+        }
+
+        test "an ONNX file without a row for each image is refused with the shape that it gives" {
+            inFolder (fun folder ->
+                let error = refused folder (oneRow folder)
+                Must.contain "for 2 images it gives 'logits' [1; 3; 1; 1]" error
+                Must.contain "one row of logits for each image" error
+            )
+        }
+
+        test "a TorchScript file's error begins with its cause, and the advice fits it" {
+            inFolder (fun folder ->
+                let refusedLines lines = refused folder (TorchScripts.write folder "t.pt" (TorchScripts.ofLines lines))
+                let shapes = refusedLines [ "return torch.linear(x0, self.w)" ]
+                Must.contain "cannot teach: RuntimeError: mat1 and mat2 shapes" shapes
+                Must.contain "--teacher-size" shapes
+                Must.lack "2.10" shapes
+                let raising = refusedLines [ "ops.prim.RaiseException(\"no luck\")"; "return x0" ]
+                Must.contain "no luck" raising
+                Must.lack "--teacher-size" raising
+                Must.lack "2.10" raising
+                let unknown = refusedLines [ "return torch.maen(x0, [2, 3])" ]
+                Must.contain "2.10" unknown
+                Must.lack "--teacher-size" unknown
+            )
+        }
+
+        test "outputs that are no probabilities are refused where the flag says that they are" {
+            inFolder (fun folder ->
+                let write name line = TorchScripts.write folder name (TorchScripts.ofLines line)
+                let scores = "x1 = torch.linear(torch.mean(x0, [2, 3]), self.w)"
+                let logits = write "logits.pt" [ scores; "return x1" ]
+                let probabilities = write "probabilities.pt" [ scores; "return torch.softmax(x1, 1)" ]
+                let flag = "--epochs 1 --teacher-output probabilities"
+                let error = (expect 1 folder $"distill --teacher {logits} {few} {flag} --out x").Err
+                Must.contain "logits.pt gives no probabilities" error
+                Must.contain "leave out --teacher-output probabilities" error
+                let both = (expect 1 folder $"distill --teacher {probabilities} {logits} {few} {flag} --out x").Err
+                Must.contain "logits.pt gives no probabilities" both
+                expect 0 folder $"distill --teacher {probabilities} {few} {flag} --out x" |> ignore
             )
         }
 

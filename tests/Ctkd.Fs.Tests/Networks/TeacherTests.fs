@@ -238,6 +238,30 @@ let tests =
             )
         }
 
+        test "several teachers in a view are the mean of each in it, at every temperature" {
+            Tensor.scoped (fun () ->
+                let softmax (t: LoadedModel) = Teacher.ofFunction t.Model.Name 4 (logits t >> Tensor.softmax 1)
+
+                let teachers, shares = List.map (linear >> softmax) [ 1; 2; 3 ], [ 0.5; 0.2; 0.3 ]
+                let images, student = random 5 [ 6; 3; 8; 8 ], random 6 [ 6; 3 ]
+
+                let view = {
+                    TeacherView.direct with
+                        Order = [ 3; 0; 2 ]
+                        Size = 12
+                        Output = TeacherOutput.Probabilities
+                }
+
+                let joined = Teacher.average shares teachers |> Error.orRaise |> inView view
+                let each = teachers |> List.map (fun t -> logits (inView view t) images)
+                let shown = outputs joined images
+                same (SeveralTeachers.mean shares each) shown.Logits
+                let soften z = Policy.shared (Tensor.scalar DType.Float32 Device.Cpu 4.0) z student
+                let expected = each |> List.map (fun z -> (soften z).Teacher) |> SeveralTeachers.mean shares
+                same expected (SeveralTeachers.soften (Model.shares joined.Model) soften shown).Teacher
+            )
+        }
+
         test "a student of several teachers steps as one of their mean" {
             Tensor.scoped (fun () ->
                 let teachers = [ linear 1; layered 2 ]
