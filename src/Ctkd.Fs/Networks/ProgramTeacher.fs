@@ -247,7 +247,12 @@ module ProgramTeacher =
         }
 
     /// Opens the network of an ONNX file, whose output is a row for each image, or images; its hash comes first.
-    let internal openOnnx say (device: Device) (givesImages: bool) (path: string) : Result<string * OnnxNetwork, Error> =
+    let internal openOnnx
+        say
+        (device: Device)
+        (givesImages: bool)
+        (path: string)
+        : Result<string * OnnxNetwork, Error> =
         result {
             let! hash = onnxHash path
             let onCuda = device <> Device.Cpu && OnnxNetwork.HasCuda

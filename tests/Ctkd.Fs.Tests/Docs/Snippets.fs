@@ -72,8 +72,7 @@ let ownTeacher () : LoadedModel =
     |]
 
     let network = torch.nn.Sequential layers // trained elsewhere: network.load "teacher.dat"
-    network.eval ()
-    let teacher = Model.ofLogits "my-network" 10 network.forward |> Distil.teacher
+    let teacher = Teacher.ofModule "my-network" 10 network
     teacher
 
 /// docs/guides/own-model.md.

@@ -255,7 +255,7 @@ let tests =
                 let joined = Teacher.average shares teachers |> Error.orRaise |> inView view
                 let each = teachers |> List.map (fun t -> logits (inView view t) images)
                 let shown = outputs joined images
-                same (SeveralTeachers.mean shares each) shown.Logits
+                same (SeveralTeachers.logits shares each) shown.Logits
                 let soften z = Policy.shared (Tensor.scalar DType.Float32 Device.Cpu 4.0) z student
                 let expected = each |> List.map (fun z -> (soften z).Teacher) |> SeveralTeachers.mean shares
                 same expected (SeveralTeachers.soften (Model.shares joined.Model) soften shown).Teacher
