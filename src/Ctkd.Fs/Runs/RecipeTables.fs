@@ -108,6 +108,9 @@ module internal RecipeTables =
     /// RLKD.
     let imageNetPair = "imagenet/ResNet34-imagenet/ResNet18"
 
+    /// The teacher and the student of mdistiller's other runs on ImageNet.
+    let otherImageNetPair = "imagenet/ResNet50-imagenet/MobileNetV1"
+
     let imageNet: (string * (float * float) list) list = [
         "kd", [ 70.83, 90.31; 71.32, 90.27; 71.28, 90.33; 71.39, 90.51 ]
         "pkt", [ 70.92, __; 71.31, __; __, __; 71.53, 90.42 ]

@@ -79,7 +79,7 @@ let tests =
             // And three ablations.
             Must.equal (3 * (11 * 7 + 8) + 3) (count "rlkd")
             Must.equal (11 * 9 + 4) (count "mdistiller")
-            Must.equal (11 + 6 * 2) (count "dtkd")
+            Must.equal (11 + 2 + 6 * 2) (count "dtkd")
             Must.equal (14 * 3 + 8) (count "ls")
         }
 
@@ -181,6 +181,10 @@ let tests =
             Must.equal (0.1, 5, 1.0) (ctkd.LearningRate, ctkd.CurriculumEpochs, ctkd.CrossEntropy)
             Must.equal (100, 512, [ 30; 60; 90 ], 1e-4, 0.9, 0.1) (length kd)
 
+            for pair in [ "ResNet34-ResNet18"; "ResNet50-MobileNetV1" ] do
+                let dtkd = settings $"dtkd/{pair}/kd/dtkd"
+                Must.equal (length kd, 0.2) (length dtkd, dtkd.LearningRate)
+
             for recipe in ofSource "rlkd" |> List.filter (fun r -> r.Settings.Data = "imagenet") do
                 Must.equal (recipe.Name, length ctkd) (recipe.Name, length recipe.Settings)
                 Must.equal 0.1 recipe.Settings.LearningRate
@@ -209,6 +213,8 @@ let tests =
                 "dtkd/resnet56-resnet20/kd/dtkd", (1.0, [ "kd", 1.0; "kd-fixed", 0.5 ])
                 "dtkd/wrn_40_2-ShuffleV1/kd/dtkd", (1.0, [ "kd", 2.0; "kd-fixed", 0.5 ])
                 "dtkd/ResNet50-MobileNetV2/kd/dtkd", (1.0, [ "kd", 3.0; "kd-fixed", 2.0 ])
+                "dtkd/ResNet34-ResNet18/kd/dtkd", (1.0, [ "kd", 3.0; "kd-fixed", 1.0 ])
+                "dtkd/ResNet50-MobileNetV1/kd/dtkd", (1.0, [ "kd", 3.0; "kd-fixed", 1.0 ])
                 "ls/vgg13-vgg8/kd/fixed-standardised", (0.1, [ "kd", 9.0 ])
                 "ls/ResNet50-MobileNetV2/kd/fixed-standardised", (0.1, [ "kd", 1.0 ])
             ]
