@@ -8,6 +8,7 @@ type CtkdArgs =
     | [<SubCommand>] Quickstart of ParseResults<QuickstartArgs>
     | [<SubCommand>] Teach
     | [<SubCommand>] Distill
+    | [<SubCommand>] Sweep of ParseResults<SweepArgs>
     | [<SubCommand>] Eval of ParseResults<EvalArgs>
     | [<SubCommand>] Predict of ParseResults<PredictArgs>
     | [<SubCommand>] Plot of ParseResults<PlotArgs>
@@ -29,6 +30,7 @@ type CtkdArgs =
                 "train a teacher on handwritten digits and distil students from it: the tour, under 3 minutes"
             | Teach -> "train a model from labels alone"
             | Distill -> "train a student from a teacher: methods under a temperature policy, or a published recipe"
+            | Sweep _ -> "do many runs, every combination of values: resumable, several at once, or as a job array"
             | Eval _ -> "classify a test set with trained weights: accuracy, calibration, likeness to a teacher"
             | Predict _ -> "say what is on image files: classes with probabilities"
             | Plot _ -> "draw curves of runs, class correlations or a t-SNE of features as SVG or PNG"

@@ -10,6 +10,7 @@ let private run (command: CtkdArgs) : int =
     | CtkdArgs.Quickstart args -> Quickstart.command args
     | CtkdArgs.Teach -> Train.teach []
     | CtkdArgs.Distill -> Train.distill []
+    | CtkdArgs.Sweep args -> SweepCommand.command args
     | CtkdArgs.Eval args -> Eval.command args
     | CtkdArgs.Predict args -> Predict.command args
     | CtkdArgs.Plot args -> Plot.command args
@@ -104,7 +105,7 @@ let main (arguments: string[]) : int =
     Output.guard ()
 
     match Array.tryHead arguments with
-    | Some("teach" | "distill" | "quickstart") ->
+    | Some("teach" | "distill" | "sweep" | "quickstart") ->
         use _ = Signals.listen ()
         Output.exitCode (command (words arguments))
     | _ -> Output.exitCode (command (words arguments))

@@ -81,6 +81,16 @@ module Signals =
                 member _.Dispose() = registrations |> List.iter _.Dispose()
         }
 
+    /// From now on the end of the standard input is a stop, too: a parent holds its other end.
+    let stopAtEndOfInput () : unit =
+        let read () =
+            while Console.In.Read() >= 0 do
+                ()
+
+            Interlocked.CompareExchange(&received, 143, 0) |> ignore
+
+        Thread(read, IsBackground = true).Start()
+
     /// Whether a stop was asked for.
     let stop () : bool = Volatile.Read &received <> 0
 

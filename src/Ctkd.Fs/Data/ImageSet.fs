@@ -47,6 +47,10 @@ module ImageSet =
         let rest = images % batch
         if rest = 0 || dropLast then batch else rest
 
+    /// Batches of an epoch; the last may be smaller, where it is not dropped.
+    let batches (dropLast: bool) (batch: int) (images: int) : int =
+        if dropLast then images / batch else (images + batch - 1) / batch
+
     /// Returns the number of images.
     let count (set: ImageSet) : int = set.Labels.Length
 

@@ -35,10 +35,8 @@ module DataCheck =
     let agent (s: Settings) (plan: TrainingPlan) (data: Splits) : Result<unit, Error> =
         let images = ImageSet.count data.Train
 
-        let batches = if s.DropLast then images / s.Batch else (images + s.Batch - 1) / s.Batch
-
         match TrainingPlan.agent plan, data.Train.Images with
-        | Some _, _ when batches < 2 ->
+        | Some _, _ when ImageSet.batches s.DropLast s.Batch images < 2 ->
             Error.fail
                 Usage
                 $"policy {s.Policy} learns from two batches or more an epoch, but {images} training images are one of {s.Batch}"

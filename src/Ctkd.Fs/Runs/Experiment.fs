@@ -35,5 +35,10 @@ type Experiment = {
     Distillers: (float * Distiller) list option
     /// Whether tensors of the teacher's file that its model lacks are left aside.
     IgnoreExtra: bool
+    /// The recipe that the settings follow, for the record; empty for none.
+    Recipe: string
+    /// A folder that runs of the same teacher share: it remembers the teacher's accuracy, and its outputs in the folder `cache`
+    /// where the run can use them; empty for none.
+    Shared: string
     Hooks: Hooks
 }

@@ -36,6 +36,8 @@ module Prepare =
         Policy = None
         Distillers = None
         IgnoreExtra = false
+        Recipe = ""
+        Shared = ""
         Hooks = hooks
     }
 
@@ -225,27 +227,35 @@ module Prepare =
         (s: Settings)
         (plan: TrainingPlan)
         (images: ImagesSeen)
+        (remembered: (unit -> Accuracy) -> Result<Accuracy * bool, Error>)
         (test: ImageFeed)
         (teacher: LoadedModel)
         : Result<Accuracy, Error> =
         // The teacher may see larger images than the student.
         let seen = { images with Height = max images.Height s.Teaching.Size }
-        let accuracy = LoadedModel.accuracyIn (evaluationBatch seen) plan teacher.Model teacher.Weights test
 
-        if Double.IsFinite accuracy.Loss then
-            if plan.Unlabelled && accuracy.Correct = accuracy.Images then
-                hooks.Say $"teacher {teacher.Model.Name}: labels {accuracy.Images} test images"
+        let evaluate () = LoadedModel.accuracyIn (evaluationBatch seen) plan teacher.Model teacher.Weights test
+
+        remembered evaluate
+        |> Result.bind (fun (accuracy, isKnown) ->
+            let source = if isKnown then ", evaluated before" else ""
+
+            if Double.IsFinite accuracy.Loss then
+                if plan.Unlabelled && accuracy.Correct = accuracy.Images then
+                    hooks.Say $"teacher {teacher.Model.Name}: labels {accuracy.Images} test images"
+                else
+                    hooks.Say
+                        $"teacher {teacher.Model.Name}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images{source}"
+
+                LoadedModel.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
+                Ok accuracy
             else
-                hooks.Say $"teacher {teacher.Model.Name}: %.2f{accuracy.Top1} %% top-1 on {accuracy.Images} test images"
-
-            LoadedModel.warning s teacher accuracy |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
-            Ok accuracy
-        else
-            Error.fail
-                Mismatch
-                $"the teacher {teacher.Model.Name} answers the test images with numbers that are not finite"
-                s.TeacherWeights
-                "its weights are damaged or diverged in their training: look at them with ctkd inspect, or give others"
+                Error.fail
+                    Mismatch
+                    $"the teacher {teacher.Model.Name} answers the test images with numbers that are not finite"
+                    s.TeacherWeights
+                    "its weights are damaged or diverged in their training: look at them with ctkd inspect, or give others"
+        )
 
     /// Warns where no method reads the softened logits: the policy has no effect then.
     let private warnOfTemperature (hooks: Hooks) (s: Settings) : unit =
@@ -324,7 +334,8 @@ module Prepare =
 
             let dataHash = Settings.fingerprint data
             // Before the teacher is evaluated, which takes its time: the cache's folder may be unusable.
-            let! options = TeacherMemory.options s identity dataHash data plan
+            let sharedCache = if e.Shared = "" then "" else IO.Path.Combine(e.Shared, "cache")
+            let! options = TeacherMemory.options sharedCache s identity dataHash data plan
 
             if options.Cache.IsSome && data.Train.Images.IsInFiles then
                 hooks.Say
@@ -348,9 +359,16 @@ module Prepare =
                   }
                 | _ -> feeds
 
+            let remembered compute =
+                match identity with
+                // A teacher that is code of a program's own may compute anything the next time.
+                | Some hash when e.Shared <> "" ->
+                    TeacherAccuracy.remembered e.Shared (TeacherAccuracy.key s hash data) compute
+                | _ -> Ok(compute (), false)
+
             let! judged =
                 teacher
-                |> Option.traverseResult (judge hooks s plan images feeds.Test)
+                |> Option.traverseResult (judge hooks s plan images remembered feeds.Test)
                 |> Result.teeError (fun _ ->
                     (feeds :> IDisposable).Dispose()
                     options.Cache |> Option.iter (fun cache -> (cache :> IDisposable).Dispose())

@@ -58,6 +58,20 @@ module RunDirectory =
         else
             Path.GetDirectoryName path |> Option.ofObj |> Option.bind highestAbsent |> Option.orElse (Some path)
 
+    /// Whether another process works in a run's folder.
+    let isBusy (path: string) : bool =
+        try
+            let file = Path.Combine(path, ".lock")
+
+            if File.Exists file then
+                use _ = new FileStream(file, FileMode.Open, FileAccess.ReadWrite, FileShare.None)
+                false
+            else
+                false
+        with
+        | :? UnauthorizedAccessException -> false
+        | :? IOException as problem -> isHeld problem
+
     let private lock (next: string) (path: string) : Result<RunDirectory, Error> =
         let file = Path.Combine(path, ".lock")
 

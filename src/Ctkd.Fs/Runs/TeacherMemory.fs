@@ -31,9 +31,49 @@ module TeacherMemory =
             $"library {typeof<TrainingPlan>.Assembly.ManifestModule.ModuleVersionId}"
         ]
 
-    /// Returns how the teacher works through an epoch by the settings. A cache stays open until `close`; methods that read the
-    /// teacher's maps refuse it.
+    /// Why a run's teacher cannot be remembered; None where it can.
+    let private refusal (teacher: string option) (plan: TrainingPlan) : Error option =
+        let readsFeatures (model: Model) =
+            model.Body.IsWhole && TrainingPlan.distillers plan |> List.exists (_.Name >> Distillers.readsFeatures)
+
+        let refused what next = Some(Error.create Usage what "" next)
+
+        match plan.Distillation, teacher with
+        | None, _ -> None
+        | Some _, None ->
+            refused
+                "teacher-cache knows a teacher by its weights or its file, and this one computes with code of a program's own"
+                "leave out the teacher cache"
+        | Some { Model = model }, Some _ when readsFeatures model ->
+            refused
+                $"of {model.Name} teacher-cache remembers the logits alone, and a method reads features"
+                "leave out --teacher-cache, or distil by kd or dkd"
+        | Some _, Some _ when TeacherOutputs.readsMaps plan ->
+            let names = TrainingPlan.distillers plan |> List.filter _.LooksAtMaps |> List.map _.Name
+            let names = String.concat ", " names
+
+            refused
+                $"teacher-cache remembers pooled features and logits, and {names} looks at the teacher's maps"
+                "leave out --teacher-cache, or distil without them"
+        | Some _, Some _ -> None
+
+    /// The folder of a run's cache: that of the settings, or the one that runs share, where this run can use it. Each epoch cuts
+    /// photographs anew by the seed, so that runs of other seeds would share nothing.
+    let private folder (shared: string) (s: Settings) (data: Splits) (plan: TrainingPlan) (refused: Error option) =
+        if s.TeacherCache <> "" then s.TeacherCache
+        elif refused.IsNone && plan.Mixup.IsNone && not data.Train.Images.IsInFiles then shared
+        else ""
+
+    /// <summary>Returns how the teacher works through an epoch by the settings. A cache stays open until `close`; methods that
+    /// read the teacher's maps refuse it.</summary>
+    /// <param name="shared">A folder for a cache where the settings name none, and the run can use one; empty for none.</param>
+    /// <param name="s">The settings.</param>
+    /// <param name="teacher">The hash of the teacher; None for code of a program's own.</param>
+    /// <param name="dataHash">The hash of the training images.</param>
+    /// <param name="data">The data set.</param>
+    /// <param name="plan">The run's plan.</param>
     let options
+        (shared: string)
         (s: Settings)
         (teacher: string option)
         (dataHash: string)
@@ -41,45 +81,25 @@ module TeacherMemory =
         (plan: TrainingPlan)
         : Result<TeacherOptions, Error> =
         let simple = { TeacherOutputs.simple with Ahead = s.TeacherAhead }
+        let refused = refusal teacher plan
 
-        let readsFeatures (model: Model) =
-            model.Body.IsWhole && TrainingPlan.distillers plan |> List.exists (_.Name >> Distillers.readsFeatures)
-
-        match plan.Distillation, teacher with
-        | None, _ -> Ok simple
-        | Some _, _ when plan.Mixup.IsSome && (TrainingPlan.agent plan).IsSome ->
+        match plan.Distillation, teacher, folder shared s data plan refused with
+        | None, _, _ -> Ok simple
+        | Some _, _, _ when plan.Mixup.IsSome && (TrainingPlan.agent plan).IsSome ->
             Error.fail
                 Usage
                 "the policy's agent blends images itself, and mixup would blend them again"
                 ""
                 "leave out --mixup"
-        | Some _, _ when s.TeacherCache = "" -> Ok simple
-        | Some _, None ->
-            let what =
-                "teacher-cache knows a teacher by its weights or its file, and this one computes with code of a program's own"
-
-            Error.fail Usage what "" "leave out the teacher cache"
-        | Some { Model = model }, Some _ when readsFeatures model ->
-            Error.fail
-                Usage
-                $"of {model.Name} teacher-cache remembers the logits alone, and a method reads features"
-                ""
-                "leave out --teacher-cache, or distil by kd or dkd"
-        | Some _, Some _ when TeacherOutputs.readsMaps plan ->
-            let names = TrainingPlan.distillers plan |> List.filter _.LooksAtMaps |> List.map _.Name
-            let names = String.concat ", " names
-
-            let what =
-                $"teacher-cache remembers pooled features and logits, and {names} looks at the teacher's maps"
-
-            Error.fail Usage what "" "leave out --teacher-cache, or distil without them"
-        | Some { Model = model }, Some teacherHash ->
+        | Some _, _, "" -> Ok simple
+        | Some { Model = model }, Some teacherHash, folder when refused.IsNone ->
             let format = if s.TeacherCacheHalf then Float16 else Exact
             let budget = int64 (s.TeacherCacheGb * 1e9)
             let key = cacheKey s teacherHash dataHash data plan
 
-            TeacherCache.openFile s.TeacherCache key (TeacherOutputs.width model) budget format
+            TeacherCache.openFile folder key (TeacherOutputs.width model) budget format
             |> Result.map (fun cache -> { simple with Cache = Some cache })
+        | _ -> Result.Error(Option.get refused)
 
     /// Closes a cache, and says which share of the images it held.
     let close (say: string -> unit) (cache: TeacherCache) : unit =

@@ -54,8 +54,7 @@ module Train =
 
     /// Batches of an epoch; the last may be shorter, where the plan does not drop it.
     let stepsPerEpoch (trainer: Trainer) : int =
-        let images, plan = ImageFeed.count trainer.Images, trainer.Plan
-        if plan.DropLast then images / plan.Batch else (images + plan.Batch - 1) / plan.Batch
+        ImageSet.batches trainer.Plan.DropLast trainer.Plan.Batch (ImageFeed.count trainer.Images)
 
     /// The parts of the epoch that a state begins or resumes. They live in the caller's scope.
     let parts (trainer: Trainer) (state: TrainState) : EpochParts =

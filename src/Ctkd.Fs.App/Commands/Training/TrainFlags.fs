@@ -189,7 +189,7 @@ module TrainFlags =
     let private absolute (path: string) : string = if path = "" then "" else Path.GetFullPath path
 
     /// The settings with whole paths.
-    let private located (s: Settings) : Settings = {
+    let located (s: Settings) : Settings = {
         s with
             TeacherWeights = WeightsPath.absolute s.TeacherWeights
             DataDir =

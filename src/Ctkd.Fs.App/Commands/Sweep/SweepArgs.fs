@@ -1,0 +1,39 @@
+namespace Ctkd.Fs.App
+
+open Argu
+
+/// The flags of `sweep`.
+[<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
+type SweepArgs =
+    | [<MainCommand; Unique>] Source of FILE_OR_FOLDER: string
+    | Grid of FIELD_AND_VALUES: string
+    | Set of FIELD_AND_VALUE: string
+    | [<Unique>] Seeds of COUNT: int
+    | [<Unique>] Out of DIR: string
+    | [<Unique>] Jobs of COUNT: int
+    | [<Unique>] Dry_Run
+    | [<Unique>] Emit of FORM: string
+    | [<Unique>] Task of NUMBER: int
+    | [<Unique>] Retry
+    | [<Unique>] Json
+    | [<Hidden; Unique>] Until_Input_Ends
+
+    interface IArgParserTemplate with
+        member this.Usage =
+            match this with
+            | Source _ ->
+                "a file of JSON in which every field of a run can be a list, with \"seeds\", \"recipe\", \"method\", \"cases\" (fields \
+                 that change together), \"teach\" (fields of the teachers' training), \"baseline\" and \"about\" beside; or the folder of a \
+                 sweep, to go on with it [none: the runs of --grid and --set]"
+            | Grid _ -> "a field with its values: --grid policy=fixed,ctkd-global --grid t=2,4,8"
+            | Set _ -> "a field with one value for all runs: --set epochs=30 --set teacher=resnet20"
+            | Seeds _ -> "each combination with the seeds 1 to COUNT [1, or those of the file]"
+            | Out _ -> "folder of the sweep [runs/ and the file's name, or runs/sweep]"
+            | Jobs _ -> "runs at once, each in a process of its own [1]"
+            | Dry_Run -> "train nothing: print the plan, with its time from a few measured steps [no]"
+            | Emit _ ->
+                "write the plan and train nothing; print a job array for sbatch (slurm), or a line for each run (sh), for GNU parallel [no]"
+            | Task _ -> "do this run of the plan alone; its teacher first, where nobody trains it"
+            | Retry -> "try runs again that diverged [they are left as they are; other failures are tried again]"
+            | Json -> "the result as one JSON object"
+            | Until_Input_Ends -> "stop when the standard input ends"

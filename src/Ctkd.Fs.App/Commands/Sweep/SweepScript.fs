@@ -1,0 +1,36 @@
+namespace Ctkd.Fs.App
+
+open System.IO
+open Ctkd.Fs
+
+/// The runs of a sweep as scripts for schedulers of others.
+module SweepScript =
+
+    let private task (folder: string) (number: string) : string list = [
+        "sweep"
+        Path.GetFullPath folder
+        "--task"
+        number
+    ]
+
+    /// A line for each run, in an order in which teachers come first: for `parallel < FILE` or `sh FILE`.
+    let lines (folder: string) (runs: PlannedRun list) : string list =
+        runs |> List.mapi (fun i _ -> Self.line (task folder (string (i + 1))))
+
+    /// A job array for sbatch, one task for each run. A task whose teacher another one trains waits for it.
+    let slurm (folder: string) (runs: PlannedRun list) : string list =
+        let name = Path.GetFullPath folder |> Path.TrimEndingDirectorySeparator |> Path.GetFileName |> string
+        let variable = "SLURM_ARRAY_TASK_ID"
+        let command = Self.line (task folder "")
+
+        [
+            "#!/bin/bash"
+            $"# {runs.Length} runs; submit with: sbatch FILE. Memory, time and devices are yours to add, such as #SBATCH --gres=gpu:1"
+            $"#SBATCH --job-name={Shell.word name}"
+            $"#SBATCH --array=1-{runs.Length}"
+            // A run that is told to end writes a checkpoint, and goes on when it is queued again.
+            "#SBATCH --requeue --signal=TERM@120"
+            $"#SBATCH --output={Path.GetFullPath folder}/slurm-%%A-%%a.txt"
+            // The empty word at the end is the task's number.
+            "exec " + command.Replace(" ''", "") + $" \"${variable}\""
+        ]
