@@ -120,6 +120,10 @@ let private tests: Test =
             RunPhotosTests.tests
             RunUnlabelledTests.tests
             RunReportTests.tests
+            SweepTests.tests
+            SweepPlanTests.tests
+            SweepRunTests.tests
+            StepTimeTests.tests
             EstimateTests.tests
             BenchTests.tests
             CommandTests.tests
@@ -128,6 +132,7 @@ let private tests: Test =
             CommandRecipeTests.tests
             CommandPredictTests.tests
             CommandRunTests.tests
+            CommandSweepTests.tests
             CommandOutputTests.tests
             CommandCacheTests.tests
             CommandWeightsTests.tests

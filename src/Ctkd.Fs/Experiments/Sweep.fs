@@ -55,11 +55,14 @@ module Sweep =
         if name = method then
             Ok(method, false)
         else
-            match SettingsTable.find name with
-            | Ok field -> Ok(field.Name, field.Kind.IsList)
-            | Error _ ->
+            match
+                SettingsTable.all
+                |> List.tryFind (fun field -> field.Name = name || field.Flag <> "" && field.Flag = name)
+            with
+            | Some field -> Ok(field.Name, field.Kind.IsList)
+            | None ->
                 let flags = SettingsTable.all |> List.map _.Flag |> List.filter ((<>) "")
-                Error.unknown "field of a sweep" (words @ Resolve.fields @ flags) name |> Result.Error
+                Result.Error(Error.unknown "field of a sweep" (words @ Resolve.fields @ flags) name)
 
     // ---- values of JSON ----
 

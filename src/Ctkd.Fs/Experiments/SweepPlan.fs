@@ -102,21 +102,18 @@ module SweepPlan =
 
     // ---- teachers ----
 
-    /// Fields that a teacher's training has from its student's: the data, how long, and where.
+    /// Fields that a teacher's training has from its student's: the data, how long and in which batches, and where.
     let private shared: string list =
         let s = Settings.defaults
+        let ofStudent = [ nameof s.Seed; nameof s.StudentWeights; nameof s.StudentHash ] |> List.map Json.name
+        let named = [ nameof s.Data; nameof s.Epochs; nameof s.Batch ] |> List.map Json.name
 
         SettingsTable.all
-        |> List.filter (fun field ->
-            field.For = Audience.EveryRun && not field.InRecipes || field.Name = Json.name (nameof s.Data)
-        )
+        |> List.filter (fun field -> field.For = Audience.EveryRun && not field.InRecipes)
         |> List.map _.Name
-        |> List.append [ Json.name (nameof s.Epochs) ]
-        |> List.filter (fun name ->
-            name <> Json.name (nameof s.Seed)
-            && name <> Json.name (nameof s.StudentWeights)
-            && name <> Json.name (nameof s.StudentHash)
-        )
+        |> List.except ofStudent
+        |> List.append named
+        |> List.distinct
 
     /// The training of a student's teacher: from labels alone, on the same data for as many epochs.
     let private teacherOf (teach: (string * string) list) (student: Settings) : Result<Settings, Error> =

@@ -144,5 +144,7 @@ module SweepRun =
                         hooks.Say $"its teacher first: {teacher.Name}"
                         perform hooks sweep runs teacher |> Result.ignore
 
+            // A process of an earlier call may be writing its last checkpoint.
+            whileBusy hooks sweep run
             return! attempt hooks sweep run |> record sweep run
         }

@@ -6,7 +6,7 @@ open System.Security.Cryptography
 open System.Text
 
 /// A teacher's accuracy as a file keeps it, with all that decides it.
-type internal KnownAccuracy = { Key: string; Images: int; Correct: int; CorrectTop5: int; Loss: float }
+type KnownAccuracy = { Key: string; Images: int; Correct: int; CorrectTop5: int; Loss: float }
 
 /// Accuracies of teachers that were evaluated before: runs that share a teacher and its test images evaluate it once.
 [<RequireQualifiedAccess>]

@@ -1,0 +1,148 @@
+/// Sweeps by the command: their plans, runs in processes of their own, scripts.
+module Ctkd.Fs.Tests.CommandSweepTests
+
+open System.Diagnostics
+open System.IO
+open System.Text.Json
+open Expecto
+open Ctkd.Fs
+open Ctkd.Fs.Tests.Child
+open Ctkd.Fs.Tests.Folders
+
+/// Two students and their teacher, of four steps an epoch.
+let private json =
+    """{ "about": "a try", "teacher": "resnet8", "policy": ["fixed", "ctkd-global"], "perClass": 5, "batch": 16, "epochs": 2, "threads": 1 }"""
+
+let private names = [ "teacher-resnet8"; "policy=fixed"; "policy=ctkd-global" ]
+
+let private writeFile (folder: string) (text: string) : unit = File.WriteAllText(Path.Combine(folder, "s.json"), text)
+
+let private states (text: string) : (string * string) list =
+    let json = JsonDocument.Parse text
+    let text (run: JsonElement) (name: string) = string (run.GetProperty(name).GetString())
+
+    [
+        for run in json.RootElement.GetProperty("runs").EnumerateArray() -> text run "name", text run "state"
+    ]
+
+/// What a run's latest checkpoint holds.
+let private tensors (folder: string) (name: string) =
+    snd (Runs.contents (Path.Combine(folder, "runs", "s", name, "last.safetensors")))
+
+let tests =
+    testList "CommandSweep" [
+        test "a sweep plans, trains and tells its runs, and does none twice" {
+            inFolder (fun folder ->
+                writeFile folder json
+                let dry = expect 0 folder "sweep s.json --dry-run"
+
+                for name in names do
+                    Must.contain name dry.Out
+
+                Must.contain "3 runs into" dry.Out
+                Must.notHold (Directory.Exists(Path.Combine(folder, "runs")))
+
+                let ended = expect 0 folder "sweep s.json --json"
+                Must.equal [ for name in names -> name, "done" ] (states ended.Out)
+                Must.contain "[3/3]" ended.Err
+                Must.contain "compare them with: ctkd report" ended.Err
+                let before = Runs.files (Path.Combine(folder, "runs", "s", "policy=fixed"))
+                let again = expect 0 folder "sweep runs/s"
+                Must.contain "of which 3 have ended: 0 to do" again.Out
+                Must.equal before (Runs.files (Path.Combine(folder, "runs", "s", "policy=fixed")))
+            )
+        }
+
+        test "a sweep that is killed twice goes on to the same end" {
+            inFolder (fun folder ->
+                let longer = json.Replace("\"epochs\": 2", "\"epochs\": 6")
+                writeFile folder longer
+                expect 0 folder "sweep s.json --jobs 2" |> ignore
+                let whole = [ for name in names -> tensors folder name ]
+                Directory.Move(Path.Combine(folder, "runs"), Path.Combine(folder, "whole"))
+
+                for wait in [ 2500; 5000 ] do
+                    let child = startCommand folder sharing (ctkdCommand "sweep s.json --jobs 2")
+                    let out = child.StandardOutput.ReadToEndAsync()
+
+                    if not (child.WaitForExit wait) then child.Kill()
+                    out.Wait()
+                    child.WaitForExit()
+
+                // The children of a killed process see their input end, write a checkpoint and stop.
+                let plan = SweepPlan.read (Path.Combine(folder, "runs", "s")) |> Error.orRaise
+                let isBusy (run: PlannedRun) = RunDirectory.isBusy (Path.Combine(folder, "runs", "s", run.Name))
+                let watch = Stopwatch.StartNew()
+
+                while List.exists isBusy plan && watch.Elapsed.TotalSeconds < 60.0 do
+                    System.Threading.Thread.Sleep 100
+
+                expect 0 folder "sweep s.json --jobs 2" |> ignore
+                Must.equal whole [ for name in names -> tensors folder name ]
+            )
+        }
+
+        test "one failing run does not stop the others, and is told with its error" {
+            inFolder (fun folder ->
+                writeFile
+                    folder
+                    """{ "perClass": 5, "batch": 16, "epochs": 2, "cases": [{"data": "file", "dataDir": "nothing"}, {"data": "digits"}] }"""
+
+                let ended = expect 1 folder "sweep s.json --json"
+                Must.equal [ "failed"; "done" ] (states ended.Out |> List.map snd)
+                Must.contain "FAILED" ended.Err
+                Must.contain "nothing" ended.Err
+                let again = expect 1 folder "sweep runs/s --json"
+                Must.contain "1 to do" again.Err
+            )
+        }
+
+        test "the task lines of both scripts do the whole sweep, each by itself" {
+            inFolder (fun folder ->
+                writeFile folder json
+                let lines = (expect 0 folder "sweep s.json --emit sh").Out.Trim().Split '\n'
+                Must.equal 3 lines.Length
+                let run line = runCommand folder sharing [ "/bin/sh"; "-c"; line ]
+                // The second student's task comes first: it trains the teacher.
+                Must.equal 0 (run lines[2]).Code
+                Must.equal 0 (run lines[0]).Code
+
+                let script = (expect 0 folder "sweep s.json --emit slurm").Out
+                Must.contain "#SBATCH --array=1-3" script
+                File.WriteAllText(Path.Combine(folder, "job.sh"), script)
+
+                for task in [ 1; 2 ] do
+                    let ended = runCommand folder [ "SLURM_ARRAY_TASK_ID", string task ] [ "/bin/bash"; "job.sh" ]
+                    Must.equal (0, "") (ended.Code, ended.Err)
+
+                let ended = expect 0 folder "sweep s.json --json"
+                Must.equal [ for name in names -> name, "done" ] (states ended.Out)
+                Must.contain "0 to do" ended.Err
+            )
+        }
+
+        test "what a sweep cannot do is said before anything is trained" {
+            inFolder (fun folder ->
+                writeFile folder json
+                Directory.CreateDirectory(Path.Combine(folder, "empty")) |> ignore
+
+                for arguments, what in
+                    [
+                        "sweep", "sweep needs something to vary"
+                        "sweep none.json", "there is no file 'none.json'"
+                        "sweep empty", "this folder holds no sweep"
+                        "sweep empty --seeds 2", "would change its plan"
+                        "sweep s.json --jobs 0", "--jobs is 0"
+                        "sweep s.json --emit pbs", "unknown form of a script 'pbs'"
+                        "sweep s.json --grid polcy=1", "unknown field of a sweep 'polcy'"
+                        "sweep s.json --grid lr=0.1 --set epochs=x", "'x' is no value for the field 'epochs'"
+                        "sweep s.json --task 9", "there is no run 9 in the plan"
+                    ] do
+                    let ended = ctkd folder arguments
+                    Must.hold (ended.Code <> 0)
+                    Must.contain what ended.Err
+
+                Must.notHold (Directory.Exists(Path.Combine(folder, "runs")))
+            )
+        }
+    ]
