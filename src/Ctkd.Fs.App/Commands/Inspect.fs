@@ -62,12 +62,9 @@ module Inspect =
 
     let private numbers (values: float list) : string = values |> List.map string |> String.concat " "
 
-    /// The weights of a file, or the student of a checkpoint, and how they were found.
-    let read (path: string) : Result<WeightsFile, Error> =
+    /// The weights of a file; of a checkpoint its student.
+    let private ofStudent (path: WeightsPath) (weights: WeightsFile) : Result<WeightsFile, Error> =
         result {
-            let! path = RunDirectory.weightsOf path
-            let! weights = WeightsFile.readAs WeightsRole.Any path
-
             if Checkpoint.isCheckpoint weights.Metadata && path.Inner = "" && path.Key = "" then
                 let! checkpoint = Checkpoint.read path.File
                 let info = checkpoint.Info
@@ -105,6 +102,14 @@ module Inspect =
                 }
             else
                 return weights
+        }
+
+    /// The weights of a file, or the student of a checkpoint, and how they were found.
+    let read (path: string) : Result<WeightsFile, Error> =
+        result {
+            let! path = RunDirectory.weightsOf path
+            let! weights = WeightsFile.readAs WeightsRole.Any path
+            return! ofStudent path weights
         }
 
     let private elements (tensor: StoredTensor) : int64 = List.fold (*) 1L tensor.Shape
@@ -264,26 +269,23 @@ module Inspect =
             Files = files
         }
 
-    let private sayFile (terminal: Terminal) (path: string) : Result<unit, Error> =
-        result {
-            let! file = read path
-            let found = inspection file
-            say terminal file.Source found
+    let private sayFile (terminal: Terminal) (file: WeightsFile) : unit =
+        let found = inspection file
+        say terminal file.Source found
 
-            terminal.Table {
-                Caption = ""
-                Header = [ "tensor"; "type"; "shape" ]
-                Rows =
-                    found.Tensors
-                    |> List.map (fun t -> [
-                        Files.printable t.Name
-                        t.Type
-                        t.Shape |> List.map string |> String.concat " x "
-                    ])
-            }
-
-            terminal.Json found
+        terminal.Table {
+            Caption = ""
+            Header = [ "tensor"; "type"; "shape" ]
+            Rows =
+                found.Tensors
+                |> List.map (fun t -> [
+                    Files.printable t.Name
+                    t.Type
+                    t.Shape |> List.map string |> String.concat " x "
+                ])
         }
+
+        terminal.Json found
 
     /// Prints what a file of weights holds, or an archive of several.
     let command (args: ParseResults<InspectArgs>) : int =
@@ -294,8 +296,12 @@ module Inspect =
             | None -> Command.usage "inspect needs a file" "give one: ctkd inspect FILE"
             | Some path ->
                 result {
-                    match! WeightsFile.archived path with
-                    | Some files -> sayArchive terminal path files
-                    | None -> do! sayFile terminal path
+                    let! source = RunDirectory.weightsOf path
+
+                    match! WeightsFile.contents source with
+                    | Several files -> sayArchive terminal path files
+                    | OneFile weights ->
+                        let! file = ofStudent source weights
+                        sayFile terminal file
                 }
         )

@@ -91,16 +91,7 @@ module Predict =
                 match size, mean, std with
                 // All that weights without a record lack.
                 | Some size, Some mean, Some std when trained.Info.IsNone ->
-                    Ok {
-                        Height = size
-                        Width = size
-                        Mean = mean
-                        Std = std
-                        ClassNames = []
-                        Top = 5
-                        Batch = 32
-                        DecodeThreads = System.Environment.ProcessorCount
-                    }
+                    Ok(Ctkd.Fs.Predict.standard size size mean std [])
                 | _ -> Ctkd.Fs.Predict.optionsOf trained
 
             return {

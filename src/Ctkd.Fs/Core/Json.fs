@@ -2,6 +2,7 @@ namespace Ctkd.Fs
 
 open System
 open System.Text.Json
+open System.Text.Json.Nodes
 open System.Text.Json.Serialization
 open FSharp.Reflection
 
@@ -88,6 +89,38 @@ module Json =
 
     /// The name in JSON of a record's field.
     let name (field: string) : string = JsonNamingPolicy.CamelCase.ConvertName field
+
+    /// The JSON of an object with the fields that earlier versions lacked: each by its path, such as "rlkd.mix", with its JSON.
+    /// Objects on the way are made, but for the first: where that is missing, the text is of another kind. Unchanged where
+    /// nothing lacks, and where the text is no object.
+    let complete (fields: (string * string) list) (text: string) : string =
+        let rec add (json: JsonObject) (path: string list) (value: string) : bool =
+            match path with
+            | [] -> false
+            | [ name ] when json.ContainsKey name -> false
+            | [ name ] ->
+                json[name] <- JsonNode.Parse value
+                true
+            | name :: rest ->
+                if not (json.ContainsKey name) then json[name] <- JsonObject()
+
+                match json[name] with
+                | :? JsonObject as inner -> add inner rest value
+                | _ -> false
+
+        let added (json: JsonObject) (path: string, value: string) : bool =
+            match List.ofArray (path.Split '.') with
+            | first :: _ :: _ when not (json.ContainsKey first) -> false
+            | path -> add json path value
+
+        try
+            match JsonNode.Parse text with
+            | :? JsonObject as json when fields |> List.map (added json) |> List.contains true -> json.ToJsonString()
+            | _ -> text
+        with
+        // What is wrong with the text is told by its reader.
+        | :? JsonException
+        | :? ArgumentException -> text
 
     /// The fields of a record by their names in JSON, with their types.
     let fields (record: Type) : (string * Type) list = [

@@ -73,6 +73,11 @@ module PhotoStream =
         with :? PhotoException as problem ->
             Error.raise (unreadable problem.Message)
 
+    /// Decoded images as bytes [images, 3, height, width] on a device, from those of a loader, whose channels come last.
+    let pixels (device: Device) (images: int) (height: int) (width: int) (bytes: ReadOnlySpan<byte>) : Tensor =
+        let shape = [| images; height; width; 3 |] |> Array.map int64
+        Tensor.ofBytes DType.Byte shape bytes |> Tensor.toDevice device |> Tensor.permute [| 0L; 3L; 1L; 2L |]
+
     /// A decoded request as a batch. Of test images, those that cannot be decoded are left out; in training others took
     /// their places.
     let private upload (stream: PhotoStream) (keep: PhotoRequest -> int[]) (request: PhotoRequest) : Batch =
@@ -83,9 +88,8 @@ module PhotoStream =
         Tensor.scopeWith
             (Batch.tensors >> Seq.ofList)
             (fun () ->
-                let shape = [| request.Images.Length; stream.Height; stream.Width; 3 |] |> Array.map int64
                 let int64s values = Tensor.ofInt64s [ rows.Length ] values |> Tensor.toDevice device
-                let pixels = Tensor.ofBytes DType.Byte shape request.Bytes |> Tensor.toDevice device
+                let pixels = pixels device request.Images.Length stream.Height stream.Width request.Bytes
 
                 let pixels =
                     if rows.Length = request.Images.Length then
@@ -96,7 +100,7 @@ module PhotoStream =
                 let images = rows |> Array.map (fun row -> request.Images[row])
 
                 {
-                    Images = pixels |> Tensor.permute [| 0L; 3L; 1L; 2L |] |> Augment.normalised stream.Mean stream.Std
+                    Images = pixels |> Augment.normalised stream.Mean stream.Std
                     Labels = int64s (images |> Array.map (fun image -> int64 stream.Labels[image]))
                     Index = int64s (Array.map int64 images)
                     Mix = None

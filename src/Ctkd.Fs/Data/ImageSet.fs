@@ -117,11 +117,7 @@ module ImageSet =
                 let images = Array.zeroCreate<byte>(indices.Length * size)
                 indices |> Array.iteri (fun i index -> System.Array.Copy(bytes, index * size, images, i * size, size))
                 Pixels.InMemory images
-            | Pixels.InFiles photos ->
-                Pixels.InFiles {
-                    Files = PhotoFolder.choose indices photos.Files
-                    Source = SelectedSource(photos.Source, indices)
-                }
+            | Pixels.InFiles photos -> Pixels.InFiles(PhotoSet.select indices photos)
 
         {
             set with

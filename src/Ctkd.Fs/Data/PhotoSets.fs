@@ -45,11 +45,6 @@ module PhotoSets =
         Labels = photos.Files.Labels
     }
 
-    let private choose (places: int[]) (photos: PhotoSet) : PhotoSet = {
-        Files = PhotoFolder.choose places photos.Files
-        Source = SelectedSource(photos.Source, places)
-    }
-
     /// A part of unlabelled images for the test: the teacher's choices stand for labels there.
     let private holdOut (options: PhotoOptions) (data: PhotoData) : PhotoData =
         let count = data.Train.Source.Count
@@ -61,8 +56,8 @@ module PhotoSets =
 
         {
             data with
-                Train = choose (Array.sort (Array.skip held order)) data.Train
-                Val = choose (Array.sort (Array.truncate held order)) data.Train
+                Train = PhotoSet.select (Array.sort (Array.skip held order)) data.Train
+                Val = PhotoSet.select (Array.sort (Array.truncate held order)) data.Train
                 Warnings = data.Warnings @ [ warning ]
         }
 

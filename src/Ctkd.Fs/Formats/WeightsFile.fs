@@ -23,6 +23,12 @@ type WeightsFile = {
     Found: StateDict
 }
 
+/// What a file holds: weights, or several files of weights of which none is named.
+[<ReferenceEquality>]
+type WeightsContents =
+    | OneFile of WeightsFile
+    | Several of ArchiveFile list
+
 /// Reads files of weights: safetensors and PyTorch's, distinguished by contents, not by name.
 [<RequireQualifiedAccess>]
 module WeightsFile =
@@ -182,55 +188,58 @@ module WeightsFile =
         | None when path.Inner <> "" -> Error(WeightsErrors.notArchive path)
         | None -> parseFile role (Inflation.ofFile bytes.LongLength) path bytes
 
-    /// The files in an archive that holds several of weights, or None for any other file.
-    let archived (path: string) : Result<ArchiveFile list option, Error> =
-        let parsed = WeightsPath.parse path
-
-        let several (files: ArchiveFile list) =
-            let files = Archive.unpacked files
-            if (List.filter Archive.isWeights files).Length > 1 then Some files else None
-
-        let listed kind (openIt: unit -> Stream) =
-            ofStream
-                parsed
-                (fun () ->
-                    use stream = openIt ()
-                    Archive.list kind stream |> several
-                )
-
-        if parsed.Inner <> "" || parsed.Key <> "" || not (File.Exists parsed.File) then
-            Ok None
-        else
-            startOf parsed
-            |> Result.bind (fun start ->
-                match Archive.kindOf start with
-                | None -> Ok None
-                | Some Archive.Kind.Zip ->
-                    Files.read parsed.File
-                    |> Result.bind (fun bytes ->
-                        if Archive.isOfFiles bytes then
-                            listed Archive.Kind.Zip (fun () -> new MemoryStream(bytes, 0, bytes.Length, false, true))
-                        else
-                            Ok None
-                    )
-                | Some kind -> listed kind (fun () -> File.OpenRead parsed.File)
-            )
-
     /// Parses the bytes of a file; `where` is its path in messages.
     let parse (where: string) (bytes: byte[]) : Result<WeightsFile, Error> =
         parseAs WeightsRole.Any { File = where; Inner = ""; Key = "" } bytes
 
-    /// Reads weights in a role: a file of up to 2 GB, or one in a larger tar archive.
-    let readAs (role: WeightsRole) (path: WeightsPath) : Result<WeightsFile, Error> =
+    /// A file by how it is read: as a stream, or in memory.
+    let private openFile (path: WeightsPath) : Result<Choice<Archive.Kind, byte[]>, Error> =
         startOf path
         |> Result.bind (fun start ->
             match Archive.kindOf start with
-            | Some(Archive.Kind.Tar | Archive.Kind.Gzip as kind) ->
-                parseInside role kind (FileInfo path.File).Length path (fun () -> File.OpenRead path.File)
-            | _ ->
-                // What `archived` read of the same file is garbage by now; two copies of a large one would lie in memory.
-                GC.Collect()
-                Files.read path.File |> Result.bind (parseAs role path)
+            | Some(Archive.Kind.Tar | Archive.Kind.Gzip as kind) -> Ok(Choice1Of2 kind)
+            | _ -> Files.read path.File |> Result.map Choice2Of2
+        )
+
+    let private parseOpened role (path: WeightsPath) (file: Choice<Archive.Kind, byte[]>) : Result<WeightsFile, Error> =
+        match file with
+        | Choice1Of2 kind ->
+            parseInside role kind (FileInfo path.File).Length path (fun () -> File.OpenRead path.File)
+        | Choice2Of2 bytes -> parseAs role path bytes
+
+    /// The files of an archive of several of weights; None for any other file, and where one is named.
+    let private several (path: WeightsPath) (file: Choice<Archive.Kind, byte[]>) : Result<ArchiveFile list option, Error> =
+        let listed kind (openIt: unit -> Stream) =
+            ofStream
+                path
+                (fun () ->
+                    use stream = openIt ()
+                    let files = Archive.list kind stream |> Archive.unpacked
+                    if (List.filter Archive.isWeights files).Length > 1 then Some files else None
+                )
+
+        match file with
+        | _ when path.Inner <> "" || path.Key <> "" -> Ok None
+        | Choice1Of2 kind -> listed kind (fun () -> File.OpenRead path.File)
+        | Choice2Of2 bytes ->
+            match archiveOf bytes with
+            | None -> Ok None
+            | Some kind -> listed kind (fun () -> new MemoryStream(bytes, 0, bytes.Length, false, true))
+
+    /// Reads weights in a role: a file of up to 2 GB, or one in a larger tar archive.
+    let readAs (role: WeightsRole) (path: WeightsPath) : Result<WeightsFile, Error> =
+        openFile path |> Result.bind (parseOpened role path)
+
+    /// Reads weights, or lists the archive of several files of weights of which the path names none. The file is read once.
+    let contents (path: WeightsPath) : Result<WeightsContents, Error> =
+        openFile path
+        |> Result.bind (fun file ->
+            several path file
+            |> Result.bind (fun files ->
+                match files with
+                | Some files -> Ok(Several files)
+                | None -> parseOpened WeightsRole.Any path file |> Result.map OneFile
+            )
         )
 
     /// Reads the weights that a path names: "FILE", "FILE:INNER" in an archive, "FILE#KEY" of several.

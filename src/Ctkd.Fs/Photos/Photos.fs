@@ -15,6 +15,16 @@ type PhotoLabels =
 [<NoComparison; ReferenceEquality>]
 type PhotoSet = { Files: PhotoFiles; Source: IPhotoSource }
 
+/// Functions over photographs.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module PhotoSet =
+
+    /// The photographs at the given places, in that order.
+    let select (places: int[]) (photos: PhotoSet) : PhotoSet = {
+        Files = PhotoFolder.choose places photos.Files
+        Source = SelectedSource(photos.Source, places)
+    }
+
 /// The photographs of a folder or a pack.
 [<NoComparison; ReferenceEquality>]
 type PhotoData = {

@@ -1,7 +1,6 @@
 namespace Ctkd.Fs
 
 open System
-open System.Text.Json
 
 /// Size and normalisation of the images that a student was trained on.
 type ImagesSeen = {
@@ -126,10 +125,7 @@ module Checkpoint =
         )
 
     /// What checkpoints of earlier versions lack.
-    let private added: (string * (unit -> Nodes.JsonNode | null)) list = [
-        "classNames", (fun () -> Nodes.JsonArray())
-        "images.shortSide", (fun () -> Nodes.JsonValue.Create 0)
-    ]
+    let private added: (string * string) list = [ "classNames", "[]"; "images.shortSide", "0" ]
 
     /// Reads a checkpoint from a file's bytes. Verifies the seal before it uses anything.
     let parse (path: string) (bytes: byte[]) : Result<Checkpoint, Error> =

@@ -90,14 +90,11 @@ module Feeds =
             Error.raise (PhotoStream.unreadable $"not one of {stream.Labels.Length} test images is whole")
 
         let device, count = Tensor.device stream.Mean, labels.Count
-        let shape = [| count; stream.Height; stream.Width; 3 |] |> Array.map int64
 
         {
             Images =
                 Tensor.scope (fun () ->
-                    Tensor.ofBytes DType.Byte shape (ReadOnlySpan(bytes, 0, count * row))
-                    |> Tensor.toDevice device
-                    |> Tensor.permute [| 0L; 3L; 1L; 2L |]
+                    PhotoStream.pixels device count stream.Height stream.Width (ReadOnlySpan(bytes, 0, count * row))
                 )
             Labels = Tensor.scope (fun () -> Tensor.ofInt64s [ count ] (labels.ToArray()) |> Tensor.toDevice device)
             Mean = stream.Mean

@@ -2,8 +2,6 @@ namespace Ctkd.Fs
 
 open System
 open System.IO
-open System.Text.Json
-open System.Text.Json.Nodes
 
 /// One line of a run's `metrics.jsonl`: the results of an epoch.
 type EpochMetrics = {
@@ -95,18 +93,9 @@ module Metrics =
     let warnOnce (earlier: EpochMetrics list) (line: EpochMetrics) : EpochMetrics =
         if earlier |> List.exists _.Warning.IsSome then { line with Warning = None } else line
 
-    /// A line with the fields that those of earlier versions lack.
-    let private upToDate (line: string) : string =
-        try
-            match JsonNode.Parse line with
-            | :? JsonObject as json when not (json.ContainsKey "waited") ->
-                json["waited"] <- null
-                json.ToJsonString()
-            | _ -> line
-        with
-        // What is wrong with the line is told by its reader.
-        | :? JsonException
-        | :? ArgumentException -> line
+    /// A line, also of an earlier version.
+    let private readLine (path: string) (line: string) : Result<EpochMetrics, Error> =
+        Json.complete [ "waited", "null" ] line |> Json.read<EpochMetrics> path
 
     /// Lines that end with a line feed were written whole: one that cannot be read is of another version.
     let private parse (path: string) (text: string) : Result<EpochMetrics list, Error> =
@@ -120,17 +109,14 @@ module Metrics =
                 path
                 "use the version of ctkd that wrote the run, or start a new run"
 
-        let readLine (number: int) (line: string) =
-            Json.read<EpochMetrics> path (upToDate line) |> Result.mapError (refused number)
-
         let rec go number read lines =
             match lines with
             | [] -> Ok(List.rev read)
-            | line :: lines -> readLine number line |> Result.bind (fun m -> go (number + 1) (m :: read) lines)
+            | line :: lines -> readLine path line |> Result.mapError (refused number) |> Result.bind (fun m -> go (number + 1) (m :: read) lines)
 
         go 1 [] whole
         |> Result.map (fun read ->
-            read @ (rest |> List.map (upToDate >> Json.read path) |> List.choose Result.toOption)
+            read @ (rest |> List.choose (readLine path >> Result.toOption))
         )
 
     /// Reads the lines of a metrics file, without a last line that a crash cut short.
@@ -155,8 +141,7 @@ module Metrics =
 
         lines
         |> Result.map (fun lines ->
-            let read = upToDate >> Json.read<EpochMetrics> path >> Result.toOption
-            let kept = lines |> Array.truncate count |> Array.choose read |> List.ofArray
+            let kept = lines |> Array.truncate count |> Array.choose (readLine path >> Result.toOption) |> List.ofArray
             let lost = count - kept.Length
 
             kept,

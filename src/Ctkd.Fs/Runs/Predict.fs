@@ -48,19 +48,20 @@ module Predict =
 
     let private wrong what next : Result<'T, Error> = Error.fail Usage what "" next
 
+    /// Options for images of a size and a normalisation: the five likeliest classes, by their names where there are some.
+    let standard (height: int) (width: int) mean std (classNames: string list) : PredictOptions = {
+        Height = height
+        Width = width
+        Mean = mean
+        Std = std
+        ClassNames = classNames
+        Top = 5
+        Batch = 32
+        DecodeThreads = Environment.ProcessorCount
+    }
+
     /// What the record of a run says, or the zoo of a published ImageNet network.
     let optionsOf (trained: LoadedModel) : Result<PredictOptions, Error> =
-        let standard height width mean std names = {
-            Height = height
-            Width = width
-            Mean = mean
-            Std = std
-            ClassNames = names
-            Top = 5
-            Batch = 32
-            DecodeThreads = Environment.ProcessorCount
-        }
-
         match trained.Info, Zoo.published trained.Model.Name with
         | Some info, _ ->
             let images = info.Images
@@ -105,11 +106,8 @@ module Predict =
     let private probabilities (device: Device) (o: PredictOptions) (forward: Tensor -> Tensor) (request: PhotoRequest) =
         Tensor.scoped (fun () ->
             let perChannel = Augment.perChannel DType.Float32 device
-            let shape = [| request.Images.Length; o.Height; o.Width; 3 |] |> Array.map int64
 
-            Tensor.ofBytes DType.Byte shape request.Bytes
-            |> Tensor.toDevice device
-            |> Tensor.permute [| 0L; 3L; 1L; 2L |]
+            PhotoStream.pixels device request.Images.Length o.Height o.Width request.Bytes
             |> Augment.normalised (perChannel o.Mean) (perChannel o.Std)
             |> forward
             |> Tensor.toType DType.Float64

@@ -11,8 +11,8 @@ type PreparedRun = {
     /// Frees the threads that decode photographs.
     Feeds: Feeds
     ClassNames: string list
-    /// The lists of training and test photographs (`PhotoIndex`); None where the images are in memory.
-    Index: (string * string) option
+    /// Makes the lists of training and test photographs (`PhotoIndex`); None where the images are in memory.
+    Index: unit -> (string * string) option
     Images: ImagesSeen
     /// The teacher's accuracy on the test images.
     Teacher: Accuracy option
@@ -380,7 +380,9 @@ module Prepare =
                 Feeds = feeds
                 ClassNames = data.ClassNames
                 Index =
-                    Option.zip (PhotoSets.index data.ClassNames data.Train) (PhotoSets.index data.ClassNames data.Test)
+                    fun () ->
+                        let index = PhotoSets.index data.ClassNames
+                        Option.zip (index data.Train) (index data.Test)
                 Images = images
                 Teacher = judged
                 TeacherHash = teacherHash

@@ -164,27 +164,26 @@ module Evaluate =
     let outputs (batch: int) (forward: Tensor -> Outputs) (images: int) (feed: ImageFeed) : Shown =
         let logits, pooled, labels = ResizeArray<Tensor>(), ResizeArray<Tensor>(), ResizeArray<int[]>()
 
-        Autograd.noGrad (fun () ->
-            Tensor.scopeWith
-                (fun shown -> [ shown.Logits; shown.Pooled ])
-                (fun () ->
-                    ImageFeed.each
-                        batch
-                        images
-                        feed
-                        (fun seen ->
-                            let outputs = forward seen.Images
-                            let keep x = Tensor.unscoped Seq.singleton (fun () -> Tensor.clone (wide x))
-                            logits.Add(keep outputs.Logits)
-                            pooled.Add(keep outputs.Pooled)
-                            labels.Add(Tensor.toInt64s seen.Labels |> Array.map int)
-                        )
+        let keep (x: Tensor) = Tensor.unscoped Seq.singleton (fun () -> Tensor.clone (wide x))
 
-                    let joined (parts: Tensor seq) =
-                        let whole = Tensor.cat 0 (List.ofSeq parts)
-                        parts |> Seq.iter Tensor.free
-                        whole
+        try
+            Autograd.noGrad (fun () ->
+                ImageFeed.each
+                    batch
+                    images
+                    feed
+                    (fun seen ->
+                        let outputs = forward seen.Images
+                        logits.Add(keep outputs.Logits)
+                        pooled.Add(keep outputs.Pooled)
+                        labels.Add(Tensor.toInt64s seen.Labels |> Array.map int)
+                    )
 
-                    { Logits = joined logits; Pooled = joined pooled; Labels = Array.concat labels }
-                )
-        )
+                {
+                    Logits = Tensor.cat 0 (List.ofSeq logits)
+                    Pooled = Tensor.cat 0 (List.ofSeq pooled)
+                    Labels = Array.concat labels
+                }
+            )
+        finally
+            Seq.append logits pooled |> Seq.iter Tensor.free

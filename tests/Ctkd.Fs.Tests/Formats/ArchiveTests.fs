@@ -38,6 +38,15 @@ let private writing (name: string) (bytes: byte[]) (body: string -> unit) : unit
 
 let private first (path: string) : byte = (WeightsFile.read path |> Error.orRaise).Found.Tensors.Head.Bytes.Span[0]
 
+/// The list of an archive of several files of weights; None for one file.
+let private archived (path: string) : Result<ArchiveFile list option, Error> =
+    WeightsFile.contents (WeightsPath.parse path)
+    |> Result.map (
+        function
+        | Several files -> Some files
+        | OneFile _ -> None
+    )
+
 let tests =
     testList "Archive" [
         testEach
@@ -62,7 +71,7 @@ let tests =
                         let wrong = errorOf (WeightsFile.read $"{path}:teachers/vgg13/ckpt_epoch_240.pth")
                         Must.equal Usage wrong.Kind
                         Must.contain ":teachers/vgg13_vanilla/ckpt_epoch_240.pth" wrong.Next
-                        let listed = WeightsFile.archived path |> Error.orRaise |> Option.get
+                        let listed = archived path |> Error.orRaise |> Option.get
                         Must.equal (files |> List.map fst |> Set.ofList) (listed |> List.map _.Name |> Set.ofList)
                     )
             )
@@ -80,7 +89,7 @@ let tests =
                     (fun path ->
                         Must.equal 1uy (first path)
                         Must.contain " in a " (WeightsFile.read path |> Error.orRaise).Format
-                        Must.equal (Ok None) (WeightsFile.archived path)
+                        Must.equal (Ok None) (archived path)
                     )
         }
 
@@ -231,7 +240,7 @@ let tests =
                 (tarOf [ "w.pth", weights 1uy; "v.pth", weights 2uy; "w.pth", weights 3uy ])
                 (fun path ->
                     Must.equal 3uy (first $"{path}:w.pth")
-                    let listed = WeightsFile.archived path |> Error.orRaise |> Option.get
+                    let listed = archived path |> Error.orRaise |> Option.get
                     Must.equal [ "v.pth"; "w.pth" ] (listed |> List.map _.Name)
                 )
 
@@ -319,7 +328,7 @@ let tests =
             // Linux gives it 4,096 bytes, and refuses to read one.
             let path = "/sys/class/net/lo/speed"
 
-            for error in [ errorOf (WeightsFile.read path); errorOf (WeightsFile.archived path) ] do
+            for error in [ errorOf (WeightsFile.read path); errorOf (archived path) ] do
                 Must.equal (path, Damaged) (error.Where, error.Kind)
                 Must.contain "'speed' cannot be read: " error.What
         }

@@ -1,8 +1,6 @@
 namespace Ctkd.Fs
 
 open System
-open System.Text.Json
-open System.Text.Json.Nodes
 open Ctkd.Fs.FieldKind
 
 /// The one table of the settings. From it come the flags of `teach` and `distill` with their help, the bounds and their
@@ -276,60 +274,17 @@ module SettingsTable =
     /// Every setting.
     let all: Field list = own @ PhotoSettings.fields @ TeacherSettings.fields @ RlkdSettings.fields
 
-    /// The JSON of a record that holds settings, with the defaults of what earlier versions lacked: settings, and fields
-    /// of the record's own.
-    let private upToDate (added: (string * (unit -> JsonNode | null)) list) (text: string) : string =
-        /// Adds the field under the objects of its path, which are made where they are missing.
-        let rec addAt (json: JsonObject) (path: string list) (field: Field) : bool =
-            match path with
-            | [] -> false
-            | [ name ] when json.ContainsKey name -> false
-            | [ name ] ->
-                json[name] <- (JsonNode.Parse(Json.writeBoxed field.Default))
-                true
-            | name :: rest ->
-                if not (json.ContainsKey name) then json[name] <- JsonObject()
+    /// The settings that earlier versions lack, each by its path within the record of a run, with its default as JSON.
+    let private added: (string * string) list = [
+        for field in all do
+            if field.IsNew then
+                $"settings.{field.Name}", Json.writeBoxed field.Default
+    ]
 
-                match json[name] with
-                | :? JsonObject as inner -> addAt inner rest field
-                | _ -> false
-
-        let add (json: JsonObject) (field: Field) = addAt json (List.ofArray (field.Name.Split '.')) field
-
-        try
-            match JsonNode.Parse text with
-            | :? JsonObject as holder ->
-                /// The object of a field's path and the field's name, where the object is there and lacks it.
-                let lacking (path: string, value: unit -> JsonNode | null) =
-                    match path.Split '.' with
-                    | [| name |] when not (holder.ContainsKey name) -> Some(holder, name, value)
-                    | [| outer; name |] ->
-                        match holder[outer] with
-                        | :? JsonObject as inner when not (inner.ContainsKey name) -> Some(inner, name, value)
-                        | _ -> None
-                    | _ -> None
-
-                let missing = List.choose lacking added
-
-                for place, name, value in missing do
-                    place[name] <- value ()
-
-                let changed =
-                    match holder["settings"] with
-                    | :? JsonObject as settings -> all |> List.filter _.IsNew |> List.map (add settings)
-                    | _ -> []
-
-                if not missing.IsEmpty || List.contains true changed then holder.ToJsonString() else text
-            | _ -> text
-        with
-        // What is wrong with the text is told by its reader.
-        | :? JsonException
-        | :? ArgumentException -> text
-
-    /// Reads the JSON of a record that holds settings, also one of an earlier version, whose missing fields get the values in
-    /// `added`.
-    let readHolderWith<'T> added (where: string) (text: string) : Result<'T, Error> =
-        Json.read<'T> where (upToDate added text)
+    /// Reads the JSON of a record that holds settings, also one of an earlier version, whose missing settings get their defaults,
+    /// and whose other missing fields those in `others` (`Json.complete`).
+    let readHolderWith<'T> (others: (string * string) list) (where: string) (text: string) : Result<'T, Error> =
+        Json.complete (others @ added) text |> Json.read<'T> where
 
     /// As `readHolderWith`, of a record whose own fields are those of earlier versions.
     let readHolder<'T> (where: string) (text: string) : Result<'T, Error> = readHolderWith<'T> [] where text
