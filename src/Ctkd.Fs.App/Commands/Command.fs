@@ -52,8 +52,7 @@ module Command =
     let dataOf (data: string option) (dir: string option) : string option * string option =
         match data, dir with
         | Some place, _ when isPlace place -> Some "photos", Some(System.IO.Path.GetFullPath place)
-        | Some name, None when Datasets.isPhotos name && System.IO.Path.Exists name ->
-            data, Some(System.IO.Path.GetFullPath name)
+        | Some name, None -> data, Settings.ownFolder name
         | _ -> data, dir
 
     /// Refuses a folder of data where an embedded set is used, which needs none: the data set's name was forgotten.

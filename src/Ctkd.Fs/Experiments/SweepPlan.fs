@@ -209,10 +209,8 @@ module SweepPlan =
                 "a field may have no effect beside another, or a recipe may set it: leave one of the values out"
         | _ -> Ok runs
 
-    /// <summary>The runs of a sweep: the teachers that it trains, then the others.</summary>
-    /// <param name="locate">Makes the paths of settings whole, seen from the folder where the sweep was asked for.</param>
-    /// <param name="sweep">The sweep.</param>
-    let create (locate: Settings -> Settings) (sweep: Sweep) : Result<PlannedRun list, Error> =
+    /// The runs of a sweep: the teachers that it trains, then the others. Paths of files are seen from the current folder.
+    let create (sweep: Sweep) : Result<PlannedRun list, Error> =
         result {
             let all = combinations sweep
 
@@ -223,7 +221,7 @@ module SweepPlan =
                         let fields = combination.Fields @ [ "seed", string combination.Seed ]
                         let! s = resolved combination.Recipe fields
                         do! taught combination s
-                        return! withModel (locate s)
+                        return! withModel (Settings.located s)
                     }
                 )
 

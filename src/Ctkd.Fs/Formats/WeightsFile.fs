@@ -203,12 +203,14 @@ module WeightsFile =
 
     let private parseOpened role (path: WeightsPath) (file: Choice<Archive.Kind, byte[]>) : Result<WeightsFile, Error> =
         match file with
-        | Choice1Of2 kind ->
-            parseInside role kind (FileInfo path.File).Length path (fun () -> File.OpenRead path.File)
+        | Choice1Of2 kind -> parseInside role kind (FileInfo path.File).Length path (fun () -> File.OpenRead path.File)
         | Choice2Of2 bytes -> parseAs role path bytes
 
     /// The files of an archive of several of weights; None for any other file, and where one is named.
-    let private several (path: WeightsPath) (file: Choice<Archive.Kind, byte[]>) : Result<ArchiveFile list option, Error> =
+    let private several
+        (path: WeightsPath)
+        (file: Choice<Archive.Kind, byte[]>)
+        : Result<ArchiveFile list option, Error> =
         let listed kind (openIt: unit -> Stream) =
             ofStream
                 path

@@ -112,12 +112,12 @@ module Metrics =
         let rec go number read lines =
             match lines with
             | [] -> Ok(List.rev read)
-            | line :: lines -> readLine path line |> Result.mapError (refused number) |> Result.bind (fun m -> go (number + 1) (m :: read) lines)
+            | line :: lines ->
+                readLine path line
+                |> Result.mapError (refused number)
+                |> Result.bind (fun m -> go (number + 1) (m :: read) lines)
 
-        go 1 [] whole
-        |> Result.map (fun read ->
-            read @ (rest |> List.choose (readLine path >> Result.toOption))
-        )
+        go 1 [] whole |> Result.map (fun read -> read @ (rest |> List.choose (readLine path >> Result.toOption)))
 
     /// Reads the lines of a metrics file, without a last line that a crash cut short.
     let read (path: string) : Result<EpochMetrics list, Error> =
@@ -141,7 +141,9 @@ module Metrics =
 
         lines
         |> Result.map (fun lines ->
-            let kept = lines |> Array.truncate count |> Array.choose (readLine path >> Result.toOption) |> List.ofArray
+            let kept =
+                lines |> Array.truncate count |> Array.choose (readLine path >> Result.toOption) |> List.ofArray
+
             let lost = count - kept.Length
 
             kept,

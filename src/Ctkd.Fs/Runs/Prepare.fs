@@ -61,7 +61,7 @@ module Prepare =
     /// The settings with the experiment's values by their names, as checkpoints record them.
     let private named (e: Experiment) : Settings =
         let orElse current name part = part |> Option.map name |> Option.defaultValue current
-        let s = e.Settings
+        let s = Settings.located e.Settings
 
         {
             s with

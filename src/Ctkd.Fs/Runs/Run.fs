@@ -222,7 +222,7 @@ module Run =
         let write (path: string) (text: string) =
             Files.replace path (fun stream -> stream.Write(ReadOnlySpan(Text.Encoding.UTF8.GetBytes text)))
 
-        match run.Index () with
+        match run.Index() with
         | None -> Ok()
         | Some(train, test) -> write (fst folder.Index) train |> Result.bind (fun () -> write (snd folder.Index) test)
 

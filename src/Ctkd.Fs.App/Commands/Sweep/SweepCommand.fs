@@ -102,7 +102,7 @@ module SweepCommand =
                         $"give one that holds {SweepPlan.fileName}, or the file of a sweep"
             | None -> return known
             | Some sweep ->
-                let! runs = SweepPlan.create TrainFlags.located sweep
+                let! runs = SweepPlan.create sweep
                 return! SweepPlan.extend folder known runs
         }
 

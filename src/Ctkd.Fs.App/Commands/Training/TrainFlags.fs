@@ -185,25 +185,6 @@ module TrainFlags =
                 "add --policy rlkd, or leave it out"
         | _ -> Ok()
 
-    /// A run may be resumed from another folder than it began in: settings name whole paths.
-    let private absolute (path: string) : string = if path = "" then "" else Path.GetFullPath path
-
-    /// The settings with whole paths.
-    let located (s: Settings) : Settings = {
-        s with
-            TeacherWeights = WeightsPath.absolute s.TeacherWeights
-            DataDir =
-                // A folder of the data set's own name.
-                (if s.DataDir = "" && Datasets.isPhotos s.Data && Path.Exists s.Data then
-                     s.Data
-                 else
-                     s.DataDir)
-                |> absolute
-            TeacherCache = absolute s.TeacherCache
-            StudentWeights = WeightsPath.absolute s.StudentWeights
-            Teaching = TeacherSettings.absolute s.Teaching
-    }
-
     /// Settings from the flags: defaults, then the recipe, then flags and --set in the order given.
     let resolve (given: GivenFlags) : Result<Resolved, Error> =
         result {
@@ -219,7 +200,7 @@ module TrainFlags =
             let s = resolved.Settings
             do! agentTakesPart assignments s
 
-            return { resolved with Settings = located s }
+            return { resolved with Settings = Settings.located s }
         }
 
     /// The changes of a resumed run: flags that say where files are, or how long to train.
@@ -254,7 +235,7 @@ module TrainFlags =
                         (Ok recorded, List.concat assignments)
                         ||> List.fold (fun s a -> Result.bind (fun s -> change s a) s)
                         |> Error.orRaise
-                        |> located
+                        |> Settings.located
         }
 
     // ---- dry runs ----

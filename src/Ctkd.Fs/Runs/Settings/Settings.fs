@@ -1,6 +1,7 @@
 namespace Ctkd.Fs
 
 open System
+open System.IO
 open FsToolkit.ErrorHandling
 
 /// Defaults, validation, and the way from settings to a plan. The settings themselves are in `SettingsTable`.
@@ -139,6 +140,23 @@ module Settings =
                         s.Methods
                     else
                         defaults.Methods
+        }
+
+    /// The folder of photographs that has its data set's own name, where there is one.
+    let ownFolder (data: string) : string option =
+        if Datasets.isPhotos data && Path.Exists data then Some(Path.GetFullPath data) else None
+
+    /// The settings with whole paths: a run may be resumed from another folder than it began in.
+    let located (s: Settings) : Settings =
+        let absolute (path: string) = if path = "" then "" else Path.GetFullPath path
+
+        {
+            s with
+                TeacherWeights = WeightsPath.absolute s.TeacherWeights
+                DataDir = if s.DataDir = "" then ownFolder s.Data |> Option.defaultValue "" else absolute s.DataDir
+                TeacherCache = absolute s.TeacherCache
+                StudentWeights = WeightsPath.absolute s.StudentWeights
+                Teaching = TeacherSettings.absolute s.Teaching
         }
 
     /// A data set with the settings' normalisation and number of images per class.

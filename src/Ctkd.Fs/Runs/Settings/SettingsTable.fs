@@ -277,8 +277,7 @@ module SettingsTable =
     /// The settings that earlier versions lack, each by its path within the record of a run, with its default as JSON.
     let private added: (string * string) list = [
         for field in all do
-            if field.IsNew then
-                $"settings.{field.Name}", Json.writeBoxed field.Default
+            if field.IsNew then $"settings.{field.Name}", Json.writeBoxed field.Default
     ]
 
     /// Reads the JSON of a record that holds settings, also one of an earlier version, whose missing settings get their defaults,
