@@ -122,6 +122,7 @@ let private tests: Test =
             RunReportTests.tests
             SweepTests.tests
             SweepPlanTests.tests
+            ShippedSweepsTests.tests
             SweepRunTests.tests
             StepTimeTests.tests
             EstimateTests.tests

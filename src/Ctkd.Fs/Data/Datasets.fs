@@ -44,6 +44,16 @@ module Datasets =
     /// The sets that are part of the library and need no folder.
     let embedded: string list = inPlace Embedded
 
+    /// Training images of each class, on average, of the sets whose number is known.
+    let perClass (name: string) : int option =
+        match name with
+        | "digits" -> Some 382
+        | "cells" -> Some 150
+        | "cifar10" -> Some 5_000
+        | "cifar100" -> Some 500
+        | "imagenet" -> Some 1_281
+        | _ -> None
+
     /// Height and width at which networks see a set's photographs unless another is asked for.
     let photoSize (name: string) : int = if name = "cells" then Cells.size else PhotoSets.defaults.Size
 

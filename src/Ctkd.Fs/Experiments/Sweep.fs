@@ -18,6 +18,8 @@ type Sweep = {
     Cases: (string * string) list list
     Axes: SweepAxis list
     Seeds: int list
+    /// A folder with the weights of teachers by their names; empty for teachers that the sweep trains.
+    Teachers: string
     /// Fields of the runs that train the teachers.
     Teach: (string * string) list
     /// The group that a report compares with, such as "policy=fixed"; empty for the report's own choice.
@@ -35,6 +37,7 @@ module Sweep =
         Cases = []
         Axes = []
         Seeds = [ 1 ]
+        Teachers = ""
         Teach = []
         Baseline = ""
     }
@@ -43,10 +46,12 @@ module Sweep =
     let method = "method"
 
     /// What a file of a sweep may hold beside the fields of a run.
-    let private about, private recipe, private cases, private seeds, private seed, private teach, private baseline =
-        "about", "recipe", "cases", "seeds", "seed", "teach", "baseline"
+    let private about, private recipe, private cases, private seeds, private seed =
+        "about", "recipe", "cases", "seeds", "seed"
 
-    let private words = [ about; recipe; method; cases; seeds; seed; teach; baseline ]
+    let private teachers, private teach, private baseline = "teachers", "teach", "baseline"
+
+    let private words = [ about; recipe; method; cases; seeds; seed; teachers; teach; baseline ]
 
     let private usage what next : Result<'T, Error> = Error.fail Usage what "" next
 
@@ -178,6 +183,7 @@ module Sweep =
         match name with
         | _ when name = about -> oneText name json |> Result.map (fun text -> { sweep with About = text })
         | _ when name = baseline -> oneText name json |> Result.map (fun text -> { sweep with Baseline = text })
+        | _ when name = teachers -> oneText name json |> Result.map (fun text -> { sweep with Teachers = text })
         | _ when name = recipe -> texts name json |> Result.map (fun names -> { sweep with Recipes = names })
         | _ when name = seeds -> seedsOf json |> Result.map (fun seeds -> { sweep with Seeds = seeds })
         | _ when name = seed ->

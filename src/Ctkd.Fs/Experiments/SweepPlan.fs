@@ -159,6 +159,32 @@ module SweepPlan =
                 List.map nameOf wanted
         }
 
+    /// The weights of a teacher in a folder: a run's, or a file by the model's name, also in the layout of the published ones.
+    let private teacherFile (folder: string) (model: string) : Result<string, Error> =
+        let name = model.Replace("imagenet/", "")
+
+        let places =
+            [ name; name + ".safetensors"; name + ".pth"; name + ".pt"; name + "_vanilla/ckpt_epoch_240.pth" ]
+            |> List.map (fun place -> Path.Combine(folder, place))
+
+        match places |> List.tryFind Path.Exists with
+        | Some place -> Ok(Path.GetFullPath place)
+        | None ->
+            let looked = places |> List.map Path.GetFileName |> String.concat ", "
+
+            Error.fail
+                Missing
+                $"the folder of teachers has none of the model {model}: looked for {looked}"
+                folder
+                "put its weights there, or leave the folder out: the sweep trains its teachers"
+
+    /// The settings with the weights of their teacher from the sweep's folder of teachers, where it has one.
+    let private withWeights (sweep: Sweep) (s: Settings) : Result<Settings, Error> =
+        if sweep.Teachers <> "" && s.Teacher <> "" && s.TeacherWeights = "" then
+            teacherFile sweep.Teachers s.Teacher |> Result.map (fun file -> { s with TeacherWeights = file })
+        else
+            Ok s
+
     // ---- plans ----
 
     /// Settings of a run whose teacher is still to be trained have a stand-in for its weights.
@@ -209,8 +235,11 @@ module SweepPlan =
                 "a field may have no effect beside another, or a recipe may set it: leave one of the values out"
         | _ -> Ok runs
 
-    /// The runs of a sweep: the teachers that it trains, then the others. Paths of files are seen from the current folder.
-    let create (sweep: Sweep) : Result<PlannedRun list, Error> =
+    /// <summary>The runs of a sweep: the teachers that it trains, then the others. Paths of files are seen from the current
+    /// folder.</summary>
+    /// <param name="change">Changes each run's settings: a shorter run (<c>Scale.settings</c>), or <c>id</c>.</param>
+    /// <param name="sweep">The sweep.</param>
+    let create (change: Settings -> Settings) (sweep: Sweep) : Result<PlannedRun list, Error> =
         result {
             let all = combinations sweep
 
@@ -221,7 +250,8 @@ module SweepPlan =
                         let fields = combination.Fields @ [ "seed", string combination.Seed ]
                         let! s = resolved combination.Recipe fields
                         do! taught combination s
-                        return! withModel (Settings.located s)
+                        let! s = withWeights sweep s
+                        return! withModel (Settings.located (change s))
                     }
                 )
 

@@ -6,9 +6,9 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 
 let private planOf (json: string) : PlannedRun list =
-    Sweep.parse "s.json" json |> Result.bind SweepPlan.create |> Error.orRaise
+    Sweep.parse "s.json" json |> Result.bind (SweepPlan.create id) |> Error.orRaise
 
-let private refused (json: string) : Error = Sweep.parse "s.json" json |> Result.bind SweepPlan.create |> errorOf
+let private refused (json: string) : Error = Sweep.parse "s.json" json |> Result.bind (SweepPlan.create id) |> errorOf
 
 let private names (runs: PlannedRun list) : string list = runs |> List.map _.Name
 

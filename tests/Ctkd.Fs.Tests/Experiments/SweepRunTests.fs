@@ -7,7 +7,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 
 let private planOf (json: string) : PlannedRun list =
-    Sweep.parse "s.json" json |> Result.bind SweepPlan.create |> Error.orRaise
+    Sweep.parse "s.json" json |> Result.bind (SweepPlan.create id) |> Error.orRaise
 
 /// A teacher and two students, of four steps an epoch.
 let private small: PlannedRun list =

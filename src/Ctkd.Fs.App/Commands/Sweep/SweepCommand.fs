@@ -1,42 +1,13 @@
 namespace Ctkd.Fs.App
 
 open System
-open System.Globalization
 open System.IO
 open Argu
 open FsToolkit.ErrorHandling
 open Ctkd.Fs
 
-/// A run of a sweep as `sweep --json` prints it.
-type SweptRun = {
-    Name: string
-    /// done, waiting, begun or failed.
-    State: string
-    Epochs: int
-    Top1: float option
-    BestTop1: float option
-    Problem: string
-}
-
-/// What `sweep --json` prints.
-type SweepResult = { Folder: string; Runs: SweptRun list }
-
-/// A run of a plan as `sweep --dry-run --json` prints it.
-type PlannedTime = { Name: string; Teacher: string; Seconds: float option }
-
 /// The command `sweep`: many runs, one after another or several at once.
 module SweepCommand =
-
-    let private points (value: float) : string = value.ToString("F2", CultureInfo.InvariantCulture)
-
-    /// Seconds in words.
-    let duration (seconds: float) : string =
-        let digits (format: string) (value: float) = value.ToString(format, CultureInfo.InvariantCulture)
-
-        if seconds < 90.0 then digits "F0" seconds + " s"
-        elif seconds < 5400.0 then digits "F0" (seconds / 60.0) + " min"
-        elif seconds < 172_800.0 then digits "F1" (seconds / 3600.0) + " h"
-        else digits "F1" (seconds / 86_400.0) + " days"
 
     // ---- the plan ----
 
@@ -64,6 +35,9 @@ module SweepCommand =
             | source ->
                 let! start =
                     match source with
+                    | Some name when List.contains name ShippedSweeps.names -> ShippedSweeps.find name
+                    | Some name when not (Recipes.isFile name || Path.Exists name) ->
+                        Error.unknown "sweep" ShippedSweeps.names name |> Result.Error
                     | Some file -> Sweep.read file
                     | None -> Ok Sweep.empty
 
@@ -77,7 +51,11 @@ module SweepCommand =
                     ||> List.fold (fun sweep text -> sweep |> Result.bind (fun sweep -> read sweep text))
 
                 let! sweep =
-                    Ok { start with Seeds = seeds }
+                    Ok {
+                        start with
+                            Seeds = seeds
+                            Teachers = args.GetResult(SweepArgs.Teachers, start.Teachers)
+                    }
                     |> Result.bind (folding Sweep.set sets)
                     |> Result.bind (folding Sweep.grid grids)
 
@@ -88,8 +66,9 @@ module SweepCommand =
         }
 
     /// The plan of the flags: that of the folder, extended by what is asked for.
-    let private planned (sweep: Sweep option) (folder: string) : Result<PlannedRun list, Error> =
+    let private planned (scale: float option) (sweep: Sweep option) (folder: string) : Result<PlannedRun list, Error> =
         result {
+            let change = scale |> Option.map Scale.settings |> Option.defaultValue id
             let! known = SweepPlan.read folder
 
             match sweep with
@@ -102,103 +81,8 @@ module SweepCommand =
                         $"give one that holds {SweepPlan.fileName}, or the file of a sweep"
             | None -> return known
             | Some sweep ->
-                let! runs = SweepPlan.create sweep
+                let! runs = SweepPlan.create change sweep
                 return! SweepPlan.extend folder known runs
-        }
-
-    // ---- results ----
-
-    let private swept (folder: string) (run: PlannedRun) : SweptRun =
-        let numbers =
-            match RunDirectory.checkpointOf (SweepRun.folder folder run) |> Result.bind Checkpoint.read with
-            | Ok { Info = info } when info.Epoch > 1 -> Some info.Top1, Some info.Best.Top1, info.Epoch - 1
-            | _ -> None, None, 0
-
-        let top1, best, epochs = numbers
-
-        let state, problem =
-            match SweepRun.state folder run with
-            | RunState.Done -> "done", ""
-            | RunState.Waiting -> "waiting", ""
-            | RunState.Begun _ -> "begun", ""
-            | RunState.Failed error -> "failed", error.What
-
-        {
-            Name = run.Name
-            State = state
-            Epochs = epochs
-            Top1 = top1
-            BestTop1 = best
-            Problem = problem
-        }
-
-    let private table (runs: SweptRun list) : Table =
-        let cell = Option.map points >> Option.defaultValue "-"
-
-        {
-            Caption = ""
-            Header = [ "run"; "state"; "epochs"; "top-1 %"; "best top-1 %" ]
-            Rows = [ for run in runs -> [ run.Name; run.State; string run.Epochs; cell run.Top1; cell run.BestTop1 ] ]
-        }
-
-    // ---- dry runs ----
-
-    /// What decides the time of a run: not the seed, nor places of files.
-    let private timed (s: Settings) : Settings = {
-        s with
-            Seed = 1
-            TeacherWeights = (if s.Teacher = "" then "" else "drawn")
-    }
-
-    let private dryRun (terminal: Terminal) (folder: string) (jobs: int) (runs: PlannedRun list) : Result<unit, Error> =
-        result {
-            let kinds = runs |> List.map (_.Settings >> timed) |> List.distinct
-
-            let! times =
-                terminal.Counting
-                    "measuring steps"
-                    (fun progress ->
-                        kinds
-                        |> List.indexed
-                        |> List.traverseResultM (fun (i, s) ->
-                            progress i kinds.Length
-                            // A teacher that is a program has no drawn weights.
-                            if List.contains s.Teacher NetworkFile.names then
-                                Ok(s, None)
-                            else
-                                StepTime.measure s |> Result.map (fun time -> s, Some time.Run)
-                        )
-                    )
-
-            let seconds (run: PlannedRun) = times |> List.find (fst >> (=) (timed run.Settings)) |> snd
-
-            terminal.Table {
-                Caption = ""
-                Header = [ "no."; "run"; "teacher"; "state"; "about" ]
-                Rows = [
-                    for i, run in List.indexed runs ->
-                        let teacher = if run.TeacherRun <> "" then run.TeacherRun else run.Settings.TeacherWeights
-
-                        [
-                            string (i + 1)
-                            run.Name
-                            (if teacher = "" then "-" else teacher)
-                            (swept folder run).State
-                            seconds run |> Option.map duration |> Option.defaultValue "-"
-                        ]
-                ]
-            }
-
-            let isOpen (run: PlannedRun) = SweepRun.state folder run <> RunState.Done
-            let total = runs |> List.filter isOpen |> List.sumBy (seconds >> Option.defaultValue 0.0)
-
-            terminal.Say
-                $"{runs.Length} runs into {folder}; about {duration (total / float jobs)} for what is open, at {jobs} at once, from a few steps of each kind on this machine"
-
-            if List.exists (snd >> Option.isNone) times then
-                terminal.Say "not counted: runs whose teacher is a TorchScript or ONNX file"
-
-            terminal.Json [ for run in runs -> { Name = run.Name; Teacher = run.TeacherRun; Seconds = seconds run } ]
         }
 
     // ---- runs ----
@@ -219,19 +103,19 @@ module SweepCommand =
             match seconds with
             | None -> ()
             | Some seconds ->
-                let result = swept folder run
+                let result = SweepView.swept folder run
                 ended <- ended + 1
                 taken <- taken + seconds
                 let left = taken / float ended * float (count - ended) / float jobs
-                let left = if ended < count then $"   about {duration left} left" else ""
+                let left = if ended < count then $"   about {SweepView.duration left} left" else ""
 
                 let what =
                     match result.State, result.Top1 with
-                    | "done", Some top1 -> $"top-1 {points top1} %%"
+                    | "done", Some top1 -> $"top-1 {SweepView.points top1} %%"
                     | "failed", _ -> $"FAILED: {result.Problem}; see {SweepRun.log folder run}"
                     | state, _ -> state
 
-                terminal.Say $"[{ended}/{count}] {run.Name}   {what}   {duration seconds}{left}"
+                terminal.Say $"[{ended}/{count}] {run.Name}   {what}   {SweepView.duration seconds}{left}"
 
     /// A process that ended without a result and without a word: killed, or crashed in native code.
     let private silent (stopped: bool) (folder: string) (run: PlannedRun) : string option =
@@ -261,8 +145,8 @@ module SweepCommand =
 
         SweepJobs.run folder jobs runs wanted (progress terminal folder jobs wanted.Length)
         let crashed = wanted |> List.choose (silent (Signals.stop ()) folder)
-        let results = runs |> List.map (swept folder)
-        terminal.Table(table results)
+        let results = runs |> List.map (SweepView.swept folder)
+        terminal.Table(SweepView.table results)
 
         for run in results do
             if run.State = "failed" then terminal.Say $"failed: {run.Name}: {run.Problem}"
@@ -323,6 +207,23 @@ module SweepCommand =
         | None -> Ok()
         | Some _ -> Files.makeFolder folder |> Result.bind (fun () -> SweepPlan.write folder runs)
 
+    /// The sweeps that come with the program.
+    let private list (terminal: Terminal) : Result<unit, Error> =
+        result {
+            let! sweeps =
+                ShippedSweeps.names
+                |> List.traverseResultM (fun name -> ShippedSweeps.find name |> Result.map (fun sweep -> name, sweep))
+
+            terminal.Table {
+                Caption = ""
+                Header = [ "sweep"; "what it is" ]
+                Rows = [ for name, sweep in sweeps -> [ name; sweep.About ] ]
+            }
+
+            terminal.Line "try one on the digits: ctkd sweep NAME --scale 0.02 --set data=digits"
+            terminal.Json [ for name, sweep in sweeps -> {| Name = name; About = sweep.About |} ]
+        }
+
     /// Plans runs, and does those that are not done.
     let command (args: ParseResults<SweepArgs>) : int =
         let terminal = Terminal(args.Contains SweepArgs.Json)
@@ -331,31 +232,42 @@ module SweepCommand =
 
         let ended =
             terminal.Stoppable(fun () ->
-                result {
-                    let! jobs = jobs args
-                    let! sweep, folder = asked args
-                    let! runs = planned sweep folder
+                if args.Contains SweepArgs.List then
+                    list terminal
+                else
 
-                    match args.TryGetResult SweepArgs.Task, args.TryGetResult SweepArgs.Emit with
-                    | Some number, None -> do! runTask terminal folder runs number
-                    | Some _, Some _ ->
-                        return! Command.usage "--task and --emit exclude each other" "leave one of them out"
-                    | None, Some form ->
-                        let! lines = emit form folder runs
-                        do! write folder sweep runs
-                        lines |> List.iter Console.Out.WriteLine
-                    | None, None when args.Contains SweepArgs.Dry_Run -> do! dryRun terminal folder jobs runs
-                    | None, None ->
-                        do! write folder sweep runs
+                    result {
+                        let! jobs = jobs args
 
-                        do!
-                            holding
-                                folder
-                                (fun () ->
-                                    code <- runAll terminal folder jobs (args.Contains SweepArgs.Retry) runs
-                                    Ok()
-                                )
-                }
+                        let! scale =
+                            args.TryGetResult SweepArgs.Scale
+                            |> Option.map List.singleton
+                            |> Command.read<float> (FieldKind.number FieldKind.positiveShare) "scale"
+
+                        let! sweep, folder = asked args
+                        let! runs = planned scale sweep folder
+
+                        match args.TryGetResult SweepArgs.Task, args.TryGetResult SweepArgs.Emit with
+                        | Some number, None -> do! runTask terminal folder runs number
+                        | Some _, Some _ ->
+                            return! Command.usage "--task and --emit exclude each other" "leave one of them out"
+                        | None, Some form ->
+                            let! lines = emit form folder runs
+                            do! write folder sweep runs
+                            lines |> List.iter Console.Out.WriteLine
+                        | None, None when args.Contains SweepArgs.Dry_Run ->
+                            do! SweepView.dryRun terminal folder jobs runs
+                        | None, None ->
+                            do! write folder sweep runs
+
+                            do!
+                                holding
+                                    folder
+                                    (fun () ->
+                                        code <- runAll terminal folder jobs (args.Contains SweepArgs.Retry) runs
+                                        Ok()
+                                    )
+                    }
             )
 
         if ended = ExitCode.ok then code else ended

@@ -11,7 +11,7 @@ open Ctkd.Fs.Tests.Folders
 
 /// Two students and their teacher, of four steps an epoch.
 let private json =
-    """{ "about": "a try", "teacher": "resnet8", "policy": ["fixed", "ctkd-global"], "perClass": 5, "batch": 16, "epochs": 2, "threads": 1 }"""
+    """{ "about": "a try", "teacher": "resnet8", "policy": ["fixed", "ctkd-global"], "perClass": 5, "batch": 16, "epochs": 2 }"""
 
 let private names = [ "teacher-resnet8"; "policy=fixed"; "policy=ctkd-global" ]
 
