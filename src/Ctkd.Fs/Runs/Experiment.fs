@@ -35,5 +35,7 @@ type Experiment = {
     Distillers: (float * Distiller) list option
     /// Whether tensors of the teacher's file that its model lacks are left aside.
     IgnoreExtra: bool
+    /// The recipe that the settings follow, for the record; empty for none.
+    Recipe: string
     Hooks: Hooks
 }

@@ -36,6 +36,7 @@ module Prepare =
         Policy = None
         Distillers = None
         IgnoreExtra = false
+        Recipe = ""
         Hooks = hooks
     }
 

@@ -234,8 +234,7 @@ module Recipes =
             for method in feature ->
                 cifar pair |> Settings.withMethods [ method ] |> recipe "mdistiller" method "fixed" (nan, nan)
 
-        for pair, kd, (beta, top1) in
-            [ imageNetPair, 71.03, (0.5, 71.70); otherImageNetPair, 70.50, (2.0, 72.05) ] do
+        for pair, kd, (beta, top1) in [ imageNetPair, 71.03, (0.5, 71.70); otherImageNetPair, 70.50, (2.0, 72.05) ] do
             let run = { imageNetRun 100 512 0.2 pair with T = 1.0 }
             yield run |> weighing 0.5 [ "kd", 0.5 ] |> recipe "mdistiller" "kd" "fixed" (kd, nan)
             yield run |> withDkd 1.0 beta 1 |> recipe "mdistiller" "dkd" "fixed" (top1, nan)
