@@ -120,6 +120,11 @@ let private tests: Test =
             RunPhotosTests.tests
             RunUnlabelledTests.tests
             RunReportTests.tests
+            StatisticsTests.tests
+            RunRecordTests.tests
+            RunOutcomeTests.tests
+            GroupsTests.tests
+            ComparisonTests.tests
             EstimateTests.tests
             BenchTests.tests
             CommandTests.tests
@@ -135,6 +140,7 @@ let private tests: Test =
             CommandDataTests.tests
             CommandHostileTests.tests
             CommandPlotTests.tests
+            CommandReportTests.tests
             PhotoTourTests.tests
             QuickstartTests.tests
             TextTableTests.tests
