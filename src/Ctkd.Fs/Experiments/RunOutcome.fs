@@ -115,13 +115,25 @@ module RunOutcome =
         | Some last when Best.hasStalled (Settings.patience s) (last.Epoch + 1) best -> RunProgress.StoppedEarly
         | _ -> RunProgress.Unfinished
 
+    /// More than 10^5 epochs have.
+    let private mostMetrics = 256
+
+    let private readEpochs (path: string) : Result<EpochMetrics list, Error> =
+        result {
+            if File.Exists path && FileInfo(path).Length > 0L then
+                do! Files.atMost mostMetrics path
+
+            let! epochs = Metrics.read path
+            do! plausible path epochs
+            return epochs
+        }
+
     let private readAs (name: string) (folder: string) : Result<RunOutcome, Error> =
         let file name = Path.Combine(folder, name)
 
         result {
             let! settings = readSettings (file settingsFile)
-            let! epochs = Metrics.read (file metricsFile)
-            do! plausible (file metricsFile) epochs
+            let! epochs = readEpochs (file metricsFile)
             let! record = RunRecord.read (file recordFile)
 
             return {

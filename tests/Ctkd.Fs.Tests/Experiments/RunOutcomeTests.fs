@@ -146,18 +146,17 @@ let tests =
                 )
         }
 
-        test "a settings file of many megabytes is refused before it is read" {
-            inRun
-                [ 50.0 ]
-                (fun folder ->
-                    let file = Path.Combine(folder, "settings.json")
-
-                    using (new FileStream(file, FileMode.Create)) (fun stream -> stream.SetLength(3_000_000_000L))
-
-                    let error = errorOf (RunOutcome.read folder)
-                    Must.equal (Damaged, file) (error.Kind, error.Where)
-                    Must.contain "3000000000 bytes" error.What
-                )
+        test "settings, metrics and records of many megabytes are refused before they are read" {
+            for name in [ "settings.json"; "metrics.jsonl"; "run.json" ] do
+                inRun
+                    [ 50.0 ]
+                    (fun folder ->
+                        let file = Path.Combine(folder, name)
+                        using (new FileStream(file, FileMode.Create)) (fun stream -> stream.SetLength 1_500_000_000L)
+                        let error = errorOf (RunOutcome.read folder)
+                        Must.equal (Damaged, file) (error.Kind, error.Where)
+                        Must.contain "1500000000 bytes, and at most" error.What
+                    )
         }
 
         test "folders without runs are told by what they lack" {
