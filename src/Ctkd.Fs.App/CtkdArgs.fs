@@ -12,6 +12,7 @@ type CtkdArgs =
     | [<SubCommand>] Eval of ParseResults<EvalArgs>
     | [<SubCommand>] Predict of ParseResults<PredictArgs>
     | [<SubCommand>] Plot of ParseResults<PlotArgs>
+    | [<SubCommand>] Report of ParseResults<ReportArgs>
     | [<SubCommand>] Export of ParseResults<ExportArgs>
     | [<SubCommand>] Models of ParseResults<ModelsArgs>
     | [<SubCommand>] Recipes of ParseResults<RecipesArgs>
@@ -34,6 +35,8 @@ type CtkdArgs =
             | Eval _ -> "classify a test set with trained weights: accuracy, calibration, likeness to a teacher"
             | Predict _ -> "say what is on image files: classes with probabilities"
             | Plot _ -> "draw curves of runs, class correlations or a t-SNE of features as SVG or PNG"
+            | Report _ ->
+                "compare finished runs: mean and spread over seeds, differences with their intervals, published numbers"
             | Export _ -> "write trained weights as a network that other runtimes read: ONNX"
             | Models _ ->
                 "list the models with their parameters, multiply-accumulates and features, or print the layers of one"

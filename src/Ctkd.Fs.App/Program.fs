@@ -14,6 +14,7 @@ let private run (command: CtkdArgs) : int =
     | CtkdArgs.Eval args -> Eval.command args
     | CtkdArgs.Predict args -> Predict.command args
     | CtkdArgs.Plot args -> Plot.command args
+    | CtkdArgs.Report args -> ReportCommand.command args
     | CtkdArgs.Export args -> Export.command args
     | CtkdArgs.Models args -> Models.command args
     | CtkdArgs.Recipes args -> RecipeList.command args

@@ -125,6 +125,11 @@ let private tests: Test =
             ShippedSweepsTests.tests
             SweepRunTests.tests
             StepTimeTests.tests
+            StatisticsTests.tests
+            RunRecordTests.tests
+            RunOutcomeTests.tests
+            GroupsTests.tests
+            ComparisonTests.tests
             EstimateTests.tests
             BenchTests.tests
             CommandTests.tests
@@ -141,6 +146,7 @@ let private tests: Test =
             CommandDataTests.tests
             CommandHostileTests.tests
             CommandPlotTests.tests
+            CommandReportTests.tests
             PhotoTourTests.tests
             QuickstartTests.tests
             TextTableTests.tests

@@ -34,6 +34,9 @@ type Field = {
     MayChange: bool
     /// Whether files of earlier versions lack it, and mean its default.
     IsNew: bool
+    /// Whether it says where things are or how the machine computes, and not what is learned: runs that differ in nothing else
+    /// repeat each other.
+    OfMachine: bool
 }
 
 /// Fields of records by their names.
@@ -132,6 +135,7 @@ module Field =
             InRecipes = true
             MayChange = false
             IsNew = false
+            OfMachine = false
         }
 
     /// The row with its meaning.
@@ -148,3 +152,6 @@ module Field =
 
     /// The row of a setting that files of earlier versions lack.
     let isNew (field: Field) : Field = { field with IsNew = true }
+
+    /// The row of a setting that says where things are or how the machine computes.
+    let ofMachine (field: Field) : Field = { field with OfMachine = true }

@@ -98,6 +98,24 @@ module Files =
     /// than 2 GB.
     let read (path: string) : Result<byte[], Error> = guarded path (fun () -> readExactly path)
 
+    /// Refuses a file of more than so many 10^6 bytes, before memory is taken for it.
+    let atMost (megabytes: int) (path: string) : Result<unit, Error> =
+        guarded
+            path
+            (fun () ->
+                let length = FileInfo(path).Length
+
+                if length <= int64 megabytes * 1_000_000L then
+                    Ok()
+                else
+                    let reason = $"it has {length} bytes, and at most {megabytes} MB are expected"
+                    Error(unreadable path reason "check that it is the file that you mean")
+            )
+
+    /// Reads a text file in UTF-8 of at most 16 MB, such as settings.
+    let readText (path: string) : Result<string, Error> =
+        atMost 16 path |> Result.bind (fun () -> read path) |> Result.map Text.Encoding.UTF8.GetString
+
     /// EROFS, which .NET on Unix gives as the code of an `IOException`.
     let private readOnly = 30
 

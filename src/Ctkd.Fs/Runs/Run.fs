@@ -258,6 +258,7 @@ module Run =
                                                 do! RunDirectory.keepEarlier folder
                                                 do! writeSettings folder run.Settings
                                                 do! writeIndex folder run
+                                                do! RunRecord.start experiment.Recipe folder run
                                                 return! go experiment.Hooks folder run state []
                                             }
                                         )
@@ -339,6 +340,7 @@ module Run =
                             Settings.ofMoreEpochs recorded changed |> List.iter hooks.Say
                             do! takeUp hooks folder checkpoint state
                             do! if recorded = changed then Ok() else writeSettings folder changed
+                            do! RunRecord.goOn hooks.Say folder checkpoint.Info.Epoch run
                             let! lines, warning = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
                             warning |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
                             return! go hooks folder run state lines

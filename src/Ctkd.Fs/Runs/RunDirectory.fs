@@ -28,6 +28,9 @@ type RunDirectory = {
     /// The settings, for people and tools; the checkpoints carry their own.
     member run.Settings: string = Path.Combine(run.Path, "settings.json")
 
+    /// The run's circumstances (`RunRecord`).
+    member run.Record: string = Path.Combine(run.Path, "run.json")
+
     /// The report, written at the end.
     member run.Report: string = Path.Combine(run.Path, "report.html")
 
@@ -129,7 +132,7 @@ module RunDirectory =
     /// Keeps aside what a new run would replace: lines of a run without a checkpoint, or files of someone else's.
     let keepEarlier (run: RunDirectory) : Result<unit, Error> =
         try
-            for file in [ run.Metrics; run.Settings; run.Report ] do
+            for file in [ run.Metrics; run.Settings; run.Record; run.Report ] do
                 if File.Exists file then
                     Files.moveAside "old" file
                 elif Directory.Exists file then

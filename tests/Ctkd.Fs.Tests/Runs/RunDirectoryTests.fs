@@ -16,11 +16,18 @@ let tests =
                 Must.equal path run.Path
 
                 let names =
-                    [ run.Last; run.Best; run.Metrics; run.Settings; run.Report ]
+                    [ run.Last; run.Best; run.Metrics; run.Settings; run.Record; run.Report ]
                     |> List.map (fun path -> string (Path.GetFileName path))
 
                 Must.equal
-                    [ "last.safetensors"; "best.safetensors"; "metrics.jsonl"; "settings.json"; "report.html" ]
+                    [
+                        "last.safetensors"
+                        "best.safetensors"
+                        "metrics.jsonl"
+                        "settings.json"
+                        "run.json"
+                        "report.html"
+                    ]
                     names
             )
         }
@@ -69,14 +76,14 @@ let tests =
             inFolder (fun folder ->
                 let file name = Path.Combine(folder, name)
 
-                for name in [ "metrics.jsonl"; "settings.json"; "report.html" ] do
+                for name in [ "metrics.jsonl"; "settings.json"; "run.json"; "report.html" ] do
                     File.WriteAllText(file name, name)
 
                 use run = RunDirectory.create folder |> Error.orRaise
                 Must.hold (File.Exists run.Metrics)
                 RunDirectory.keepEarlier run |> Error.orRaise
 
-                for name in [ "metrics.jsonl"; "settings.json"; "report.html" ] do
+                for name in [ "metrics.jsonl"; "settings.json"; "run.json"; "report.html" ] do
                     Must.notHold (File.Exists(file name))
                     Must.equal name (File.ReadAllText(file (name + ".old")))
             )

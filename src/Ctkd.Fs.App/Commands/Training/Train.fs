@@ -116,6 +116,7 @@ module Train =
                             Run.startExperiment folder {
                                 Prepare.ofSettings hooks s with
                                     IgnoreExtra = TrainFlags.ignoresExtra given
+                                    Recipe = TrainFlags.recipeOf given
                             }
                         )
 

@@ -79,6 +79,9 @@ module TrainFlags =
     /// The run to resume, if any.
     let resumed (given: GivenFlags) : string option = Flags.tryValue "resume" given
 
+    /// The recipe that is followed; empty for none.
+    let recipeOf (given: GivenFlags) : string = Flags.tryValue recipe given |> Option.defaultValue ""
+
     /// Whether one of the flags means nothing without a teacher.
     let needTeacher (given: GivenFlags) : bool =
         let needs name =

@@ -53,12 +53,14 @@ module PhotoSettings =
             |> Field.by "one a core"
             |> Field.yours
             |> Field.mayChange
+            |> Field.ofMachine
 
             row "decoded-gb SIZE" (nameof p.DecodedGb) (number atLeast0) 1.0
             |> Field.means
                 "photos: keep decoded training images up to so many 10^9 bytes, so that small sets are decoded once"
             |> Field.yours
             |> Field.mayChange
+            |> Field.ofMachine
         ]
 
     /// What is wrong beside the values of single fields.

@@ -48,6 +48,7 @@ module SettingsTable =
                  FILE.tar:INNER of an archive, FILE#KEY of several; needed"
             |> Field.yours
             |> Field.mayChange
+            |> Field.ofMachine
 
             any "student-weights FILE" (nameof s.StudentWeights) text ""
             |> Field.means
@@ -55,6 +56,7 @@ module SettingsTable =
             |> Field.by "drawn from the seed"
             |> Field.yours
             |> Field.isNew
+            |> Field.ofMachine
 
             any "" (nameof s.StudentHash) text ""
             |> Field.means "SHA-256 of the weights that the student starts from: others are refused"
@@ -70,6 +72,7 @@ module SettingsTable =
             |> Field.means "folder (or file) of the data set; digits and cells need none"
             |> Field.yours
             |> Field.mayChange
+            |> Field.ofMachine
 
             any "mean NUMBER" (nameof s.Mean) (numbers anyNumber) ([]: float list)
             |> Field.means "mean of each channel, pixels from 0 to 1"
@@ -231,11 +234,13 @@ module SettingsTable =
             |> Field.means "keep images with their channels outermost: slower on most processors"
             |> Field.by "channels innermost"
             |> Field.yours
+            |> Field.ofMachine
 
             any "device NAME" (nameof s.Device) text "cpu"
             |> Field.means "cpu, cuda or cuda:N"
             |> Field.yours
             |> Field.mayChange
+            |> Field.ofMachine
 
             any "threads COUNT" (nameof s.Threads) (whole 0 1024) 0
             |> Field.means "threads of the processor that compute; another number gives other last digits"
@@ -243,14 +248,17 @@ module SettingsTable =
             |> Field.yours
             |> Field.mayChange
             |> Field.isNew
+            |> Field.ofMachine
 
             any "no-tf32" (nameof s.Tf32) switch true
             |> Field.means "CUDA: multiply float32 numbers in full, not on the tensor cores as TF32"
             |> Field.by "TF32"
+            |> Field.ofMachine
 
             any "no-graph" (nameof s.Graph) switch true
             |> Field.means "CUDA: launch each operation of a step, record no graph"
             |> Field.by "a graph"
+            |> Field.ofMachine
 
             any "seed NUMBER" (nameof s.Seed) anyWhole 1 |> Field.means "seed of everything random" |> Field.yours
 
@@ -258,10 +266,12 @@ module SettingsTable =
             |> Field.means "remember the teacher's features in this folder, for later epochs and runs"
             |> Field.by "not remembered"
             |> Field.mayChange
+            |> Field.ofMachine
 
             taught "teacher-cache-gb SIZE" (nameof s.TeacherCacheGb) (number positive) 4.0
             |> Field.means "the most space of the cache, in 10^9 bytes"
             |> Field.mayChange
+            |> Field.ofMachine
 
             taught "teacher-cache-half" (nameof s.TeacherCacheHalf) switch false
             |> Field.means "remember features in 16 bits: half the space, inexact"
@@ -269,6 +279,7 @@ module SettingsTable =
 
             taught "teacher-ahead STEPS" (nameof s.TeacherAhead) (whole 1 1024) 1
             |> Field.means "the teacher runs for this many steps at once"
+            |> Field.ofMachine
         ]
 
     /// Every setting.

@@ -273,7 +273,7 @@ let tests =
                     Directory.GetFiles copy |> Array.map (fun path -> string (Path.GetFileName path)) |> Array.sort
 
                 Must.equal
-                    [| ".lock"; "best.safetensors"; "last.safetensors"; "metrics.jsonl"; "settings.json" |]
+                    [| ".lock"; "best.safetensors"; "last.safetensors"; "metrics.jsonl"; "run.json"; "settings.json" |]
                     names
 
                 let info, _ = Runs.contents (Path.Combine(copy, "last.safetensors"))

@@ -170,7 +170,7 @@ module SweepPlan =
         match places |> List.tryFind Path.Exists with
         | Some place -> Ok(Path.GetFullPath place)
         | None ->
-            let looked = places |> List.map Path.GetFileName |> String.concat ", "
+            let looked = places |> List.map (Path.GetFileName >> string) |> String.concat ", "
 
             Error.fail
                 Missing
