@@ -39,7 +39,7 @@ type ReportArgs =
                   [{Names.name d.Metric}]"
             | Baseline _ ->
                 "what groups are compared with: FIELD=VALUE, several in quotes; with several such groups, the one that is \
-                 equal in all other fields [policy=fixed, where there are such runs]"
+                 equal in all other fields [that of the sweep, else policy=fixed, where there are such runs]"
             | Level _ -> $"confidence level of intervals, {Statistics.levels.Words} [{string d.Level}]"
             | Format _ ->
                 $"one of {listed (Names.all<ReportFormat>())} [by the ending of --out: .txt, .md, .csv, .json, .tex, .html; \

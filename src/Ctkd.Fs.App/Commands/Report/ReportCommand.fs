@@ -66,6 +66,18 @@ module ReportCommand =
             }
         }
 
+    /// The options with the baseline that a sweep names, where the user names none.
+    let private ofSweep (folders: string list) (o: ComparisonOptions) : Result<ComparisonOptions, Error> =
+        match folders with
+        | [ folder ] when o.Baseline = "" ->
+            SweepPlan.readNote folder
+            |> Result.map (fun note ->
+                match note with
+                | Some note -> { o with Baseline = note.Baseline }
+                | None -> o
+            )
+        | _ -> Ok o
+
     let private show (terminal: Terminal) (format: ReportFormat) (out: string option) (c: Comparison) =
         match format, out with
         | ReportFormat.Table, None ->
@@ -107,6 +119,7 @@ module ReportCommand =
                     return! Result.Error(Error.unknown "flag" flags flag)
                 | folders ->
                     do! out |> Option.map Files.checkWritable |> Option.defaultValue (Ok())
+                    let! options = ofSweep folders options
                     let! runs, problems = RunOutcome.readAll folders
 
                     for problem in problems do

@@ -205,7 +205,12 @@ module SweepCommand =
     let private write (folder: string) (sweep: Sweep option) (runs: PlannedRun list) : Result<unit, Error> =
         match sweep with
         | None -> Ok()
-        | Some _ -> Files.makeFolder folder |> Result.bind (fun () -> SweepPlan.write folder runs)
+        | Some sweep ->
+            result {
+                do! Files.makeFolder folder
+                do! SweepPlan.writeNote folder sweep
+                do! SweepPlan.write folder runs
+            }
 
     /// The sweeps that come with the program.
     let private list (terminal: Terminal) : Result<unit, Error> =

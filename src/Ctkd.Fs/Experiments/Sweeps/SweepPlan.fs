@@ -18,6 +18,13 @@ type PlannedRun = {
     Settings: Settings
 }
 
+/// What a sweep's folder says of itself beside its plan.
+type SweepNote = {
+    About: string
+    /// The group that reports compare with; empty for their own choice.
+    Baseline: string
+}
+
 /// From a sweep to its runs, in an order in which each teacher comes before its students, and the seeds change last: whatever
 /// is done when it stops can be compared.
 [<RequireQualifiedAccess>]
@@ -284,9 +291,9 @@ module SweepPlan =
         if not (File.Exists path) then
             Ok []
         else
-            Files.read path
-            |> Result.bind (fun bytes ->
-                Encoding.UTF8.GetString(bytes).Split('\n', StringSplitOptions.RemoveEmptyEntries)
+            Files.readText path
+            |> Result.bind (fun text ->
+                text.Split('\n', StringSplitOptions.RemoveEmptyEntries)
                 |> List.ofArray
                 |> List.traverseResultM (SettingsTable.readHolder<PlannedRun> path)
             )
@@ -298,6 +305,23 @@ module SweepPlan =
         Files.replace
             (Path.Combine(folder, fileName))
             (fun stream -> stream.Write(ReadOnlySpan(Encoding.UTF8.GetBytes text)))
+
+    let private noteFile = "sweep.json"
+
+    /// Writes what a sweep says of itself.
+    let writeNote (folder: string) (sweep: Sweep) : Result<unit, Error> =
+        let note = { About = sweep.About; Baseline = sweep.Baseline }
+        let text = Json.writeIndented note + "\n" |> Encoding.UTF8.GetBytes
+        Files.replace (Path.Combine(folder, noteFile)) (fun stream -> stream.Write(ReadOnlySpan text))
+
+    /// What the sweep of a folder says of itself; None for another folder.
+    let readNote (folder: string) : Result<SweepNote option, Error> =
+        let path = Path.Combine(folder, noteFile)
+
+        if File.Exists path then
+            Files.readText path |> Result.bind (Json.read<SweepNote> path) |> Result.map Some
+        else
+            Ok None
 
     /// The fields whose values two settings do not share.
     let changes (one: Settings) (other: Settings) : string list =

@@ -46,6 +46,12 @@ let tests =
                 Must.equal [ for name in names -> name, "done" ] (states ended.Out)
                 Must.contain "[3/3]" ended.Err
                 Must.contain "compare them with: ctkd report" ended.Err
+                // A report compares with the baseline that the sweep names.
+                writeFile folder (json.Replace("{ \"about\"", "{ \"baseline\": \"policy=ctkd-global\", \"about\""))
+                expect 0 folder "sweep s.json" |> ignore
+                let report = JsonDocument.Parse((expect 0 folder "report runs/s --format json").Out)
+                Must.contain "ctkd-global" (report.RootElement.GetRawText())
+                Must.contain "baseline" ((expect 0 folder "report runs/s").Out.ToLowerInvariant())
                 let before = Runs.files (Path.Combine(folder, "runs", "s", "policy=fixed"))
                 let again = expect 0 folder "sweep runs/s"
                 Must.contain "of which 3 have ended: 0 to do" again.Out
