@@ -36,6 +36,11 @@ let private logits (teacher: LoadedModel) (images: Tensor) : Tensor = (outputs t
 let private inView (view: TeacherView) (teacher: LoadedModel) : LoadedModel =
     Teacher.inView Device.Cpu half view teacher |> Error.orRaise
 
+/// The weighted mean of the softmax of what is made of each teacher's logits.
+let private meanOf (soften: Tensor -> Tensor) (shares: float list) (teachers: LoadedModel list) (images: Tensor) =
+    List.map2 (fun share t -> soften (logits t images) |> Tensor.softmax 1 |> Tensor.scale share) shares teachers
+    |> List.reduce Tensor.add
+
 let private same (expected: Tensor) (actual: Tensor) : unit =
     Must.beClose 1e-5 1e-5 (Tensor.toFloats expected) (Tensor.toFloats actual)
 
@@ -153,16 +158,8 @@ let tests =
             Tensor.scoped (fun () ->
                 let images = random 5 [ 5; 3; 8; 8 ]
                 let teachers = [ linear 1; layered 2; linear 3 ]
-                let shares = [ 1.0; 2.0; 5.0 ]
-                let joined = Teacher.average shares teachers |> Error.orRaise
-
-                let mean =
-                    List.map2
-                        (fun share t -> logits t images |> Tensor.softmax 1 |> Tensor.scale (share / 8.0))
-                        shares
-                        teachers
-                    |> List.reduce Tensor.add
-
+                let joined = Teacher.average [ 1.0; 2.0; 5.0 ] teachers |> Error.orRaise
+                let mean = meanOf id [ 0.125; 0.25; 0.625 ] teachers images
                 same mean (logits joined images |> Tensor.softmax 1)
                 Must.notHold (logits joined images).requires_grad
                 let even = Teacher.average [] teachers |> Error.orRaise
@@ -179,22 +176,13 @@ let tests =
                 let joined = Teacher.average shares teachers |> Error.orRaise
                 let images, student = random 5 [ 6; 3; 8; 8 ], random 6 [ 6; 4 ]
                 let outputs = Model.forward joined.Model false joined.Weights images
+                let mean (soften: Tensor -> Softening) = meanOf (fun z -> (soften z).Teacher) shares teachers images
 
                 for t in [ 0.5; 1.0; 4.0; 21.0 ] do
                     let t = Tensor.scalar DType.Float32 Device.Cpu t
                     let soften z = Policy.shared t z student
                     let softened = SeveralTeachers.soften (Model.shares joined.Model) soften outputs
-
-                    let mean =
-                        List.map2
-                            (fun share teacher ->
-                                (soften (logits teacher images)).Teacher |> Tensor.softmax 1 |> Tensor.scale share
-                            )
-                            shares
-                            teachers
-                        |> List.reduce Tensor.add
-
-                    same mean (Tensor.softmax 1 softened.Teacher)
+                    same (mean soften) (Tensor.softmax 1 softened.Teacher)
                     same (soften outputs.Logits).Student softened.Student
 
                 // Standardised, and with a temperature for each instance.
@@ -207,17 +195,7 @@ let tests =
 
                 let soften = Policy.softening policy Tree.empty values outputs.Logits student
                 let softened = SeveralTeachers.soften (Model.shares joined.Model) soften outputs
-
-                let mean =
-                    List.map2
-                        (fun share teacher ->
-                            (soften (logits teacher images)).Teacher |> Tensor.softmax 1 |> Tensor.scale share
-                        )
-                        shares
-                        teachers
-                    |> List.reduce Tensor.add
-
-                same mean (Tensor.softmax 1 softened.Teacher)
+                same (mean soften) (Tensor.softmax 1 softened.Teacher)
                 // The same teacher twice is that teacher, also for a policy that reads how large logits are.
                 let twice = Teacher.average [ 1.0; 3.0 ] [ linear 1; linear 1 ] |> Error.orRaise
                 let both = Model.forward twice.Model false twice.Weights images
@@ -280,12 +258,7 @@ let tests =
                     let batch = Augment.plain 0 8 (Plans.upload 8 plan)
                     (Plans.step plan (EpochValues.create plan 1) (TrainState.start plan) batch).Student
 
-                let mean images =
-                    teachers
-                    |> List.map (fun t -> logits t images |> Tensor.softmax 1)
-                    |> List.reduce Tensor.add
-                    |> Tensor.scale 0.5
-                    |> Tensor.log
+                let mean images = meanOf id [ 0.5; 0.5 ] teachers images |> Tensor.log
 
                 let expected = step (Teacher.ofFunction "mean" 4 mean)
 

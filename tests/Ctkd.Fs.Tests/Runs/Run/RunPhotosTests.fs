@@ -10,6 +10,18 @@ open Ctkd.Fs.Tests.Folders
 open Ctkd.Fs.Tests.PhotoFixtures
 open Ctkd.Fs.Tests.PhotoRuns
 
+/// Settings of a student of a teacher that was trained on the same photographs.
+let private taught (folder: string) (policy: PolicyName) : Settings =
+    let own = settings (photos folder)
+    let teacher = Runs.finish (Path.Combine(folder, "teacher")) own
+
+    {
+        own with
+            Teacher = "resnet8"
+            TeacherWeights = teacher.Checkpoint
+            Policy = policy
+    }
+
 let tests =
     testList "RunPhotos" [
         test "threads, kept images, a pack and an interruption in mid-epoch change no bit" {
@@ -44,17 +56,8 @@ let tests =
 
         test "a teacher whose features are remembered teaches the same, within a run and from one to the next" {
             inFolder (fun folder ->
-                let root = photos folder
                 let at name = Path.Combine(folder, name)
-                let teacher = Runs.finish (at "teacher") (settings root)
-
-                let s = {
-                    settings root with
-                        Teacher = "resnet8"
-                        TeacherWeights = teacher.Checkpoint
-                        Policy = PolicyName.CtkdGlobal
-                }
-
+                let s = taught folder PolicyName.CtkdGlobal
                 Runs.finish (at "plain") s |> ignore
                 let remembering = { s with TeacherCache = at "cache" }
 
@@ -224,17 +227,8 @@ let tests =
 
         test "an agent mixes no photographs: that is refused, and without the mixing it runs" {
             inFolder (fun folder ->
-                let root = photos folder
                 let at name = Path.Combine(folder, name)
-                let teacher = Runs.finish (at "teacher") (settings root)
-
-                let s = {
-                    settings root with
-                        Teacher = "resnet8"
-                        TeacherWeights = teacher.Checkpoint
-                        Policy = PolicyName.Rlkd
-                }
-
+                let s = taught folder PolicyName.Rlkd
                 let error = Run.start Hooks.none (at "mixed") s |> errorOf
                 Must.equal Usage error.Kind
                 Must.contain "mixes training images in memory" error.What
