@@ -10,6 +10,8 @@ type PhotoStream = {
     Loader: PhotoLoader
     /// The class of each photograph, or -1.
     Labels: int[]
+    /// The images of an epoch that training uses: all, or those of whole batches where it drops the rest.
+    Used: int
     Height: int
     Width: int
     /// The smallest share of a photograph's area that a training crop takes, in (0, 1].
@@ -107,9 +109,9 @@ module PhotoStream =
                 }
             )
 
-    /// Batches of consecutive positions, decoded ahead: `images` gives the photograph at each position, and `replace` says
-    /// whether another takes the place of one that cannot be read.
-    let private consecutive (stream: PhotoStream) (images: int[]) (cut: CutChooser) (replace: bool) =
+    /// Batches of consecutive positions, decoded ahead where they begin among the first `used`: `images` gives the photograph
+    /// at each position, and `replace` says whether another takes the place of one that cannot be read.
+    let private consecutive (stream: PhotoStream) (images: int[]) (used: int) (cut: CutChooser) (replace: bool) =
         let pending = Queue<struct (int * int) * PhotoRequest>()
 
         let request (start: int) (stop: int) : PhotoRequest =
@@ -131,7 +133,7 @@ module PhotoStream =
             // The following batches have the same size but for the last.
             let mutable next = stop + pending.Count * (stop - start)
 
-            while pending.Count < ahead && next < images.Length do
+            while pending.Count < ahead && next < used do
                 let last = min images.Length (next + stop - start)
                 pending.Enqueue(struct (next, last), request next last)
                 next <- last
@@ -149,7 +151,7 @@ module PhotoStream =
         let draw purpose = rng |> Rng.split purpose |> Rng.at number
         let order = Rng.permutation count (draw "order") |> Array.map int
         let cut = Crop.training (draw "cuts") stream.LeastArea stream.Height
-        let struct (batch, drop) = consecutive stream order cut true
+        let struct (batch, drop) = consecutive stream order stream.Used cut true
 
         {
             Count = count
@@ -171,7 +173,7 @@ module PhotoStream =
     /// that cannot be decoded are left out.
     let each (batchSize: int) (count: int) (stream: PhotoStream) (body: Batch -> unit) : unit =
         let images = Array.init count id
-        let struct (batch, drop) = consecutive stream images (evaluationCut stream.Height) false
+        let struct (batch, drop) = consecutive stream images count (evaluationCut stream.Height) false
 
         try
             for start in 0..batchSize .. count - 1 do

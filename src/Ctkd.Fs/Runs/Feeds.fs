@@ -58,10 +58,12 @@ module Feeds =
         (photos: PhotoSet)
         =
         let loader = new PhotoLoader(photos.Source, threads s, set.Height, set.Width, PhotoStream.slabs, kept)
+        let images = ImageSet.count set
 
         {
             Loader = loader
             Labels = set.Labels
+            Used = if s.DropLast then images / s.Batch * s.Batch else images
             Height = set.Height
             Width = set.Width
             LeastArea = s.Photos.CropArea

@@ -267,6 +267,39 @@ let tests =
             Must.equal 12 reads.Value
         }
 
+        test "of an epoch that leaves its last batch out, the photographs of that batch are not decoded" {
+            Tensor.scoped (fun () ->
+                let perChannel value = Augment.perChannel DType.Float32 Device.Cpu [ value; value; value ]
+
+                let decoded (used: int) : int =
+                    let reads = ref 0
+                    let source = watched (fun _ -> Interlocked.Increment reads |> ignore) (MemorySource files)
+                    use loader = new PhotoLoader(source, 2, size, size, PhotoStream.slabs, 0L)
+
+                    let epoch =
+                        PhotoStream.epoch (Rng.ofSeed 2) 1 {
+                            Loader = loader
+                            Labels = Array.zeroCreate files.Length
+                            Used = used
+                            Height = size
+                            Width = size
+                            LeastArea = 0.08
+                            Mean = perChannel 0.5
+                            Std = perChannel 0.25
+                        }
+
+                    for start in [ 0; 5 ] do
+                        epoch.Batch start (start + 5) |> ignore
+
+                    // What is decoded ahead has the time that it needs.
+                    SpinWait.SpinUntil((fun () -> reads.Value = files.Length), 500) |> ignore
+                    epoch.Free()
+                    reads.Value
+
+                Must.equal [ 10; 12 ] [ decoded 10; decoded 12 ]
+            )
+        }
+
         test "memory stays flat over many epochs" {
             use loader = start (MemorySource files) 2 0L
 
