@@ -228,8 +228,9 @@ type Terminal(json: bool) =
     /// A value as one line of JSON, when JSON was asked for.
     member _.Json<'T>(value: 'T) : unit = if json then Console.Out.WriteLine(Ctkd.Fs.Json.write value)
 
-    /// Runs a command's body; errors become messages and exit codes. Ctrl-C ends the process.
-    member this.Guarded(body: unit -> Result<unit, Error>) : int =
+    /// Runs a command's body; errors become messages and exit codes. A body that has told what is wrong returns false: the
+    /// exit code 1. Ctrl-C ends the process.
+    member this.Judged(body: unit -> Result<bool, Error>) : int =
         let outcome =
             try
                 Engine.guarded body
@@ -245,7 +246,12 @@ type Terminal(json: bool) =
 
         match outcome with
         | Result.Error error -> this.Fail error
-        | Ok() -> ExitCode.ok
+        | Ok true -> ExitCode.ok
+        | Ok false -> ExitCode.failed
+
+    /// As `Judged`, of a body that only errors keep from the exit code 0.
+    member this.Guarded(body: unit -> Result<unit, Error>) : int =
+        this.Judged(fun () -> body () |> Result.map (fun () -> true))
 
     /// Runs the body of a command that trains: as `Guarded`, but the exit code is that of the signal, if one came
     /// (`Signals.listen`).

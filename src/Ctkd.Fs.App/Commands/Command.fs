@@ -18,13 +18,19 @@ module Command =
             | Ok value ->
                 match kind.Mistakes flag value with
                 | [] -> Ok(Some(unbox<'T> value))
-                | mistakes -> usage (String.concat "; " mistakes) $"--{flag} takes {kind.Takes}"
+                | mistakes ->
+                    let bound = if kind.Bound = "" then "" else $", {kind.Bound}"
+                    usage (String.concat "; " mistakes) $"--{flag} takes {kind.Takes}{bound}"
 
         words |> Option.map checkedValue |> Option.defaultValue (Ok None)
 
     /// As `read`, for a flag that is a setting's, too.
     let setting<'T> (flag: string) (words: string list option) : Result<'T option, Error> =
         read (SettingsTable.ofFlag flag).Kind flag words
+
+    /// As `read`, for a flag of one whole number.
+    let count (kind: FieldKind) (flag: string) (value: int option) : Result<int option, Error> =
+        read kind flag (value |> Option.map (string >> List.singleton))
 
     /// The values of --mean and --std, where they are given.
     let normalisation (mean: string list option) (std: string list option) =
@@ -39,8 +45,8 @@ module Command =
         $"{field.Meaning} [{field.DefaultInWords}]"
 
     /// Sets the number of threads, where the flag gives one.
-    let threads (count: int option) : Result<unit, Error> =
-        setting<int> "threads" (count |> Option.map (string >> List.singleton))
+    let threads (given: int option) : Result<unit, Error> =
+        count (SettingsTable.ofFlag "threads").Kind "threads" given
         |> Result.map (Option.filter (fun count -> count > 0) >> Option.iter Engine.setThreads)
 
     /// Whether the value of --data is a place of photographs and no name of a data set: it is there, or looks like a path.

@@ -33,10 +33,8 @@ module Data =
     let private most = 20
 
     let private threads (args: ParseResults<DataArgs>) : Result<int, Error> =
-        match args.TryGetResult DataArgs.Threads with
-        | None -> Ok Environment.ProcessorCount
-        | Some count when count >= 1 && count <= 1024 -> Ok count
-        | Some count -> Command.usage $"--threads is {count}" "it takes a whole number from 1 to 1024"
+        Command.count (FieldKind.whole 1 1024) "threads" (args.TryGetResult DataArgs.Threads)
+        |> Result.map (Option.defaultValue Environment.ProcessorCount)
 
     /// Whether everything is as it must be.
     let private check (terminal: Terminal) (threads: int) (path: string) : Result<bool, Error> =
@@ -80,27 +78,21 @@ module Data =
     /// Checks or packs a folder of photographs. A check that finds what cannot be trained with has the exit code 1.
     let command (args: ParseResults<DataArgs>) : int =
         let terminal = Terminal(args.Contains DataArgs.Json)
-        let mutable isFine = true
 
-        let code =
-            terminal.Guarded(fun () ->
-                result {
-                    let! threads = threads args
+        terminal.Judged(fun () ->
+            result {
+                let! threads = threads args
 
-                    let! fine =
-                        match args.GetResult(DataArgs.Action, []) with
-                        | [ "check"; path ] -> check terminal threads path
-                        | "pack" :: _ when args.Contains DataArgs.Threads ->
-                            Command.usage "--threads has no effect on data pack" "leave it out: it is for data check"
-                        | [ "pack"; folder; out ] -> pack terminal folder out
-                        | "check" :: _ -> Command.usage "data check takes one folder" "give it: ctkd data check DIR"
-                        | "pack" :: _ ->
-                            Command.usage "data pack takes a folder and a file" "give them: ctkd data pack DIR FILE"
-                        | [] -> Command.usage "data needs an action" "give one: ctkd data check DIR"
-                        | action :: _ -> Result.Error(Error.unknown "action" [ "check"; "pack" ] action)
-
-                    isFine <- fine
-                }
-            )
-
-        if code = ExitCode.ok && not isFine then ExitCode.failed else code
+                return!
+                    match args.GetResult(DataArgs.Action, []) with
+                    | [ "check"; path ] -> check terminal threads path
+                    | "pack" :: _ when args.Contains DataArgs.Threads ->
+                        Command.usage "--threads has no effect on data pack" "leave it out: it is for data check"
+                    | [ "pack"; folder; out ] -> pack terminal folder out
+                    | "check" :: _ -> Command.usage "data check takes one folder" "give it: ctkd data check DIR"
+                    | "pack" :: _ ->
+                        Command.usage "data pack takes a folder and a file" "give them: ctkd data pack DIR FILE"
+                    | [] -> Command.usage "data needs an action" "give one: ctkd data check DIR"
+                    | action :: _ -> Result.Error(Error.unknown "action" [ "check"; "pack" ] action)
+            }
+        )

@@ -74,17 +74,9 @@ module Predict =
             let! mean, std =
                 Command.normalisation (args.TryGetResult PredictArgs.Mean) (args.TryGetResult PredictArgs.Std)
 
-            let! size =
-                Command.setting<int>
-                    "size"
-                    (args.TryGetResult PredictArgs.Size |> Option.map (string >> List.singleton))
+            let! size = Command.count (SettingsTable.ofFlag "size").Kind "size" (args.TryGetResult PredictArgs.Size)
 
-            let! top =
-                Command.read<int>
-                    (FieldKind.whole 1 1000)
-                    "top"
-                    (args.TryGetResult PredictArgs.Top |> Option.map (string >> List.singleton))
-
+            let! top = Command.count (FieldKind.whole 1 1000) "top" (args.TryGetResult PredictArgs.Top)
             let! names = names (args.TryGetResult PredictArgs.Classes)
 
             let! start =
@@ -118,44 +110,38 @@ module Predict =
     /// Classifies images.
     let command (args: ParseResults<PredictArgs>) : int =
         let terminal = Terminal(args.Contains PredictArgs.Json)
-        let unreadable = ref 0
 
-        let code =
-            terminal.Guarded(fun () ->
-                result {
-                    let! path =
-                        match args.TryGetResult PredictArgs.Weights with
-                        | Some path -> Ok path
-                        | None ->
-                            Command.usage
-                                "predict needs weights"
-                                "such as: ctkd predict photo.jpg --weights runs/distill-resnet8-1"
+        terminal.Judged(fun () ->
+            result {
+                let! path =
+                    match args.TryGetResult PredictArgs.Weights with
+                    | Some path -> Ok path
+                    | None ->
+                        Command.usage
+                            "predict needs weights"
+                            "such as: ctkd predict photo.jpg --weights runs/distill-resnet8-1"
 
-                    let! images =
-                        match args.TryGetResult PredictArgs.Images with
-                        | Some(_ :: _ as paths) -> filesOf terminal.Say paths
-                        | _ ->
-                            Command.usage
-                                "predict needs images"
-                                $"such as: ctkd predict photo.jpg --weights {Shell.word path}"
+                let! images =
+                    match args.TryGetResult PredictArgs.Images with
+                    | Some(_ :: _ as paths) -> filesOf terminal.Say paths
+                    | _ ->
+                        Command.usage
+                            "predict needs images"
+                            $"such as: ctkd predict photo.jpg --weights {Shell.word path}"
 
-                    do! Command.threads (args.TryGetResult PredictArgs.Threads)
-                    let! device = Engine.device (args.GetResult(PredictArgs.Device, "cpu"))
-                    let weights = Command.weightsFor WeightsRole.Any false
-                    let! trained = Command.load terminal.Say weights device (args.TryGetResult PredictArgs.Model) path
-                    let! options = options args trained
-                    let! found = Ctkd.Fs.Predict.files device options trained images
-                    terminal.Table(table (found |> List.filter _.Problem.IsNone))
-                    terminal.Json { Model = trained.Model.Name; Images = found }
+                do! Command.threads (args.TryGetResult PredictArgs.Threads)
+                let! device = Engine.device (args.GetResult(PredictArgs.Device, "cpu"))
+                let weights = Command.weightsFor WeightsRole.Any false
+                let! trained = Command.load terminal.Say weights device (args.TryGetResult PredictArgs.Model) path
+                let! options = options args trained
+                let! found = Ctkd.Fs.Predict.files device options trained images
+                terminal.Table(table (found |> List.filter _.Problem.IsNone))
+                terminal.Json { Model = trained.Model.Name; Images = found }
 
-                    for prediction in found do
-                        prediction.Problem
-                        |> Option.iter (fun problem ->
-                            unreadable.Value <- unreadable.Value + 1
-                            eprintfn "error: %s cannot be read: %s" (Files.printable prediction.Image) problem
-                        )
-                }
-            )
+                for prediction in found do
+                    prediction.Problem
+                    |> Option.iter (eprintfn "error: %s cannot be read: %s" (Files.printable prediction.Image))
 
-        // The others are told all the same.
-        if code = ExitCode.ok && unreadable.Value > 0 then ExitCode.failed else code
+                return found |> List.forall _.Problem.IsNone
+            }
+        )
