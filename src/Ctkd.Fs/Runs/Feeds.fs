@@ -3,17 +3,18 @@ namespace Ctkd.Fs
 open System
 open Ctkd.Images
 
-/// The images of a run, ready for its device, and the threads that decode photographs.
+/// The images of a run, ready for its device, and what they are decoded and read with.
 [<NoComparison; NoEquality>]
 type Feeds = {
     /// None for an evaluation alone.
     Train: ImageFeed option
     Test: ImageFeed
-    Loaders: PhotoLoader list
+    /// Closed in this order: the threads that decode photographs, and the packs that were opened for the feeds alone.
+    Held: IDisposable list
 } with
 
     interface IDisposable with
-        member feeds.Dispose() = feeds.Loaders |> List.iter _.Dispose()
+        member feeds.Dispose() = feeds.Held |> List.iter _.Dispose()
 
 /// Files of images that cannot be read.
 [<RequireQualifiedAccess>]
@@ -104,7 +105,7 @@ module Feeds =
             Mix = None
         }
 
-    let private testFeed s dtype device (data: Splits) (say: string -> unit) : ImageFeed * PhotoLoader list =
+    let private testFeed s dtype device (data: Splits) (say: string -> unit) : ImageFeed * IDisposable list =
         match data.Test.Images with
         | Pixels.InMemory _ -> OnDevice(Augment.upload dtype device data.Mean data.Std data.Test), []
         | Pixels.InFiles photos ->
@@ -113,7 +114,7 @@ module Feeds =
             let bytes = 3L * int64 data.Test.Height * int64 data.Test.Width * int64 (ImageSet.count data.Test)
 
             if bytes > mostOnDevice then
-                Streamed stream, [ stream.Loader ]
+                Streamed stream, [ stream.Loader :> IDisposable ]
             else
                 use loader = stream.Loader
                 let set = decoded stream
@@ -122,8 +123,8 @@ module Feeds =
 
     /// The test images alone.
     let test (s: Settings) (dtype: DType) (device: Device) (say: string -> unit) (data: Splits) : Feeds =
-        let test, loaders = testFeed s dtype device data say
-        { Train = None; Test = test; Loaders = loaders }
+        let test, held = testFeed s dtype device data say
+        { Train = None; Test = test; Held = held }
 
     /// Training and test images.
     let create (s: Settings) (dtype: DType) (device: Device) (say: string -> unit) (data: Splits) : Feeds =
@@ -140,5 +141,15 @@ module Feeds =
             {
                 feeds with
                     Train = Some(Streamed stream)
-                    Loaders = stream.Loader :: feeds.Loaders
+                    Held = (stream.Loader :> IDisposable) :: feeds.Held
             }
+
+    /// Feeds that close the packs of their data, too: nobody else reads these.
+    let owning (data: Splits) (feeds: Feeds) : Feeds =
+        let held (set: ImageSet) : IDisposable option =
+            match set.Images with
+            | Pixels.InFiles { Source = :? IDisposable as source } -> Some source
+            | Pixels.InFiles _
+            | Pixels.InMemory _ -> None
+
+        { feeds with Held = feeds.Held @ List.choose held [ data.Train; data.Test ] }

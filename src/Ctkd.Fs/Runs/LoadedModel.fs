@@ -239,7 +239,7 @@ module LoadedModel =
                 let plan = Settings.alone s models.Head.Model data device
                 let say (text: string) = Console.Error.WriteLine text
                 data.Warnings |> List.iter (fun warning -> say $"warning: {warning}")
-                use feeds = Feeds.test s DType.Float32 device say data
+                use feeds = Feeds.test s DType.Float32 device say data |> Feeds.owning data
 
                 let forward (trained: LoadedModel) =
                     let weights = TrainingPlan.format plan trained.Weights

@@ -8,7 +8,7 @@ open FsToolkit.ErrorHandling
 type PreparedRun = {
     Settings: Settings
     Trainer: Trainer
-    /// Frees the threads that decode photographs.
+    /// Ends the threads that decode photographs, and closes packs.
     Feeds: Feeds
     ClassNames: string list
     /// Makes the lists of training and test photographs (`PhotoIndex`); None where the images are in memory.
@@ -349,7 +349,9 @@ module Prepare =
                 ShortSide = (if data.Train.Images.IsInFiles then PhotoStream.shortSide data.Train.Height else 0)
             }
 
-            let feeds = Feeds.create s (TrainingPlan.dtype plan) device hooks.Say data
+            // Data that a program gives are its own to close.
+            let owning = if e.Data.IsNone then Feeds.owning data else id
+            let feeds = Feeds.create s (TrainingPlan.dtype plan) device hooks.Say data |> owning
 
             let feeds =
                 match teacher with

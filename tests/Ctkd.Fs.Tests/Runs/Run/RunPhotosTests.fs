@@ -98,6 +98,32 @@ let tests =
             )
         }
 
+        test "a run closes the pack that it opened, and not that of a program's own data" {
+            inFolder (fun folder ->
+                let at name = Path.Combine(folder, name)
+                let pack = at "photos.pack"
+                let tree = PhotoFolder.scan (photos folder) |> Error.orRaise
+                PhotoPack.write (fun _ _ -> ()) tree pack |> Error.orRaise
+                let s = { settings pack with Epochs = 1; Milestones = [] }
+
+                /// Fails while the pack is open elsewhere.
+                let lock () =
+                    use _ = new FileStream(pack, FileMode.Open, FileAccess.Read, FileShare.None)
+                    ()
+
+                let trained = Runs.finish (at "run") s
+                lock ()
+                let loaded = LoadedModel.load ignore Device.Cpu None trained.Folder |> Error.orRaise
+                LoadedModel.accuracy Device.Cpu s loaded |> Error.orRaise |> ignore
+                lock ()
+                let data = Settings.loadData s |> Error.orRaise
+                let own = { Prepare.ofSettings Hooks.none s with Data = Some data }
+                Run.startExperiment (at "own") own |> Error.orRaise |> ignore
+                Must.throwAny<IOException> lock |> ignore
+                GC.KeepAlive data
+            )
+        }
+
         test "a run is not resumed with other images" {
             inFolder (fun folder ->
                 let out, root = Path.Combine(folder, "run"), photos folder
