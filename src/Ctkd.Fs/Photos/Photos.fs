@@ -22,7 +22,7 @@ module PhotoSet =
     /// The photographs at the given places, in that order.
     let select (places: int[]) (photos: PhotoSet) : PhotoSet = {
         Files = PhotoFolder.choose places photos.Files
-        Source = SelectedSource(photos.Source, places)
+        Source = new SelectedSource(photos.Source, places)
     }
 
 /// The photographs of a folder or a pack.
