@@ -120,6 +120,7 @@ let private tests: Test =
             RunPhotosTests.tests
             RunUnlabelledTests.tests
             RunReportTests.tests
+            PageTests.tests
             SweepTests.tests
             SweepPlanTests.tests
             SweepRunTests.tests
@@ -172,7 +173,7 @@ let private tests: Test =
         ]
     )
 
-/// Comparisons with PyTorch itself, which must be installed.
+/// Comparisons with PyTorch itself, and pages in Chromium, which must be installed.
 let private peer: Test =
     testSequenced (
         testList "Peer" [
@@ -181,6 +182,7 @@ let private peer: Test =
             TorchAgreementTests.peer
             PyTorchFilesTests.peer
             PhotoPeerTests.peer
+            PageTests.peer
         ]
     )
 
