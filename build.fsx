@@ -257,7 +257,7 @@ let runApp (HaveBuilt: HaveBuilt) (arguments: string list) : int =
 
 let suite = "tests/Ctkd.Fs.Tests"
 
-/// Becomes Expecto's runner, which takes its own options; `--peer` selects the comparisons with PyTorch.
+/// Becomes Expecto's runner, which takes its own options; `--peer` selects the comparisons with PyTorch, and pages in Chromium.
 let test (HaveBuilt: HaveBuilt) (arguments: string list) : int =
     become (inRoot $"{suite}/bin/Release/net10.0/Ctkd.Fs.Tests.dll") arguments
 
@@ -327,7 +327,7 @@ let targets = [
     "deps", "", "restores the .NET tools and the NuGet packages"
     "build", "", "builds everything"
     "test", "[NAME]", "runs the tests, or those with NAME in their full name; then options of Expecto"
-    "test", "--peer", "runs the comparisons with PyTorch, if python3 has it; also with NAME and options"
+    "test", "--peer", "runs the comparisons with PyTorch, and pages in Chromium; also with NAME and options"
     "run", "ARGS", "runs `ctkd ARGS`; for --help, which F# Interactive takes for itself: run -- --help"
     "scripts", "", "runs every script in scripts/"
     "bench", "ARGS", "runs the benchmarks, side by side with PyTorch where python3 has it"

@@ -120,6 +120,7 @@ let private tests: Test =
             RunPhotosTests.tests
             RunUnlabelledTests.tests
             RunReportTests.tests
+            PageTests.tests
             SweepTests.tests
             SweepPlanTests.tests
             ShippedSweepsTests.tests
@@ -179,7 +180,7 @@ let private tests: Test =
         ]
     )
 
-/// Comparisons with PyTorch itself, which must be installed.
+/// Comparisons with PyTorch itself, and pages in Chromium, which must be installed.
 let private peer: Test =
     testSequenced (
         testList "Peer" [
@@ -188,6 +189,7 @@ let private peer: Test =
             TorchAgreementTests.peer
             PyTorchFilesTests.peer
             PhotoPeerTests.peer
+            PageTests.peer
         ]
     )
 

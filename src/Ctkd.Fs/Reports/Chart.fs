@@ -29,6 +29,11 @@ type Chart = {
 /// and, from five on, in marks; where several lie on the same pixels, their dashes take turns.
 [<RequireQualifiedAccess>]
 module Chart =
+    /// Where a picture is to be: in a file by itself, or in a page whose script reads the data from its elements.
+    type private Place =
+        | Alone
+        | OnPage
+
     type private Frame = {
         Left: float
         Top: float
@@ -64,8 +69,16 @@ module Chart =
         |> List.map (snd >> ChartStyle.mark index)
 
     /// A curve and, where colours alone are not enough, its marks.
-    let private curve (marked: bool) (name: string) (index: int) (runs: (float * float) list list) stretches =
+    let private curve place (frame: Frame) (marked: bool) (index: int) (series: Series) runs stretches =
         let css = ChartStyle.classOf index
+        let isDrawn (_, y) = y >= frame.Y.Low && y <= frame.Y.High
+
+        let attributes, write =
+            match place with
+            | Alone -> [], Svg.exactly
+            | OnPage ->
+                let drawn = series.Points |> List.filter Polyline.plottable |> List.filter isDrawn
+                ("class", $"curve {css}") :: ChartData.run series.Name :: ChartData.points drawn, Svg.shortly
 
         let draw (stretch: Stretch) =
             let place = stretch.Place, stretch.Count
@@ -73,10 +86,10 @@ module Chart =
             match stretch.Points with
             | [ only ] when marked && stretch.Place = stretch.Count - 1 -> ChartStyle.mark index only
             | [ only ] -> Svg.dot css place only
-            | points -> Svg.path css place points
+            | points -> Svg.path write css place points
 
-        Xml.tag "g" [] [
-            Xml.text "title" [] name
+        Xml.tag "g" attributes [
+            Xml.text "title" [] series.Name
             yield! List.map draw stretches
             if marked then
                 yield! marks index (runs |> List.filter (fun run -> run.Length > 1))
@@ -124,7 +137,17 @@ module Chart =
 
         series |> List.mapFold place (0.0, 0) |> fst
 
-    let private legend (order: string list) (frame: Frame) (last: int) (series: Series list) : string list =
+    /// A legend entry of a page answers a click on its whole height.
+    let private key (name: string) (x: float, y: float) (width: float) (parts: string list) : string =
+        let area = [ "x", x - 4.0; "y", y - 12.5; "width", width; "height", 17.0 ]
+
+        let hit =
+            [ "class", "hit"; "fill", "none"; "pointer-events", "all" ]
+            @ [ for side, length in area -> side, Svg.number length ]
+
+        Xml.tag "g" [ "class", "key"; ChartData.run name ] (Xml.leaf "rect" hit :: parts)
+
+    let private legend place (order: string list) (frame: Frame) (last: int) (series: Series list) : string list =
         let all = entries (frame.Left + frame.Width - 12.0) series
         let visible, hidden = all |> List.partition (fun (_, _, _, row) -> row <= last)
 
@@ -132,12 +155,16 @@ module Chart =
             let x, y = 12.0 + x, 42.0 + 17.0 * float row
             let index = ChartStyle.place order series.Name
 
-            [
+            let parts = [
                 Svg.segment $"line {ChartStyle.classOf index}" (x, y - 4.0) (x + 18.0, y - 4.0)
                 if ChartStyle.needsMarks order.Length then
                     ChartStyle.mark index (x + 9.0, y - 4.0)
                 Svg.text "name" "start" (x + 23.0, y) label
             ]
+
+            match place with
+            | Alone -> parts
+            | OnPage -> [ key series.Name (x, y) (31.0 + Svg.width label) parts ]
 
         let more = if hidden.IsEmpty then "" else sprintf "+%d more" hidden.Length
         Svg.text "muted" "end" (frame.Left + frame.Width, 20.0) more :: List.collect draw visible
@@ -201,25 +228,34 @@ module Chart =
             ]
         ]
 
-    let private plot (order: string list) (frame: Frame) (chart: Chart) : string list =
+    let private plot place (order: string list) (frame: Frame) (chart: Chart) : string list =
         let { Left = left; Top = top; Width = width; Height = height } = frame
         let area = [ "x", left; "y", top; "width", width; "height", height ]
+        let hasAny = List.exists hasData chart.Series
+
+        let axes =
+            match place with
+            | OnPage when hasAny -> ChartData.axes (chart.XLabel, frame.X) (chart.YLabel, frame.Y)
+            | OnPage
+            | Alone -> []
+
         let runs = chart.Series |> List.map (pixels frame)
         let marked = ChartStyle.needsMarks order.Length
 
-        let draw (series: Series) = curve marked series.Name (ChartStyle.place order series.Name)
+        let draw (series: Series) =
+            curve place frame marked (ChartStyle.place order series.Name) series
 
         [
-            Xml.leaf "rect" (("class", "plot") :: List.map (fun (key, value) -> key, Svg.number value) area)
+            Xml.leaf "rect" (("class", "plot") :: List.map (fun (key, value) -> key, Svg.number value) area @ axes)
 
-            if List.exists hasData chart.Series then
+            if hasAny then
                 yield! scales frame
                 yield! List.map3 draw chart.Series runs (Stretches.cut runs)
             else
                 Svg.text "muted" "middle" (left + width / 2.0, top + height / 2.0) "no data"
         ]
 
-    let private picture (before: string) (order: string list) (width: int, height: int) (chart: Chart) : string =
+    let private picture place (before: string) (order: string list) (width: int, height: int) (chart: Chart) : string =
         let width, height = max 160 width, max 120 height
         let rows = chart.Series |> entries (float width - 30.0) |> List.map (fun (_, _, _, row) -> row + 1)
         let rows = List.fold max 0 rows |> min mostRows
@@ -232,24 +268,24 @@ module Chart =
             Xml.text "desc" [] (summary chart)
             before
             yield! labels frame chart (float height)
-            yield! legend order frame (rows - 1) chart.Series
-            yield! plot order frame chart
+            yield! legend place order frame (rows - 1) chart.Series
+            yield! plot place order frame chart
         ]
         |> Svg.root (float width, float height)
 
     let private names (chart: Chart) : string list = chart.Series |> List.map _.Name |> List.distinct
 
-    /// Draws the chart without styles, for a page that has them once. A name's place in the order gives its colour and
-    /// shape.
+    /// Draws the chart without styles, for a page that has them once, with the data that the page's script shows. A name's
+    /// place in the order gives its colour and shape.
     let internal fragment (order: string list) (width: int) (height: int) (chart: Chart) : string =
-        picture "" order (width, height) chart
+        picture OnPage "" order (width, height) chart
 
     /// Draws the chart as an <svg> element for a web page: text inherits the page's colour, curves follow the reader's
     /// light or dark scheme. Width and height in CSS pixels, at least 160 by 120; a long legend adds to the height.
     let svg (width: int) (height: int) (chart: Chart) : string =
-        picture (Xml.tag "style" [] [ ChartStyle.adaptive ]) (names chart) (width, height) chart
+        picture Alone (Xml.tag "style" [] [ ChartStyle.adaptive ]) (names chart) (width, height) chart
 
     /// Draws the chart as a standalone SVG file with its own paper, which follows the reader's light or dark scheme and is
     /// white in print. Width and height in pixels, at least 160 by 120; a long legend adds to the height.
     let standalone (width: int) (height: int) (chart: Chart) : string =
-        picture (ChartStyle.alone "") (names chart) (width, height) chart + "\n"
+        picture Alone (ChartStyle.alone "") (names chart) (width, height) chart + "\n"

@@ -27,6 +27,36 @@ module Curves =
                     Series = series
             }
 
+    /// Accuracy on the test images, in percent.
+    let accuracy (runs: (string * EpochMetrics list) list) : Chart option =
+        chart "Test accuracy" "top-1 %" (fun m -> Some m.Top1) runs
+
+    /// The weighted training loss, mean over the images, in nats.
+    let loss (runs: (string * EpochMetrics list) list) : Chart option =
+        chart "Training loss" "nats" (fun m -> Some m.Loss) runs
+
+    /// The step size of the optimiser.
+    let learningRate (runs: (string * EpochMetrics list) list) : Chart option =
+        chart "Learning rate" "learning rate" (fun m -> Some m.LearningRate) runs
+
+    /// Accuracy on the test images, in percent, against the seconds of training up to the end of each epoch; evaluation is
+    /// not counted, nor is the part of an epoch before a resume.
+    let accuracyByTime (runs: (string * EpochMetrics list) list) : Chart option =
+        let timed (name: string, epochs: EpochMetrics list) : Series =
+            let seconds = epochs |> List.scan (fun sum m -> sum + m.Seconds) 0.0 |> List.tail
+            { Name = name; Points = List.map2 (fun at (m: EpochMetrics) -> at, m.Top1) seconds epochs }
+
+        match runs |> List.filter (fun (_, epochs) -> not epochs.IsEmpty) with
+        | [] -> None
+        | runs ->
+            Some {
+                Chart.defaults with
+                    Title = "Test accuracy by time"
+                    XLabel = "seconds of training"
+                    YLabel = "top-1 %"
+                    Series = List.map timed runs
+            }
+
     /// The learning curve of T as the papers draw it: mean T of the epoch's images (CTKD, arXiv:2211.16231).
     let temperature (runs: (string * EpochMetrics list) list) : Chart option = chart "Temperature" "T" _.T runs
 
@@ -83,6 +113,22 @@ module Curves =
                         ]
                         |> List.concat
             }
+
+    /// The charts of one run's page or of a comparison's, those without data left out; lambda is drawn of runs that learn T.
+    let page (runs: (string * EpochMetrics list) list) : Chart list =
+        let learning = runs |> List.filter (snd >> List.exists _.SlopeT.IsSome)
+
+        [
+            accuracy runs
+            loss runs
+            temperature runs
+            gradient runs
+            curriculum learning
+            learningRate runs
+            accuracyByTime runs
+            yield! List.map spread runs
+        ]
+        |> List.choose id
 
     /// lambda by epoch under a schedule, from epoch 1 to the last.
     let planned (name: string) (epochs: int) (schedule: Schedule) : Series = {

@@ -1,6 +1,10 @@
 namespace Ctkd.Fs
 
 open System
+open System.IO
+open System.Reflection
+open System.Security.Cryptography
+open System.Text
 open System.Text.RegularExpressions
 
 /// A table of text; numeric columns are right-aligned.
@@ -37,7 +41,7 @@ type Report = {
     Sections: (string * Section list) list
 }
 
-/// Writes reports as one self-contained HTML file: no scripts, fonts or network.
+/// Writes reports as one self-contained HTML file: no fonts, no network, and no script but the page's own.
 [<RequireQualifiedAccess>]
 module Report =
     let private styles =
@@ -62,7 +66,18 @@ code{font:.9em "Cascadia Code",Consolas,Menlo,"DejaVu Sans Mono",monospace}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,344px),1fr));gap:20px;
 margin:0 0 20px}
 figure{margin:0;border:1px solid var(--rule);border-radius:6px;padding:6px 4px 4px}
-figure svg{display:block;width:100%;height:auto}
+figure svg{display:block;width:100%;height:auto;touch-action:pan-y}
+.key[role]{cursor:pointer;user-select:none}
+.key[aria-pressed=false]{opacity:.45;text-decoration:line-through}
+.key:focus-visible,.curve:focus{outline:none}
+.key:focus-visible .hit{stroke:currentColor}
+.curve.off{display:none}
+svg.ctkd-chart .chosen .line{stroke-width:3}
+svg.ctkd-chart .spot{stroke:var(--paper);stroke-width:1.5;pointer-events:none}
+.tip{position:absolute;z-index:1;width:max-content;max-width:min(300px,100% - 16px);padding:6px 10px;
+border:1px solid var(--rule);border-radius:6px;background:var(--tile);color:var(--ink);font-size:13px;line-height:1.4;
+font-variant-numeric:tabular-nums;pointer-events:none;box-shadow:0 2px 8px rgb(0 0 0/.2)}
+.tip[hidden]{display:none}
 .table{overflow-x:auto;margin:0 0 22px}
 table{border-collapse:collapse;border-top:2px solid var(--ink);border-bottom:2px solid var(--ink);
 font-size:15px;font-variant-numeric:tabular-nums}
@@ -100,8 +115,20 @@ h2{break-after:avoid}
 .headline div{border:1px solid var(--rule)}
 .headline dd{font-size:19px}
 .table{overflow:visible}
+.tip{display:none}
 }
 """
+
+    /// What a page runs: the file beside this one. XML reads it as data, HTML as comments around it.
+    let private script: string =
+        use stream = Assembly.GetExecutingAssembly().GetManifestResourceStream "report.js" |> nonNull
+        use reader = new StreamReader(stream)
+        "/*<![CDATA[*/\n" + reader.ReadToEnd().ReplaceLineEndings "\n" + "/*]]>*/"
+
+    /// Allows styles, and of scripts only this one.
+    let private policy: string =
+        let hash = SHA256.HashData(Encoding.UTF8.GetBytes script) |> Convert.ToBase64String
+        $"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'"
 
     // A flag in prose, or a short name with a hyphen in a cell, is one word: a line never breaks in it.
     let private flag = Regex(@"(?<![\w-])--?[A-Za-z][\w-]*", RegexOptions.CultureInvariant)
@@ -215,8 +242,6 @@ h2{break-after:avoid}
     let private head (report: Report) : string =
         let meta (name: string) (content: string) = Xml.leaf "meta" [ "name", name; "content", content ]
 
-        let policy = "default-src 'none'; style-src 'unsafe-inline'"
-
         Xml.tag "head" [] [
             Xml.leaf "meta" [ "charset", "utf-8" ]
             meta "viewport" "width=device-width, initial-scale=1"
@@ -237,6 +262,6 @@ h2{break-after:avoid}
 
         let body = Xml.tag "header" [] header :: List.map (chapter linked) report.Sections
 
-        [ head report; Xml.tag "body" [] [ Xml.tag "main" [] body ] ]
+        [ head report; Xml.tag "body" [] [ Xml.tag "main" [] body; Xml.tag "script" [] [ script ] ] ]
         |> Xml.tag "html" [ "xmlns", "http://www.w3.org/1999/xhtml"; "lang", "en" ]
         |> fun page -> "<!DOCTYPE html>\n" + page + "\n"

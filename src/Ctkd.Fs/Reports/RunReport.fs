@@ -165,23 +165,6 @@ module RunReport =
 
     /// Creates the report of named runs.
     let create (title: string) (runs: (string * Summary) list) : Report =
-        let adversarial =
-            runs
-            |> List.filter (fun (_, s) ->
-                List.contains s.Settings.Policy [ PolicyName.CtkdGlobal; PolicyName.CtkdInstance ]
-            )
-
-        let curves =
-            [
-                Curves.chart "Test accuracy" "top-1 %" (fun m -> Some m.Top1) (metrics runs)
-                Curves.chart "Training loss" "nats" (fun m -> Some m.Loss) (metrics runs)
-                temperatureChart runs
-                Curves.gradient (metrics runs)
-                Curves.curriculum (metrics adversarial)
-            ]
-            @ List.map Curves.spread (metrics runs)
-            |> List.choose id
-
         let temperatures = metrics runs |> List.choose temperatureRow
 
         let temperatureSection =
@@ -219,7 +202,7 @@ module RunReport =
             Sections =
                 [
                     "Result", [ Section.Headline headline; Section.Table(table runs) ]
-                    "Curves", [ Section.Charts(curves @ Curves.agents agents) ]
+                    "Curves", [ Section.Charts(Curves.page (metrics runs) @ Curves.agents agents) ]
                 ]
                 @ temperatureSection
                 @ ofAgents

@@ -74,10 +74,34 @@ module internal Svg =
         let start, stop = [ "x1", number x1; "y1", number y1 ], [ "x2", number x2; "y2", number y2 ]
         Xml.leaf "line" (("class", css) :: start @ stop)
 
+    /// The points of a line to the hundredth of a pixel.
+    let exactly (points: (float * float) list) : string =
+        "M" + (points |> List.map (fun (x, y) -> $"{number x},{number y}") |> String.concat " ")
+
+    /// The points of a line to the tenth of a pixel, each as a step from the one before: half as long.
+    let shortly (points: (float * float) list) : string =
+        let tenths = points |> List.map (fun (x, y) -> int (round (10.0 * x)), int (round (10.0 * y)))
+
+        let write (value: int) =
+            if value = 0 then "0" else (float value / 10.0).ToString("#.#", CultureInfo.InvariantCulture)
+
+        let join (values: int list) =
+            // A minus sign parts two numbers as well as a space.
+            let part (text: string) = if text[0] = '-' then text else " " + text
+            values |> List.map (write >> part) |> String.concat "" |> _.TrimStart()
+
+        let steps = tenths |> List.pairwise |> List.collect (fun ((x0, y0), (x1, y1)) -> [ x1 - x0; y1 - y0 ])
+        let x, y = tenths.Head
+        $"M{join [ x; y ]}l{join steps}"
+
     /// A line through all points, thin where they are dense. Of `count` curves on the same pixels each draws dashes in turn.
-    let path (css: string) (place: int, count: int) (points: (float * float) list) : string =
-        let written = points |> List.map (fun (x, y) -> $"{number x},{number y}")
-        let weight = if written.Length > 400 then "line dense" else "line"
+    let path
+        (write: (float * float) list -> string)
+        (css: string)
+        (place: int, count: int)
+        (points: (float * float) list)
+        : string =
+        let weight = if points.Length > 400 then "line dense" else "line"
 
         let dashes =
             if count = 1 then
@@ -90,7 +114,7 @@ module internal Svg =
                 let gaps = $"{number dash} {number (period - dash)}"
                 [ "stroke-dasharray", gaps; "stroke-dashoffset", number ((start + period) % period) ]
 
-        Xml.leaf "path" ([ "class", $"{weight} {css}"; "d", "M" + String.concat " " written ] @ dashes)
+        Xml.leaf "path" ([ "class", $"{weight} {css}"; "d", write points ] @ dashes)
 
     /// A lone point of a curve. Of `count` curves on the same pixel each draws a ring around the later ones.
     let dot (css: string) (place: int, count: int) (x: float, y: float) : string =

@@ -2,6 +2,9 @@ module Ctkd.Fs.Tests.ReportTests
 
 open System
 open System.Globalization
+open System.Security.Cryptography
+open System.Text
+open System.Text.RegularExpressions
 open System.Threading
 open System.Xml.Linq
 open Expecto
@@ -49,13 +52,90 @@ let tests =
 
         test "no text of a report becomes markup" {
             let html = pageOf (everywhere "<script src='https://example.org/x.js'>&</script>")
-            Must.beEmpty (elements "script" html)
-            Must.lack "<script" html
+            let plain = elements "script" (pageOf []) |> Must.single
+            Must.equal plain.Value (elements "script" html |> Must.single |> _.Value)
+            Must.lack "<script " html
+        }
+
+        test "a page runs its own script alone: the policy names the hash of what HTML reads between the tags" {
+            let html = pageOf (everywhere "plain")
+            let opening = "<script>"
+            let start = html.IndexOf(opening, StringComparison.Ordinal) + opening.Length
+            let script = html[start .. html.IndexOf("</script>", StringComparison.Ordinal) - 1]
+            let hash = Convert.ToBase64String(SHA256.HashData(Encoding.UTF8.GetBytes script))
+
+            let policy =
+                elements "meta" html
+                |> List.filter (attribute "http-equiv" >> (=) "Content-Security-Policy")
+                |> Must.single
+
+            Must.equal
+                $"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'"
+                (attribute "content" policy)
+
+            Must.equal (elements "script" html |> Must.single |> attribute "src") ""
+            Must.lack "\r" html
+        }
+
+        test "a curve carries the points that it draws, each number once and as short as it reads" {
+            let chart = {
+                Chart.defaults with
+                    XLabel = "epoch"
+                    YLabel = "top-1 %"
+                    YRange = Some(0.0, 100.0)
+                    Series = [
+                        { Name = "a"; Points = [ 1.0, 71.534; 2.0, nan; 3.0, 72.1; 4.0, 110.0; 5.0, 73.0 ] }
+                        { Name = "b"; Points = [ for epoch in 1..240 -> float epoch, (if epoch < 150 then 0.05 else 5e-3) ] }
+                        { Name = "c"; Points = [ 1.25, 1.23456789; 2.5, 9.0; 3.75, 10.0; 5.0, 11.0; 6.0, 11.0 ] }
+                    ]
+            }
+
+            let html = pageOf [ Section.Charts [ chart ] ]
+            let groups = elements "g" html |> List.filter (attribute "class" >> _.StartsWith("curve ", StringComparison.Ordinal))
+
+            Must.equal
+                [
+                    "a", "1 3 5", "71.534 72.1 73"
+                    "b", "1..240", "0.05*149 0.005*91"
+                    "c", "1.25 2.5 3.75 5 6", "1.2346 9..11 11"
+                ]
+                [ for g in groups -> attribute "data-run" g, attribute "data-x" g, attribute "data-y" g ]
+
+            let plot = elements "rect" html |> List.filter (attribute "class" >> (=) "plot") |> Must.single
+
+            Must.equal
+                [ "epoch"; "1 240"; "top-1 %"; "0 100" ]
+                [ for name in [ "data-x-name"; "data-x-range"; "data-y-name"; "data-y-range" ] -> attribute name plot ]
+
+            let keys = elements "g" html |> List.filter (attribute "class" >> (=) "key")
+            Must.equal [ "a"; "b"; "c" ] (keys |> List.map (attribute "data-run"))
+        }
+
+        test "a picture by itself has neither script nor data" {
+            for svg in [ Chart.svg 420 290 (chartOf [ "a" ]); Chart.standalone 420 290 (chartOf [ "a" ]) ] do
+                Must.lack "data-" svg
+                Must.lack "script" svg
+                Must.lack "class=\"key" svg
+        }
+
+        test "a curve of a page is drawn where a picture by itself draws it, to the tenth of a pixel" {
+            let chart = chartOf [ "a" ]
+            let wave = [ for i in 0..200 -> float i, 50.0 + 40.0 * sin (float (i * i) / 900.0) ]
+            let chart = { chart with Series = [ { Name = "a"; Points = wave } ] }
+            let path html = elements "path" html |> Must.single |> attribute "d"
+            let numbers (d: string) = [| for found in Regex.Matches(d, @"-?[0-9]*\.?[0-9]+") -> float found.Value |]
+            let exact = numbers (path (Chart.svg 420 290 chart))
+            let short = path (pageOf [ Section.Charts [ chart ] ])
+            let steps = numbers short |> Array.chunkBySize 2
+            let sums = steps |> Array.scan (fun sum step -> Array.map2 (+) sum step) [| 0.0; 0.0 |] |> Array.tail
+            Must.matchRegex "^M[0-9.]+ [0-9.]+l" short
+            Must.beClose 0.0 0.0551 exact (Array.concat sums)
+            Must.hold (float short.Length < 0.7 * float (path (Chart.svg 420 290 chart)).Length)
         }
 
         test "a report needs nothing from elsewhere" {
             let html = pageOf (everywhere "plain")
-            let links = [ "script"; "link"; "img"; "iframe"; "image"; "use"; "a" ]
+            let links = [ "link"; "img"; "iframe"; "image"; "use"; "a" ]
 
             for name in links do
                 Must.beEmpty (elements name html)

@@ -6,7 +6,8 @@ open Expecto
 open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 
-let private line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
+/// The metrics of an epoch: of a student with a teacher or without, with a learned T or without.
+let line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
     let only value = if taught then Some value else None
 
     {
@@ -32,7 +33,8 @@ let private line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
         Warning = None
     }
 
-let private summary (policy: string) (epochs: int) : Summary =
+/// A run of so many epochs; no policy is a student alone.
+let summary (policy: string) (epochs: int) : Summary =
     let taught = policy <> ""
 
     {
@@ -96,11 +98,19 @@ let tests =
             Must.hold ((RunReport.temperatureChart none).IsNone)
         }
 
-        test "the curves are accuracy, loss, T where there is a teacher, its gradient and lambda where it is learned" {
+        test "the curves are accuracy, loss, rate and time, T where there is a teacher, gradient and lambda where it is learned" {
             let charts = charts runs
 
             Must.equal
-                [ "Test accuracy"; "Training loss"; "Temperature"; "Gradient of T"; "Curriculum" ]
+                [
+                    "Test accuracy"
+                    "Training loss"
+                    "Temperature"
+                    "Gradient of T"
+                    "Curriculum"
+                    "Learning rate"
+                    "Test accuracy by time"
+                ]
                 (charts |> List.map _.Title)
 
             Must.equal [ "alone"; "kd"; "ctkd" ] (names charts[0])
@@ -108,12 +118,21 @@ let tests =
             Must.equal [ "ctkd" ] (names charts[3])
             Must.equal [ "ctkd" ] (names charts[4])
             Must.equal [ 1.0, 16.0; 2.0, 17.0 ] (charts[2].Series[1].Points)
+            Must.equal [ 1.0, 0.05; 2.0, 0.05 ] (charts[5].Series[2].Points)
             Must.equal [ "kd"; "ctkd" ] (names (RunReport.temperatureChart runs).Value)
         }
 
         test "a student alone has no curriculum, whatever policy its settings name" {
             let titles = charts [ "alone", summary "" 3 ] |> List.map _.Title
-            Must.equal [ "Test accuracy"; "Training loss" ] titles
+            Must.equal [ "Test accuracy"; "Training loss"; "Learning rate"; "Test accuracy by time" ] titles
+        }
+
+        test "accuracy by time counts the seconds of all epochs so far" {
+            let epochs = [ for epoch, seconds in [ 1, 2.0; 2, 0.5; 4, 1.25 ] -> { line false false epoch with Seconds = seconds } ]
+            let chart = (Curves.accuracyByTime [ "run", epochs; "begun", [] ]).Value
+            Must.equal [ 2.0, 81.0; 2.5, 82.0; 3.75, 84.0 ] ((Must.single chart.Series).Points)
+            Must.equal "seconds of training" chart.XLabel
+            Must.hold (Curves.accuracyByTime [ "begun", [] ]).IsNone
         }
 
         test "the last epoch's temperatures stand in a table, and warnings below it" {
@@ -172,7 +191,7 @@ let tests =
                 for part in [ "<svg"; "83.00 %"; "Settings: ctkd"; "ctkd-global" ] do
                     Must.contain part html
 
-                for part in [ "<script"; " src="; "href=\"http"; "url(" ] do
+                for part in [ "<script src"; " src="; "href=\"http"; "url(" ] do
                     Must.lack part html
 
                 let error = RunReport.write (Path.Combine(folder, "none", "r.html")) "x" runs |> errorOf
@@ -194,6 +213,8 @@ let tests =
                         "Temperature"
                         "Gradient of T"
                         "Curriculum"
+                        "Learning rate"
+                        "Test accuracy by time"
                         "Temperature over the images: run"
                     ]
                     (charts |> List.map _.Title)
@@ -231,11 +252,11 @@ let tests =
                     "The agent's policy: rlkd"
                     "The agent's T by uncertainty: rlkd, epoch 3"
                 ]
-                (List.skip 3 titles)
+                (List.skip 5 titles)
 
-            Must.equal [ 2.0, 0.25; 3.0, 0.5 ] ((List.item 3 (charts runs)).Series.Head.Points)
+            Must.equal [ 2.0, 0.25; 3.0, 0.5 ] ((List.item 5 (charts runs)).Series.Head.Points)
 
-            let byUncertainty = (List.item 5 (charts runs)).Series |> List.map (fun s -> s.Name, s.Points)
+            let byUncertainty = (List.item 7 (charts runs)).Series |> List.map (fun s -> s.Name, s.Points)
             // 10 sigmoid(0) = 5, 10 sigmoid(+-log 4) = 8 and 2.
             let expected = [ "mean", 5.0, 8.0; "mean + spread", 8.0, 160.0 / 17.0; "mean - spread", 2.0, 5.0 ]
 
