@@ -35,9 +35,9 @@ let tests =
         }
 
         test "a field that is a list itself takes one list, or several" {
-            Must.equal [ "milestones", [ "5,8" ] ] (parse """{ "milestones": [5, 8] }""" |> axes)
+            Must.equal [ "milestones", [ "5 8" ] ] (parse """{ "milestones": [5, 8] }""" |> axes)
 
-            Must.equal [ "milestones", [ "5,8"; "9" ] ] (parse """{ "milestones": [[5, 8], [9]] }""" |> axes)
+            Must.equal [ "milestones", [ "5 8"; "9" ] ] (parse """{ "milestones": [[5, 8], [9]] }""" |> axes)
 
             Must.equal
                 [ "methods", [ """{"kd": 1}"""; """{"dkd": 2}""" ] ]

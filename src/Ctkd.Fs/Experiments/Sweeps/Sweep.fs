@@ -82,7 +82,7 @@ module Sweep =
         | JsonValueKind.Array when
             Seq.forall (fun (x: JsonElement) -> x.ValueKind = JsonValueKind.Number) (json.EnumerateArray())
             ->
-            Ok(json.EnumerateArray() |> Seq.map _.GetRawText() |> String.concat ",")
+            Ok(json.EnumerateArray() |> Seq.map _.GetRawText() |> String.concat " ")
         | JsonValueKind.Array -> Ok(json.GetRawText())
         | _ -> usage $"the field '{name}' has no value" "give a text, a number, true or false, or a list of them"
 
