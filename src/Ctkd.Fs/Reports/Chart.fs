@@ -242,8 +242,7 @@ module Chart =
         let runs = chart.Series |> List.map (pixels frame)
         let marked = ChartStyle.needsMarks order.Length
 
-        let draw (series: Series) =
-            curve place frame marked (ChartStyle.place order series.Name) series
+        let draw (series: Series) = curve place frame marked (ChartStyle.place order series.Name) series
 
         [
             Xml.leaf "rect" (("class", "plot") :: List.map (fun (key, value) -> key, Svg.number value) area @ axes)

@@ -13,7 +13,9 @@ module internal ChartData =
     let private worth = 3
 
     let private follows (text: string) (next: string) : bool =
-        match Int32.TryParse(text, CultureInfo.InvariantCulture), Int32.TryParse(next, CultureInfo.InvariantCulture) with
+        match
+            Int32.TryParse(text, CultureInfo.InvariantCulture), Int32.TryParse(next, CultureInfo.InvariantCulture)
+        with
         | (true, value), (true, next) -> value + 1 = next
         | _ -> false
 

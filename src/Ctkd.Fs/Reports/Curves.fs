@@ -44,7 +44,11 @@ module Curves =
     let accuracyByTime (runs: (string * EpochMetrics list) list) : Chart option =
         let timed (name: string, epochs: EpochMetrics list) : Series =
             let seconds = epochs |> List.scan (fun sum m -> sum + m.Seconds) 0.0 |> List.tail
-            { Name = name; Points = List.map2 (fun at (m: EpochMetrics) -> at, m.Top1) seconds epochs }
+
+            {
+                Name = name
+                Points = List.map2 (fun at (m: EpochMetrics) -> at, m.Top1) seconds epochs
+            }
 
         match runs |> List.filter (fun (_, epochs) -> not epochs.IsEmpty) with
         | [] -> None

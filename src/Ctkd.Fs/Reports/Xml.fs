@@ -83,7 +83,10 @@ module internal Svg =
         let tenths = points |> List.map (fun (x, y) -> int (round (10.0 * x)), int (round (10.0 * y)))
 
         let write (value: int) =
-            if value = 0 then "0" else (float value / 10.0).ToString("#.#", CultureInfo.InvariantCulture)
+            if value = 0 then
+                "0"
+            else
+                (float value / 10.0).ToString("#.#", CultureInfo.InvariantCulture)
 
         let join (values: int list) =
             // A minus sign parts two numbers as well as a space.

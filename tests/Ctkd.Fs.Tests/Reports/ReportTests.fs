@@ -84,28 +84,37 @@ let tests =
                     YLabel = "top-1 %"
                     YRange = Some(0.0, 100.0)
                     Series = [
-                        { Name = "a"; Points = [ 1.0, 71.534; 2.0, nan; 3.0, 72.1; 4.0, 110.0; 5.0, 73.0 ] }
-                        { Name = "b"; Points = [ for epoch in 1..240 -> float epoch, (if epoch < 150 then 0.05 else 5e-3) ] }
-                        { Name = "c"; Points = [ 1.25, 1.23456789; 2.5, 9.0; 3.75, 10.0; 5.0, 11.0; 6.0, 11.0 ] }
+                        {
+                            Name = "a"
+                            Points = [ 1.0, 71.534; 2.0, nan; 3.0, 72.1; 4.0, 110.0; 5.0, 73.0 ]
+                        }
+                        {
+                            Name = "b"
+                            Points = [ for epoch in 1..240 -> float epoch, (if epoch < 150 then 0.05 else 5e-3) ]
+                        }
+                        {
+                            Name = "c"
+                            Points = [ 1.25, 1.23456789; 2.5, 9.0; 3.75, 10.0; 5.0, 11.0; 6.0, 11.0 ]
+                        }
                     ]
             }
 
             let html = pageOf [ Section.Charts [ chart ] ]
-            let groups = elements "g" html |> List.filter (attribute "class" >> _.StartsWith("curve ", StringComparison.Ordinal))
 
-            Must.equal
-                [
-                    "a", "1 3 5", "71.534 72.1 73"
-                    "b", "1..240", "0.05*149 0.005*91"
-                    "c", "1.25 2.5 3.75 5 6", "1.2346 9..11 11"
-                ]
-                [ for g in groups -> attribute "data-run" g, attribute "data-x" g, attribute "data-y" g ]
+            let groups =
+                elements "g" html |> List.filter (attribute "class" >> _.StartsWith("curve ", StringComparison.Ordinal))
+
+            Must.equal [
+                "a", "1 3 5", "71.534 72.1 73"
+                "b", "1..240", "0.05*149 0.005*91"
+                "c", "1.25 2.5 3.75 5 6", "1.2346 9..11 11"
+            ] [ for g in groups -> attribute "data-run" g, attribute "data-x" g, attribute "data-y" g ]
 
             let plot = elements "rect" html |> List.filter (attribute "class" >> (=) "plot") |> Must.single
 
-            Must.equal
-                [ "epoch"; "1 240"; "top-1 %"; "0 100" ]
-                [ for name in [ "data-x-name"; "data-x-range"; "data-y-name"; "data-y-range" ] -> attribute name plot ]
+            Must.equal [ "epoch"; "1 240"; "top-1 %"; "0 100" ] [
+                for name in [ "data-x-name"; "data-x-range"; "data-y-name"; "data-y-range" ] -> attribute name plot
+            ]
 
             let keys = elements "g" html |> List.filter (attribute "class" >> (=) "key")
             Must.equal [ "a"; "b"; "c" ] (keys |> List.map (attribute "data-run"))

@@ -98,7 +98,8 @@ let tests =
             Must.hold ((RunReport.temperatureChart none).IsNone)
         }
 
-        test "the curves are accuracy, loss, rate and time, T where there is a teacher, gradient and lambda where it is learned" {
+        test
+            "the curves are accuracy, loss, rate and time, T where there is a teacher, gradient and lambda where it is learned" {
             let charts = charts runs
 
             Must.equal
@@ -128,7 +129,10 @@ let tests =
         }
 
         test "accuracy by time counts the seconds of all epochs so far" {
-            let epochs = [ for epoch, seconds in [ 1, 2.0; 2, 0.5; 4, 1.25 ] -> { line false false epoch with Seconds = seconds } ]
+            let epochs = [
+                for epoch, seconds in [ 1, 2.0; 2, 0.5; 4, 1.25 ] -> { line false false epoch with Seconds = seconds }
+            ]
+
             let chart = (Curves.accuracyByTime [ "run", epochs; "begun", [] ]).Value
             Must.equal [ 2.0, 81.0; 2.5, 82.0; 3.75, 84.0 ] ((Must.single chart.Series).Points)
             Must.equal "seconds of training" chart.XLabel

@@ -118,13 +118,24 @@ let private start (profile: string) : Process =
     let quiet = [ "first-run"; "default-browser-check"; "sandbox" ] |> List.map (fun name -> $"--no-{name}")
 
     let off =
-        [ "gpu"; "quic"; "background-networking"; "component-update"; "sync"; "extensions"; "dev-shm-usage" ]
+        [
+            "gpu"
+            "quic"
+            "background-networking"
+            "component-update"
+            "sync"
+            "extensions"
+            "dev-shm-usage"
+        ]
         |> List.map (fun name -> $"--disable-{name}")
 
     let start =
         ProcessStartInfo(
             chromium,
-            [ "--headless"; $"--user-data-dir={profile}"; "--remote-debugging-port=0" ] @ quiet @ off @ [ "about:blank" ],
+            [ "--headless"; $"--user-data-dir={profile}"; "--remote-debugging-port=0" ]
+            @ quiet
+            @ off
+            @ [ "about:blank" ],
             RedirectStandardOutput = true,
             RedirectStandardError = true
         )
@@ -139,13 +150,15 @@ let private start (profile: string) : Process =
 
 /// Deletes the profile, into which the browser's last processes may still write.
 let private delete (profile: DirectoryInfo) : unit =
-    until "the browser's end" (fun () ->
-        try
-            profile.Delete true
-            Some()
-        with :? IOException ->
-            None
-    )
+    until
+        "the browser's end"
+        (fun () ->
+            try
+                profile.Delete true
+                Some()
+            with :? IOException ->
+                None
+        )
 
 /// The value of a JavaScript expression.
 let evaluate (page: Page) (expression: string) : JsonElement =
@@ -180,12 +193,12 @@ let requests (page: Page) : string list = [
             what.GetProperty("request").GetProperty("url").ToString()
 ]
 
-/// Writes a picture of the whole page into the folder that CTKD_SCREENSHOTS names, if it names one.
-let screenshot (page: Page) (name: string) : unit =
+/// Writes a picture, of the window or of the whole page, into the folder that CTKD_SCREENSHOTS names, if it names one.
+let screenshot (page: Page) (isWhole: bool) (name: string) : unit =
     match Environment.GetEnvironmentVariable "CTKD_SCREENSHOTS" |> Option.ofObj with
     | None -> ()
     | Some folder ->
-        let answer = page.Call "Page.captureScreenshot" [ "captureBeyondViewport", true ]
+        let answer = page.Call "Page.captureScreenshot" [ "captureBeyondViewport", isWhole ]
         File.WriteAllBytes(Path.Combine(folder, name + ".png"), answer.GetProperty("data").GetBytesFromBase64())
 
 /// Moves the mouse to a place of the window, in CSS pixels; with a click if so told.
@@ -222,8 +235,7 @@ let press (page: Page) (key: string) : unit =
         | _ -> 40
 
     for kind in [ "rawKeyDown"; "keyUp" ] do
-        page.Call "Input.dispatchKeyEvent" [ "type", kind; "key", key; "windowsVirtualKeyCode", code ]
-        |> ignore
+        page.Call "Input.dispatchKeyEvent" [ "type", kind; "key", key; "windowsVirtualKeyCode", code ] |> ignore
 
 /// Opens a page of HTML in a window of this width, in the "light" or "dark" scheme, with scripts or without.
 let openedWith (scripts: bool) (width: int) (scheme: string) (html: string) (body: Page -> 'T) : 'T =
@@ -237,16 +249,20 @@ let openedWith (scripts: bool) (width: int) (scheme: string) (html: string) (bod
         use socket = new ClientWebSocket()
 
         let place =
-            until "the browser's start" (fun () ->
-                if child.HasExited then failtest $"{chromium} ended with {child.ExitCode}"
-                address profile
-            )
+            until
+                "the browser's start"
+                (fun () ->
+                    if child.HasExited then failtest $"{chromium} ended with {child.ExitCode}"
+                    address profile
+                )
 
         use limit = new CancellationTokenSource(patience)
         socket.ConnectAsync(place, limit.Token).GetAwaiter().GetResult()
         let talk = talk socket
         let browser = talk None
-        let target = (browser.Call "Target.createTarget" [ "url", "about:blank" ]).GetProperty("targetId").ToString()
+
+        let target =
+            (browser.Call "Target.createTarget" [ "url", "about:blank" ]).GetProperty("targetId").ToString()
 
         let session =
             browser.Call "Target.attachToTarget" [ "targetId", target; "flatten", true ]
@@ -276,11 +292,13 @@ let openedWith (scripts: bool) (width: int) (scheme: string) (html: string) (bod
 
         page.Call "Page.navigate" [ "url", (Uri file).AbsoluteUri ] |> ignore
 
-        until "the page's load" (fun () ->
-            // A command that any state answers: with its answer come the events.
-            browser.Call "Browser.getVersion" [] |> ignore
-            page.Events() |> List.tryFind (fst >> (=) "Page.loadEventFired")
-        )
+        until
+            "the page's load"
+            (fun () ->
+                // A command that any state answers: with its answer come the events.
+                browser.Call "Browser.getVersion" [] |> ignore
+                page.Events() |> List.tryFind (fst >> (=) "Page.loadEventFired")
+            )
         |> ignore
 
         body page
@@ -290,5 +308,4 @@ let openedWith (scripts: bool) (width: int) (scheme: string) (html: string) (bod
         delete folder
 
 /// Opens a page with its scripts.
-let opened (width: int) (scheme: string) (html: string) (body: Page -> 'T) : 'T =
-    openedWith true width scheme html body
+let opened (width: int) (scheme: string) (html: string) (body: Page -> 'T) : 'T = openedWith true width scheme html body
