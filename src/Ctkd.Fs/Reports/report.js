@@ -40,9 +40,9 @@
     tip.hidden = false;
 
     const at = new DOMPoint(curve.across[i], curve.down[i]).matrixTransform(svg.getScreenCTM());
-    const right = document.documentElement.clientWidth - tip.offsetWidth - 8;
+    const { left, right } = svg.parentElement.getBoundingClientRect();
     const above = at.y - tip.offsetHeight - 12;
-    tip.style.left = `${scrollX + Math.max(8, Math.min(at.x - tip.offsetWidth / 2, right))}px`;
+    tip.style.left = `${scrollX + Math.max(left, Math.min(at.x - tip.offsetWidth / 2, right - tip.offsetWidth))}px`;
     tip.style.top = `${scrollY + (above > 0 ? above : at.y + 12)}px`;
   };
 
