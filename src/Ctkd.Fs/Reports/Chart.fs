@@ -242,6 +242,11 @@ module Chart =
         let runs = chart.Series |> List.map (pixels frame)
         let marked = ChartStyle.needsMarks order.Length
 
+        let stretches =
+            match place with
+            | Alone -> Stretches.cut runs
+            | OnPage -> Stretches.cut runs |> List.map (Stretches.joined 18.0)
+
         let draw (series: Series) = curve place frame marked (ChartStyle.place order series.Name) series
 
         [
@@ -249,7 +254,7 @@ module Chart =
 
             if hasAny then
                 yield! scales frame
-                yield! List.map3 draw chart.Series runs (Stretches.cut runs)
+                yield! List.map3 draw chart.Series runs stretches
             else
                 Svg.text "muted" "middle" (left + width / 2.0, top + height / 2.0) "no data"
         ]

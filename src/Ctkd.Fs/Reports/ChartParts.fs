@@ -207,3 +207,27 @@ module internal Stretches =
                 |> List.map (fun (shared, points) -> stretch curve shared points)
 
         curves |> List.mapi (fun i runs -> List.collect (stretches i) runs)
+
+    /// Joins stretches shorter than `least` pixels across to their neighbours, as if the curve were alone there: too short to
+    /// show a second curve's dash, and of noisy curves they are most of all elements.
+    let joined (least: float) (stretches: Stretch list) : Stretch list =
+        let isShort (stretch: Stretch) =
+            stretch.Points.Length > 1 && abs (fst (List.last stretch.Points) - fst stretch.Points.Head) < least
+
+        let alone stretch = { stretch with Place = 0; Count = 1 }
+
+        let join (stretch: Stretch) (rest: Stretch list) =
+            match rest with
+            | next :: others when
+                stretch.Count = 1
+                && next.Count = 1
+                && stretch.Points.Length > 1
+                && List.last stretch.Points = next.Points.Head
+                ->
+                { stretch with Points = stretch.Points @ next.Points.Tail } :: others
+            | _ -> stretch :: rest
+
+        let lengthened =
+            stretches |> List.map (fun stretch -> if isShort stretch then alone stretch else stretch)
+
+        List.foldBack join lengthened []

@@ -73,6 +73,7 @@ figure svg{display:block;width:100%;height:auto;touch-action:pan-y}
 .key:focus-visible .hit{stroke:currentColor}
 .curve.off{display:none}
 svg.ctkd-chart .chosen .line{stroke-width:3}
+svg.lone .line{stroke-dasharray:none}
 svg.ctkd-chart .spot{stroke:var(--paper);stroke-width:1.5;pointer-events:none}
 .tip{position:absolute;z-index:1;width:max-content;max-width:min(300px,100% - 16px);padding:6px 10px;
 border:1px solid var(--rule);border-radius:6px;background:var(--tile);color:var(--ink);font-size:13px;line-height:1.4;

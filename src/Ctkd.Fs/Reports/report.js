@@ -1,7 +1,6 @@
 // Curves that answer: the point nearest to the pointer, or chosen by the arrow keys; legends that hide and show runs.
 (() => {
   "use strict";
-
   // "1..240" counts up by one, "0.05*60" repeats.
   const numbers = (text) =>
     text.split(" ").filter(Boolean).flatMap((part) => {
@@ -12,9 +11,7 @@
     });
 
   const element = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
-
   const set = (target, values) => Object.entries(values).forEach(([key, value]) => target.setAttribute(key, value));
-
   const [charts, hidden] = [[], new Set()];
   let chosen = null;
   const mark = document.createElementNS("http://www.w3.org/2000/svg", "circle");
@@ -22,7 +19,6 @@
   const tip = element("div");
   set(tip, { class: "tip", role: "status", hidden: "" });
   document.body.append(tip);
-
   const hide = () => {
     chosen?.group.classList.remove("chosen");
     chosen = null;
@@ -44,9 +40,9 @@
     tip.hidden = false;
 
     const at = new DOMPoint(curve.across[i], curve.down[i]).matrixTransform(svg.getScreenCTM());
-    const right = document.documentElement.clientWidth - tip.offsetWidth - 8;
+    const { left, right } = svg.parentElement.getBoundingClientRect();
     const above = at.y - tip.offsetHeight - 12;
-    tip.style.left = `${scrollX + Math.max(8, Math.min(at.x - tip.offsetWidth / 2, right))}px`;
+    tip.style.left = `${scrollX + Math.max(left, Math.min(at.x - tip.offsetWidth / 2, right - tip.offsetWidth))}px`;
     tip.style.top = `${scrollY + (above > 0 ? above : at.y + 12)}px`;
   };
 
@@ -75,7 +71,9 @@
   const update = (chart) => {
     chart.curves.forEach((curve) => curve.group.classList.toggle("off", hidden.has(curve.run)));
     chart.keys.forEach((key) => set(key, { "aria-pressed": !hidden.has(key.dataset.run) }));
-    rove(groups(chart.curves), groups(visible(chart))[0]);
+    const shown = visible(chart);
+    rove(groups(chart.curves), shown[0]?.group);
+    chart.svg.classList.toggle("lone", shown.length === 1);
   };
 
   const toggle = (run) => {
@@ -118,7 +116,7 @@
     group.onblur = hide;
     group.onfocus = () => {
       rove(groups(chart.curves), group);
-      if (group.matches(":focus-visible")) go(curve.at);
+      go(curve.at);
     };
   };
 
@@ -142,6 +140,8 @@
     name(svg, "group");
     update(chart);
     svg.onpointermove = svg.onpointerdown = (event) => follow(chart, event);
+    // The focus is the keyboard's: it would move the mark to where that curve was last read.
+    svg.onmousedown = (event) => event.preventDefault();
     // A finger that is lifted leaves the point to read.
     svg.onpointerleave = (event) => { if (event.pointerType === "mouse") hide(); };
   }

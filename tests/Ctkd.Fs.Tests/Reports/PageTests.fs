@@ -77,7 +77,7 @@ let private ending (page: Page) (chart: int) (name: string) (atEnd: bool) : floa
     pair
         page
         $"""(() => {{
-        const line = {curve chart name}.querySelector('path.line:' + ({(if atEnd then "true" else "false")} ? 'last-of-type' : 'first-of-type'));
+        const line = [...{curve chart name}.querySelectorAll('path.line')].at({(if atEnd then -1 else 0)});
         line.closest('figure').scrollIntoView({{ block: 'center', behavior: 'instant' }});
         const at = line.getPointAtLength({(if atEnd then "line.getTotalLength()" else "0")}).matrixTransform(line.getScreenCTM());
         return [at.x, at.y]; }})()"""
@@ -166,12 +166,13 @@ let peer =
                             let m = last "ctkd & <friends>"
                             Must.equal $"ctkd & <friends> | epoch: 40 | top-1 %%: {number m.Top1}" (tip page)
                             Must.lie 0.0 2.0 (markOff page place)
-                            screenshot page $"few-{device}-{scheme}"
+                            screenshot page false $"window-{device}-{scheme}"
                             fits page width
 
                             let paper = text page "getComputedStyle(document.querySelector('.tip')).backgroundColor"
                             Must.equal (if scheme = "dark" then "rgb(29, 33, 38)" else "rgb(246, 247, 249)") paper
                             isQuiet page
+                            screenshot page true $"whole-{device}-{scheme}"
                         )
                 }
 
@@ -237,7 +238,7 @@ let peer =
                     mouse page true (key page 0 "kd")
                     Must.equal [ for _ in before -> "hidden false" ] (states page "kd")
                     Must.equal "shown true" (states page "alone").Head
-                    screenshot page "hidden"
+                    screenshot page false "hidden"
 
                     let place = ending page 0 "alone" true
                     mouse page false place
@@ -260,6 +261,38 @@ let peer =
                     mouse page true (key page 0 "kd")
                     mouse page false place
                     Must.lack "kd |" ((tip page).Replace("ctkd", ""))
+                )
+        }
+
+        test "a click on a curve shows the point there" {
+            opened
+                1280
+                "light"
+                fewPage
+                (fun page ->
+                    mouse page true (ending page 0 "kd" false)
+                    Must.startWith "kd | epoch: 1 | " (tip page)
+                )
+        }
+
+        test "of curves on the same pixels a lone one that is left has no gaps" {
+            opened
+                1280
+                "light"
+                fewPage
+                (fun page ->
+                    let isDashed () =
+                        let dash = "l => getComputedStyle(l).strokeDasharray !== 'none'"
+                        let line = curve 5 "alone"
+                        text page $"String([...{line}.querySelectorAll('path.line')].some({dash}))"
+
+                    Must.equal "true" (isDashed ())
+                    mouse page true (key page 5 "kd")
+                    Must.equal "true" (isDashed ())
+                    mouse page true (key page 5 "ctkd & <friends>")
+                    Must.equal "false" (isDashed ())
+                    mouse page true (key page 5 "kd")
+                    Must.equal "true" (isDashed ())
                 )
         }
 
@@ -306,7 +339,7 @@ let peer =
                         "0"
                         (text page "String(document.querySelectorAll('.tip, [role=button], [tabindex]').length)")
 
-                    screenshot page "no-script"
+                    screenshot page false "no-script"
                 )
         }
 
@@ -337,7 +370,8 @@ let peer =
                     mouse page false place
                     Must.matchRegex @"^resnet20-[a-z-]+-seed-[0-9]+ \| epoch: 240 \| " (tip page)
                     Must.lie 0.0 5.0 watch.Elapsed.TotalSeconds
-                    screenshot page "many"
+                    screenshot page false "many"
+                    screenshot page true "many-whole"
                     isQuiet page
                 )
         }

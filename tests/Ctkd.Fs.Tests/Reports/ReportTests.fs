@@ -112,7 +112,7 @@ let tests =
 
             let plot = elements "rect" html |> List.filter (attribute "class" >> (=) "plot") |> Must.single
 
-            Must.equal [ "epoch"; "1 240"; "top-1 %"; "0 100" ] [
+            Must.equal [ "epoch"; "0 240"; "top-1 %"; "0 100" ] [
                 for name in [ "data-x-name"; "data-x-range"; "data-y-name"; "data-y-range" ] -> attribute name plot
             ]
 

@@ -193,12 +193,12 @@ let requests (page: Page) : string list = [
             what.GetProperty("request").GetProperty("url").ToString()
 ]
 
-/// Writes a picture of the whole page into the folder that CTKD_SCREENSHOTS names, if it names one.
-let screenshot (page: Page) (name: string) : unit =
+/// Writes a picture, of the window or of the whole page, into the folder that CTKD_SCREENSHOTS names, if it names one.
+let screenshot (page: Page) (isWhole: bool) (name: string) : unit =
     match Environment.GetEnvironmentVariable "CTKD_SCREENSHOTS" |> Option.ofObj with
     | None -> ()
     | Some folder ->
-        let answer = page.Call "Page.captureScreenshot" [ "captureBeyondViewport", true ]
+        let answer = page.Call "Page.captureScreenshot" [ "captureBeyondViewport", isWhole ]
         File.WriteAllBytes(Path.Combine(folder, name + ".png"), answer.GetProperty("data").GetBytesFromBase64())
 
 /// Moves the mouse to a place of the window, in CSS pixels; with a click if so told.
