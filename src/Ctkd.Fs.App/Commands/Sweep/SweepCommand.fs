@@ -29,15 +29,6 @@ module SweepCommand =
 
     let private points (value: float) : string = value.ToString("F2", CultureInfo.InvariantCulture)
 
-    /// Seconds in words.
-    let duration (seconds: float) : string =
-        let digits (format: string) (value: float) = value.ToString(format, CultureInfo.InvariantCulture)
-
-        if seconds < 90.0 then digits "F0" seconds + " s"
-        elif seconds < 5400.0 then digits "F0" (seconds / 60.0) + " min"
-        elif seconds < 172_800.0 then digits "F1" (seconds / 3600.0) + " h"
-        else digits "F1" (seconds / 86_400.0) + " days"
-
     // ---- the plan ----
 
     /// The sweep of the flags, and where its runs go; None for the folder of a sweep alone.
@@ -184,7 +175,7 @@ module SweepCommand =
                             run.Name
                             (if teacher = "" then "-" else teacher)
                             (swept folder run).State
-                            seconds run |> Option.map duration |> Option.defaultValue "-"
+                            seconds run |> Option.map Duration.words |> Option.defaultValue "-"
                         ]
                 ]
             }
@@ -193,7 +184,7 @@ module SweepCommand =
             let total = runs |> List.filter isOpen |> List.sumBy (seconds >> Option.defaultValue 0.0)
 
             terminal.Say
-                $"{runs.Length} runs into {folder}; about {duration (total / float jobs)} for what is open, at {jobs} at once, from a few steps of each kind on this machine"
+                $"{runs.Length} runs into {folder}; about {Duration.words (total / float jobs)} for what is open, at {jobs} at once, from a few steps of each kind on this machine"
 
             if List.exists (snd >> Option.isNone) times then
                 terminal.Say "not counted: runs whose teacher is a TorchScript or ONNX file"
@@ -223,7 +214,7 @@ module SweepCommand =
                 ended <- ended + 1
                 taken <- taken + seconds
                 let left = taken / float ended * float (count - ended) / float jobs
-                let left = if ended < count then $"   about {duration left} left" else ""
+                let left = if ended < count then $"   about {Duration.words left} left" else ""
 
                 let what =
                     match result.State, result.Top1 with
@@ -231,7 +222,7 @@ module SweepCommand =
                     | "failed", _ -> $"FAILED: {result.Problem}; see {SweepRun.log folder run}"
                     | state, _ -> state
 
-                terminal.Say $"[{ended}/{count}] {run.Name}   {what}   {duration seconds}{left}"
+                terminal.Say $"[{ended}/{count}] {run.Name}   {what}   {Duration.words seconds}{left}"
 
     /// A process that ended without a result and without a word: killed, or crashed in native code.
     let private silent (stopped: bool) (folder: string) (run: PlannedRun) : string option =
