@@ -40,9 +40,10 @@ module EpochLine =
             m.Waited
             |> Option.filter (fun share -> share >= 1.0)
             |> Option.map (fun share -> $"waiting for images {digits 0 share} %%")
-            left
-            |> Option.filter (fun left -> left > 0.0)
-            |> Option.map (fun left -> $"about {Duration.words left} left")
+            match left with
+            | Some left when left >= 1.0 -> Some $"about {Duration.words left} left"
+            | Some left when left > 0.0 -> Some "under 1 s left"
+            | _ -> None
         ]
         |> List.choose id
         |> String.concat "  "

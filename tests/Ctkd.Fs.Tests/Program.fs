@@ -110,6 +110,7 @@ let private tests: Test =
             TeacherCacheTests.tests
             TeacherOutputsTests.tests
             SameAccuracyTests.tests
+            EventLogTests.tests
             RunTests.tests
             RunMethodTests.tests
             RunFaultTests.tests
@@ -123,6 +124,7 @@ let private tests: Test =
             SweepTests.tests
             SweepPlanTests.tests
             SweepRunTests.tests
+            WatchedRunTests.tests
             StepTimeTests.tests
             EstimateTests.tests
             BenchTests.tests
@@ -133,6 +135,7 @@ let private tests: Test =
             CommandPredictTests.tests
             CommandRunTests.tests
             CommandSweepTests.tests
+            CommandWatchTests.tests
             CommandOutputTests.tests
             CommandCacheTests.tests
             CommandWeightsTests.tests

@@ -65,7 +65,7 @@ module WatchedRun =
     /// So many bytes from where a stream is, or fewer where it ends.
     let private take (count: int64) (stream: FileStream) : byte[] =
         if count < 0L || count > mostBytes then
-            raise (InvalidDataException $"{count} bytes are no size of such a file")
+            raise (IOException $"{count} bytes are no size of such a file")
 
         let bytes = Array.zeroCreate<byte>(int count)
         let read = stream.ReadAtLeast(Span bytes, bytes.Length, false)

@@ -24,6 +24,7 @@ let private menu: (string * (string * string) list) list =
             "resume"
             "export"
             "report"
+            "watching"
         ]
         "Reference", docs [ "commands"; "settings"; "diagnostics"; "engine" ]
         "Results",
