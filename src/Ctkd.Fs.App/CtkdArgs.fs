@@ -9,6 +9,7 @@ type CtkdArgs =
     | [<SubCommand>] Teach
     | [<SubCommand>] Distill
     | [<SubCommand>] Sweep of ParseResults<SweepArgs>
+    | [<SubCommand>] Watch of ParseResults<WatchArgs>
     | [<SubCommand>] Eval of ParseResults<EvalArgs>
     | [<SubCommand>] Predict of ParseResults<PredictArgs>
     | [<SubCommand>] Plot of ParseResults<PlotArgs>
@@ -32,6 +33,7 @@ type CtkdArgs =
             | Teach -> "train a model from labels alone"
             | Distill -> "train a student from a teacher: methods under a temperature policy, or a published recipe"
             | Sweep _ -> "do many runs, every combination of values: resumable, several at once, or as a job array"
+            | Watch _ -> "follow a run, a sweep or a folder of runs from another terminal"
             | Eval _ -> "classify a test set with trained weights: accuracy, calibration, likeness to a teacher"
             | Predict _ -> "say what is on image files: classes with probabilities"
             | Plot _ -> "draw curves of runs, class correlations or a t-SNE of features as SVG or PNG"

@@ -11,6 +11,7 @@ let private run (command: CtkdArgs) : int =
     | CtkdArgs.Teach -> Train.teach []
     | CtkdArgs.Distill -> Train.distill []
     | CtkdArgs.Sweep args -> SweepCommand.command args
+    | CtkdArgs.Watch args -> Watch.command args
     | CtkdArgs.Eval args -> Eval.command args
     | CtkdArgs.Predict args -> Predict.command args
     | CtkdArgs.Plot args -> Plot.command args
@@ -106,7 +107,7 @@ let main (arguments: string[]) : int =
     Output.guard ()
 
     match Array.tryHead arguments with
-    | Some("teach" | "distill" | "sweep" | "quickstart") ->
+    | Some("teach" | "distill" | "sweep" | "watch" | "quickstart") ->
         use _ = Signals.listen ()
         Output.exitCode (command (words arguments))
     | _ -> Output.exitCode (command (words arguments))

@@ -1,11 +1,11 @@
 namespace Ctkd.Fs.App
 
 open System
-open System.Globalization
 open System.IO
 open System.Runtime.InteropServices
 open System.Threading
 open Spectre.Console
+open Spectre.Console.Rendering
 open Ctkd.Fs
 
 /// Words for a shell.
@@ -114,8 +114,6 @@ type Terminal(json: bool) =
             )
         )
 
-    let digits (count: int) (value: float) : string = value.ToString($"F{count}", CultureInfo.InvariantCulture)
-
     /// A line of text.
     member _.Say(text: string) : unit =
         if plain then
@@ -127,50 +125,38 @@ type Terminal(json: bool) =
 
             console.MarkupLine $"[{colour}]{text}[/]"
 
+    /// The columns of the terminal. .NET asks the standard output only.
+    member private _.Width: int =
+        let told = if Console.IsOutputRedirected then 0 else Console.BufferWidth
+        TextTable.width told (Environment.GetEnvironmentVariable "COLUMNS")
+
+    /// A table with borders.
+    member private _.Bordered(table: Table) : IRenderable =
+        let drawn = Spectre.Console.Table().RoundedBorder()
+        let wrapping = TextTable.wrapping table
+
+        for i, (header, isNumeric) in List.zip table.Header (TextTable.numeric table) |> List.indexed do
+            let column = TableColumn(Markup.Escape header, NoWrap = (i <> wrapping))
+            drawn.AddColumn(if isNumeric then column.RightAligned() else column) |> ignore
+
+        for row in table.Rows do
+            drawn.AddRow(row |> List.map Markup.Escape |> Array.ofList) |> ignore
+
+        drawn
+
     /// A table, laid out for the terminal's width; columns of numbers are right-aligned.
     member this.Table(table: Table) : unit =
-        // .NET asks the standard output only.
-        let told = if Console.IsOutputRedirected then 0 else Console.BufferWidth
-        let width = TextTable.width told (Environment.GetEnvironmentVariable "COLUMNS")
+        let width = this.Width
 
         match TextTable.layout (not plain) (if redirected then None else Some width) table with
         | TableLayout.Aligned -> TextTable.aligned table |> List.iter this.Say
         | TableLayout.Blocks -> TextTable.blocks width table |> List.iter this.Say
         | TableLayout.Bordered ->
-            let drawn = Spectre.Console.Table().RoundedBorder()
-
-            let wrapping = TextTable.wrapping table
-
-            for i, (header, isNumeric) in List.zip table.Header (TextTable.numeric table) |> List.indexed do
-                let column = TableColumn(Markup.Escape header, NoWrap = (i <> wrapping))
-                drawn.AddColumn(if isNumeric then column.RightAligned() else column) |> ignore
-
-            for row in table.Rows do
-                drawn.AddRow(row |> List.map Markup.Escape |> Array.ofList) |> ignore
-
             console.Profile.Width <- width
-            console.Write drawn
+            console.Write(this.Bordered table)
 
     /// A line that is copied as it is, such as a command to go on with: it is never wrapped.
     member _.Line(text: string) : unit = writer.WriteLine text
-
-    /// The line that an epoch leaves.
-    member private this.EpochLine (title: string) (epochs: int) (m: EpochMetrics) : string =
-        [
-            Some title
-            Some $"epoch {m.Epoch}/{epochs}"
-            Some("loss " + digits 4 m.Loss)
-            m.T |> Option.map (fun t -> "T " + digits 2 t)
-            m.Lambda |> Option.map (fun lambda -> "lambda " + digits 3 lambda)
-            Some("top-1 " + digits 2 m.Top1 + " %")
-            Some(digits 0 m.ImagesPerSecond + " images/s")
-            // Below one per cent nobody waits.
-            m.Waited
-            |> Option.filter (fun share -> share >= 1.0)
-            |> Option.map (fun share -> $"waiting for images {digits 0 share} %%")
-        ]
-        |> List.choose id
-        |> String.concat "  "
 
     /// Whether there is a terminal for a live bar.
     member private _.IsLive: bool =
@@ -200,9 +186,14 @@ type Terminal(json: bool) =
     /// Runs the body with hooks that show its progress over `epochs` epochs.
     member this.Progress (title: string) (epochs: int) (body: Hooks -> 'T) : 'T =
         let hooks = { Hooks.none with Say = this.Say; Stop = Signals.stop }
+        let pace = Pace epochs
 
         if not this.IsLive then
-            body { hooks with OnEpoch = fun m -> this.EpochLine title epochs m |> this.Say }
+            body {
+                hooks with
+                    OnBatch = fun epoch step steps -> pace.Batch(epoch, step, steps)
+                    OnEpoch = fun m -> EpochLine.text title (Some epochs) (pace.Left m.Epoch) m |> this.Say
+            }
         else
             this.Live
                 title
@@ -212,9 +203,29 @@ type Terminal(json: bool) =
                         hooks with
                             OnBatch =
                                 fun epoch step steps -> task.Value <- float (epoch - 1) + float step / float steps
-                            OnEpoch = fun m -> task.Description <- Markup.Escape(this.EpochLine title epochs m)
+                            OnEpoch =
+                                // The bar has the time that is left.
+                                fun m -> task.Description <- Markup.Escape(EpochLine.text title (Some epochs) None m)
                     }
                 )
+
+    /// Runs the body with a function that shows a table in place of the one before, below the lines that are said; without a
+    /// terminal it shows nothing.
+    member this.Redrawing(body: (Table -> unit) -> 'T) : 'T =
+        if not this.IsLive then
+            body ignore
+        else
+            let target (table: Table) : IRenderable =
+                let width = this.Width
+                console.Profile.Width <- width
+
+                match TextTable.layout true (Some width) table with
+                | TableLayout.Bordered -> this.Bordered table
+                | TableLayout.Aligned -> Text(TextTable.aligned table |> String.concat "\n")
+                | TableLayout.Blocks -> Text(TextTable.blocks width table |> String.concat "\n")
+
+            let live (context: LiveDisplayContext) = body (fun table -> context.UpdateTarget(target table))
+            console.Live(Text.Empty).AutoClear(true).Start(Func<LiveDisplayContext, 'T> live)
 
     /// Prints an error on the standard error, and on the standard output as JSON, when JSON was asked for. Returns its exit
     /// code.

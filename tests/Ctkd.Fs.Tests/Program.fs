@@ -110,6 +110,7 @@ let private tests: Test =
             TeacherCacheTests.tests
             TeacherOutputsTests.tests
             SameAccuracyTests.tests
+            EventLogTests.tests
             RunTests.tests
             RunMethodTests.tests
             RunFaultTests.tests
@@ -125,6 +126,7 @@ let private tests: Test =
             SweepPlanTests.tests
             ShippedSweepsTests.tests
             SweepRunTests.tests
+            WatchedRunTests.tests
             StepTimeTests.tests
             StatisticsTests.tests
             RunRecordTests.tests
@@ -140,6 +142,7 @@ let private tests: Test =
             CommandPredictTests.tests
             CommandRunTests.tests
             CommandSweepTests.tests
+            CommandWatchTests.tests
             CommandOutputTests.tests
             CommandCacheTests.tests
             CommandWeightsTests.tests

@@ -189,6 +189,22 @@ module FieldKind =
     /// A case of a union.
     let case<'T> () : FieldKind = caseAmong<'T>(Names.all<'T>())
 
+    /// One or several cases of a union: "a,b", "a b" or a list of JSON.
+    let cases<'T> () : FieldKind =
+        let names = Names.all<'T>()
+        let listed = String.concat ", " names
+        let read (text: string) = Numbers.items text |> Numbers.all (fun item -> named<'T>(item.Trim '"'))
+
+        let mistakes label (values: 'T list) =
+            if values.IsEmpty then [ $"{label} must name one at least of {listed}" ] else []
+
+        {
+            kind "" read (List.map Names.name >> String.concat ",") mistakes with
+                Takes = $"one or several of {listed}"
+                Names = names
+                IsList = true
+        }
+
     /// A case of a union, or none for the empty text.
     let optionalCase<'T> () : FieldKind =
         let read name = if name = "" then Ok None else named<'T> name |> Result.map Some

@@ -97,8 +97,9 @@ module Metrics =
     let private readLine (path: string) (line: string) : Result<EpochMetrics, Error> =
         Json.complete [ "waited", "null" ] line |> Json.read<EpochMetrics> path
 
-    /// Lines that end with a line feed were written whole: one that cannot be read is of another version.
-    let private parse (path: string) (text: string) : Result<EpochMetrics list, Error> =
+    /// Reads the lines of a metrics file from its text, without a last line that is cut short. Lines that end with a line feed were
+    /// written whole: one that cannot be read is of another version.
+    let parse (path: string) (text: string) : Result<EpochMetrics list, Error> =
         let lines = text.Split '\n' |> List.ofArray
         let whole, rest = List.splitAt (lines.Length - 1) lines
 

@@ -107,6 +107,7 @@ module Run =
         let batch = Prepare.evaluationBatch run.Images
         let waited () = (ImageFeed.waited run.Trainer.Images).TotalSeconds
         let told = ref 0
+        let log = RunLog.writer run.Settings folder
 
         let complete (seconds: float) (waited: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
@@ -122,9 +123,9 @@ module Run =
                 let metrics = Metrics.ofEpoch plan state firstStep test seconds waited |> Metrics.warnOnce lines
                 let better = test.Top1 > state.Best.Top1
                 let best = if better then { Epoch = state.Epoch; Top1 = test.Top1 } else state.Best
+                do! log state metrics
                 let next = TrainState.nextEpoch best state
                 let lines = lines @ [ metrics ]
-                do! Metrics.append folder.Metrics metrics
                 // The latest checkpoint is written last: what it records of the best one is then true whenever the machine stops.
                 do! if better then save folder.Best next lines else Ok()
                 do! save folder.Last next lines

@@ -21,6 +21,9 @@ type RunDirectory = {
     /// One JSON object per epoch.
     member run.Metrics: string = Path.Combine(run.Path, "metrics.jsonl")
 
+    /// Event files for TensorBoard, where they are asked for.
+    member run.Events: string = Path.Combine(run.Path, "events")
+
     /// The lists of training and test images, where they are photographs.
     member run.Index: string * string =
         Path.Combine(run.Path, "images-train.txt"), Path.Combine(run.Path, "images-val.txt")

@@ -25,6 +25,7 @@ let private menu: (string * (string * string) list) list =
             "export"
             "report"
             "experiments"
+            "watching"
         ]
         "Reference", docs [ "commands"; "settings"; "diagnostics"; "engine" ]
         "Results",

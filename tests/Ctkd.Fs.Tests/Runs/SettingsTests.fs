@@ -32,8 +32,8 @@ let rec private valueOf (kind: Type) : Gen<objnull> =
         Gen.listOf number |> Gen.map box
     elif kind = typeof<int list> then
         Gen.listOf whole |> Gen.map box
-    elif kind = typeof<string list> then
-        Gen.elements texts |> Gen.listOf |> Gen.map box
+    elif kind = typeof<LogName list> then
+        Gen.elements [ LogName.Jsonl; LogName.Tensorboard ] |> Gen.listOf |> Gen.map box
     elif kind = typeof<Map<string, float>> then
         Gen.zip (Gen.elements texts) number |> Gen.listOf |> Gen.map (Map >> box)
     elif Names.has kind then

@@ -107,7 +107,7 @@ module SweepCommand =
                 ended <- ended + 1
                 taken <- taken + seconds
                 let left = taken / float ended * float (count - ended) / float jobs
-                let left = if ended < count then $"   about {SweepView.duration left} left" else ""
+                let left = if ended < count then $"   about {Duration.words left} left" else ""
 
                 let what =
                     match result.State, result.Top1 with
@@ -115,7 +115,7 @@ module SweepCommand =
                     | "failed", _ -> $"FAILED: {result.Problem}; see {SweepRun.log folder run}"
                     | state, _ -> state
 
-                terminal.Say $"[{ended}/{count}] {run.Name}   {what}   {SweepView.duration seconds}{left}"
+                terminal.Say $"[{ended}/{count}] {run.Name}   {what}   {Duration.words seconds}{left}"
 
     /// A process that ended without a result and without a word: killed, or crashed in native code.
     let private silent (stopped: bool) (folder: string) (run: PlannedRun) : string option =

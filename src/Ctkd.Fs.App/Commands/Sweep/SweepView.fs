@@ -24,17 +24,10 @@ type PlannedTime = { Name: string; Teacher: string; Seconds: float option }
 /// What is shown of a sweep: its plan, and how far its runs are.
 module SweepView =
 
+    /// A percentage as tables show it.
     let points (value: float) : string = value.ToString("F2", CultureInfo.InvariantCulture)
 
-    /// Seconds in words.
-    let duration (seconds: float) : string =
-        let digits (format: string) (value: float) = value.ToString(format, CultureInfo.InvariantCulture)
-
-        if seconds < 90.0 then digits "F0" seconds + " s"
-        elif seconds < 5400.0 then digits "F0" (seconds / 60.0) + " min"
-        elif seconds < 172_800.0 then digits "F1" (seconds / 3600.0) + " h"
-        else digits "F1" (seconds / 86_400.0) + " days"
-
+    /// How far a run is.
     let swept (folder: string) (run: PlannedRun) : SweptRun =
         let numbers =
             match RunDirectory.checkpointOf (SweepRun.folder folder run) |> Result.bind Checkpoint.read with
@@ -59,6 +52,7 @@ module SweepView =
             Problem = problem
         }
 
+    /// The runs as a table.
     let table (runs: SweptRun list) : Table =
         let cell = Option.map points >> Option.defaultValue "-"
 
@@ -75,6 +69,7 @@ module SweepView =
             TeacherWeights = (if s.Teacher = "" then "" else "drawn")
     }
 
+    /// Prints the plan, with the time of each run from a few measured steps.
     let dryRun (terminal: Terminal) (folder: string) (jobs: int) (runs: PlannedRun list) : Result<unit, Error> =
         result {
             let kinds = runs |> List.map (_.Settings >> timed) |> List.distinct
@@ -109,7 +104,7 @@ module SweepView =
                             run.Name
                             (if teacher = "" then "-" else teacher)
                             (swept folder run).State
-                            seconds run |> Option.map duration |> Option.defaultValue "-"
+                            seconds run |> Option.map Duration.words |> Option.defaultValue "-"
                         ]
                 ]
             }
@@ -118,7 +113,7 @@ module SweepView =
             let total = runs |> List.filter isOpen |> List.sumBy (seconds >> Option.defaultValue 0.0)
 
             terminal.Say
-                $"{runs.Length} runs into {folder}; about {duration (total / float jobs)} for what is open, at {jobs} at once, from a few steps of each kind on this machine"
+                $"{runs.Length} runs into {folder}; about {Duration.words (total / float jobs)} for what is open, at {jobs} at once, from a few steps of each kind on this machine"
 
             if List.exists (snd >> Option.isNone) times then
                 terminal.Say "not counted: runs whose teacher is a TorchScript or ONNX file"

@@ -33,6 +33,16 @@ type RateSchedule =
 
     override schedule.ToString() = Names.name schedule
 
+/// Where the numbers of a run's epochs are written.
+[<RequireQualifiedAccess>]
+type LogName =
+    /// `metrics.jsonl`, which every run writes.
+    | Jsonl
+    /// Event files of TensorBoard, too.
+    | Tensorboard
+
+    override log.ToString() = Names.name log
+
 /// Every setting of a training run as plain data: it prints, serialises, compares, and a checkpoint carries it. What each
 /// field means, its unit and its bound are in its row of `SettingsTable.all`.
 type Settings = {
@@ -98,6 +108,7 @@ type Settings = {
     Tf32: bool
     Graph: bool
     Seed: int
+    Log: LogName list
     TeacherAhead: int
     TeacherCache: string
     TeacherCacheGb: float

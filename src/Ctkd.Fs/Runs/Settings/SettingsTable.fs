@@ -262,6 +262,14 @@ module SettingsTable =
 
             any "seed NUMBER" (nameof s.Seed) anyWhole 1 |> Field.means "seed of everything random" |> Field.yours
 
+            any "log NAME" (nameof s.Log) (cases<LogName>()) [ LogName.Jsonl ]
+            |> Field.means
+                "where the numbers of the epochs go: jsonl is metrics.jsonl, always written; tensorboard adds event files in \
+                 the run's folder events"
+            |> Field.yours
+            |> Field.mayChange
+            |> Field.isNew
+
             taught "teacher-cache DIR" (nameof s.TeacherCache) text ""
             |> Field.means "remember the teacher's features in this folder, for later epochs and runs"
             |> Field.by "not remembered"
