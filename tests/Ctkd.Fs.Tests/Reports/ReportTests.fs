@@ -120,6 +120,16 @@ let tests =
             Must.equal [ "a"; "b"; "c" ] (keys |> List.map (attribute "data-run"))
         }
 
+        test "curves that meet for a few pixels stay whole on a page, those that lie on each other take turns" {
+            let noisy = [ for i in 0..200 -> float i, (if i % 10 < 2 then 5.0 else float (i % 7)) ]
+            let other = [ for i in 0..200 -> float i, (if i % 10 < 2 then 5.0 else float (i % 5) + 7.0) ]
+            let series name points : Series = { Name = name; Points = points }
+            let dashes html = elements "path" html |> List.map (attribute "stroke-dasharray" >> (<>) "")
+            let page series = pageOf [ Section.Charts [ { Chart.defaults with Series = series } ] ]
+            Must.equal [ false; false ] (dashes (page [ series "a" noisy; series "b" other ]))
+            Must.equal [ true; true ] (dashes (page [ series "a" noisy; series "b" noisy ]))
+        }
+
         test "a picture by itself has neither script nor data" {
             for svg in [ Chart.svg 420 290 (chartOf [ "a" ]); Chart.standalone 420 290 (chartOf [ "a" ]) ] do
                 Must.lack "data-" svg
