@@ -60,7 +60,9 @@ module WatchedRun =
         | :? DirectoryNotFoundException -> Ok None
         | :? IOException
         | :? UnauthorizedAccessException
-        | :? JsonException as problem -> damaged problem.Message
+        | :? JsonException
+        // A text in JSON that is no Unicode.
+        | :? InvalidOperationException as problem -> damaged problem.Message
 
     /// So many bytes from where a stream is, or fewer where it ends.
     let private take (count: int64) (stream: FileStream) : byte[] =
@@ -110,26 +112,25 @@ module WatchedRun =
     /// Whether the latest checkpoint is that of a run's end, by its header alone.
     let private isLast (folder: string) (epochs: int) (patience: int option) : Result<bool, Error> =
         let ended (stream: FileStream) =
+            let noCheckpoint () : 'T = raise (IOException "it is no whole checkpoint of ctkd")
             let prefix = take 8L stream
+            if prefix.Length < 8 then noCheckpoint ()
+            let length = BinaryPrimitives.ReadInt64LittleEndian(ReadOnlySpan prefix)
+            if length > stream.Length - 8L then noCheckpoint ()
+            use header = JsonDocument.Parse(take length stream)
 
-            let length =
-                if prefix.Length = 8 then
-                    BinaryPrimitives.ReadInt64LittleEndian(ReadOnlySpan prefix)
-                else
-                    0L
+            let state =
+                match at [ "__metadata__"; "state" ] header.RootElement with
+                | Some text when text.ValueKind = JsonValueKind.String -> string (text.GetString())
+                | _ -> noCheckpoint ()
 
-            use header = JsonDocument.Parse(take (min length (stream.Length - 8L)) stream)
+            use state = JsonDocument.Parse state
+            let number path = whole path state.RootElement
 
-            match at [ "__metadata__"; "state" ] header.RootElement with
-            | Some text when text.ValueKind = JsonValueKind.String ->
-                use state = JsonDocument.Parse(string (text.GetString()))
-                let number path = whole path state.RootElement
-
-                match number [ "epoch" ], number [ "step" ], number [ "best"; "epoch" ] with
-                | Some epoch, Some step, Some best ->
-                    Ok(epoch > epochs || step = 0 && Best.hasStalled patience epoch { Epoch = best; Top1 = 0.0 })
-                | _ -> Ok false
-            | _ -> Ok false
+            match number [ "epoch" ], number [ "step" ], number [ "best"; "epoch" ] with
+            | Some epoch, Some step, Some best ->
+                Ok(epoch > epochs || step = 0 && Best.hasStalled patience epoch { Epoch = best; Top1 = 0.0 })
+            | _ -> noCheckpoint ()
 
         match RunDirectory.checkpointOf folder with
         | Error _ -> Ok false

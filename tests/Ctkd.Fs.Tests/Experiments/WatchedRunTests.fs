@@ -137,6 +137,9 @@ let tests =
                         "settings.json", """{ "epochs": 1e99 }"""
                         "failed.json", "[]"
                         "last.safetensors", "short"
+                        "last.safetensors", "\002\000\000\000\000\000\000\000{}"
+                        "last.safetensors",
+                        "\041\000\000\000\000\000\000\000{ \"__metadata__\": { \"state\": \"\\ud800\" } }"
                         "last.safetensors", "\001\000\000\000\000\000\000\127{}"
                     ] do
                     let path = at run name

@@ -77,7 +77,7 @@ let tests =
             )
         }
 
-        test "only places, threads, patience and more epochs may change, and everything else is refused by name" {
+        test "only places, threads, logs, patience and more epochs may change, and everything else is refused by name" {
             interrupted (fun folder _ ->
                 let refused change names =
                     let before = Runs.files (Runs.run folder)
@@ -106,6 +106,7 @@ let tests =
                         "threads"
                         "teacherCache"
                         "teacherCacheGb"
+                        "log"
                     ])
                     mayChange
             )
