@@ -61,6 +61,7 @@ let tests =
                 | :? (float list) -> box [ 0.5 ]
                 | :? (int list) -> box [ 7 ]
                 | :? (string list) -> box [ "other" ]
+                | :? (LogName list) -> box [ LogName.Tensorboard ]
                 | :? Map<string, float> -> box (Map [ "crd", 0.25 ])
                 | _ -> failtest $"no other value of {field.Name}"
 

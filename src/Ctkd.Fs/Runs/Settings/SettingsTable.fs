@@ -266,6 +266,7 @@ module SettingsTable =
             |> Field.means
                 "where the numbers of the epochs go: jsonl is metrics.jsonl, always written; tensorboard adds event files in \
                  the run's folder events"
+            |> Field.ofMachine
             |> Field.yours
             |> Field.mayChange
             |> Field.isNew
