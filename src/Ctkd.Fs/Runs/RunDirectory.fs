@@ -54,6 +54,12 @@ module RunDirectory =
         "give a folder that you may write to with --out",
         "make the folder writable, or copy the run and resume the copy"
 
+    let private held, private occupied =
+        "another process is using this run's folder", "this folder already holds a run"
+
+    /// Whether an error says that another process has the folder, or has begun a run there meanwhile.
+    let isTaken (error: Error) : bool = error.What = held || error.What = occupied
+
     /// Whether another process holds a lock: Windows' sharing violation, or EWOULDBLOCK of Linux and macOS.
     let private isHeld (problem: IOException) : bool = List.contains (problem.HResult &&& 0xFFFF) [ 32; 11; 35 ]
 
@@ -94,7 +100,7 @@ module RunDirectory =
         | :? ArgumentException
         | :? NotSupportedException as problem -> Result.Error(unwritable next path problem.Message)
         | :? IOException as problem when isHeld problem ->
-            Error.fail Unwritable "another process is using this run's folder" path $"wait for it to end, or {next}"
+            Error.fail Unwritable held path $"wait for it to end, or {next}"
         | :? IOException as problem -> Result.Error(unwritable next path problem.Message)
 
     /// Opens a folder for a new run: makes it when absent, refuses it when it holds a run.
@@ -106,11 +112,7 @@ module RunDirectory =
             else
                 run.Lock.Dispose()
 
-                Error.fail
-                    Usage
-                    "this folder already holds a run"
-                    run.Path
-                    "go on with it by --resume, or give another folder with --out"
+                Error.fail Usage occupied run.Path "go on with it by --resume, or give another folder with --out"
         )
 
     /// Deletes what was made for a run that did not begin, where nothing else was put there.

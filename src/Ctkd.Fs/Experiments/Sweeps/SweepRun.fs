@@ -118,6 +118,16 @@ module SweepRun =
             Thread.Sleep pause
             whileBusy hooks sweep run
 
+    /// Waits for a process of an earlier call, which may be starting or writing its last checkpoint, and goes on where it ended.
+    let rec private whenFree (hooks: Hooks) (sweep: string) (run: PlannedRun) : Result<Summary, Error> =
+        whileBusy hooks sweep run
+
+        match attempt hooks sweep run with
+        | Error error when RunDirectory.isTaken error && not (hooks.Stop()) ->
+            Thread.Sleep pause
+            whenFree hooks sweep run
+        | outcome -> outcome
+
     /// <summary>Starts a run, or goes on with it, or does nothing where it is done. Trains its teacher first where no other process
     /// does; waits for one that does.</summary>
     /// <param name="hooks">What is told meanwhile.</param>
@@ -144,7 +154,5 @@ module SweepRun =
                         hooks.Say $"its teacher first: {teacher.Name}"
                         perform hooks sweep runs teacher |> Result.ignore
 
-            // A process of an earlier call may be writing its last checkpoint.
-            whileBusy hooks sweep run
-            return! attempt hooks sweep run |> record sweep run
+            return! whenFree hooks sweep run |> record sweep run
         }
