@@ -143,14 +143,7 @@ module ComparisonReport =
         let all, grouped = runs c, c.Groups |> List.collect _.Group.Runs
         let metrics = grouped |> List.map (fun run -> run.Name, run.Epochs)
 
-        let curves =
-            [
-                Curves.chart "Test accuracy" "top-1 %" (fun m -> Some m.Top1) metrics
-                Curves.chart "Training loss" "nats" (fun m -> Some m.Loss) metrics
-                Curves.temperature metrics
-                Curves.curriculum metrics
-            ]
-            |> List.choose id
+        let curves = Curves.page metrics
 
         let warnings = c.Warnings |> List.map (fun warning -> $"Warning: {warning}.")
         let paragraphs = (c.Notes |> List.map (fun note -> $"{note}.")) @ warnings |> String.concat "\n\n"

@@ -191,9 +191,9 @@ module SweepCommand =
         }
 
     let private jobs (args: ParseResults<SweepArgs>) : Result<int, Error> =
-        match args.GetResult(SweepArgs.Jobs, 1) with
-        | count when count >= 1 && count <= 256 -> Ok count
-        | count -> Command.usage $"--jobs is {count}" "it takes a whole number from 1 to 256"
+        args.TryGetResult SweepArgs.Jobs
+        |> Command.count (FieldKind.whole 1 256) "jobs"
+        |> Result.map (Option.defaultValue 1)
 
     let private emit (form: string) (folder: string) (runs: PlannedRun list) : Result<string list, Error> =
         match form with

@@ -138,7 +138,7 @@ let tests =
                         "sweep none.json", "there is no file 'none.json'"
                         "sweep empty", "this folder holds no sweep"
                         "sweep empty --seeds 2", "would change its plan"
-                        "sweep s.json --jobs 0", "--jobs is 0"
+                        "sweep s.json --jobs 0", "jobs must be at least 1, got 0"
                         "sweep s.json --emit pbs", "unknown form of a script 'pbs'"
                         "sweep s.json --grid polcy=1", "unknown field of a sweep 'polcy'"
                         "sweep s.json --grid lr=0.1 --set epochs=x", "'x' is no value for the field 'epochs'"
