@@ -79,6 +79,7 @@ let private tests: Test =
             CifarTests.tests
             DigitsTests.tests
             DatasetsTests.tests
+            SplitTests.tests
             CellsTests.tests
             ChartTests.tests
             TsneTests.tests
@@ -119,6 +120,7 @@ let private tests: Test =
             RunOptionsTests.tests
             RunPhotosTests.tests
             RunUnlabelledTests.tests
+            RunValidationTests.tests
             RunReportTests.tests
             SweepTests.tests
             SweepPlanTests.tests
@@ -132,6 +134,7 @@ let private tests: Test =
             CommandRecipeTests.tests
             CommandPredictTests.tests
             CommandRunTests.tests
+            CommandKillTests.tests
             CommandSweepTests.tests
             CommandOutputTests.tests
             CommandCacheTests.tests

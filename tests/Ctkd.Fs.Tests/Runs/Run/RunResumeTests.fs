@@ -151,20 +151,82 @@ let tests =
             )
         }
 
-        test "a damaged latest checkpoint names the best one, from which the run and a student can go on" {
+        test "a folder whose latest checkpoint is damaged goes on from the best one, and says so" {
+            interrupted (fun folder _ ->
+                let settings = (fst (Runs.contents (Runs.last folder))).Settings
+                let metrics = Path.Combine(Runs.run folder, "metrics.jsonl")
+                let line = File.ReadAllText metrics
+                // Of an epoch after the best one: it is lost with the checkpoint.
+                File.AppendAllText(metrics, line)
+
+                for damage in [ flip; (fun path -> File.WriteAllBytes(path, [||])) ] do
+                    let copy = Path.Combine(folder, Guid.NewGuid().ToString "N")
+                    Directory.CreateDirectory copy |> ignore
+
+                    for file in Directory.GetFiles(Runs.run folder) do
+                        File.Copy(file, Path.Combine(copy, string (Path.GetFileName file)))
+
+                    let last = Path.Combine(copy, "last.safetensors")
+                    damage last
+                    let damaged = File.ReadAllBytes last
+                    let summary, said = resumeWith id copy
+                    Must.equal Finished (summary |> Error.orRaise).Ending
+
+                    said
+                    |> Must.haveOne (fun text ->
+                        text.StartsWith "warning: "
+                        && text.EndsWith "best.safetensors, the newest checkpoint that is whole"
+                    )
+
+                    said
+                    |> Must.haveOne (fun text ->
+                        text.StartsWith "going on from epoch 2"
+                        && text.Contains $"{last}.damaged and {copy}/metrics.jsonl.old"
+                    )
+
+                    Must.equal damaged (File.ReadAllBytes(last + ".damaged"))
+                    Must.equal (line + line) (File.ReadAllText(Path.Combine(copy, "metrics.jsonl.old")))
+                    let whole = Path.Combine(folder, "whole")
+                    if not (Directory.Exists whole) then Runs.finish whole settings |> ignore
+                    Must.equal (located settings whole) (located settings copy)
+            )
+        }
+
+        test "a damaged checkpoint that is named, or of which weights are asked, is an error that names the best one" {
             interrupted (fun folder _ ->
                 flip (Runs.last folder)
+                let before = Runs.files (Runs.run folder)
                 let best = Path.Combine(Runs.run folder, "best.safetensors")
-                let error = fst (resumeWith id (Runs.run folder)) |> errorOf
+                let error = fst (resumeWith id (Runs.last folder)) |> errorOf
                 Must.equal (Damaged, Runs.last folder) (error.Kind, error.Where)
                 Must.contain $"{best} is whole, of epoch 1" error.Next
                 Must.contain best ((LoadedModel.load ignore Device.Cpu None (Runs.run folder) |> errorOf).Next)
+                Must.equal before (Runs.files (Runs.run folder))
                 Must.equal Finished ((fst (resumeWith id best) |> Error.orRaise).Ending)
 
-                // A best one that is damaged, too, is not offered.
+                // A best one that is damaged, too, is neither taken nor offered.
                 flip (Runs.last folder)
                 flip best
-                Must.lack best ((fst (resumeWith id (Runs.run folder)) |> errorOf).Next)
+                let before = Runs.files (Runs.run folder)
+                let error = fst (resumeWith id (Runs.run folder)) |> errorOf
+                Must.equal (Damaged, Runs.last folder) (error.Kind, error.Where)
+                Must.lack best error.Next
+                Must.equal before (Runs.files (Runs.run folder))
+            )
+        }
+
+        test
+            "a finished run whose latest checkpoint is damaged has the best one in its place where that has finished, too" {
+            inFolder (fun folder ->
+                let summary = Runs.finish (Runs.run folder) { Runs.small with Epochs = 1 }
+                Must.equal 1 summary.Best.Epoch
+                flip (Runs.last folder)
+                let again, said = resumeWith id (Runs.run folder)
+                Must.equal (Finished, summary.Top1) (again |> Result.map (fun s -> s.Ending, s.Top1) |> Error.orRaise)
+                said |> Must.haveOne (fun text -> text.Contains "nothing was trained")
+                let best = Path.Combine(Runs.run folder, "best.safetensors")
+                Must.equal (Runs.contents best) (Runs.contents (Runs.last folder))
+                Must.hold (File.Exists(Runs.last folder + ".damaged"))
             )
         }
 
