@@ -115,6 +115,7 @@ let private tests: Test =
             RunMethodTests.tests
             RunFaultTests.tests
             RunResumeTests.tests
+            RunDamageTests.tests
             RunDivergenceTests.tests
             RunWarningTests.tests
             RunOptionsTests.tests
