@@ -35,6 +35,7 @@ module EpochLine =
             m.T |> Option.map (fun t -> "T " + digits 2 t)
             m.Lambda |> Option.map (fun lambda -> "lambda " + digits 3 lambda)
             Some("top-1 " + digits 2 m.Top1 + " %")
+            m.ValTop1 |> Option.map (fun top1 -> "validation " + digits 2 top1 + " %")
             Some(digits 0 m.ImagesPerSecond + " images/s")
             // Below one per cent nobody waits.
             m.Waited

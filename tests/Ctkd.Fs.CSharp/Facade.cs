@@ -127,12 +127,13 @@ public static class Facade
         var options = new TrainingOptions
         {
             Optimizer = "adamw", LrSchedule = "cosine", LrWarmUp = 2, LabelSmoothing = 0.1,
-            Mixup = 0.2, ClipGradients = 1.0, Ema = 0.99, Patience = 3,
+            Mixup = 0.2, ClipGradients = 1.0, Ema = 0.99, Patience = 3, ValSplit = 0.1, SplitSeed = 7,
         };
 
         var s = options.ToSettings();
         That(s.LearningRate == 1e-3 && s.WeightDecay == 0.01);
         That(s.LrWarmUp == 2 && s.Patience == 3);
+        That(s.ValSplit == 0.1 && s.SplitSeed == 7);
         Equal([0.1, 0.2, 1.0, 0.99], [s.LabelSmoothing, s.Mixup, s.ClipGradients, s.Ema]);
         That(options.Optimizer == "adamw" && options.LrSchedule == "cosine");
         That(Fails(() => options.Optimizer = "adm").Message.Contains("adamw"));

@@ -79,6 +79,7 @@ let private tests: Test =
             CifarTests.tests
             DigitsTests.tests
             DatasetsTests.tests
+            SplitTests.tests
             CellsTests.tests
             ChartTests.tests
             TsneTests.tests
@@ -115,11 +116,13 @@ let private tests: Test =
             RunMethodTests.tests
             RunFaultTests.tests
             RunResumeTests.tests
+            RunDamageTests.tests
             RunDivergenceTests.tests
             RunWarningTests.tests
             RunOptionsTests.tests
             RunPhotosTests.tests
             RunUnlabelledTests.tests
+            RunValidationTests.tests
             RunReportTests.tests
             PageTests.tests
             SweepTests.tests
@@ -141,6 +144,7 @@ let private tests: Test =
             CommandRecipeTests.tests
             CommandPredictTests.tests
             CommandRunTests.tests
+            CommandKillTests.tests
             CommandSweepTests.tests
             CommandWatchTests.tests
             CommandOutputTests.tests

@@ -97,7 +97,11 @@ module Inspect =
                                 "weights", $"moving average, decay {string info.Settings.Ema} a step"
                             "epochs done", string (info.Epoch - 1)
                             "top-1", string info.Top1
+                            "best epoch", string info.Best.Epoch
                             "best top-1", string info.Best.Top1
+                            match info.Best.ValTop1 with
+                            | Some top1 -> "best validation top-1", string top1
+                            | None -> ()
                         ]
                 }
             else

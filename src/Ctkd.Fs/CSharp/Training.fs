@@ -50,6 +50,16 @@ type TrainingOptions() =
         with get () = current.PerClass
         and set (count: int) = set (nameof current.PerClass) count
 
+    /// The share of each class that is held out of all training images to choose the best epoch on, in [0, 1); 0 for none.
+    member _.ValSplit
+        with get () = current.ValSplit
+        and set (share: float) = set (nameof current.ValSplit) share
+
+    /// Chooses what is held out.
+    member _.SplitSeed
+        with get () = current.SplitSeed
+        and set (number: int) = set (nameof current.SplitSeed) number
+
     /// 0 for the number that suits the data set, or the recipe's.
     member _.Epochs
         with get () = epochs
@@ -100,7 +110,7 @@ type TrainingOptions() =
         with get () = current.Ema
         and set (decay: float) = set (nameof current.Ema) decay
 
-    /// Epochs after which the run ends if its best top-1 has not risen; 0 for never.
+    /// Epochs after which the run ends if its best top-1, on the validation where there is one, has not risen; 0 for never.
     member _.Patience
         with get () = current.Patience
         and set (epochs: int) = set (nameof current.Patience) epochs

@@ -214,8 +214,12 @@ module Files =
         Seq.initInfinite (fun i -> if i = 0 then $"{path}.{ending}" else $"{path}.{ending}-{i + 1}")
         |> Seq.find (File.Exists >> not)
 
-    /// Gives a file a name with an ending that no file beside it has yet. Needs no room on the disk.
-    let moveAside (ending: string) (path: string) : unit = File.Move(path, aside ending path)
+    /// Gives a file a name with an ending that no file beside it has yet. Needs no room on the disk, and no right to read.
+    /// Returns the new path.
+    let moveAside (ending: string) (path: string) : string =
+        let other = aside ending path
+        File.Move(path, other)
+        other
 
     /// Copies a file to a name with an ending that no file beside it has yet. Returns the copy's path.
     let keepAside (ending: string) (path: string) : string =

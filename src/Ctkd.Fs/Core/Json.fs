@@ -122,6 +122,38 @@ module Json =
         | :? JsonException
         | :? ArgumentException -> text
 
+    /// The text of an object, of an earlier version, with values under their new paths. Unchanged where an old path is missing or
+    /// the new one has a value, and where the text is no object.
+    let move (paths: (string * string) list) (text: string) : string =
+        let moved (json: JsonObject) (before: string, after: string) : bool =
+            let rec holder (json: JsonObject) (path: string list) : (JsonObject * string) option =
+                match path with
+                | [] -> None
+                | [ name ] -> Some(json, name)
+                | name :: rest ->
+                    match json[name] with
+                    | :? JsonObject as inner -> holder inner rest
+                    | _ -> None
+
+            let find (path: string) = holder json (List.ofArray (path.Split '.'))
+
+            match find before, find after with
+            | Some(source, name), Some(target, newName) when source.ContainsKey name && not (target.ContainsKey newName) ->
+                let value = source[name]
+                source.Remove name |> ignore
+                target[newName] <- value
+                true
+            | _ -> false
+
+        try
+            match JsonNode.Parse text with
+            | :? JsonObject as json when paths |> List.map (moved json) |> List.contains true -> json.ToJsonString()
+            | _ -> text
+        with
+        // What is wrong with the text is told by its reader.
+        | :? JsonException
+        | :? ArgumentException -> text
+
     /// The fields of a record by their names in JSON, with their types.
     let fields (record: Type) : (string * Type) list = [
         for field in FSharpType.GetRecordFields record -> name field.Name, field.PropertyType

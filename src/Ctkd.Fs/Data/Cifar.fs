@@ -250,6 +250,7 @@ module Cifar =
                 readAll family layout "test" [ layout.Files.Test ]
                 |> Result.map (fun test -> {
                     Train = train
+                    Validation = None
                     Test = test
                     ClassNames = ClassNames.ofData data
                     Mean = family.Mean

@@ -57,11 +57,14 @@ module Datasets =
     /// Height and width at which networks see a set's photographs unless another is asked for.
     let photoSize (name: string) : int = if name = "cells" then Cells.size else PhotoSets.defaults.Size
 
-    /// Loads a data set by name; `dir` is the folder of its files, which the embedded sets do not need. The options are for
-    /// photographs.
+    /// Loads a data set by name; `dir` is the folder of its files, which the embedded sets do not need. The options' share of
+    /// each class is held out of the training images as the validation; the other options are for photographs.
     let loadWith (options: PhotoOptions) (name: string) (dir: string option) : Result<Splits, Error> =
         match List.tryFind (fun (known, _, _) -> known = name) sets with
-        | Some(_, _, load) -> load options dir
+        // They know whether the test has a folder of its own.
+        | Some(_, Photographs, load) -> load options dir
+        | Some(_, (Embedded | Arrays), load) ->
+            load options dir |> Result.bind (Splits.holdOut options.ValSplit options.Seed)
         | None -> Error(Error.unknown "data set" names name)
 
     /// Loads a data set by name; `dir` is the folder of its files, which the embedded sets do not need.

@@ -51,6 +51,7 @@ module Digits =
 
         {
             Train = part planes "train" 0 trainCount
+            Validation = None
             Test = part planes "test" trainCount testCount
             ClassNames = ClassNames.ofData "digits"
             Mean = List.replicate 3 0.3078

@@ -23,11 +23,13 @@ type ImageSet = {
     Labels: int[]
 }
 
-/// A data set: its training and test images, the mean and standard deviation of each channel for normalisation (pixels
+/// A data set: its training, validation and test images, the mean and standard deviation of each channel for normalisation (pixels
 /// from 0 to 1), the augmentation's largest shift and whether it flips, and a citation.
 [<NoComparison>]
 type Splits = {
     Train: ImageSet
+    /// Images that choose the best epoch, and that nothing is trained on; None where the test images choose it.
+    Validation: ImageSet option
     Test: ImageSet
     /// Names of the classes in the order of the labels; empty where none are known.
     ClassNames: string list
@@ -192,3 +194,64 @@ module ImageSet =
             mean, sqrt (max 0.0 (average 2.0 - mean * mean))
 
         List.init set.Channels channel
+
+/// Functions over data sets.
+[<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
+module Splits =
+
+    /// The places of a share of each class, chosen by the seed, in the order of the set; one image of each class at least is
+    /// left.
+    let private chosen (share: float) (seed: int) (set: ImageSet) : int[] =
+        let rng = Rng.ofSeed seed |> Rng.split "validation"
+
+        set.Labels
+        |> Array.indexed
+        |> Array.groupBy snd
+        |> Array.collect (fun (label, images) ->
+            let count = min (images.Length - 1) (int (System.Math.Round(share * float images.Length)))
+            let order = Rng.at label rng |> Rng.permutation images.Length
+            order |> Array.truncate count |> Array.map (fun i -> fst images[int i])
+        )
+        |> Array.sort
+
+    /// <summary>Holds a share of each class out of the training images, as the validation. Which images, the seed alone
+    /// decides: it is done before any subset of the training images is taken.</summary>
+    /// <param name="share">The share, in [0, 1); 0 leaves the data set as it is.</param>
+    /// <param name="seed">Chooses the images.</param>
+    /// <param name="data">The data set, without a validation where the share is not 0.</param>
+    let holdOut (share: float) (seed: int) (data: Splits) : Result<Splits, Error> =
+        let refused what next = Error.fail Usage what data.Train.Name next
+
+        if share = 0.0 then
+            Ok data
+        elif not (share > 0.0 && share < 1.0) then
+            refused $"the share for validation is {share}" "it takes 0 or more, and less than 1"
+        elif data.Validation.IsSome then
+            refused "--val-split takes a validation from the training images, and this data set has one" "leave it out"
+        else
+            let held = chosen share seed data.Train
+
+            if held.Length = 0 then
+                refused
+                    $"too few training images to hold a share of {share} of each class out for validation"
+                    "add images, or give a larger --val-split"
+            else
+                let rest = [| 0 .. ImageSet.count data.Train - 1 |] |> Array.except held
+                let validation = ImageSet.select held data.Train
+                let classes = Array.distinct validation.Labels
+                let without = Array.distinct data.Train.Labels |> Array.except classes
+
+                let warnings =
+                    if without.Length = 0 then
+                        []
+                    else
+                        [
+                            $"{without.Length} of {without.Length + classes.Length} classes have too few images to hold any out for validation"
+                        ]
+
+                Ok {
+                    data with
+                        Train = ImageSet.select rest data.Train
+                        Validation = Some { validation with Name = $"{data.Train.Name} (validation)" }
+                        Warnings = data.Warnings @ warnings
+                }

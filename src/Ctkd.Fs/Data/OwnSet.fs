@@ -190,6 +190,7 @@ module OwnSet =
         | Ok(mean, std), Ok pad, Ok flip ->
             Ok {
                 Train = train
+                Validation = None
                 Test = test
                 ClassNames = []
                 Mean = mean

@@ -9,7 +9,8 @@ open Ctkd.Images
 type PhotoOptions = {
     /// Height and width of the images as the networks see them.
     Size: int
-    /// The share of each class that is held out where the folder has no validation of its own; 0 for a tenth.
+    /// The share of each class that is held out of the training images: as the validation, or as the test where the folder has
+    /// no val folder; 0 for none, or a tenth.
     ValSplit: float
     /// Chooses what is held out.
     Seed: int
@@ -73,14 +74,7 @@ module PhotoSets =
         result {
             let! data = Photos.read labels path
 
-            if data.HasOwnVal && options.ValSplit > 0.0 then
-                return!
-                    Error.fail
-                        Usage
-                        "--val-split holds out a part of the training images, and these have a validation of their own"
-                        path
-                        "leave it out"
-            elif data.Val.Source.Count > 0 then
+            if data.Val.Source.Count > 0 then
                 return data
             elif options.Unlabelled && data.Train.Source.Count > 1 then
                 return holdOut { options with ValSplit = share } data
@@ -105,6 +99,7 @@ module PhotoSets =
 
         {
             Train = set name classNames.Length photos.Train
+            Validation = None
             Test = set $"{name} (test)" classNames.Length photos.Val
             ClassNames = classNames
             Mean = imageNetMean
@@ -115,17 +110,25 @@ module PhotoSets =
             Citation = ""
         }
 
-    /// <summary>Loads photographs: <c>DIR/train/CLASS/*</c> and <c>DIR/val/CLASS/*</c>, or <c>DIR/CLASS/*</c> of which a part is
-    /// held out, or a pack of such a folder. They are normalised by ImageNet's mean and standard deviation.</summary>
-    /// <param name="options">Size, split, and whether there are labels.</param>
-    /// <param name="path">The folder, or the pack.</param>
-    let load (options: PhotoOptions) (path: string) : Result<Splits, Error> =
+    /// Photographs before a validation is held out, and whether the test has a folder of its own.
+    let private loadWhole (options: PhotoOptions) (path: string) : Result<Splits * bool, Error> =
         result {
             let! photos = read options path
             let name = string (Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath path)))
             let names = (if options.Unlabelled then photos.Val else photos.Train).Files.Classes
-            return ofPhotos options name names photos
+            return ofPhotos options name names photos, photos.HasOwnVal
         }
+
+    /// With the validation that the options ask for. Where the test had to be held out, it is all that is.
+    let private validated (options: PhotoOptions) (data: Splits, hasOwnTest: bool) : Result<Splits, Error> =
+        if hasOwnTest then Splits.holdOut options.ValSplit options.Seed data else Ok data
+
+    /// <summary>Loads photographs: <c>DIR/train/CLASS/*</c> and <c>DIR/val/CLASS/*</c>, or <c>DIR/CLASS/*</c> of which a part is
+    /// held out for the test, or a pack of such a folder. They are normalised by ImageNet's mean and standard deviation.</summary>
+    /// <param name="options">Size, split, and whether there are labels.</param>
+    /// <param name="path">The folder, or the pack.</param>
+    let load (options: PhotoOptions) (path: string) : Result<Splits, Error> =
+        loadWhole options path |> Result.bind (validated options)
 
     /// <summary>Loads ImageNet (ILSVRC 2012): 1,000 folders named like n01440764 below train and below val. The class is the
     /// folder's place in the order of names.</summary>
@@ -133,7 +136,7 @@ module PhotoSets =
     /// <param name="path">The folder that holds train and val, or a pack of it.</param>
     let imageNet (options: PhotoOptions) (path: string) : Result<Splits, Error> =
         result {
-            let! data = load options path
+            let! data, hasOwnTest = loadWhole options path
             let strangers = data.ClassNames |> List.filter (fun name -> not (Regex.IsMatch(name, @"\An\d{8}\z")))
 
             if data.ClassNames.Length <> imageNetClasses || not strangers.IsEmpty then
@@ -156,7 +159,7 @@ module PhotoSets =
                         $"ImageNet has {fst imageNetCounts} training and {snd imageNetCounts} validation images, this folder {fst counts} and {snd counts}"
                     ]
 
-            return { data with Warnings = data.Warnings @ warnings }
+            return! validated options ({ data with Warnings = data.Warnings @ warnings }, hasOwnTest)
         }
 
     /// The list of a set's images as text (`PhotoIndex`); None for images in memory.

@@ -54,11 +54,8 @@ module RunOutcome =
     /// The epoch of the best top-1 on the test images. It is chosen on them, and so too good.
     let bestOnTest (run: RunOutcome) : EpochMetrics option = bestBy (fun m -> Some m.Top1) run
 
-    /// Top-1 on validation images, in percent. Metrics of this version have none.
-    let private validated (_: EpochMetrics) : float option = None
-
     /// The epoch of the best top-1 on the validation images; None without any.
-    let bestOnValidation (run: RunOutcome) : EpochMetrics option = bestBy validated run
+    let bestOnValidation (run: RunOutcome) : EpochMetrics option = bestBy _.ValTop1 run
 
     // ---- one run ----
 
@@ -82,6 +79,8 @@ module RunOutcome =
             && isPercent m.Top1
             && isPercent m.Top5
             && List.forall (fun x -> x >= 0.0 && isNumber x) [ m.TestLoss; m.Seconds; m.ImagesPerSecond ]
+            && Option.forall isPercent m.ValTop1
+            && Option.forall isNumber m.ValLoss
             && Option.forall isNumber m.T
             && isNumber m.Loss
 
@@ -106,9 +105,7 @@ module RunOutcome =
 
     /// How far a run has come, by its settings and metrics.
     let private progress (s: Settings) (epochs: EpochMetrics list) : RunProgress =
-        let best =
-            (({ Epoch = 0; Top1 = 0.0 }: Best), epochs)
-            ||> List.fold (fun best m -> if m.Top1 > best.Top1 then { Epoch = m.Epoch; Top1 = m.Top1 } else best)
+        let best = epochs |> List.map Metrics.candidate |> List.fold Best.better Best.none
 
         match List.tryLast epochs with
         | Some last when last.Epoch >= s.Epochs -> RunProgress.Whole

@@ -124,6 +124,7 @@ module Curves =
 
         [
             accuracy runs
+            chart "Validation accuracy" "top-1 %" _.ValTop1 runs
             loss runs
             temperature runs
             gradient runs

@@ -14,28 +14,62 @@ module RunReport =
     /// Charts T by epoch, one series per run.
     let temperatureChart (runs: (string * Summary) list) : Chart option = Curves.temperature (metrics runs)
 
-    let private row (name: string, summary: Summary) : string list =
-        let best = $"{fixedPoint 2 summary.Best.Top1} (epoch {summary.Best.Epoch})"
+    /// Whether images of the training set chose the best epoch.
+    let private isValidated (_: string, summary: Summary) : bool =
+        summary.Best.ValTop1.IsSome || summary.Epochs |> List.exists _.ValTop1.IsSome
+
+    /// The cells of the best epochs: on the validation, where a column shows it, and on the test images.
+    let private best (validation: bool) (run: string * Summary) : string list =
+        let best = (snd run).Best
+        let inEpoch (top1: float) (epoch: int) = $"{fixedPoint 2 top1} (epoch {epoch})"
+
+        let onTest =
+            match isValidated run, (snd run).BestOnTest with
+            | false, _ -> inEpoch best.Top1 best.Epoch
+            | true, Some line -> inEpoch line.Top1 line.Epoch
+            | true, None -> "-"
+
+        let onValidation =
+            match best.ValTop1 with
+            | Some top1 -> $"{fixedPoint 2 best.Top1} (epoch {best.Epoch}, validation {fixedPoint 2 top1})"
+            | None -> "-"
+
+        if validation then [ onValidation; onTest ] else [ onTest ]
+
+    let private row (validation: bool) (name: string, summary: Summary) : string list =
+        let best = best validation (name, summary)
 
         match summary.Top1, List.tryLast summary.Epochs with
         | Some top1, Some last when last.Top1 = top1 -> [
             name
             fixedPoint 2 top1
-            best
+            yield! best
             fixedPoint 2 last.Top5
             fixedPoint 4 last.TestLoss
             last.T |> Option.map (fixedPoint 2) |> Option.defaultValue "-"
           ]
         // The line of the latest epoch was lost: the checkpoint knows its accuracy alone.
-        | Some top1, _ -> [ name; fixedPoint 2 top1; best; "-"; "-"; "-" ]
-        | None, _ -> [ name; "-"; "-"; "-"; "-"; "-" ]
+        | Some top1, _ -> [ name; fixedPoint 2 top1; yield! best; "-"; "-"; "-" ]
+        | None, _ -> name :: List.replicate (best.Length + 4) "-"
 
-    /// Lists all runs: last and best accuracy in percent, test loss in nats, last mean T.
-    let table (runs: (string * Summary) list) : Table = {
-        Caption = "Accuracy on the test images"
-        Header = [ "run"; "top-1 %"; "best top-1 %"; "top-5 %"; "test loss"; "T" ]
-        Rows = List.map row runs
-    }
+    /// Lists all runs: accuracy on the test images in percent in the last epoch, in the one that is best on the validation where
+    /// a run has one, and in the one that is best on the test images; test loss in nats, last mean T.
+    let table (runs: (string * Summary) list) : Table =
+        let validation = List.exists isValidated runs
+
+        {
+            Caption = "Accuracy on the test images; the best on test is chosen on these images, and so too high"
+            Header = [
+                "run"
+                "last top-1 %"
+                if validation then "best on validation %"
+                "best on test %"
+                "top-5 %"
+                "test loss"
+                "T"
+            ]
+            Rows = List.map (row validation) runs
+        }
 
     let private temperatureHeader = [
         "run"
@@ -154,6 +188,8 @@ module RunReport =
          else
              $"{string settings.CrossEntropy} ce + {methods settings}")
         "data", settings.Data
+        if settings.ValSplit > 0.0 then
+            "held out", $"{string settings.ValSplit} of each class, split seed {settings.SplitSeed}"
         "images a class", (if settings.PerClass = 0 then "all" else string settings.PerClass)
         "epochs", string settings.Epochs
         "batch", string settings.Batch

@@ -20,7 +20,7 @@ type CheckpointInfo = {
     /// Names of the classes in the order of the outputs; empty where none are known.
     ClassNames: string list
     Images: ImagesSeen
-    /// SHA-256 of the training images and labels.
+    /// SHA-256 of the training and validation images and labels.
     DataHash: string
     /// The epoch in which the run resumes, from 1, and the batches done in it.
     Epoch: int
@@ -102,7 +102,7 @@ module Checkpoint =
             images.ShortSide
         ]
 
-        let numbers = [ info.Top1; info.Best.Top1 ] @ images.Mean @ images.Std
+        let numbers = [ info.Top1; info.Best.Top1; Best.chosenBy info.Best ] @ images.Mean @ images.Std
 
         if
             List.forall (fun n -> n >= 0) counts
@@ -125,7 +125,7 @@ module Checkpoint =
         )
 
     /// What checkpoints of earlier versions lack.
-    let private added: (string * string) list = [ "classNames", "[]"; "images.shortSide", "0" ]
+    let private added: (string * string) list = [ "classNames", "[]"; "images.shortSide", "0"; "best.valTop1", "null" ]
 
     /// Reads a checkpoint from a file's bytes. Verifies the seal before it uses anything.
     let parse (path: string) (bytes: byte[]) : Result<Checkpoint, Error> =

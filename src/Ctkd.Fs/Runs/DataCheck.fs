@@ -49,3 +49,30 @@ module DataCheck =
                 ""
                 "leave the mixing out, as RLKD's recipes for ImageNet do: --rl-no-mix"
         | _ -> Ok()
+
+    /// The smallest batch that batch normalisation bears: MobileNetV2's running statistics explode under batches of one and
+    /// two images, as PyTorch's do, and resnet20's under batches of one.
+    let private enough = 3
+
+    /// A warning of a last batch too small for batch normalisation: a variance over few images is no estimate.
+    let smallBatch (s: Settings) (data: Splits) (student: Model) : string option =
+        let isNorm (layer: Layer) = layer.IsBatchNorm
+        let smallest = Settings.smallestBatch s data
+        let images count = if count = 1 then "one image" else $"{count} images"
+
+        if smallest >= enough || not (Layer.leaves student.Body |> List.exists isNorm) then
+            None
+        elif s.Batch < enough then
+            Some $"batches of {images s.Batch} are too small for batch normalisation: choose a larger --batch"
+        else
+            Some
+                $"the last batch of each epoch has {images smallest}, too few for batch normalisation: leave it out with --drop-last, or choose another --batch than {s.Batch}"
+
+    /// The number of images for each purpose, in words.
+    let counts (data: Splits) : string =
+        let validation =
+            match data.Validation with
+            | None -> ""
+            | Some set -> $", {ImageSet.count set} validation"
+
+        $"{ImageSet.count data.Train} training{validation} and {ImageSet.count data.Test} test images"

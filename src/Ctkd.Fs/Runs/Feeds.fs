@@ -8,6 +8,8 @@ open Ctkd.Images
 type Feeds = {
     /// None for an evaluation alone.
     Train: ImageFeed option
+    /// None for an evaluation alone, and where no validation is held out.
+    Validation: ImageFeed option
     Test: ImageFeed
     /// Closed in this order: the threads that decode photographs, and the packs that were opened for the feeds alone.
     Held: IDisposable list
@@ -39,7 +41,7 @@ module Unreadable =
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module Feeds =
 
-    /// Test images of so many bytes or fewer are decoded once and stay on the device.
+    /// Images to evaluate on, of so many bytes or fewer, are decoded once and stay on the device.
     let private mostOnDevice = 1_000_000_000L
 
     /// Images that are decoded at once for the device.
@@ -72,8 +74,8 @@ module Feeds =
             Std = Augment.perChannel dtype device data.Std
         }
 
-    /// Test photographs, decoded once to bytes on the device. Those that cannot be decoded are left out.
-    let private decoded (stream: PhotoStream) : DeviceSet =
+    /// Photographs to evaluate on, decoded once to bytes on the device. Those that cannot be decoded are left out.
+    let private decoded (kind: string) (stream: PhotoStream) : DeviceSet =
         let row = 3 * stream.Height * stream.Width
         let bytes = Array.zeroCreate<byte>(stream.Labels.Length * row)
         let labels = ResizeArray<int64>()
@@ -90,7 +92,7 @@ module Feeds =
                     labels.Add(int64 stream.Labels[images[i]])
 
         if labels.Count = 0 then
-            Error.raise (PhotoStream.unreadable $"not one of {stream.Labels.Length} test images is whole")
+            Error.raise (PhotoStream.unreadable $"not one of {stream.Labels.Length} {kind} images is whole")
 
         let device, count = Tensor.device stream.Mean, labels.Count
 
@@ -105,30 +107,50 @@ module Feeds =
             Mix = None
         }
 
-    let private testFeed s dtype device (data: Splits) (say: string -> unit) : ImageFeed * IDisposable list =
-        match data.Test.Images with
-        | Pixels.InMemory _ -> OnDevice(Augment.upload dtype device data.Mean data.Std data.Test), []
+    /// Images to evaluate on: `set` of the data, which messages call by its kind.
+    let private evaluated
+        s
+        dtype
+        device
+        say
+        (data: Splits)
+        (kind: string)
+        (set: ImageSet)
+        : ImageFeed * IDisposable list =
+        match set.Images with
+        | Pixels.InMemory _ -> OnDevice(Augment.upload dtype device data.Mean data.Std set), []
         | Pixels.InFiles photos ->
-            // Each test image is decoded once, or once in an evaluation.
-            let stream = stream 0L s dtype device data data.Test photos
-            let bytes = 3L * int64 data.Test.Height * int64 data.Test.Width * int64 (ImageSet.count data.Test)
+            // Each image is decoded once, or once in an evaluation.
+            let stream = stream 0L s dtype device data set photos
+            let bytes = 3L * int64 set.Height * int64 set.Width * int64 (ImageSet.count set)
 
             if bytes > mostOnDevice then
                 Streamed stream, [ stream.Loader :> IDisposable ]
             else
                 use loader = stream.Loader
-                let set = decoded stream
+                let onDevice = decoded kind stream
                 Unreadable.say say 0 loader.Unreadable |> ignore
-                OnDevice set, []
+                OnDevice onDevice, []
 
     /// The test images alone.
     let test (s: Settings) (dtype: DType) (device: Device) (say: string -> unit) (data: Splits) : Feeds =
-        let test, held = testFeed s dtype device data say
-        { Train = None; Test = test; Held = held }
+        let test, held = evaluated s dtype device say data "test" data.Test
+        { Train = None; Validation = None; Test = test; Held = held }
 
-    /// Training and test images.
-    let create (s: Settings) (dtype: DType) (device: Device) (say: string -> unit) (data: Splits) : Feeds =
+    /// The test images, and the validation where there is one.
+    let private evaluations s dtype device say (data: Splits) : Feeds =
         let feeds = test s dtype device say data
+
+        match data.Validation with
+        | None -> feeds
+        | Some set ->
+            let validation, held = evaluated s dtype device say data "validation" set
+
+            { feeds with Validation = Some validation; Held = feeds.Held @ held }
+
+    /// Training, validation and test images.
+    let create (s: Settings) (dtype: DType) (device: Device) (say: string -> unit) (data: Splits) : Feeds =
+        let feeds = evaluations s dtype device say data
 
         match data.Train.Images with
         | Pixels.InMemory _ -> {

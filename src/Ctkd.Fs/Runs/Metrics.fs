@@ -32,6 +32,9 @@ type EpochMetrics = {
     Top1: float
     Top5: float
     TestLoss: float
+    /// On the validation images, in percent and nats; absent where none are held out.
+    ValTop1: float option
+    ValLoss: float option
     /// Training only: evaluation is not counted.
     ImagesPerSecond: float
     Seconds: float
@@ -83,11 +86,23 @@ module Metrics =
             Top1 = test.Top1
             Top5 = test.Top5
             TestLoss = test.Loss
+            ValTop1 = None
+            ValLoss = None
             ImagesPerSecond = share * float means.Images / max 1e-9 seconds
             Seconds = seconds
             Waited = waited |> Option.map (fun waited -> 100.0 * waited / max 1e-9 seconds)
             Warning = range |> Option.bind (fun range -> Saturation.warning range temperatures)
         }
+
+    /// With the results on the validation images, where there are any.
+    let withValidation (validation: Accuracy option) (line: EpochMetrics) : EpochMetrics = {
+        line with
+            ValTop1 = validation |> Option.map _.Top1
+            ValLoss = validation |> Option.map _.Loss
+    }
+
+    /// What an epoch would be as the best one.
+    let candidate (line: EpochMetrics) : Best = { Epoch = line.Epoch; Top1 = line.Top1; ValTop1 = line.ValTop1 }
 
     /// Removes the warning where an earlier line of the run has one.
     let warnOnce (earlier: EpochMetrics list) (line: EpochMetrics) : EpochMetrics =
@@ -95,7 +110,7 @@ module Metrics =
 
     /// A line, also of an earlier version.
     let private readLine (path: string) (line: string) : Result<EpochMetrics, Error> =
-        Json.complete [ "waited", "null" ] line |> Json.read<EpochMetrics> path
+        Json.complete [ "waited", "null"; "valTop1", "null"; "valLoss", "null" ] line |> Json.read<EpochMetrics> path
 
     /// Reads the lines of a metrics file from its text, without a last line that is cut short. Lines that end with a line feed were
     /// written whole: one that cannot be read is of another version.

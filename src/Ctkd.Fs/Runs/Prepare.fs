@@ -11,8 +11,8 @@ type PreparedRun = {
     /// Ends the threads that decode photographs, and closes packs.
     Feeds: Feeds
     ClassNames: string list
-    /// Makes the lists of training and test photographs (`PhotoIndex`); None where the images are in memory.
-    Index: unit -> (string * string) option
+    /// Makes the lists of photographs (`PhotoIndex`), each with what it is for; none where the images are in memory.
+    Index: unit -> (PhotoPurpose * string) list
     Images: ImagesSeen
     /// The teacher's accuracy on the test images.
     Teacher: Accuracy option
@@ -165,19 +165,20 @@ module Prepare =
             {
                 data with
                     Train = { data.Train with Classes = classes }
+                    Validation = data.Validation |> Option.map (fun set -> { set with Classes = classes })
                     Test = { data.Test with Classes = classes }
                     ClassNames = teacher.Info |> Option.map _.ClassNames |> Option.defaultValue []
             }
 
-    /// Test images without labels, with the teacher's choices as labels.
-    let private labelledBy (plan: TrainingPlan) (batch: int) (teacher: LoadedModel) (test: ImageFeed) : ImageFeed =
-        let labels = Array.create (ImageFeed.count test) -1
+    /// Images without labels, with the teacher's choices as labels.
+    let private labelledBy (plan: TrainingPlan) (batch: int) (teacher: LoadedModel) (images: ImageFeed) : ImageFeed =
+        let labels = Array.create (ImageFeed.count images) -1
 
         Autograd.noGrad (fun () ->
             ImageFeed.each
                 batch
                 Int32.MaxValue
-                test
+                images
                 (fun seen ->
                     let logits = (TrainingPlan.forward plan teacher.Model false teacher.Weights seen.Images).Logits
                     let chosen = Tensor.toInt64s (Tensor.argMax 1 logits)
@@ -185,7 +186,7 @@ module Prepare =
                 )
         )
 
-        ImageFeed.relabel labels test
+        ImageFeed.relabel labels images
 
     /// The plan with the experiment's policy and distillers in place of those that the settings name.
     let private withValues (e: Experiment) (data: Splits) (plan: TrainingPlan) : Result<TrainingPlan, Error> =
@@ -263,26 +264,6 @@ module Prepare =
             let names = String.concat ", " s.Methods.Keys
             hooks.Say $"warning: {names} read no softened logits: the policy {s.Policy} has no effect"
 
-    /// The smallest batch that batch normalisation bears: MobileNetV2's running statistics explode under batches of one and
-    /// two images, as PyTorch's do, and resnet20's under batches of one.
-    let private enough = 3
-
-    /// Warns of a last batch too small for batch normalisation: a variance over few images is no estimate.
-    let private warnOfRest (hooks: Hooks) (s: Settings) (data: Splits) (student: Model) : unit =
-        let isNorm (layer: Layer) = layer.IsBatchNorm
-
-        let smallest = Settings.smallestBatch s data
-
-        let images count = if count = 1 then "one image" else $"{count} images"
-
-        if smallest < enough && Layer.leaves student.Body |> List.exists isNorm then
-            if s.Batch < enough then
-                hooks.Say
-                    $"warning: batches of {images s.Batch} are too small for batch normalisation: choose a larger --batch"
-            else
-                hooks.Say
-                    $"warning: the last batch of each epoch has {images smallest}, too few for batch normalisation: leave it out with --drop-last, or choose another --batch than {s.Batch}"
-
     /// Loads and checks everything that an experiment needs.
     let load (e: Experiment) : Result<PreparedRun, Error> =
         result {
@@ -300,7 +281,7 @@ module Prepare =
             let! data =
                 match e.Data with
                 | None -> Settings.loadData s
-                | Some data -> Settings.adjust s data
+                | Some data -> Splits.holdOut s.ValSplit s.SplitSeed data |> Result.bind (Settings.adjust s)
 
             do! DataCheck.batch s data
             do! DataCheck.names data
@@ -321,9 +302,9 @@ module Prepare =
 
             if e.Distillers.IsNone then warnOfTemperature hooks s
 
-            hooks.Say $"{s.Data}: {ImageSet.count data.Train} training and {ImageSet.count data.Test} test images"
+            hooks.Say $"{s.Data}: {DataCheck.counts data}"
             data.Warnings |> List.iter (fun warning -> hooks.Say $"warning: {warning}")
-            warnOfRest hooks s data student
+            DataCheck.smallBatch s data student |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
 
             let identity = Option.bind LoadedModel.identity teacher
 
@@ -355,11 +336,19 @@ module Prepare =
 
             let feeds =
                 match teacher with
-                | Some teacher when ImageSet.isUnlabelled data.Test -> {
-                    feeds with
-                        Test = labelledBy plan (evaluationBatch images) teacher feeds.Test
-                  }
-                | _ -> feeds
+                | None -> feeds
+                | Some teacher ->
+                    let labelled (set: ImageSet) (feed: ImageFeed) =
+                        if ImageSet.isUnlabelled set then
+                            labelledBy plan (evaluationBatch images) teacher feed
+                        else
+                            feed
+
+                    {
+                        feeds with
+                            Validation = Option.map2 labelled data.Validation feeds.Validation
+                            Test = labelled data.Test feeds.Test
+                    }
 
             let remembered compute =
                 match identity with
@@ -383,8 +372,16 @@ module Prepare =
                 ClassNames = data.ClassNames
                 Index =
                     fun () ->
-                        let index = PhotoSets.index data.ClassNames
-                        Option.zip (index data.Train) (index data.Test)
+                        [
+                            PhotoPurpose.Train, Some data.Train
+                            PhotoPurpose.Validation, data.Validation
+                            PhotoPurpose.Test, Some data.Test
+                        ]
+                        |> List.choose (fun (purpose, set) ->
+                            set
+                            |> Option.bind (PhotoSets.index data.ClassNames)
+                            |> Option.map (fun list -> purpose, list)
+                        )
                 Images = images
                 Teacher = judged
                 TeacherHash = teacherHash

@@ -29,6 +29,12 @@ type Summary = {
         summary.Ending = Finished
         && summary.Epochs |> List.tryLast |> Option.exists (fun last -> last.Epoch < summary.Settings.Epochs)
 
+    /// The epoch of the highest top-1 on the test images, chosen on them: the first of equals.
+    member summary.BestOnTest: EpochMetrics option =
+        match summary.Epochs with
+        | [] -> None
+        | epochs -> Some(List.maxBy _.Top1 epochs)
+
 /// Runs in folders: from an experiment to checkpoints and metrics.
 [<RequireQualifiedAccess>]
 module Run =
@@ -111,23 +117,30 @@ module Run =
 
         let complete (seconds: float) (waited: float) (firstStep: int) (state: TrainState) (lines: EpochMetrics list) =
             result {
-                let test = LoadedModel.accuracyIn batch plan plan.Student (TrainState.deployed state) run.Feeds.Test
+                let accuracy = LoadedModel.accuracyIn batch plan plan.Student (TrainState.deployed state)
+                let test, validation = accuracy run.Feeds.Test, run.Feeds.Validation |> Option.map accuracy
 
                 do!
-                    if Double.IsFinite test.Loss && isSound state then
-                        Ok()
-                    else
+                    if not (Double.IsFinite test.Loss && isSound state) then
                         Result.Error(diverged run.Settings folder state.Epoch state.Step "test loss")
+                    elif not (validation |> Option.forall (_.Loss >> Double.IsFinite)) then
+                        Result.Error(diverged run.Settings folder state.Epoch state.Step "validation loss")
+                    else
+                        Ok()
 
                 let waited = if run.Trainer.Images.IsStreamed then Some waited else None
-                let metrics = Metrics.ofEpoch plan state firstStep test seconds waited |> Metrics.warnOnce lines
-                let better = test.Top1 > state.Best.Top1
-                let best = if better then { Epoch = state.Epoch; Top1 = test.Top1 } else state.Best
+
+                let metrics =
+                    Metrics.ofEpoch plan state firstStep test seconds waited
+                    |> Metrics.withValidation validation
+                    |> Metrics.warnOnce lines
+
+                let best = Best.better state.Best (Metrics.candidate metrics)
                 do! log state metrics
                 let next = TrainState.nextEpoch best state
                 let lines = lines @ [ metrics ]
                 // The latest checkpoint is written last: what it records of the best one is then true whenever the machine stops.
-                do! if better then save folder.Best next lines else Ok()
+                do! if best.Epoch = state.Epoch then save folder.Best next lines else Ok()
                 do! save folder.Last next lines
                 hooks.OnEpoch metrics
                 metrics.Warning |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
@@ -213,20 +226,6 @@ module Run =
                 folder.Path
                 "free some space; the checkpoints written so far are whole"
 
-    /// Writes the settings for people and tools.
-    let private writeSettings (folder: RunDirectory) (s: Settings) : Result<unit, Error> =
-        let text = Json.writeIndented s + "\n" |> Text.Encoding.UTF8.GetBytes
-        Files.replace folder.Settings (fun stream -> stream.Write(ReadOnlySpan text))
-
-    /// Writes the lists of the photographs that a run uses.
-    let private writeIndex (folder: RunDirectory) (run: PreparedRun) : Result<unit, Error> =
-        let write (path: string) (text: string) =
-            Files.replace path (fun stream -> stream.Write(ReadOnlySpan(Text.Encoding.UTF8.GetBytes text)))
-
-        match run.Index() with
-        | None -> Ok()
-        | Some(train, test) -> write (fst folder.Index) train |> Result.bind (fun () -> write (snd folder.Index) test)
-
     /// Starts an experiment in a new folder, which is made first: a folder that cannot be used is told at once.
     let startExperiment (out: string) (experiment: Experiment) : Result<Summary, Error> =
         let prepared (folder: RunDirectory) =
@@ -257,8 +256,8 @@ module Run =
                                         (fun () ->
                                             result {
                                                 do! RunDirectory.keepEarlier folder
-                                                do! writeSettings folder run.Settings
-                                                do! writeIndex folder run
+                                                do! RunDirectory.writeSettings folder run.Settings
+                                                do! RunDirectory.writeIndex folder (run.Index())
                                                 do! RunRecord.start experiment.Recipe folder run
                                                 return! go experiment.Hooks folder run state []
                                             }
@@ -272,22 +271,18 @@ module Run =
     let start (hooks: Hooks) (out: string) (settings: Settings) : Result<Summary, Error> =
         Prepare.ofSettings hooks settings |> startExperiment out
 
-    /// Makes an older checkpoint the latest one; keeps what came after it beside, with the ending .old.
-    let private takeUp (hooks: Hooks) (folder: RunDirectory) (checkpoint: Checkpoint) (state: TrainState) =
-        if checkpoint.Path = folder.Last then
-            Ok()
-        else
-            let later = [ folder.Last; folder.Metrics ] |> List.filter File.Exists
-            let kept = later |> List.map (Files.keepAside "old") |> String.concat " and "
-            let rest = if later.IsEmpty then "" else $"; what came after it is kept in {kept}"
-            hooks.Say $"going on from epoch {checkpoint.Info.Epoch}{rest}"
-            Checkpoint.write folder.Last checkpoint.Info state
-
     /// The results of a run that has ended. Neither teacher nor data are needed.
-    let private finished hooks (folder: RunDirectory) (s: Settings) (checkpoint: Checkpoint) : Result<Summary, Error> =
+    let private finished
+        hooks
+        (folder: RunDirectory)
+        (s: Settings)
+        (newest: NewestCheckpoint)
+        : Result<Summary, Error> =
+        let checkpoint = newest.Checkpoint
         let info = checkpoint.Info
 
-        Metrics.readable info.MetricLines folder.Metrics
+        (if newest.Damage.IsSome then NewestCheckpoint.takeUp hooks.Say folder newest else Ok())
+        |> Result.bind (fun () -> Metrics.readable info.MetricLines folder.Metrics)
         |> Result.map (fun (lines, problem) ->
             problem |> Option.iter (fun problem -> hooks.Say $"warning: {problem}; the checkpoints are whole")
 
@@ -320,8 +315,9 @@ module Run =
             error
 
     /// Goes on with a run from a checkpoint, with settings that may differ in places and epochs.
-    let private goOn (folder: RunDirectory) (checkpoint: Checkpoint) (changed: Settings) (experiment: Experiment) =
+    let private goOn (folder: RunDirectory) (newest: NewestCheckpoint) (changed: Settings) (experiment: Experiment) =
         result {
+            let checkpoint = newest.Checkpoint
             let recorded, hooks = checkpoint.Info.Settings, experiment.Hooks
 
             // The teacher's hash is checked: what its file holds beside it does not matter.
@@ -339,8 +335,8 @@ module Run =
                             do! ResumeCheck.data run checkpoint
                             let! state = Checkpoint.restore run.Trainer.Plan checkpoint
                             Settings.ofMoreEpochs recorded changed |> List.iter hooks.Say
-                            do! takeUp hooks folder checkpoint state
-                            do! if recorded = changed then Ok() else writeSettings folder changed
+                            do! NewestCheckpoint.takeUp hooks.Say folder newest
+                            do! if recorded = changed then Ok() else RunDirectory.writeSettings folder changed
                             do! RunRecord.goOn hooks.Say folder checkpoint.Info.Epoch run
                             let! lines, warning = Metrics.keep checkpoint.Info.MetricLines folder.Metrics
                             warning |> Option.iter (fun warning -> hooks.Say $"warning: {warning}")
@@ -364,17 +360,16 @@ module Run =
                         folder
                         (fun () ->
                             result {
-                                let! checkpoint =
-                                    Checkpoint.read file |> Result.mapError (RunDirectory.offerBest file)
-
+                                let! newest = NewestCheckpoint.read path
+                                let checkpoint = newest.Checkpoint
                                 let changed = change checkpoint.Info.Settings
                                 do! ResumeCheck.parts file checkpoint.Info.Settings experiment
                                 do! ResumeCheck.changes file checkpoint.Info.Settings changed
 
                                 if Checkpoint.hasEnded changed checkpoint.Info then
-                                    return! finished experiment.Hooks folder changed checkpoint
+                                    return! finished experiment.Hooks folder changed newest
                                 else
-                                    return! goOn folder checkpoint changed experiment
+                                    return! goOn folder newest changed experiment
                             }
                         )
             }

@@ -1,11 +1,27 @@
 namespace Ctkd.Fs
 
-/// The best evaluation so far.
-type Best = { Epoch: int; Top1: float }
+/// The best epoch so far: that of the highest top-1 on the validation images where there are any, else on the test images.
+type Best = {
+    /// From 1; 0 before any.
+    Epoch: int
+    /// On the test images in that epoch, in percent.
+    Top1: float
+    /// On the validation images in that epoch, in percent; None where the test images choose.
+    ValTop1: float option
+}
 
-/// Functions over the best evaluation.
+/// Functions over the best epoch.
 [<RequireQualifiedAccess; CompilationRepresentation(CompilationRepresentationFlags.ModuleSuffix)>]
 module Best =
+
+    /// Before the first evaluation.
+    let none: Best = { Epoch = 0; Top1 = 0.0; ValTop1 = None }
+
+    /// The top-1 that chooses the best epoch, in percent.
+    let chosenBy (best: Best) : float = best.ValTop1 |> Option.defaultValue best.Top1
+
+    /// The better of the best epoch so far and a later one: the earlier of equals.
+    let better (best: Best) (later: Best) : Best = if chosenBy later > chosenBy best then later else best
 
     /// Whether the best top-1 has not risen in the last `patience` epochs before epoch `epoch` (from 1); never without patience.
     let hasStalled (patience: int option) (epoch: int) (best: Best) : bool =
@@ -15,7 +31,9 @@ module Best =
     let stalled (patience: int) (epoch: int) (best: Best) : string =
         let epochs = if patience = 1 then "an epoch" else $"{patience} epochs"
 
-        $"stopped early after epoch {epoch - 1}: the best top-1, %.2f{best.Top1} %% of epoch {best.Epoch}, has not risen for {epochs}"
+        let images = if best.ValTop1.IsSome then " on the validation" else ""
+
+        $"stopped early after epoch {epoch - 1}: the best top-1{images}, %.2f{chosenBy best} %% of epoch {best.Epoch}, has not risen for {epochs}"
 
 /// Everything that changes while a plan runs: what a checkpoint holds. A step updates the tensors in place and invalidates
 /// the state that it was given: using that state again raises.
@@ -95,7 +113,7 @@ module TrainState =
             Sums = sums
             Epoch = 1
             Step = 0
-            Best = { Epoch = 0; Top1 = 0.0 }
+            Best = Best.none
             Lease = ref 0L, 0L
         }
 

@@ -41,6 +41,24 @@ let tests =
                 )
         }
 
+        test "where images are held out, the best epoch and the patience are theirs" {
+            inFolder (fun folder ->
+                let path = write folder { settings with Epochs = 9; Patience = 1; ValSplit = 0.1 } [ 60.0; 50.0 ]
+                let metrics = Path.Combine(path, "metrics.jsonl")
+                let lines = Metrics.read metrics |> Error.orRaise
+                File.Delete metrics
+
+                for line, val' in List.zip lines [ 30.0; 40.0 ] do
+                    Metrics.append metrics { line with ValTop1 = Some val'; ValLoss = Some 1.0 } |> Error.orRaise
+
+                let run = RunOutcome.read path |> Error.orRaise
+                Must.equal (Some 2) (RunOutcome.bestOnValidation run |> Option.map _.Epoch)
+                Must.equal (Some 50.0) (Metric.value Metric.BestVal run)
+                Must.equal (Some 60.0) (Metric.value Metric.Best run)
+                Must.equal RunProgress.Unfinished run.Progress
+            )
+        }
+
         test "a run with epochs left is unfinished, and one that its patience has ended is not" {
             inFolder (fun folder ->
                 let progress name (s: Settings) top1s =
@@ -62,7 +80,7 @@ let tests =
                 Must.equal (summary.Settings, summary.Epochs) (run.Settings, run.Epochs)
                 Must.equal RunProgress.Whole run.Progress
                 let best = (RunOutcome.bestOnTest run).Value
-                Must.equal summary.Best { Epoch = best.Epoch; Top1 = best.Top1 }
+                Must.equal summary.Best (Metrics.candidate best)
                 Must.equal (Some summary.Teacher.Value.Top1) (run.Record.Value.Teacher |> Option.map _.Top1)
             )
         }

@@ -27,6 +27,8 @@ let line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
         Top1 = 80.0 + float epoch
         Top5 = 99.0
         TestLoss = 0.51234
+        ValTop1 = None
+        ValLoss = None
         ImagesPerSecond = 1000.0
         Seconds = 1.0
         Waited = None
@@ -45,7 +47,7 @@ let summary (policy: string) (epochs: int) : Summary =
                 TeacherWeights = (if taught then "t.safetensors" else "")
                 Policy = (if taught then Runs.policy policy else Settings.defaults.Policy)
         }
-        Best = { Epoch = 2; Top1 = 82.5 }
+        Best = { Epoch = 2; Top1 = 82.5; ValTop1 = None }
         Top1 = if epochs = 0 then None else Some (line taught false epochs).Top1
         Teacher = None
         Epochs =
@@ -82,13 +84,41 @@ let tests =
                 CultureInfo.CurrentCulture <- commas
                 let table = RunReport.table runs
 
-                Must.equal [ "run"; "top-1 %"; "best top-1 %"; "top-5 %"; "test loss"; "T" ] table.Header
+                Must.equal [ "run"; "last top-1 %"; "best on test %"; "top-5 %"; "test loss"; "T" ] table.Header
 
                 Must.equal [ "alone"; "83.00"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "-" ] table.Rows[0]
 
                 Must.equal [ "ctkd"; "82.00"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "17.00" ] table.Rows[2]
             finally
                 CultureInfo.CurrentCulture <- before
+        }
+
+        test
+            "beside a validation the table has its best epoch, and apart the best on test, which is said to be chosen on it" {
+            let name, alone = runs.Head
+
+            let validated = {
+                alone with
+                    Best = { Epoch = 2; Top1 = 82.0; ValTop1 = Some 71.25 }
+                    Epochs =
+                        alone.Epochs |> List.map (fun m -> { m with ValTop1 = Some(70.0 - float (abs (m.Epoch - 2))) })
+            }
+
+            let shown = [ name, validated; runs[1] ]
+            let table = RunReport.table shown
+
+            Must.equal
+                [ "run"; "last top-1 %"; "best on validation %"; "best on test %"; "top-5 %"; "test loss"; "T" ]
+                table.Header
+
+            Must.equal
+                [ "alone"; "83.00"; "82.00 (epoch 2, validation 71.25)"; "83.00 (epoch 3)"; "99.00"; "0.5123"; "-" ]
+                table.Rows[0]
+
+            Must.equal [ "kd"; "83.00"; "-"; "82.50 (epoch 2)"; "99.00"; "0.5123"; "18.00" ] table.Rows[1]
+            Must.contain "the best on test is chosen on these images" table.Caption
+            let chart = charts shown |> List.find (fun chart -> chart.Title = "Validation accuracy")
+            Must.equal [ 1.0, 69.0; 2.0, 70.0; 3.0, 69.0 ] (Must.single chart.Series).Points
         }
 
         test "a run that was stopped in its first epoch has dashes and no curve" {

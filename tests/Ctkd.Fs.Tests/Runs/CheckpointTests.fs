@@ -21,7 +21,7 @@ let private info: CheckpointInfo = {
     DataHash = "def"
     Epoch = 3
     Step = 2
-    Best = { Epoch = 2; Top1 = 100.0 / 3.0 }
+    Best = { Epoch = 2; Top1 = 100.0 / 3.0; ValTop1 = Some 12.5 }
     Top1 = 0.1
     ClassNames = []
     MetricLines = 2

@@ -23,6 +23,8 @@ let private line (epoch: int) : EpochMetrics = {
     Top1 = 12.5
     Top5 = 50.0
     TestLoss = 2.3
+    ValTop1 = Some 12.0
+    ValLoss = Some 2.4
     ImagesPerSecond = 1e5
     Seconds = 0.25
     Waited = Some 12.5
@@ -38,10 +40,13 @@ let private withLines (count: int) (body: string -> EpochMetrics list -> unit) :
         body path lines
     )
 
-/// A line as versions before photographs wrote it.
+/// A line as versions before photographs and validations wrote it.
 let private older (line: EpochMetrics) : string =
     let json = (System.Text.Json.Nodes.JsonNode.Parse(Json.write line) |> nonNull).AsObject()
-    Must.hold (json.Remove "waited")
+
+    for name in [ "waited"; "valTop1"; "valLoss" ] do
+        Must.hold (json.Remove name)
+
     json.ToJsonString()
 
 let tests =
@@ -51,7 +56,10 @@ let tests =
                 let path = Path.Combine(folder, "metrics.jsonl")
                 let lines = [ line 1; line 2 ]
                 File.WriteAllText(path, lines |> List.map (fun line -> older line + "\n") |> String.concat "")
-                let expected = lines |> List.map (fun line -> { line with Waited = None })
+
+                let expected =
+                    lines |> List.map (fun line -> { line with Waited = None; ValTop1 = None; ValLoss = None })
+
                 Must.equal (Ok expected) (Metrics.read path)
                 Must.equal (Ok(expected, None)) (Metrics.readable 2 path)
                 Must.equal (Ok(expected, None)) (Metrics.keep 2 path)
@@ -190,6 +198,16 @@ let tests =
                 Must.lie m.SmallestT.Value m.LargestT.Value m.T.Value
                 Must.lie 15.0 15.7 m.SmallestT.Value
             )
+        }
+
+        test "results on the validation stand in the line where there are any, and choose the best epoch" {
+            let measured = { Images = 8; Correct = 4; CorrectTop5 = 8; Loss = 1.25 }
+            let m = Metrics.withValidation (Some measured) (line 3)
+            Must.equal (Some 50.0, Some 1.25) (m.ValTop1, m.ValLoss)
+            Must.equal { Epoch = 3; Top1 = 12.5; ValTop1 = Some 50.0 } (Metrics.candidate m)
+            let without = Metrics.withValidation None m
+            Must.equal (None, None) (without.ValTop1, without.ValLoss)
+            Must.equal { Epoch = 3; Top1 = 12.5; ValTop1 = None } (Metrics.candidate without)
         }
 
         test "without a teacher there is neither T nor lambda" {

@@ -109,8 +109,7 @@ let tests =
                 let set = upload 20 plan
                 let pixels = Tensor.toBytes set.Images
 
-                let state =
-                    TrainState.start plan |> complete plan set |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 }
+                let state = TrainState.start plan |> complete plan set |> TrainState.nextEpoch Best.none
 
                 let shown = imagesOf plan state 2 0 set
                 Must.equal 20L ((Tensor.shape shown.Images)[0])
@@ -119,8 +118,7 @@ let tests =
                 Must.differ pixels (Tensor.toBytes shown.Images)
                 Must.hold ((imagesOf plan state 3 0 set).Mix.IsNone)
 
-                let ended =
-                    state |> complete plan set |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 } |> complete plan set
+                let ended = state |> complete plan set |> TrainState.nextEpoch Best.none |> complete plan set
 
                 Must.equal pixels (Tensor.toBytes set.Images)
                 Must.equal 3 ended.Epoch
@@ -132,8 +130,7 @@ let tests =
                 let plan = taught agent alone
                 let set = upload 20 plan
 
-                let state =
-                    TrainState.start plan |> complete plan set |> TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 }
+                let state = TrainState.start plan |> complete plan set |> TrainState.nextEpoch Best.none
 
                 let begun = imagesOf plan state 2 0 set
                 let begun = Tensor.toBytes begun.Images
@@ -152,7 +149,7 @@ let tests =
 
                 let set = upload 20 plan
                 let agent = Option.get (TrainingPlan.agent plan)
-                let next = TrainState.nextEpoch { Epoch = 0; Top1 = 0.0 }
+                let next = TrainState.nextEpoch Best.none
                 let first = TrainState.start plan |> complete plan set
                 Must.beEmpty (agent.Report first.Agent)
                 let second = first |> next |> complete plan set

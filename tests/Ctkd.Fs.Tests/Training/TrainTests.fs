@@ -111,7 +111,7 @@ let tests =
         test "the next epoch has seen nothing" {
             Tensor.scoped (fun () ->
                 let set = upload 20 alone
-                let best = { Epoch = 1; Top1 = 25.0 }
+                let best: Best = { Epoch = 1; Top1 = 25.0; ValTop1 = None }
                 let next = TrainState.start alone |> complete alone set |> TrainState.nextEpoch best
 
                 Must.equal (2, 0, best, 0) (next.Epoch, next.Step, next.Best, (EpochSums.means next.Sums).Images)

@@ -30,8 +30,9 @@ module SweepView =
     /// How far a run is.
     let swept (folder: string) (run: PlannedRun) : SweptRun =
         let numbers =
-            match RunDirectory.checkpointOf (SweepRun.folder folder run) |> Result.bind Checkpoint.read with
-            | Ok { Info = info } when info.Epoch > 1 -> Some info.Top1, Some info.Best.Top1, info.Epoch - 1
+            match NewestCheckpoint.read (SweepRun.folder folder run) with
+            | Ok { Checkpoint = { Info = info } } when info.Epoch > 1 ->
+                Some info.Top1, Some info.Best.Top1, info.Epoch - 1
             | _ -> None, None, 0
 
         let top1, best, epochs = numbers

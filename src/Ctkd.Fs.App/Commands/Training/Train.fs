@@ -10,8 +10,15 @@ type RunResult = {
     Folder: string
     Checkpoint: string
     Top1: float option
+    /// On the test images in the best epoch, which the validation images choose where there are any.
     BestTop1: float
     BestEpoch: int
+    /// On the validation images, in the last and in the best epoch; null where none are held out.
+    ValTop1: float option
+    BestValTop1: float option
+    /// In the epoch that the test images themselves would choose.
+    BestOnTestTop1: float option
+    BestOnTestEpoch: int option
     T: float option
     TeacherTop1: float option
 }
@@ -29,6 +36,10 @@ module RunResult =
             Top1 = summary.Top1
             BestTop1 = summary.Best.Top1
             BestEpoch = summary.Best.Epoch
+            ValTop1 = last |> Option.bind _.ValTop1
+            BestValTop1 = summary.Best.ValTop1
+            BestOnTestTop1 = summary.BestOnTest |> Option.map _.Top1
+            BestOnTestEpoch = summary.BestOnTest |> Option.map _.Epoch
             T = last |> Option.bind _.T
             TeacherTop1 = summary.Teacher |> Option.map _.Top1
         }
@@ -73,9 +84,9 @@ module Train =
 
     let private resume (terminal: Terminal) (name: string) (given: GivenFlags) (path: string) =
         result {
-            let! file = RunDirectory.checkpointOf path
             let! change = TrainFlags.changes given
-            let! checkpoint = Checkpoint.read file |> Result.mapError (RunDirectory.offerBest file)
+            let! newest = NewestCheckpoint.read path
+            let checkpoint = newest.Checkpoint
             let recorded = checkpoint.Info.Settings
             do! checkCommand name path recorded
 
@@ -83,7 +94,7 @@ module Train =
                 terminal.Progress
                     name
                     (change recorded).Epochs
-                    (fun hooks -> Prepare.ofSettings hooks recorded |> Run.resumeChanged file change)
+                    (fun hooks -> Prepare.ofSettings hooks recorded |> Run.resumeChanged path change)
 
             let hadFinished = Checkpoint.hasEnded (change recorded) checkpoint.Info
 

@@ -8,7 +8,7 @@ open FsToolkit.ErrorHandling
 type StepTime = {
     /// Seconds of a training step.
     Step: float
-    /// Seconds of the evaluation after each epoch.
+    /// Seconds of the evaluations after each epoch.
     Test: float
     StepsPerEpoch: int
     Epochs: int
@@ -24,7 +24,7 @@ module StepTime =
     /// Steps that are run before those that count, and those that count at most, in steps and seconds.
     let private before, private most, private seconds = 2, 8, 3.0
 
-    /// Images of the test set that are timed.
+    /// Images of an evaluation that are timed.
     let private tested = 512
 
     /// A teacher of drawn weights costs what one of trained weights does.
@@ -93,7 +93,8 @@ module StepTime =
 
                 try
                     // The steps invalidate the state: the test comes first.
-                    let test = test device plan state.Student feeds.Test
+                    let test =
+                        feeds.Test :: Option.toList feeds.Validation |> List.sumBy (test device plan state.Student)
 
                     return {
                         Test = test

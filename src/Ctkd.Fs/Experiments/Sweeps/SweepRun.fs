@@ -33,7 +33,7 @@ module SweepRun =
     let private checkpoint (sweep: string) (run: PlannedRun) : Result<Checkpoint option, Error> =
         match RunDirectory.checkpointOf (folder sweep run) with
         | Error _ -> Ok None
-        | Ok file -> Checkpoint.read file |> Result.mapError (RunDirectory.offerBest file) |> Result.map Some
+        | Ok _ -> NewestCheckpoint.read (folder sweep run) |> Result.map (fun newest -> Some newest.Checkpoint)
 
     /// How far a run is, by what lies in its folder.
     let state (sweep: string) (run: PlannedRun) : RunState =

@@ -30,8 +30,10 @@ module EventLog =
             scalar "accuracy/top1" m.Top1
             scalar "accuracy/top5" m.Top5
             scalar "accuracy/train_top1" m.TrainTop1
+            optional "accuracy/validation_top1" m.ValTop1
             scalar "loss/train" m.Loss
             scalar "loss/test" m.TestLoss
+            optional "loss/validation" m.ValLoss
             named "loss_parts" m.Terms
             scalar "learning_rate" m.LearningRate
             optional "temperature/T" m.T

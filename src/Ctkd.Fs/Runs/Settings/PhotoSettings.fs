@@ -6,8 +6,6 @@ open Ctkd.Fs.FieldKind
 type PhotoSettings = {
     Size: int
     CropArea: float
-    ValSplit: float
-    SplitSeed: int
     Unlabelled: bool
     DecodeThreads: int
     DecodedGb: float
@@ -30,17 +28,6 @@ module PhotoSettings =
 
             row "crop-area SHARE" (nameof p.CropArea) (number positiveShare) 0.08
             |> Field.means "photos: the smallest share of a picture's area that a random crop takes, in (0, 1]"
-
-            row "val-split SHARE" (nameof p.ValSplit) (number share) PhotoSets.defaults.ValSplit
-            |> Field.means "photos: the share of each class that is held out for the test where DIR has no val folder"
-            |> Field.by "0.1 there"
-            |> Field.yours
-
-            row "split-seed NUMBER" (nameof p.SplitSeed) anyWhole PhotoSets.defaults.Seed
-            |> Field.means
-                "photos: chooses what --val-split holds out; one of its own, so that runs of other seeds, and a teacher and its \
-                 student, are tested on the same images"
-            |> Field.yours
 
             {
                 row "unlabelled" (nameof p.Unlabelled) switch PhotoSets.defaults.Unlabelled with
@@ -70,11 +57,3 @@ module PhotoSettings =
         if p.Unlabelled && teacher = "" then
             "unlabelled needs a teacher: without labels there is nothing else to learn from"
     ]
-
-    /// What the loading of photographs needs to know.
-    let options (p: PhotoSettings) : PhotoOptions = {
-        Size = p.Size
-        ValSplit = p.ValSplit
-        Seed = p.SplitSeed
-        Unlabelled = p.Unlabelled
-    }

@@ -159,7 +159,16 @@ module Settings =
                 Teaching = TeacherSettings.absolute s.Teaching
         }
 
-    /// A data set with the settings' normalisation and number of images per class.
+    /// What the loading of a data set needs to know.
+    let private photoOptions (s: Settings) : PhotoOptions = {
+        Size = s.Photos.Size
+        ValSplit = s.ValSplit
+        Seed = s.SplitSeed
+        Unlabelled = s.Photos.Unlabelled
+    }
+
+    /// A data set, whose validation is held out, with the settings' normalisation and number of images per class. The
+    /// validation stays whole: runs on other subsets have the same.
     let adjust (s: Settings) (data: Splits) : Result<Splits, Error> =
         let channels = data.Train.Channels
 
@@ -181,13 +190,13 @@ module Settings =
                     Std = (if s.Std.IsEmpty then data.Std else s.Std)
             }
 
-    /// The data set of the settings, with their normalisation and number of images per class.
+    /// The data set of the settings, with their split, normalisation and number of images per class.
     let loadData (s: Settings) : Result<Splits, Error> =
-        Datasets.loadWith (PhotoSettings.options s.Photos) s.Data (if s.DataDir = "" then None else Some s.DataDir)
+        Datasets.loadWith (photoOptions s) s.Data (if s.DataDir = "" then None else Some s.DataDir)
         |> Result.bind (adjust s)
 
-    /// SHA-256 of a data set's training images and labels, of photographs of both lists of files: a run resumes only with the
-    /// data that it began with.
+    /// SHA-256 of a data set's training and validation images and labels, of photographs of all lists of files: a run resumes
+    /// only with the data that it began with.
     let fingerprint (data: Splits) : string =
         use hash =
             Security.Cryptography.IncrementalHash.CreateHash Security.Cryptography.HashAlgorithmName.SHA256
@@ -200,6 +209,16 @@ module Settings =
             lists |> List.iter (fun list -> hash.AppendData(Text.Encoding.UTF8.GetBytes list))
 
         hash.AppendData(data.Train.Labels |> Array.collect BitConverter.GetBytes)
+
+        match data.Validation with
+        | None -> ()
+        | Some validation ->
+            match PhotoSets.index data.ClassNames validation with
+            | Some list -> hash.AppendData(Text.Encoding.UTF8.GetBytes list)
+            | None -> hash.AppendData(ImageSet.bytes validation)
+
+            hash.AppendData(validation.Labels |> Array.collect BitConverter.GetBytes)
+
         Convert.ToHexStringLower(hash.GetHashAndReset())
 
     /// The learning rate by epoch: the schedule times the warm-up.

@@ -60,6 +60,8 @@ type Settings = {
     Std: float list
     PerClass: int
     Subset: int
+    ValSplit: float
+    SplitSeed: int
     Photos: PhotoSettings
     Epochs: int
     Batch: int

@@ -94,6 +94,21 @@ module SettingsTable =
             |> Field.yours
             |> Field.isNew
 
+            any "val-split SHARE" (nameof s.ValSplit) (number share) PhotoSets.defaults.ValSplit
+            |> Field.means
+                "hold this share of each class out of all training images, before --subset and --per-class, and choose the best \
+                 epoch on it; of photographs without a val folder it is the test; 0 for none"
+            |> Field.by "0; 0.1 of photographs without a val folder"
+            |> Field.yours
+            |> Field.isNew
+
+            any "split-seed NUMBER" (nameof s.SplitSeed) anyWhole PhotoSets.defaults.Seed
+            |> Field.means
+                "chooses what --val-split holds out; one of its own, so that runs of other seeds, and a teacher and its student, \
+                 have the same images held out"
+            |> Field.yours
+            |> Field.isNew
+
             any "epochs COUNT" (nameof s.Epochs) (count 1) 30
             |> Field.means "passes over the training images"
             |> Field.by "30 for digits, 60 for cells, 100 for photographs, 240 for others"
@@ -172,7 +187,9 @@ module SettingsTable =
             |> Field.isNew
 
             any "patience EPOCHS" (nameof s.Patience) (count 0) 0
-            |> Field.means "end the run when the best top-1 has not risen for this many epochs; 0 for never"
+            |> Field.means
+                "end the run when the best top-1, on the validation where there is one, has not risen for this many epochs; \
+                 0 for never"
             |> Field.mayChange
             |> Field.isNew
 
@@ -300,10 +317,16 @@ module SettingsTable =
             if field.IsNew then $"settings.{field.Name}", Json.writeBoxed field.Default
     ]
 
+    /// The settings that earlier versions have under another path within the record of a run.
+    let private moved: (string * string) list = [
+        "settings.photos.valSplit", "settings.valSplit"
+        "settings.photos.splitSeed", "settings.splitSeed"
+    ]
+
     /// Reads the JSON of a record that holds settings, also one of an earlier version, whose missing settings get their defaults,
     /// and whose other missing fields those in `others` (`Json.complete`).
     let readHolderWith<'T> (others: (string * string) list) (where: string) (text: string) : Result<'T, Error> =
-        Json.complete (others @ added) text |> Json.read<'T> where
+        Json.move moved text |> Json.complete (others @ added) |> Json.read<'T> where
 
     /// As `readHolderWith`, of a record whose own fields are those of earlier versions.
     let readHolder<'T> (where: string) (text: string) : Result<'T, Error> = readHolderWith<'T> [] where text

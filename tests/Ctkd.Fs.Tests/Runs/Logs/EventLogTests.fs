@@ -33,8 +33,10 @@ let private expected (line: string) : (string * float32) list =
         number "accuracy/top1" "top1"
         number "accuracy/top5" "top5"
         number "accuracy/train_top1" "trainTop1"
+        number "accuracy/validation_top1" "valTop1"
         number "loss/train" "loss"
         number "loss/test" "testLoss"
+        number "loss/validation" "valLoss"
         group "loss_parts" "terms"
         number "learning_rate" "learningRate"
         number "temperature/T" "t"
@@ -119,7 +121,10 @@ let tests =
                 $"each epoch's event has the numbers of metrics.jsonl under {policy}, and the time at which it was written" {
                 inFolder (fun folder ->
                     let before = now ()
-                    Runs.finish (Runs.run folder) (logged (Runs.taught policy Runs.small)) |> ignore
+
+                    Runs.finish (Runs.run folder) (logged (Runs.taught policy { Runs.small with ValSplit = 0.1 }))
+                    |> ignore
+
                     let after = now ()
                     let shown = areItsMetrics (Runs.run folder)
                     let times = [ for _, time, _ in shown -> time ]

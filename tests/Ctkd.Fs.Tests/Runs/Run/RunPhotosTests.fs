@@ -210,24 +210,31 @@ let tests =
             )
         }
 
-        test "a share is held out where there is no validation, by the seed, and is refused where there is one" {
+        test "a share is held out by the seed: the test where there is no val folder, a validation where there is one" {
             inFolder (fun folder ->
                 let root = photos folder
-                let split share = { settings root with Photos = { (settings root).Photos with ValSplit = share } }
-                let error = Settings.loadData (split 0.5) |> errorOf
-                Must.equal (Usage, root) (error.Kind, error.Where)
+                let split share = { settings root with ValSplit = share }
+                let own = Settings.loadData (split 0.5) |> Error.orRaise
+
+                let paths (set: ImageSet) =
+                    match set.Images with
+                    | Pixels.InFiles p -> p.Files.Paths
+                    | Pixels.InMemory _ -> [||]
+
+                let validation = own.Validation.Value
+                Must.equal (6, 6, 6) (ImageSet.count own.Train, ImageSet.count validation, ImageSet.count own.Test)
+                Must.equal [| 0; 0; 1; 1; 2; 2 |] validation.Labels
+                let all = Settings.loadData (split 0.0) |> Error.orRaise
+                Must.equal (paths all.Train) (Array.sort (Array.append (paths own.Train) (paths validation)))
+                Must.equal (paths all.Test) (paths own.Test)
                 let train = Path.Combine(root, "train")
 
-                let data seed =
-                    Settings.loadData { split 0.5 with DataDir = train; Photos.SplitSeed = seed } |> Error.orRaise
+                let data seed = Settings.loadData { split 0.5 with DataDir = train; SplitSeed = seed } |> Error.orRaise
 
                 Must.equal (6, 6) (ImageSet.count (data 1).Train, ImageSet.count (data 1).Test)
 
-                let held seed =
-                    match (data seed).Test.Images with
-                    | Pixels.InFiles p -> p.Files.Paths
-                    | _ -> [||]
-
+                Must.hold (data 1).Validation.IsNone
+                let held seed = paths (data seed).Test
                 Must.equal (held 1) (held 1)
                 Must.differ (held 1) (held 2)
                 let standard = Settings.loadData { settings train with PerClass = 0 } |> errorOf

@@ -9,13 +9,13 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Folders
 
 /// Resumes with changed settings: the summary, and what it said.
-let private resumeWith (change: Settings -> Settings) (path: string) : Result<Summary, Error> * string list =
+let resumeWith (change: Settings -> Settings) (path: string) : Result<Summary, Error> * string list =
     let said = ResizeArray<string>()
     let hooks = { Hooks.none with Say = said.Add }
     Prepare.ofSettings hooks Settings.defaults |> Run.resumeChanged path change, List.ofSeq said
 
 /// A run that was interrupted after five of eight batches, with a copy of its teacher beside it.
-let private interrupted (body: string -> string -> unit) : unit =
+let interrupted (body: string -> string -> unit) : unit =
     inFolder (fun folder ->
         let weights = Path.Combine(folder, "teacher.safetensors")
         File.Copy(Runs.teacher.Value, weights)
@@ -24,13 +24,8 @@ let private interrupted (body: string -> string -> unit) : unit =
         body folder weights
     )
 
-let private flip (path: string) : unit =
-    let bytes = File.ReadAllBytes path
-    bytes[bytes.Length / 2] <- bytes[bytes.Length / 2] ^^^ 1uy
-    File.WriteAllBytes(path, bytes)
-
 /// The outcome of an undisturbed run of the settings, without where files were.
-let private located (settings: Settings) (folder: string) =
+let located (settings: Settings) (folder: string) =
     let ((last, tensors), (best, bestTensors), lines) = Runs.outcome folder
     let at (info: CheckpointInfo) = { info with Settings = settings }
     (at last, tensors), (at best, bestTensors), lines
@@ -149,59 +144,6 @@ let tests =
                 Must.equal Finished ((summary |> Error.orRaise).Ending)
                 said |> Must.haveOne (fun text -> text.StartsWith "going on from epoch 2")
                 Must.equal expected (Runs.outcome other)
-            )
-        }
-
-        test "a damaged latest checkpoint names the best one, from which the run and a student can go on" {
-            interrupted (fun folder _ ->
-                flip (Runs.last folder)
-                let best = Path.Combine(Runs.run folder, "best.safetensors")
-                let error = fst (resumeWith id (Runs.run folder)) |> errorOf
-                Must.equal (Damaged, Runs.last folder) (error.Kind, error.Where)
-                Must.contain $"{best} is whole, of epoch 1" error.Next
-                Must.contain best ((LoadedModel.load ignore Device.Cpu None (Runs.run folder) |> errorOf).Next)
-                Must.equal Finished ((fst (resumeWith id best) |> Error.orRaise).Ending)
-
-                // A best one that is damaged, too, is not offered.
-                flip (Runs.last folder)
-                flip best
-                Must.lack best ((fst (resumeWith id (Runs.run folder)) |> errorOf).Next)
-            )
-        }
-
-        test "damaged metrics keep no run from going on, and are kept beside the new ones" {
-            interrupted (fun folder _ ->
-                let metrics = Path.Combine(Runs.run folder, "metrics.jsonl")
-                File.WriteAllText(metrics, "{\"epoch\":1,")
-                let summary, said = resumeWith id (Runs.run folder)
-                Must.equal [ 2 ] ((summary |> Error.orRaise).Epochs |> List.map _.Epoch)
-
-                said
-                |> Must.haveOne (fun text -> text.StartsWith "warning: 1 of 1 lines of" && text.EndsWith ".damaged")
-
-                Must.equal "{\"epoch\":1," (File.ReadAllText(metrics + ".damaged"))
-            )
-        }
-
-        test "damaged metrics of a finished run are told, and stay as they are" {
-            inFolder (fun folder ->
-                let finished = Runs.finish (Runs.run folder) Runs.small
-                let metrics = Path.Combine(Runs.run folder, "metrics.jsonl")
-                let text = File.ReadAllText metrics
-                File.WriteAllText(metrics, text.Substring(0, text.Length - 20))
-                let before = Runs.files (Runs.run folder)
-                let summary, said = resumeWith id (Runs.run folder)
-                let summary = summary |> Error.orRaise
-                Must.equal [ finished.Epochs.Head ] summary.Epochs
-                // What the checkpoint knows is shown.
-                Must.equal finished.Top1 summary.Top1
-
-                Must.equal [ $"%.2f{finished.Top1.Value}"; "-" ] [
-                    for i in [ 1; 4 ] -> (RunReport.table [ "a", summary ]).Rows.Head[i]
-                ]
-
-                Must.startWith $"warning: 1 of 2 lines of {metrics} are missing or damaged" said.Head
-                Must.equal before (Runs.files (Runs.run folder))
             )
         }
 

@@ -217,12 +217,31 @@ let tests =
         }
 
         test "a best evaluation has stalled when it has not risen for so many epochs" {
-            let best: Best = { Epoch = 3; Top1 = 50.0 }
+            let best: Best = { Epoch = 3; Top1 = 50.0; ValTop1 = None }
 
             for epoch, patience, expected in [ 4, 1, false; 5, 1, true; 5, 2, false; 6, 2, true; 9, 2, true ] do
                 Must.equal (epoch, patience, expected) (epoch, patience, Best.hasStalled (Some patience) epoch best)
 
             Must.notHold (Best.hasStalled None 1000 best)
-            Must.notHold (Best.hasStalled (Some 1) 1 { Epoch = 0; Top1 = 0.0 })
+            Must.notHold (Best.hasStalled (Some 1) 1 Best.none)
+        }
+
+        test
+            "the better epoch is that of the higher top-1 on the validation, else on the test, and the earlier of equals" {
+            let at epoch top1 validation : Best = { Epoch = epoch; Top1 = top1; ValTop1 = validation }
+
+            for best, later, expected in
+                [
+                    Best.none, at 1 10.0 None, 1
+                    Best.none, at 1 0.0 None, 0
+                    Best.none, at 1 90.0 (Some 0.0), 0
+                    at 1 50.0 None, at 2 50.0 None, 1
+                    at 1 50.0 None, at 2 50.1 None, 2
+                    at 1 50.0 (Some 40.0), at 2 60.0 (Some 40.0), 1
+                    at 1 50.0 (Some 40.0), at 2 45.0 (Some 41.0), 2
+                ] do
+                Must.equal expected (Best.better best later).Epoch
+
+            Must.contain "best top-1 on the validation, 40.00 % of epoch 1," (Best.stalled 2 4 (at 1 50.0 (Some 40.0)))
         }
     ]

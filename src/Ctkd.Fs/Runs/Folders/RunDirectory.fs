@@ -2,6 +2,14 @@ namespace Ctkd.Fs
 
 open System
 open System.IO
+open FsToolkit.ErrorHandling
+
+/// What photographs are for in a run.
+[<RequireQualifiedAccess>]
+type PhotoPurpose =
+    | Train
+    | Validation
+    | Test
 
 /// The folder of a run, held by one process.
 [<ReferenceEquality>]
@@ -15,7 +23,7 @@ type RunDirectory = {
     /// The latest checkpoint.
     member run.Last: string = Path.Combine(run.Path, "last.safetensors")
 
-    /// The checkpoint of the best test accuracy.
+    /// The checkpoint of the best accuracy, on the validation images where there are any, else on the test images.
     member run.Best: string = Path.Combine(run.Path, "best.safetensors")
 
     /// One JSON object per epoch.
@@ -24,9 +32,15 @@ type RunDirectory = {
     /// Event files for TensorBoard, where they are asked for.
     member run.Events: string = Path.Combine(run.Path, "events")
 
-    /// The lists of training and test images, where they are photographs.
-    member run.Index: string * string =
-        Path.Combine(run.Path, "images-train.txt"), Path.Combine(run.Path, "images-val.txt")
+    /// The list of the images for a purpose, where they are photographs. The test images are those of the folder `val`.
+    member run.Index(purpose: PhotoPurpose) : string =
+        let name =
+            match purpose with
+            | PhotoPurpose.Train -> "images-train.txt"
+            | PhotoPurpose.Validation -> "images-val-split.txt"
+            | PhotoPurpose.Test -> "images-val.txt"
+
+        Path.Combine(run.Path, name)
 
     /// The settings, for people and tools; the checkpoints carry their own.
     member run.Settings: string = Path.Combine(run.Path, "settings.json")
@@ -139,7 +153,7 @@ module RunDirectory =
         try
             for file in [ run.Metrics; run.Settings; run.Record; run.Report ] do
                 if File.Exists file then
-                    Files.moveAside "old" file
+                    Files.moveAside "old" file |> ignore
                 elif Directory.Exists file then
                     raise (IOException $"{Path.GetFileName file} is a folder")
 
@@ -147,6 +161,17 @@ module RunDirectory =
         with
         | :? IOException
         | :? UnauthorizedAccessException as problem -> Result.Error(unwritable another run.Path problem.Message)
+
+    let private writeText (path: string) (text: string) : Result<unit, Error> =
+        Files.replace path (fun stream -> stream.Write(ReadOnlySpan(Text.Encoding.UTF8.GetBytes text)))
+
+    /// Writes the settings for people and tools.
+    let writeSettings (run: RunDirectory) (s: Settings) : Result<unit, Error> =
+        writeText run.Settings (Json.writeIndented s + "\n")
+
+    /// Writes the lists of the photographs that a run uses.
+    let writeIndex (run: RunDirectory) (lists: (PhotoPurpose * string) list) : Result<unit, Error> =
+        lists |> List.traverseResultM (fun (purpose, list) -> writeText (run.Index purpose) list) |> Result.map ignore
 
     /// Returns the checkpoint that a path names: the file, or the latest one of a folder. A folder whose disk was full
     /// before the latest one was ever written has the best one alone.
@@ -173,15 +198,21 @@ module RunDirectory =
         let path = WeightsPath.parse text
         checkpointOf path.File |> Result.map (fun file -> { path with File = file })
 
-    /// Adds the best checkpoint to the error of a latest one that cannot be read, where the best one can.
-    let offerBest (file: string) (error: Error) : Error =
+    /// The best checkpoint beside the latest one, where it is whole.
+    let bestBeside (file: string) : Checkpoint option =
         let other = Path.Combine(string (Path.GetDirectoryName(Path.GetFullPath file)), best)
 
-        if error.Kind = Damaged && Path.GetFileName file = last && File.Exists other then
-            match Checkpoint.read other with
-            | Ok checkpoint ->
-                let next = $"{other} is whole, of epoch {checkpoint.Info.Best.Epoch}: name it in place of the folder"
-                { error with Next = next }
-            | Result.Error _ -> error
+        if Path.GetFileName file = last && File.Exists other then
+            Checkpoint.read other |> Result.toOption
         else
-            error
+            None
+
+    /// Adds the best checkpoint to the error of a latest one that cannot be read, where the best one can.
+    let offerBest (file: string) (error: Error) : Error =
+        match error.Kind, bestBeside file with
+        | Damaged, Some checkpoint ->
+            let next =
+                $"{checkpoint.Path} is whole, of epoch {checkpoint.Info.Best.Epoch}: name it in place of the folder"
+
+            { error with Next = next }
+        | _ -> error
