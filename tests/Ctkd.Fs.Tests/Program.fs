@@ -105,6 +105,7 @@ let private tests: Test =
             TrainOptionsTests.tests
             TrainAgentTests.tests
             MetricsTests.tests
+            ReportedTests.tests
             TrainTemperatureTests.tests
             RunDirectoryTests.tests
             LoadedModelTests.tests
@@ -136,6 +137,7 @@ let private tests: Test =
             RunOutcomeTests.tests
             GroupsTests.tests
             ComparisonTests.tests
+            CostTests.tests
             EstimateTests.tests
             BenchTests.tests
             CommandTests.tests

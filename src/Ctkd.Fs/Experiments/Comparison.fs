@@ -11,6 +11,8 @@ type ComparisonOptions = {
     Level: float
     /// Whether runs count that have epochs left.
     Unfinished: bool
+    /// Whether the groups' costs are told.
+    Cost: bool
 }
 
 /// The number that a recipe's source publishes.
@@ -47,6 +49,8 @@ type GroupResult = {
     Sample: Sample option
     Published: PublishedNumber option
     Versus: Versus option
+    /// None where it is not asked for.
+    Cost: Cost option
 }
 
 /// Groups of runs beside each other.
@@ -70,7 +74,13 @@ type Comparison = {
 module Comparison =
 
     /// The last top-1, with 95 % intervals.
-    let defaults: ComparisonOptions = { Metric = Metric.Last; Baseline = ""; Level = 0.95; Unfinished = false }
+    let defaults: ComparisonOptions = {
+        Metric = Metric.Last
+        Baseline = ""
+        Level = 0.95
+        Unfinished = false
+        Cost = false
+    }
 
     let private values (metric: Metric) (group: RunGroup) : (int * float) list =
         group.Runs
@@ -190,6 +200,8 @@ module Comparison =
                     let names = left |> List.map _.Group.Name |> String.concat "; "
                     $"no baseline is equal in all other fields for: {names}"
             | None -> ()
+
+            if options.Cost then yield! Cost.meanings
         ]
         |> List.distinct
 
@@ -217,6 +229,11 @@ module Comparison =
                 | Some { Differs = _ :: _ as differs } as number ->
                     let names = String.concat ", " differs
                     $"{g.Group.Name}: the published number of {number.Value.Recipe} is of other settings: {names}"
+                | _ -> ()
+
+                match g.Cost with
+                | Some { Macs = Error problem } ->
+                    $"{g.Group.Name}: its multiply-accumulates are not known: {problem.What}"
                 | _ -> ()
         ]
 
@@ -278,6 +295,7 @@ module Comparison =
                                 Some(Statistics.sample options.Level (List.map snd values))
                         Published = published options.Metric group
                         Versus = None
+                        Cost = if options.Cost then Some(Cost.ofRuns group.Runs) else None
                     }
                 )
 

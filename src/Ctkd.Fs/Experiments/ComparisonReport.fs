@@ -22,8 +22,8 @@ module ComparisonReport =
 
     // ---- groups ----
 
-    /// The groups: n, mean, standard deviation and interval, difference to the baseline, published number. Columns that no group
-    /// fills are left out.
+    /// The groups: n, mean, standard deviation and interval, difference to the baseline, published number, and their costs where
+    /// they are asked for. Columns that no group fills are left out.
     let table (c: Comparison) : Table =
         let digits = Metric.digits c.Options.Metric
         let number, change = fixedPoint digits, signed digits
@@ -61,6 +61,13 @@ module ComparisonReport =
                 "published", (fun g -> g.Published |> orDash (_.Value >> number))
             if has (compared _.Published) then
                 "published difference", compared _.Published >> orDash change
+
+            if c.Options.Cost then
+                let cost (part: Cost -> 'T option) (g: GroupResult) = g.Cost |> Option.bind part
+                let millions (macs: StepMacs) = fixedPoint 2 (float macs.Total / 1e6)
+                "MACs (M)", cost (_.Macs >> Result.toOption) >> orDash millions
+                "s/epoch", cost _.Seconds >> orDash (fixedPoint 2)
+                "sd of s", cost _.Deviation >> orDash (fixedPoint 2)
         ]
 
         {

@@ -82,6 +82,7 @@ module RunOutcome =
             && Option.forall isPercent m.ValTop1
             && Option.forall isNumber m.ValLoss
             && Option.forall isNumber m.T
+            && Map.forall (fun _ x -> isNumber x) m.Reported
             && isNumber m.Loss
 
         let rises = epochs |> List.pairwise |> List.forall (fun (a, b) -> a.Epoch < b.Epoch)

@@ -118,6 +118,51 @@ module Curves =
                         |> List.concat
             }
 
+    /// A group of reported numbers as the title and the label of its chart.
+    let private titled (group: string) : string * string =
+        match group with
+        | "temperature" -> "Temperatures of teacher and student", "T"
+        | "" -> "", ""
+        | group -> group.Substring(0, 1).ToUpperInvariant() + group.Substring 1, group
+
+    /// Means over the images of what policies report besides T (`Policy.Reports`): a chart for each group of names, such as
+    /// "sharpness" of "sharpness/student", with a curve for each run and name of the group.
+    let reported (runs: (string * EpochMetrics list) list) : Chart list =
+        let curve (run: string) (epochs: EpochMetrics list) (name: string) : string * Series =
+            let group, part =
+                match name.IndexOf '/' with
+                | -1 -> name, ""
+                | slash -> name.Substring(0, slash), name.Substring(slash + 1)
+
+            let names = [
+                if runs.Length > 1 || part = "" then run
+                if part <> "" then part
+            ]
+
+            group,
+            {
+                Name = String.concat ": " names
+                Points =
+                    epochs |> List.choose (fun m -> m.Reported.TryFind name |> Option.map (fun y -> float m.Epoch, y))
+            }
+
+        runs
+        |> List.collect (fun (run, epochs) ->
+            epochs |> List.collect (_.Reported.Keys >> List.ofSeq) |> List.distinct |> List.map (curve run epochs)
+        )
+        |> List.groupBy fst
+        |> List.map (fun (group, curves) ->
+            let title, label = titled group
+
+            {
+                Chart.defaults with
+                    Title = title
+                    XLabel = "epoch"
+                    YLabel = label
+                    Series = List.map snd curves
+            }
+        )
+
     /// The charts of one run's page or of a comparison's, those without data left out; lambda is drawn of runs that learn T.
     let page (runs: (string * EpochMetrics list) list) : Chart list =
         let learning = runs |> List.filter (snd >> List.exists _.SlopeT.IsSome)
@@ -129,6 +174,7 @@ module Curves =
             temperature runs
             gradient runs
             curriculum learning
+            yield! reported runs |> List.map Some
             learningRate runs
             accuracyByTime runs
             yield! List.map spread runs

@@ -145,6 +145,17 @@ module Checkpoint =
     /// Reads a checkpoint.
     let read (path: string) : Result<Checkpoint, Error> = Files.read path |> Result.bind (parse path)
 
+    /// With the tensors that earlier versions did not write. In the middle of an epoch its sums so far are not known: NaN, so
+    /// that its metrics lack them.
+    let private completed (expected: Tree) (checkpoint: Checkpoint) : StoredTensor list =
+        let name = TrainState.reportedSums
+
+        match Tree.tryFind name expected with
+        | Some fresh when checkpoint.Tensors |> List.forall (fun t -> t.Name <> name) ->
+            if checkpoint.Info.Step > 0 then Tensor.fillInto fresh nan
+            checkpoint.Tensors @ [ Weights.store name fresh ]
+        | _ -> checkpoint.Tensors
+
     /// Returns the plan's training state, or how the checkpoint's tensors differ from those that the plan needs.
     let restore (plan: TrainingPlan) (checkpoint: Checkpoint) : Result<TrainState, Error> =
         Tensor.scopeWith
@@ -152,11 +163,11 @@ module Checkpoint =
             | Ok state -> TrainState.toTree state |> Tree.leaves |> Seq.ofArray
             | Result.Error _ -> Seq.empty)
             (fun () ->
-                let expected = TrainState.start plan |> TrainState.toTree |> Weights.expectedOf
+                let fresh = TrainState.start plan |> TrainState.toTree
                 let info = checkpoint.Info
 
-                checkpoint.Tensors
-                |> Weights.fit $"a run of {plan.Student.Name}" checkpoint.Path plan.Device expected
+                completed fresh checkpoint
+                |> Weights.fit $"a run of {plan.Student.Name}" checkpoint.Path plan.Device (Weights.expectedOf fresh)
                 |> Result.map (TrainState.ofTree plan info.Epoch info.Step info.Best)
             )
 

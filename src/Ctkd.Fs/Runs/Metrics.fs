@@ -24,6 +24,9 @@ type EpochMetrics = {
     SlopeT: float option
     /// Strength of the gradient reversal; absent without a teacher.
     Lambda: float option
+    /// Means over the images of what the policy reports besides T, by name (`Policy.Reports`): DTKD's two temperatures and
+    /// both sides' sharpness. Empty where it reports nothing.
+    Reported: Map<string, float>
     /// The numbers of the policy's agent by name (`Agent.Report`); empty without one.
     Agent: Map<string, float>
     /// Accuracy on the training images, as seen in training, in percent.
@@ -78,6 +81,10 @@ module Metrics =
             GradientT = distilled (fun _ -> means.GradientT) |> finite
             SlopeT = range |> Option.map (fun range -> Saturation.slope range temperatures) |> finite
             Lambda = distilled (fun distillation -> Policy.strength distillation.Policy |> Schedule.at epoch)
+            Reported =
+                List.zip (TrainingPlan.reportedNames plan) (EpochSums.reported state.Sums)
+                |> List.filter (snd >> Double.IsFinite)
+                |> Map
             Agent =
                 TrainingPlan.agent plan
                 |> Option.map (fun agent -> agent.Report state.Agent)
@@ -110,7 +117,9 @@ module Metrics =
 
     /// A line, also of an earlier version.
     let private readLine (path: string) (line: string) : Result<EpochMetrics, Error> =
-        Json.complete [ "waited", "null"; "valTop1", "null"; "valLoss", "null" ] line |> Json.read<EpochMetrics> path
+        line
+        |> Json.complete [ "waited", "null"; "valTop1", "null"; "valLoss", "null"; "reported", "{}" ]
+        |> Json.read<EpochMetrics> path
 
     /// Reads the lines of a metrics file from its text, without a last line that is cut short. Lines that end with a line feed were
     /// written whole: one that cannot be read is of another version.

@@ -17,7 +17,20 @@ module Dtkd =
         let share = Tensor.scale 2.0 tau / (ofTeacher + ofStudent)
         share * ofTeacher, share * ofStudent
 
-    /// z_t / T_t, z_s / T_s, weight T_t T_s; reports show T_s. The published recipe adds KD at tau and warms both up:
+    /// Sharpness of logits, log sum_c exp z_c of each instance (section 3): shape [batch].
+    let sharpness (logits: Tensor) : Tensor = Tensor.logSumExp 1 logits
+
+    /// Both temperatures and both sides' sharpness before softening.
+    let private numbers: ImageNumbers = {
+        Names = [ "temperature/student"; "temperature/teacher"; "sharpness/student"; "sharpness/teacher" ]
+        Values =
+            fun tau teacher student ->
+                let ofTeacher, ofStudent = balanced tau teacher student
+                [ ofStudent; ofTeacher; sharpness student; sharpness teacher ]
+    }
+
+    /// z_t / T_t, z_s / T_s, weight T_t T_s; T in reports is T_s, and `numbers` come beside it. The published recipe adds KD
+    /// at tau and warms both up:
     /// `Distiller.sum [ 3.0, kd; 1.0, Distiller.at 4.0 kd ]` under `Schedule.warmUp 1.0 20`.
     let policy (tau: float) : Policy = {
         Scheduled.fixedAt (Scheduled.checkedT (nameof tau) tau) with
@@ -32,4 +45,5 @@ module Dtkd =
                         Weight = ofTeacher * ofStudent
                         T = ofStudent
                     }
+            Reports = Some numbers
     }

@@ -97,6 +97,15 @@ type TemperatureSource =
     /// Chosen by an agent for each instance; T by epoch until the agent chooses.
     | Chosen of Agent * before: Schedule
 
+/// Numbers of each image that a policy reports besides T: an epoch's metrics hold their means over the images.
+[<NoComparison; NoEquality>]
+type ImageNumbers = {
+    /// Such as "sharpness/student": numbers with one word before the slash share a chart.
+    Names: string list
+    /// Computes them in the order of the names, shape [] or [batch] each, from what `Soften` gets. Runs without gradient.
+    Values: Tensor -> Tensor -> Tensor -> Tensor list
+}
+
 /// A temperature policy as a value: where T comes from, and how T softens the logits.
 [<NoComparison; NoEquality>]
 type Policy = {
@@ -106,6 +115,8 @@ type Policy = {
     Logits: Tensor -> Tensor
     /// Softens logits: T, teacher logits and student logits to a softening.
     Soften: Tensor -> Tensor -> Tensor -> Softening
+    /// What it reports of each image besides T; None for nothing.
+    Reports: ImageNumbers option
 }
 
 /// The numbers that a policy reads, on the device.
@@ -135,6 +146,7 @@ module Policy =
         Source = source
         Logits = id
         Soften = shared
+        Reports = None
     }
 
     /// The learned temperature; None where T is not learned.
@@ -197,6 +209,20 @@ module Policy =
         let student = policy.Logits student
         let t = temperature policy parameters values (policy.Logits teacher) student
         fun logits -> policy.Soften t (policy.Logits logits) student
+
+    /// The names of the numbers that a policy reports of each image besides T.
+    let reportedNames (policy: Policy) : string list = policy.Reports |> Option.map _.Names |> Option.defaultValue []
+
+    /// The numbers that a policy reports of a batch besides T, in the order of their names and without gradient; parameters as
+    /// in `soften`.
+    let reported policy parameters (values: PolicyValues) (teacher: Tensor) (student: Tensor) : Tensor list =
+        match policy.Reports with
+        | None -> []
+        | Some numbers ->
+            Autograd.noGrad (fun () ->
+                let teacher, student = policy.Logits teacher, policy.Logits student
+                numbers.Values (temperature policy parameters values teacher student) teacher student
+            )
 
     /// <summary>Softens the logits of a batch.</summary>
     /// <param name="policy">The policy.</param>

@@ -5,9 +5,16 @@ namespace Ctkd.Fs
 /// `Sums` (float64): the number of images and of correct ones, then the sums over the images of T, of dL/dT and of each
 /// loss term. `Range`: the smallest and largest T. `Broken`: the first step and term that was not finite, or -1.
 /// `Temperatures` (float32): the last T of each training image by position in the set, NaN before its first; empty
-/// without T.
+/// without T. `Reported` (float64): the sums over the images of the numbers that the policy reports besides T; None where it
+/// reports none.
 [<ReferenceEquality>]
-type EpochSums = { Sums: Tensor; Range: Tensor; Broken: Tensor; Temperatures: Tensor }
+type EpochSums = {
+    Sums: Tensor
+    Range: Tensor
+    Broken: Tensor
+    Temperatures: Tensor
+    Reported: Tensor option
+}
 
 /// The temperatures of a batch.
 [<ReferenceEquality>]
@@ -50,7 +57,20 @@ module EpochSums =
             )
         Broken = Tensor.full DType.Float64 device -1.0 [||]
         Temperatures = Tensor.full DType.Float32 device nan [| int64 images |]
+        Reported = None
     }
+
+    /// Adds empty sums for `count` numbers that the policy reports; none for 0.
+    let reporting (count: int) (sums: EpochSums) : EpochSums =
+        if count = 0 then
+            sums
+        else
+            let device = Tensor.device sums.Sums
+
+            {
+                sums with
+                    Reported = Some(Tensor.zeros DType.Float64 device [| int64 count |])
+            }
 
     /// Resets the sums in place.
     let clear (sums: EpochSums) : unit =
@@ -60,11 +80,22 @@ module EpochSums =
             Tensor.copyInto sums.Range fresh.Range
             Tensor.copyInto sums.Broken fresh.Broken
             Tensor.fillInto sums.Temperatures nan
+            sums.Reported |> Option.iter (fun reported -> Tensor.fillInto reported 0.0)
         )
+
+    /// The name in checkpoints of the sums that the policy reports; those of earlier versions lack it.
+    let reportedName: string = "reported"
 
     /// Returns the tensors, for checkpoints.
     let toTree (sums: EpochSums) : Tree =
-        Tree.ofSeq [ "sums", sums.Sums; "range", sums.Range; "broken", sums.Broken; "temperatures", sums.Temperatures ]
+        Tree.ofSeq [
+            "sums", sums.Sums
+            "range", sums.Range
+            "broken", sums.Broken
+            "temperatures", sums.Temperatures
+            for reported in Option.toList sums.Reported do
+                reportedName, reported
+        ]
 
     /// The inverse of `toTree`.
     let ofTree (tree: Tree) : EpochSums = {
@@ -72,6 +103,7 @@ module EpochSums =
         Range = Tree.find "range" tree
         Broken = Tree.find "broken" tree
         Temperatures = Tree.find "temperatures" tree
+        Reported = Tree.tryFind reportedName tree
     }
 
     /// Adds a batch: its number in the epoch (int64 [], from 0), student logits, labels, T if there is a teacher, and
@@ -122,6 +154,28 @@ module EpochSums =
             )
         )
 
+    /// Adds the numbers that the policy reports of a batch of `count` images: shape [] or [batch] each, in the order of their
+    /// names.
+    let addReported (count: int) (numbers: Tensor list) (sums: EpochSums) : unit =
+        match sums.Reported with
+        | None when numbers.IsEmpty -> ()
+        | Some reported when Tensor.size 0 reported = numbers.Length ->
+            Autograd.noGrad (fun () ->
+                Tensor.scoped (fun () ->
+                    numbers
+                    |> List.map (Tensor.toType DType.Float64 >> Tensor.mean)
+                    |> Tensor.stack 0
+                    |> Tensor.scale (float count)
+                    |> Tensor.addInto reported
+                )
+            )
+        | reported ->
+            let expected = reported |> Option.map (Tensor.size 0) |> Option.defaultValue 0
+
+            invalidArg
+                (nameof numbers)
+                $"the policy reports {numbers.Length} numbers of an image and has names for {expected}."
+
     /// Returns the first step of the epoch (from 0) and index of a term that was not finite. Waits for the device.
     let broken (sums: EpochSums) : (int * int) option =
         let terms = Tensor.size 0 sums.Sums - fixedSums
@@ -145,6 +199,14 @@ module EpochSums =
             GradientT = mean 3
             Terms = List.init (totals.Length - fixedSums) (fun i -> mean (fixedSums + i))
         }
+
+    /// Means over the images so far of the numbers that the policy reports; NaN where they are not known. Waits for the device.
+    let reported (sums: EpochSums) : float list =
+        match sums.Reported with
+        | None -> []
+        | Some reported ->
+            let images = Tensor.toFloat (Tensor.select 0 0 sums.Sums)
+            [ for sum in Tensor.toFloats reported -> sum / images ]
 
     /// Returns the T of all images seen so far, in the order of the training set. Waits for the device.
     let temperatures (sums: EpochSums) : float[] =

@@ -10,6 +10,8 @@ type BatchLosses = {
     Student: Outputs
     /// What the distillers read; None without a teacher.
     Input: DistillerInput option
+    /// What the policy reports of each image besides T, without gradient (`Policy.Reports`).
+    Reported: Tensor list
 }
 
 /// The min-max step. The student's weights descend L = gamma CE + sum_i alpha_i distiller_i. A learned temperature passes
@@ -25,7 +27,7 @@ module MinMax =
         let student = TrainingPlan.forward plan plan.Student true state.Student batch.Images
         let ce = "ce", TrainingPlan.crossEntropy plan batch student.Logits
 
-        let softened (distillation: Distillation) (teacher: Outputs) : DistillerInput =
+        let softened (distillation: Distillation) (teacher: Outputs) : DistillerInput * Tensor list =
             let { Policy = policy; Model = model } = distillation
 
             let observe () : Observation = {
@@ -51,9 +53,13 @@ module MinMax =
                 Index = batch.Index
                 Classify = Layer.forward distillation.Weights false (ResizeArray()) (Model.classifier model)
                 Key = lazy (Draws.keyAt values.Key clock)
-            }
+            },
+            Policy.reported policy state.Temperature chosen teacher.Logits student.Logits
 
-        let distilled = Option.map2 softened plan.Distillation input.Teacher
+        let distilled, reported =
+            match Option.map2 softened plan.Distillation input.Teacher with
+            | Some(input, reported) -> Some input, reported
+            | None -> None, []
 
         let terms = [
             ce
@@ -70,6 +76,7 @@ module MinMax =
             Total = List.reduce Tensor.add weighted
             Student = student
             Input = distilled
+            Reported = reported
         }
 
     /// The update of one step, in place: one forward pass, one backward pass, one step of the optimiser. This is the
@@ -113,4 +120,5 @@ module MinMax =
             let terms = List.map snd losses.Terms @ [ losses.Total ]
 
             EpochSums.add clock losses.Student.Logits input.Batch.Labels (Option.map temperature t) terms state.Sums
+            EpochSums.addReported (Tensor.size 0 input.Batch.Labels) losses.Reported state.Sums
         )

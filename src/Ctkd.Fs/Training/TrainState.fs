@@ -122,6 +122,11 @@ module TrainState =
     /// Where the averaged weights lie among all tensors.
     let averagedWeights: string = averagePrefix + WeightAverage.prefix
 
+    let private sumsPrefix = "tally/"
+
+    /// Where the sums that the policy reports lie among all tensors; checkpoints of earlier versions lack them.
+    let reportedSums: string = sumsPrefix + EpochSums.reportedName
+
     /// All tensors by path.
     let toTree (state: TrainState) : Tree =
         Tree.concat [
@@ -131,7 +136,7 @@ module TrainState =
             Tree.prefixed "velocity/" state.Velocity
             Tree.prefixed averagePrefix state.Average
             Tree.prefixed "agent/" state.Agent
-            Tree.prefixed "tally/" (EpochSums.toTree state.Sums)
+            Tree.prefixed sumsPrefix (EpochSums.toTree state.Sums)
         ]
 
     /// The state before the first step: each tensor from a key of its own under the plan's seed.
@@ -157,7 +162,10 @@ module TrainState =
                     |> TrainingPlan.format plan
 
                 let images = if plan.Distillation.IsSome then plan.TrainImages else 0
-                let sums = EpochSums.start device images (TrainingPlan.termNames plan).Length
+
+                let sums =
+                    EpochSums.start device images (TrainingPlan.termNames plan).Length
+                    |> EpochSums.reporting (TrainingPlan.reportedNames plan).Length
 
                 let agent =
                     match TrainingPlan.agent plan with
@@ -174,7 +182,7 @@ module TrainState =
     let ofTree (plan: TrainingPlan) (epoch: int) (step: int) (best: Best) (tree: Tree) : TrainState =
         let part prefix = Tree.under prefix tree |> TrainingPlan.format plan
         let velocity, average = part "velocity/", part averagePrefix
-        let sums = EpochSums.ofTree (Tree.under "tally/" tree)
+        let sums = EpochSums.ofTree (Tree.under sumsPrefix tree)
 
         {
             assemble

@@ -87,6 +87,10 @@ module TrainingPlan =
     /// The temperature policy's agent; None without one.
     let agent (plan: TrainingPlan) : Agent option = plan.Distillation |> Option.bind (_.Policy >> Policy.agent)
 
+    /// The names of the numbers that the policy reports of each image besides T; none without a teacher.
+    let reportedNames (plan: TrainingPlan) : string list =
+        plan.Distillation |> Option.map (_.Policy >> Policy.reportedNames) |> Option.defaultValue []
+
     /// A generator for a purpose in an epoch: a function of seed, purpose and epoch, so that a resumed run repeats it.
     let random (purpose: string) (epoch: int) (plan: TrainingPlan) : Rng =
         Rng.ofSeed plan.Seed |> Rng.split purpose |> Rng.at epoch

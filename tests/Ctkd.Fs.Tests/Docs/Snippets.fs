@@ -99,6 +99,17 @@ let byConfidence: Policy = {
                 Policy.shared t teacher student
 }
 
+/// docs/guides/own-policy.md: what a policy reports of each image.
+let reporting: Policy = {
+    byConfidence with
+        Reports =
+            Some {
+                Names = [ "confidence/teacher"; "confidence/student" ]
+                Values =
+                    fun _ teacher student -> [ teacher; student ] |> List.map (Tensor.softmax -1 >> Tensor.maxOver -1)
+            }
+}
+
 /// docs/guides/own-policy.md.
 let falling = Scheduled.by (Schedule.linear 8.0 1.0 5)
 

@@ -17,6 +17,7 @@ let epoch (number: int) (top1: float) : EpochMetrics = {
     GradientT = None
     SlopeT = None
     Lambda = Some 0.0
+    Reported = Map.empty
     Agent = Map.empty
     TrainTop1 = 50.0
     Top1 = top1

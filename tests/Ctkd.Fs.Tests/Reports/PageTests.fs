@@ -34,6 +34,16 @@ let private epochOf (epochs: int) (policy: string) (seed: int) (random: Random) 
                     }
                 else
                     None
+            Reported =
+                if policy = "dtkd" then
+                    Map [
+                        "temperature/student", 4.0 - 0.5 * share + noise 0.1
+                        "temperature/teacher", 4.0 + 0.5 * share + noise 0.1
+                        "sharpness/student", 5.0 + 6.0 * share + noise 0.2
+                        "sharpness/teacher", 12.0 + noise 0.2
+                    ]
+                else
+                    Map.empty
             GradientT = if learned then Some(-0.02 * share + noise 0.004) else None
             Lambda = if taught then Some(min 1.0 (float epoch / 10.0)) else None
             Top1 = Math.Round(top1, 2)
@@ -51,11 +61,13 @@ let private run (name: string) (policy: string) (epochs: int) (seed: int) : stri
 
 let private policies = [ "fixed"; "ctkd-global"; "ctkd-instance"; "dtkd" ]
 
-let private many (count: int) : (string * Summary) list = [
+let private manyOf (policies: string list) (count: int) : (string * Summary) list = [
     for i in 0 .. count - 1 ->
         let policy = policies[i % policies.Length]
         run $"resnet20-{policy}-seed-{i / policies.Length + 1}" policy 240 (i + 1)
 ]
+
+let private many: int -> (string * Summary) list = manyOf policies
 
 let private pageOf (runs: (string * Summary) list) : string = RunReport.create "Four policies" runs |> Report.html
 
@@ -141,6 +153,12 @@ let tests =
                 let html = pageOf (many count)
                 let size = Encoding.UTF8.GetByteCount html
                 Must.lie 100_000 (count * 50_000) size
+        }
+
+        test "so is one of 20 runs that all report both temperatures and sharpness, or all spread T" {
+            for policy in [ "dtkd"; "ctkd-instance" ] do
+                let html = pageOf (manyOf [ policy ] 20)
+                Must.lie 100_000 1_000_000 (Encoding.UTF8.GetByteCount html)
         }
     ]
 

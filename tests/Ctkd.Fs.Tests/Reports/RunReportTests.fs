@@ -22,6 +22,7 @@ let line (taught: bool) (learned: bool) (epoch: int) : EpochMetrics =
         GradientT = if learned then Some -0.0123 else None
         SlopeT = if learned then Some 0.18 else None
         Lambda = only (0.1 * float epoch)
+        Reported = Map.empty
         Agent = Map.empty
         TrainTop1 = 90.0
         Top1 = 80.0 + float epoch
@@ -119,6 +120,55 @@ let tests =
             Must.contain "the best on test is chosen on these images" table.Caption
             let chart = charts shown |> List.find (fun chart -> chart.Title = "Validation accuracy")
             Must.equal [ 1.0, 69.0; 2.0, 70.0; 3.0, 69.0 ] (Must.single chart.Series).Points
+        }
+
+        test "the numbers that a policy reports are a chart for each group, with a curve for each run and side" {
+            let reporting (name: string, summary: Summary) =
+                let reported (m: EpochMetrics) =
+                    let epoch = float m.Epoch
+
+                    Map [
+                        "temperature/student", 3.0 + epoch
+                        "temperature/teacher", 5.0 - epoch
+                        // As in an epoch that was resumed from a checkpoint of an earlier version.
+                        if m.Epoch > 1 then "sharpness/student", epoch
+                        "own", 0.5
+                    ]
+
+                name,
+                {
+                    summary with
+                        Epochs = summary.Epochs |> List.map (fun m -> { m with Reported = reported m })
+                }
+
+            let shown (runs: (string * Summary) list) =
+                charts runs
+                |> List.filter (fun chart ->
+                    List.contains chart.Title [ "Temperatures of teacher and student"; "Sharpness"; "Own" ]
+                )
+                |> List.map (fun chart -> chart.Title, chart.YLabel, [ for s in chart.Series -> s.Name, s.Points ])
+
+            let dtkd = reporting ("dtkd", summary "dtkd" 2)
+
+            Must.equal
+                [
+                    "Own", "own", [ "dtkd", [ 1.0, 0.5; 2.0, 0.5 ] ]
+                    "Temperatures of teacher and student",
+                    "T",
+                    [ "student", [ 1.0, 4.0; 2.0, 5.0 ]; "teacher", [ 1.0, 4.0; 2.0, 3.0 ] ]
+                    "Sharpness", "sharpness", [ "student", [ 2.0, 2.0 ] ]
+                ]
+                (shown [ dtkd ])
+
+            let several = shown [ runs[1]; dtkd; reporting ("again", summary "dtkd" 1) ]
+
+            Must.equal [ "dtkd: student"; "dtkd: teacher"; "again: student"; "again: teacher" ] [
+                for title, _, curves in several do
+                    if title.StartsWith("Temperatures", System.StringComparison.Ordinal) then
+                        yield! List.map fst curves
+            ]
+
+            Must.beEmpty (shown runs)
         }
 
         test "a run that was stopped in its first epoch has dashes and no curve" {

@@ -18,6 +18,7 @@ let private line (epoch: int) : EpochMetrics = {
     GradientT = Some -0.01
     SlopeT = Some 0.2
     Lambda = Some 0.1
+    Reported = Map [ "sharpness/student", 2.5; "temperature/teacher", 5.25 ]
     Agent = Map [ "reward", -0.01; "correlation", 0.5 ]
     TrainTop1 = 100.0
     Top1 = 12.5
@@ -40,11 +41,11 @@ let private withLines (count: int) (body: string -> EpochMetrics list -> unit) :
         body path lines
     )
 
-/// A line as versions before photographs and validations wrote it.
+/// A line as versions before photographs, validations and reported numbers wrote it.
 let private older (line: EpochMetrics) : string =
     let json = (System.Text.Json.Nodes.JsonNode.Parse(Json.write line) |> nonNull).AsObject()
 
-    for name in [ "waited"; "valTop1"; "valLoss" ] do
+    for name in [ "waited"; "valTop1"; "valLoss"; "reported" ] do
         Must.hold (json.Remove name)
 
     json.ToJsonString()
@@ -58,7 +59,14 @@ let tests =
                 File.WriteAllText(path, lines |> List.map (fun line -> older line + "\n") |> String.concat "")
 
                 let expected =
-                    lines |> List.map (fun line -> { line with Waited = None; ValTop1 = None; ValLoss = None })
+                    lines
+                    |> List.map (fun line -> {
+                        line with
+                            Waited = None
+                            ValTop1 = None
+                            ValLoss = None
+                            Reported = Map.empty
+                    })
 
                 Must.equal (Ok expected) (Metrics.read path)
                 Must.equal (Ok(expected, None)) (Metrics.readable 2 path)

@@ -72,6 +72,49 @@ let tests =
                 )
             )
 
+        testProperty "DTKD reports both temperatures and the log-sum-exp of both sides' logits, as it sees them"
+        <| forAll
+            (Gen.zip temperature (logitsOf [ 0.0; 1e-3; 1.0; 100.0 ]))
+            (fun (tau, x) ->
+                Tensor.scoped (fun () ->
+                    let leaf values = Plain.tensor [ x.Rows; x.Classes ] values |> Autograd.leaf
+
+                    let reported policy =
+                        Policy.reported policy Tree.empty (values 0.0 tau) (leaf x.Teacher) (leaf x.Student)
+
+                    let largest = Array.chunkBySize x.Classes >> Array.map (Array.max >> max 1e-3)
+                    let sharpness = Array.chunkBySize x.Classes >> Array.map Oracle.logSumExp
+                    let teacher, student = largest x.Teacher, largest x.Student
+                    let share own = Array.mapi (fun i m -> 2.0 * tau * m / (teacher[i] + student[i])) own
+
+                    let expected = [
+                        "temperature/student", share student
+                        "temperature/teacher", share teacher
+                        "sharpness/student", sharpness x.Student
+                        "sharpness/teacher", sharpness x.Teacher
+                    ]
+
+                    let policy = Dtkd.policy tau
+                    Must.equal (List.map fst expected) (Policy.reportedNames policy)
+
+                    for (_, expected), actual in List.zip expected (reported policy) do
+                        Must.beClose 1e-13 1e-13 expected (Tensor.toFloats actual)
+                        Must.notHold actual.requires_grad
+
+                    // Beside standardised logits it sees those.
+                    let standard = Standardise.policy policy
+                    let seen = leaf x.Student |> Loss.standardise |> Tensor.toFloats
+                    Must.beClose 1e-13 1e-13 (sharpness seen) (reported standard |> List.item 2 |> Tensor.toFloats)
+                )
+            )
+
+        test "policies with one temperature report nothing beside it" {
+            for policy in Scheduled.fixedAt 4.0 :: Rlkd.policy RlkdConfig.paper 4.0 :: learned do
+                Must.equal [] (Policy.reportedNames policy)
+                let logits = Plain.tensor [ 1; 2 ] [| 1.0; 0.0 |]
+                Must.beEmpty (Policy.reported policy Tree.empty (values 0.0 4.0) logits logits)
+        }
+
         testPropertyWithConfig (times 100) "the gradients of DTKD flow through both maxima"
         <| forAll
             (logitsOf [ 1.0; 5.0 ])

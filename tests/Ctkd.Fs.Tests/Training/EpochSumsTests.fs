@@ -189,9 +189,58 @@ let tests =
                 )
             )
 
+        testProperty
+            "reported numbers are means over the images, one for each image or one for the batch, and go on from their tensors"
+        <| forAll
+            (Gen.nonEmptyListOf seen)
+            (fun batches ->
+                Tensor.scoped (fun () ->
+                    let report (sums: EpochSums) (seen: Seen) =
+                        let count = seen.Labels.Length
+                        let numbers = [ Plain.tensor [ count ] seen.T; Plain.number seen.Terms[0] ]
+                        EpochSums.addReported count numbers sums
+                        sums
+
+                    let fresh () = EpochSums.start Device.Cpu images 2 |> EpochSums.reporting 2
+                    let sums = List.fold report (fresh ()) batches
+                    addAll batches sums
+                    let count = batches |> List.sumBy (fun b -> float b.Labels.Length)
+                    let over f = (batches |> List.sumBy (fun b -> float b.Labels.Length * f b)) / count
+                    let expected = [| over (fun b -> Array.average b.T); over (fun b -> b.Terms[0]) |]
+                    Must.beClose 1e-13 0.0 expected (Array.ofList (EpochSums.reported sums))
+
+                    let first, second = List.splitAt (batches.Length / 2) batches
+                    let half = List.fold report (fresh ()) first
+                    let resumed = EpochSums.toTree half |> Tree.copy |> EpochSums.ofTree
+                    let resumed = List.fold report resumed second
+                    addAll batches resumed
+                    Must.beSameTree (EpochSums.toTree sums) (EpochSums.toTree resumed)
+
+                    EpochSums.clear sums
+                    Must.beSameTree (EpochSums.toTree (fresh ())) (EpochSums.toTree sums)
+                )
+            )
+
+        test "sums without reported numbers have no tensor for them, and numbers without names are refused" {
+            Tensor.scoped (fun () ->
+                let sums = EpochSums.start Device.Cpu images 2 |> EpochSums.reporting 0
+                EpochSums.addReported 2 [] sums
+                Must.beEmpty (EpochSums.reported sums)
+
+                Must.equal
+                    [ "broken"; "range"; "sums"; "temperatures" ]
+                    (Tree.names (EpochSums.toTree sums) |> List.ofSeq |> List.sort)
+
+                Must.refuse "numbers" (fun () -> EpochSums.addReported 2 [ Plain.number 1.0 ] sums)
+                let two = EpochSums.reporting 2 sums
+                Must.refuse "numbers" (fun () -> EpochSums.addReported 2 [ Plain.number 1.0 ] two)
+                Must.refuse "numbers" (fun () -> EpochSums.addReported 2 [] two)
+            )
+        }
+
         test "counting leaves no tensors and no graph" {
             Tensor.scoped (fun () ->
-                let sums = EpochSums.start Device.Cpu images 1
+                let sums = EpochSums.start Device.Cpu images 1 |> EpochSums.reporting 1
                 let logits = Autograd.leaf (Plain.tensor [ 1; 2 ] [| 1.0; 0.0 |])
                 let labels = Tensor.ofInt64s [ 1 ] [| 0L |]
                 let loss = Loss.crossEntropy labels logits
@@ -199,6 +248,7 @@ let tests =
                 let step = Tensor.ofInt64s [] [| 0L |]
                 let before = Tensor.live ()
                 EpochSums.add step logits labels t [ loss ] sums
+                EpochSums.addReported 1 [ logits ] sums
                 Must.equal before (Tensor.live ())
 
                 for x in Tree.leaves (EpochSums.toTree sums) do

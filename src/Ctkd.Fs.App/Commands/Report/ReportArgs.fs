@@ -23,6 +23,7 @@ type ReportArgs =
     | [<Unique>] Format of NAME: string
     | [<Unique>] Out of FILE: string
     | [<Unique>] Unfinished
+    | [<Unique>] Cost
 
     interface IArgParserTemplate with
         member this.Usage =
@@ -46,3 +47,6 @@ type ReportArgs =
                   else table]"
             | Out _ -> "write the report to this file [the standard output]"
             | Unfinished -> "count runs as they are that have epochs left [they are listed, and left out]"
+            | Cost ->
+                "add what the groups cost: multiply-accumulates of one image in a training step, those of the policy's network \
+                 among them, and seconds of training an epoch"

@@ -63,6 +63,7 @@ module ReportCommand =
                 Baseline = args.GetResult(ReportArgs.Baseline, "")
                 Level = level |> Option.defaultValue d.Level
                 Unfinished = args.Contains ReportArgs.Unfinished
+                Cost = args.Contains ReportArgs.Cost
             }
         }
 

@@ -21,6 +21,18 @@ type VersusJson = {
     Published: float option
 }
 
+/// What a group costs.
+type CostJson = {
+    /// Multiply-accumulates of one image in a training step: student and policy's network; null where they are not known.
+    Macs: int64 option
+    /// Those of the policy's network among them.
+    PolicyMacs: int64 option
+    /// Whole epochs, seconds of training one, and their standard deviation.
+    Epochs: int
+    EpochSeconds: float option
+    EpochSecondsDeviation: float option
+}
+
 /// A group with its numbers.
 type GroupJson = {
     Group: string
@@ -32,6 +44,8 @@ type GroupJson = {
     Values: SeedJson list
     Published: PublishedNumber option
     Versus: VersusJson option
+    /// Null without --cost.
+    Cost: CostJson option
     Runs: string list
 }
 
@@ -84,6 +98,17 @@ module ReportJson =
         Published = v.Published
     }
 
+    let private cost (c: Cost) : CostJson =
+        let macs = Result.toOption c.Macs
+
+        {
+            Macs = macs |> Option.map _.Total
+            PolicyMacs = macs |> Option.map _.Policy
+            Epochs = c.Epochs
+            EpochSeconds = c.Seconds
+            EpochSecondsDeviation = c.Deviation
+        }
+
     let private group (g: GroupResult) : GroupJson = {
         Group = g.Group.Name
         Fields = [ for field, value in g.Group.Fields -> { Field = field; Value = value } ]
@@ -94,6 +119,7 @@ module ReportJson =
         Values = [ for seed, value in g.Values -> { Seed = seed; Value = value } ]
         Published = g.Published
         Versus = g.Versus |> Option.map versus
+        Cost = g.Cost |> Option.map cost
         Runs = g.Group.Runs |> List.map _.Name
     }
 

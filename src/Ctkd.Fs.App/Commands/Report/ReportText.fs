@@ -77,6 +77,11 @@ module ReportText =
                 "recipe"
                 "published"
                 "published_difference"
+                if c.Options.Cost then
+                    "macs"
+                    "policy_macs"
+                    "epoch_seconds"
+                    "epoch_seconds_sd"
             ]
 
         let row (g: GroupResult) =
@@ -113,6 +118,13 @@ module ReportText =
                 g.Published |> Option.map _.Recipe |> text
                 g.Published |> Option.map _.Value |> number
                 compared _.Published |> number
+                if c.Options.Cost then
+                    let cost part = g.Cost |> Option.bind part
+                    let macs (part: StepMacs -> int64) = cost (_.Macs >> Result.toOption) |> Option.map (part >> string)
+                    macs _.Total |> text
+                    macs _.Policy |> text
+                    cost _.Seconds |> number
+                    cost _.Deviation |> number
             ]
 
         header :: List.map row c.Groups
@@ -198,7 +210,7 @@ module ReportText =
     /// The tables that people read: of one run its own numbers, else the groups.
     let tables (c: Comparison) : Table list =
         match ComparisonReport.runs c with
-        | [ only ] -> [ ComparisonReport.runsTable [ only ] ]
+        | [ only ] when not c.Options.Cost -> [ ComparisonReport.runsTable [ only ] ]
         | _ -> [ ComparisonReport.table c ]
 
     /// The tables and remarks as lines of text.

@@ -42,6 +42,8 @@ module EventLog =
             optional "temperature/gradient" m.GradientT
             optional "temperature/slope" m.SlopeT
             optional "temperature/lambda" m.Lambda
+            // Their names are tags: "sharpness/student".
+            Map.toList m.Reported |> List.collect (fun (name, value) -> scalar name value)
             named "agent" m.Agent
             scalar "speed/images_per_second" m.ImagesPerSecond
             scalar "speed/seconds" m.Seconds

@@ -45,6 +45,9 @@ let private expected (line: string) : (string * float32) list =
         number "temperature/gradient" "gradientT"
         number "temperature/slope" "slopeT"
         number "temperature/lambda" "lambda"
+        [
+            for item in json.GetProperty("reported").EnumerateObject() -> item.Name, float32 (item.Value.GetDouble())
+        ]
         group "agent" "agent"
         number "speed/images_per_second" "imagesPerSecond"
         number "speed/seconds" "seconds"
@@ -116,7 +119,7 @@ let tests =
             )
         }
 
-        for policy in [ "fixed"; "ctkd-instance"; "rlkd" ] do
+        for policy in [ "fixed"; "ctkd-instance"; "rlkd"; "dtkd" ] do
             test
                 $"each epoch's event has the numbers of metrics.jsonl under {policy}, and the time at which it was written" {
                 inFolder (fun folder ->
@@ -150,6 +153,11 @@ let tests =
 
                             Must.equal (Array.sort counts.Limits) counts.Limits
                             Must.equal counts.Facts[1] (Array.last counts.Limits)
+
+                    if policy = "dtkd" then
+                        for _, _, values in shown do
+                            for tag in [ "temperature/teacher"; "sharpness/student" ] do
+                                Must.have tag (List.map fst (scalars values))
 
                     if policy = "ctkd-instance" then
                         Must.hold (shown |> List.forall (fun (_, _, values) -> not (spreads values).IsEmpty))
