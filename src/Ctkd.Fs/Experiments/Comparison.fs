@@ -72,7 +72,8 @@ module Comparison =
     /// The last top-1, with 95 % intervals.
     let defaults: ComparisonOptions = { Metric = Metric.Last; Baseline = ""; Level = 0.95; Unfinished = false }
 
-    let private values (metric: Metric) (group: RunGroup) : (int * float) list =
+    /// The seeds of a group with their numbers, rising; of several runs with a seed the first counts.
+    let values (metric: Metric) (group: RunGroup) : (int * float) list =
         group.Runs
         |> List.choose (fun run -> Metric.value metric run |> Option.map (fun value -> run.Settings.Seed, value))
         |> List.distinctBy fst

@@ -12,6 +12,8 @@ type ReportFormat =
     | Json
     | Latex
     | Html
+    /// Runs of recipes beside their published numbers.
+    | Reproductions
 
 /// The flags of `report`.
 [<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
@@ -23,6 +25,7 @@ type ReportArgs =
     | [<Unique>] Format of NAME: string
     | [<Unique>] Out of FILE: string
     | [<Unique>] Unfinished
+    | [<Unique>] Json
 
     interface IArgParserTemplate with
         member this.Usage =
@@ -43,6 +46,7 @@ type ReportArgs =
             | Level _ -> $"confidence level of intervals, {Statistics.levels.Words} [{string d.Level}]"
             | Format _ ->
                 $"one of {listed (Names.all<ReportFormat>())} [by the ending of --out: .txt, .md, .csv, .json, .tex, .html; \
-                  else table]"
+                  else table]; reproductions is a page of Markdown, runs of recipes beside the numbers that their papers publish"
             | Out _ -> "write the report to this file [the standard output]"
             | Unfinished -> "count runs as they are that have epochs left [they are listed, and left out]"
+            | Json -> $"the same as --format {Names.name ReportFormat.Json}"
