@@ -157,6 +157,7 @@ let private tests: Test =
             CommandHostileTests.tests
             CommandPlotTests.tests
             CommandReportTests.tests
+            ReproductionsTests.tests
             PhotoTourTests.tests
             QuickstartTests.tests
             TextTableTests.tests

@@ -19,24 +19,36 @@ module Datasets =
         /// Photographs in a folder of the user's, each of its own size.
         | Photographs
 
-    let private sets: (string * Place * (PhotoOptions -> string option -> Result<Splits, Error>)) list = [
-        "digits", Embedded, (fun _ _ -> Ok(Digits.load ()))
-        "cells", Embedded, (fun options _ -> Cells.load options)
-        "cifar10", Arrays, (fun _ -> fromFolder Cifar.load10 "cifar10")
-        "cifar100", Arrays, (fun _ -> fromFolder Cifar.load100 "cifar100")
-        "file", Arrays, (fun _ -> fromFolder OwnSet.load "file")
-        "photos", Photographs, (fun options -> fromFolder (PhotoSets.load options) "photos")
-        "imagenet", Photographs, (fun options -> fromFolder (PhotoSets.imageNet options) "imagenet")
+    /// A data set: its name, where its images are, how many of each class train on average where that is known, and how it is
+    /// loaded.
+    [<NoComparison; NoEquality>]
+    type private Known = {
+        Name: string
+        Place: Place
+        PerClass: int option
+        Load: PhotoOptions -> string option -> Result<Splits, Error>
+    }
+
+    let private known name place perClass load = { Name = name; Place = place; PerClass = perClass; Load = load }
+
+    let private sets: Known list = [
+        known "digits" Embedded (Some 382) (fun _ _ -> Ok(Digits.load ()))
+        known "cells" Embedded (Some 150) (fun options _ -> Cells.load options)
+        known "cifar10" Arrays (Some 5_000) (fun _ -> fromFolder Cifar.load10 "cifar10")
+        known "cifar100" Arrays (Some 500) (fun _ -> fromFolder Cifar.load100 "cifar100")
+        known "file" Arrays None (fun _ -> fromFolder OwnSet.load "file")
+        known "photos" Photographs None (fun options -> fromFolder (PhotoSets.load options) "photos")
+        known "imagenet" Photographs (Some 1_281) (fun options -> fromFolder (PhotoSets.imageNet options) "imagenet")
     ]
 
-    let private inPlace (place: Place) : string list = [
-        for name, other, _ in sets do
-            if other = place then name
-    ]
+    let private find (name: string) : Known option = sets |> List.tryFind (fun set -> set.Name = name)
+
+    let private inPlace (place: Place) : string list =
+        sets |> List.filter (fun set -> set.Place = place) |> List.map _.Name
 
     /// All names: the embedded digits and blood cells, CIFAR-10 and CIFAR-100 from a folder, your own arrays, photographs, and
     /// ImageNet.
-    let names: string list = [ for name, _, _ in sets -> name ]
+    let names: string list = sets |> List.map _.Name
 
     /// Whether a data set is one of photographs in a folder.
     let isPhotos (name: string) : bool = List.contains name (inPlace Photographs)
@@ -45,14 +57,7 @@ module Datasets =
     let embedded: string list = inPlace Embedded
 
     /// Training images of each class, on average, of the sets whose number is known.
-    let perClass (name: string) : int option =
-        match name with
-        | "digits" -> Some 382
-        | "cells" -> Some 150
-        | "cifar10" -> Some 5_000
-        | "cifar100" -> Some 500
-        | "imagenet" -> Some 1_281
-        | _ -> None
+    let perClass (name: string) : int option = find name |> Option.bind _.PerClass
 
     /// Height and width at which networks see a set's photographs unless another is asked for.
     let photoSize (name: string) : int = if name = "cells" then Cells.size else PhotoSets.defaults.Size
@@ -60,11 +65,10 @@ module Datasets =
     /// Loads a data set by name; `dir` is the folder of its files, which the embedded sets do not need. The options' share of
     /// each class is held out of the training images as the validation; the other options are for photographs.
     let loadWith (options: PhotoOptions) (name: string) (dir: string option) : Result<Splits, Error> =
-        match List.tryFind (fun (known, _, _) -> known = name) sets with
+        match find name with
         // They know whether the test has a folder of its own.
-        | Some(_, Photographs, load) -> load options dir
-        | Some(_, (Embedded | Arrays), load) ->
-            load options dir |> Result.bind (Splits.holdOut options.ValSplit options.Seed)
+        | Some { Place = Photographs; Load = load } -> load options dir
+        | Some { Load = load } -> load options dir |> Result.bind (Splits.holdOut options.ValSplit options.Seed)
         | None -> Error(Error.unknown "data set" names name)
 
     /// Loads a data set by name; `dir` is the folder of its files, which the embedded sets do not need.

@@ -82,7 +82,8 @@ module Comparison =
         Cost = false
     }
 
-    let private values (metric: Metric) (group: RunGroup) : (int * float) list =
+    /// The seeds of a group with their numbers, rising; of several runs with a seed the first counts.
+    let values (metric: Metric) (group: RunGroup) : (int * float) list =
         group.Runs
         |> List.choose (fun run -> Metric.value metric run |> Option.map (fun value -> run.Settings.Seed, value))
         |> List.distinctBy fst

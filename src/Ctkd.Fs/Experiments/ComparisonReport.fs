@@ -6,11 +6,11 @@ open System.Globalization
 [<RequireQualifiedAccess>]
 module ComparisonReport =
 
-    let private fixedPoint (digits: int) (value: float) : string =
-        value.ToString($"F{digits}", CultureInfo.InvariantCulture)
+    /// A number with so many decimals.
+    let fixedPoint (digits: int) (value: float) : string = value.ToString($"F{digits}", CultureInfo.InvariantCulture)
 
-    let private signed (digits: int) (value: float) : string =
-        (if value > 0.0 then "+" else "") + fixedPoint digits value
+    /// A difference with its sign.
+    let signed (digits: int) (value: float) : string = (if value > 0.0 then "+" else "") + fixedPoint digits value
 
     let private orDash (write: 'T -> string) (value: 'T option) : string =
         value |> Option.map write |> Option.defaultValue "-"

@@ -79,5 +79,20 @@ let write (folder: string) (s: Settings) (top1s: float list) : string = writeWit
 let ofPolicy (folder: string) (policy: string) (seed: int) (top1s: float list) : string =
     write (Path.Combine(folder, $"{policy}-{seed}")) { settings with Policy = Runs.policy policy; Seed = seed } top1s
 
+/// A run of a recipe, its settings changed, with a top-1 in each of its last epochs.
+let ofRecipe (folder: string) (recipe: string) (change: Settings -> Settings) (seed: int) (top1s: float list) : string =
+    let recipe = Recipes.find recipe |> Error.orRaise
+    let s = change { recipe.Settings with TeacherWeights = "/teacher"; Seed = seed }
+    let folder = writeWith (Some { record with Recipe = recipe.Name }) folder s []
+
+    top1s
+    |> List.iteri (fun i top1 ->
+        epoch (s.Epochs - top1s.Length + i + 1) top1
+        |> Metrics.append (Path.Combine(folder, "metrics.jsonl"))
+        |> Error.orRaise
+    )
+
+    folder
+
 /// The runs of folders.
 let read (folders: string list) : RunOutcome list = RunOutcome.readAll folders |> Error.orRaise |> fst

@@ -27,6 +27,7 @@ let tests =
                 "dtkd-depths", 6 * 2
                 "dtkd-target", 2 * 2
                 "dtkd-temperatures", 3
+                "dtkd-tsne", 2
                 "rlkd-ablations", 4
                 "rlkd-data", 3
                 "rlkd-pairs", 11 * 3

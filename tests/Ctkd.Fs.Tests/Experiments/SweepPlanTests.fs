@@ -136,4 +136,26 @@ let tests =
                 Must.equal Damaged (errorOf (SweepPlan.read folder)).Kind
             )
         }
+
+        test "what a sweep says of itself is read again, also of earlier versions without figures" {
+            inFolder (fun folder ->
+                Must.equal (Ok None) (SweepPlan.readNote folder)
+                let note = { About = "a"; Baseline = "policy=fixed"; Figures = [ SweepFigure.Tsne ] }
+
+                SweepPlan.writeNote folder {
+                    Sweep.empty with
+                        About = note.About
+                        Baseline = note.Baseline
+                        Figures = note.Figures
+                }
+                |> Error.orRaise
+
+                Must.equal (Ok(Some note)) (SweepPlan.readNote folder)
+                let file = Path.Combine(folder, "sweep.json")
+                File.WriteAllText(file, """{"about": "a", "baseline": "policy=fixed"}""")
+                Must.equal (Ok(Some { note with Figures = [] })) (SweepPlan.readNote folder)
+                File.WriteAllText(file, """{"about": "a", "baseline": "", "figures": ["pie"]}""")
+                Must.equal Damaged (errorOf (SweepPlan.readNote folder)).Kind
+            )
+        }
     ]

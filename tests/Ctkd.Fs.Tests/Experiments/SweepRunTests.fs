@@ -21,6 +21,18 @@ let private said (body: Hooks -> 'T) : 'T * string =
 
 let tests =
     testList "SweepRun" [
+        test "figures are of the students of seed 1, or of the first seed, and of runs from labels where no other are" {
+            let ofFigures json = planOf json |> SweepRun.ofFigures |> List.map (fun run -> run.Name, run.Settings.Seed)
+            let taught = """"teacher": "resnet8", "policy": ["fixed", "dtkd"], "epochs": 2"""
+
+            for seeds, seed in [ "1", 1; "3", 1; "[4, 2]", 4; "[4, 1]", 1 ] do
+                let found = ofFigures $"""{{ {taught}, "seeds": {seeds} }}"""
+                Must.equal [ seed; seed ] (List.map snd found)
+                Must.hold (found |> List.forall (fun (name, _) -> name.StartsWith "policy="))
+
+            Must.equal [ 1; 1 ] (ofFigures """{ "lr": [0.1, 0.05], "epochs": 2 }""" |> List.map snd)
+        }
+
         test "a run trains its teacher first, which other runs then find, and evaluate no more" {
             inFolder (fun folder ->
                 let teacher, first, second = small[0], small[1], small[2]

@@ -48,12 +48,13 @@ let tests =
             let sweep =
                 parse
                     """{ "seeds": [7, 3], "recipe": "ctkd/resnet56-resnet20/kd/fixed", "teach": {"epochs": 5}, "baseline": "policy=fixed",
-                         "about": "a try", "cases": [{"student": "resnet8"}, {"student": "resnet14", "lr": 0.1}] }"""
+                         "about": "a try", "figures": ["tsne"], "cases": [{"student": "resnet8"}, {"student": "resnet14", "lr": 0.1}] }"""
 
             Must.equal [ 7; 3 ] sweep.Seeds
             Must.equal [ "ctkd/resnet56-resnet20/kd/fixed" ] sweep.Recipes
             Must.equal [ "epochs", "5" ] sweep.Teach
             Must.equal ("policy=fixed", "a try") (sweep.Baseline, sweep.About)
+            Must.equal [ SweepFigure.Tsne ] sweep.Figures
 
             Must.equal [ [ "student", "resnet8" ]; [ "student", "resnet14"; "learningRate", "0.1" ] ] sweep.Cases
         }
@@ -77,6 +78,11 @@ let tests =
                     """{ "seeds": [1, 1] }""", "'seeds' is empty or has a seed twice"
                     """{ "seeds": [0.5] }""", "'0.5' is no value for 'seeds'"
                     """{ "about": 3 }""", "'about' is to be a text"
+                    """{ "figures": "tsne" }""", "'figures' is to be a list of names"
+                    """{ "figures": ["tnse"] }""", "unknown figure of a sweep 'tnse'"
+                    """{ "figures": [1] }""", "'figures' is to be a text"
+                    """{ "figures": ["tsne", "tsne"] }""", "'figures' names a figure twice"
+                    """{ "figures": {} }""", "'figures' is to be a list of names"
                 ] do
                 let error = refused json
                 Must.contain what error.What

@@ -16,6 +16,21 @@ type PlotResult = {
     Divergence: float option
 }
 
+/// What a t-SNE shows beside the model.
+type TsneFigure = {
+    /// The most test images.
+    Images: int
+    /// The number of classes, the first ones.
+    Classes: int
+    /// In pixels.
+    Width: int
+    Options: TsneOptions
+}
+
+module TsneFigure =
+    /// 1000 images of ten classes.
+    let defaults: TsneFigure = { Images = 1000; Classes = 10; Width = 720; Options = Tsne.defaults }
+
 /// The figures of `plot` that look at trained models.
 module PlotModels =
 
@@ -120,36 +135,30 @@ module PlotModels =
                 | _ -> return! Error.fail ErrorKind.Usage "two models were expected" "" ""
         }
 
-    /// The student's features of the test images in a plane.
-    let tsne (args: ParseResults<PlotArgs>) (out: string) (width: int) =
+    /// The student's features of the test images in a plane, as the figure asks: the picture as SVG, the names of the classes, and
+    /// KL(P || Q) in nats.
+    let tsneOf (figure: TsneFigure) (device: Device) (trained: LoadedModel) (s: Settings) =
         result {
-            do! Command.threads (args.TryGetResult PlotArgs.Threads)
-            let! device = Engine.device (args.GetResult(PlotArgs.Device, "cpu"))
-            let images = args.GetResult(PlotArgs.Images, 1000)
-            let classes = args.GetResult(PlotArgs.Classes, 10)
-            let words = args.TryGetResult PlotArgs.Perplexity |> Option.map List.singleton
-            let! perplexity = Command.read (FieldKind.number FieldKind.positive) "perplexity" words
-            let perplexity = Option.defaultValue Tsne.defaults.Perplexity perplexity
-            do! within 1 System.Int32.MaxValue "classes" classes
+            do! within 1 System.Int32.MaxValue "classes" figure.Classes
 
             do!
-                if classes <= Scatter.mostClasses then
+                if figure.Classes <= Scatter.mostClasses then
                     Ok()
                 else
                     Command.usage
-                        $"at most {Scatter.mostClasses} classes have room, got {classes}"
+                        $"at most {Scatter.mostClasses} classes have room, got {figure.Classes}"
                         $"give --classes {Scatter.mostClasses} or less"
 
-            let! trained, s = student args device
             let! shown, labels = LoadedModel.outputs device s System.Int32.MaxValue [ trained ]
             let struct (_, features) = List.head shown
 
             let chosen =
                 Array.zip features labels
-                |> Array.filter (fun (_, label) -> label < classes)
-                |> Array.truncate (max 0 images)
+                |> Array.filter (fun (_, label) -> label < figure.Classes)
+                |> Array.truncate (max 0 figure.Images)
 
-            let most = min Tsne.mostPoints images
+            let most = min Tsne.mostPoints figure.Images
+            let perplexity = figure.Options.Perplexity
 
             do!
                 if chosen.Length > most || chosen.Length < 3 then
@@ -164,34 +173,50 @@ module PlotModels =
                 else
                     Ok()
 
-            let options = {
-                Tsne.defaults with
-                    Perplexity = perplexity
-                    Seed = args.GetResult(PlotArgs.Seed, Tsne.defaults.Seed)
-            }
-
             let points = Array.map fst chosen
-            let places = Tsne.run options points
+            let places = Tsne.run figure.Options points
             let known = classNames trained s
 
             let names = [
-                for label in 0 .. min classes trained.Model.Classes - 1 ->
+                for label in 0 .. min figure.Classes trained.Model.Classes - 1 ->
                     if not known.IsEmpty then known[label]
-                    elif classes <= 20 then $"class {label}"
+                    elif figure.Classes <= 20 then $"class {label}"
                     else string label
             ]
 
-            do!
+            let picture =
                 {
                     Title = $"t-SNE of {trained.Model.Name}'s features: {chosen.Length} test images"
                     Classes = names
                     Points = Array.zip places (Array.map snd chosen) |> List.ofArray
                 }
-                |> Scatter.standalone width (width * 3 / 4)
-                |> Picture.write out
+                |> Scatter.standalone figure.Width (figure.Width * 3 / 4)
 
-            return {
-                drawn "tsne" out names with
-                    Divergence = Some(Tsne.divergence (Tsne.joint perplexity points) places)
+            return picture, names, Tsne.divergence (Tsne.joint perplexity points) places
+        }
+
+    /// Draws the features of the student that the flags name.
+    let tsne (args: ParseResults<PlotArgs>) (out: string) (width: int) =
+        result {
+            do! Command.threads (args.TryGetResult PlotArgs.Threads)
+            let! device = Engine.device (args.GetResult(PlotArgs.Device, "cpu"))
+            let words = args.TryGetResult PlotArgs.Perplexity |> Option.map List.singleton
+            let! perplexity = Command.read (FieldKind.number FieldKind.positive) "perplexity" words
+            let d = TsneFigure.defaults
+
+            let figure = {
+                Images = args.GetResult(PlotArgs.Images, d.Images)
+                Classes = args.GetResult(PlotArgs.Classes, d.Classes)
+                Width = width
+                Options = {
+                    d.Options with
+                        Perplexity = Option.defaultValue d.Options.Perplexity perplexity
+                        Seed = args.GetResult(PlotArgs.Seed, d.Options.Seed)
+                }
             }
+
+            let! trained, s = student args device
+            let! picture, names, divergence = tsneOf figure device trained s
+            do! Picture.write out picture
+            return { drawn "tsne" out names with Divergence = Some divergence }
         }

@@ -12,6 +12,8 @@ type ReportFormat =
     | Json
     | Latex
     | Html
+    /// Runs of recipes beside their published numbers.
+    | Reproductions
 
 /// The flags of `report`.
 [<RequireQualifiedAccess; HelpFlags("--help", "-h", "help")>]
@@ -24,6 +26,7 @@ type ReportArgs =
     | [<Unique>] Out of FILE: string
     | [<Unique>] Unfinished
     | [<Unique>] Cost
+    | [<Unique>] Json
 
     interface IArgParserTemplate with
         member this.Usage =
@@ -44,9 +47,10 @@ type ReportArgs =
             | Level _ -> $"confidence level of intervals, {Statistics.levels.Words} [{string d.Level}]"
             | Format _ ->
                 $"one of {listed (Names.all<ReportFormat>())} [by the ending of --out: .txt, .md, .csv, .json, .tex, .html; \
-                  else table]"
+                  else table]; reproductions is a page of Markdown, runs of recipes beside the numbers that their papers publish"
             | Out _ -> "write the report to this file [the standard output]"
             | Unfinished -> "count runs as they are that have epochs left [they are listed, and left out]"
             | Cost ->
                 "add what the groups cost: multiply-accumulates of one image in a training step, those of the policy's network \
                  among them, and seconds of training an epoch"
+            | Json -> $"the same as --format {Names.name ReportFormat.Json}"

@@ -19,9 +19,12 @@ module ReportCommand =
         ".html", ReportFormat.Html
     ]
 
-    let private formatOf (name: string option) (out: string option) : Result<ReportFormat, Error> =
+    let private formatOf (json: bool) (name: string option) (out: string option) : Result<ReportFormat, Error> =
         match name, out with
+        | Some name, _ when json && name <> Names.name ReportFormat.Json ->
+            Command.usage $"--json and --format {name} exclude each other" "leave one of them out"
         | Some name, _ -> Names.find "format" name
+        | None, _ when json -> Ok ReportFormat.Json
         | None, None -> Ok ReportFormat.Table
         | None, Some file ->
             let ending = (Path.GetExtension file |> string).ToLowerInvariant()
@@ -37,14 +40,21 @@ module ReportCommand =
                     file
                     $"use one of {known}, or say it with --format"
 
-    let private textOf (format: ReportFormat) (c: Comparison) : string =
+    /// A report as text, and what a reader should know of it.
+    let private written (format: ReportFormat) (options: ComparisonOptions) (runs: RunOutcome list) =
+        let comparing (write: Comparison -> string) =
+            Comparison.create options runs |> Result.map (fun c -> write c, c.Warnings)
+
         match format with
-        | ReportFormat.Table -> ReportText.plain c
-        | ReportFormat.Markdown -> ReportText.markdown c
-        | ReportFormat.Csv -> ReportText.csv c
-        | ReportFormat.Latex -> ReportText.latex c
-        | ReportFormat.Json -> Json.writeIndented (ReportJson.ofComparison c) + "\n"
-        | ReportFormat.Html -> ComparisonReport.create c |> Report.html
+        | ReportFormat.Table -> comparing ReportText.plain
+        | ReportFormat.Markdown -> comparing ReportText.markdown
+        | ReportFormat.Csv -> comparing ReportText.csv
+        | ReportFormat.Latex -> comparing ReportText.latex
+        | ReportFormat.Json -> comparing (fun c -> Json.writeIndented (ReportJson.ofComparison c) + "\n")
+        | ReportFormat.Html -> comparing (ComparisonReport.create >> Report.html)
+        | ReportFormat.Reproductions ->
+            Reproductions.create options.Metric options.Level runs
+            |> Result.map (fun r -> ReproductionPage.markdown r, r.Warnings)
 
     let private options (args: ParseResults<ReportArgs>) : Result<ComparisonOptions, Error> =
         let d = Comparison.defaults
@@ -79,38 +89,50 @@ module ReportCommand =
             )
         | _ -> Ok o
 
-    let private show (terminal: Terminal) (format: ReportFormat) (out: string option) (c: Comparison) =
-        match format, out with
-        | ReportFormat.Table, None ->
-            for table in ReportText.tables c do
-                terminal.Table table
+    let private show terminal format (out: string option) (options: ComparisonOptions) (runs: RunOutcome list) =
+        let terminal: Terminal = terminal
 
-            ReportText.remarks c |> List.iter terminal.Say
-            Ok()
-        | _, None ->
-            Console.Out.Write(textOf format c)
-            // The other formats say them themselves.
-            if format = ReportFormat.Csv then
-                c.Warnings |> List.iter (eprintfn "warning: %s")
-
-            Ok()
-        | _, Some file ->
-            let text = textOf format c |> Encoding.UTF8.GetBytes
-
-            Files.replace file (fun stream -> stream.Write(ReadOnlySpan text))
-            |> Result.map (fun () ->
-                c.Warnings |> List.iter (fun warning -> terminal.Say $"warning: {warning}")
-                terminal.Say $"report {file}"
+        match out with
+        | None when format = ReportFormat.Table ->
+            Comparison.create options runs
+            |> Result.map (fun c ->
+                ReportText.tables c |> List.iter terminal.Table
+                ReportText.remarks c |> List.iter terminal.Say
             )
+        | None ->
+            written format options runs
+            |> Result.map (fun (text, warnings) ->
+                Console.Out.Write text
+                // The other formats say them themselves.
+                if format = ReportFormat.Csv then warnings |> List.iter (eprintfn "warning: %s")
+            )
+        | Some file ->
+            result {
+                let! text, warnings = written format options runs
+                let bytes = Encoding.UTF8.GetBytes text
+                do! Files.replace file (fun stream -> stream.Write(ReadOnlySpan bytes))
+                warnings |> List.iter (fun warning -> terminal.Say $"warning: {warning}")
+                terminal.Say $"report {file}"
+            }
+
+    /// Refuses what a report of recipes has no use for, and a file that it would destroy.
+    let private checkReproductions (args: ParseResults<ReportArgs>) (out: string option) : Result<unit, Error> =
+        if args.Contains ReportArgs.Baseline || args.Contains ReportArgs.Unfinished then
+            Command.usage
+                "reproductions take neither --baseline nor --unfinished: ended runs are compared with published numbers"
+                "leave it out, or give another --format"
+        else
+            out |> Option.map ReproductionPage.checkFile |> Option.defaultValue (Ok())
 
     /// Reports on runs.
     let command (args: ParseResults<ReportArgs>) : int =
-        let terminal = Terminal false
+        let json = args.Contains ReportArgs.Json
+        let terminal = Terminal json
 
         terminal.Guarded(fun () ->
             result {
                 let out = args.TryGetResult ReportArgs.Out
-                let! format = formatOf (args.TryGetResult ReportArgs.Format) out
+                let! format = formatOf json (args.TryGetResult ReportArgs.Format) out
                 let! options = options args
 
                 match args.GetResult(ReportArgs.Runs, []) with
@@ -120,13 +142,15 @@ module ReportCommand =
                     return! Result.Error(Error.unknown "flag" flags flag)
                 | folders ->
                     do! out |> Option.map Files.checkWritable |> Option.defaultValue (Ok())
+
+                    do! if format = ReportFormat.Reproductions then checkReproductions args out else Ok()
+
                     let! options = ofSweep folders options
                     let! runs, problems = RunOutcome.readAll folders
 
                     for problem in problems do
                         eprintfn "warning: a run was left out: %s: %s" problem.Where problem.What
 
-                    let! comparison = Comparison.create options runs
-                    return! show terminal format out comparison
+                    return! show terminal format out options runs
             }
         )

@@ -7,15 +7,19 @@ open Ctkd.Fs
 /// Reports as text for other programs: Markdown, CSV, LaTeX.
 module ReportText =
 
-    let private lines (lines: string list) : string = String.concat "\n" lines + "\n"
+    /// Lines as a text, each with its end.
+    let lines (lines: string list) : string = String.concat "\n" lines + "\n"
 
-    let private oneLine (text: string) : string = Regex.Replace(text, @"\s+", " ")
+    /// A text with spaces for line breaks.
+    let oneLine (text: string) : string = Regex.Replace(text, @"\s+", " ")
 
     // ---- Markdown ----
 
-    let private marked (text: string) : string = Regex.Replace(oneLine text, @"([\\|_*<`\[\]])", @"\$1")
+    /// A text in which nothing is taken for a mark of Markdown.
+    let marked (text: string) : string = Regex.Replace(oneLine text, @"([\\|_*<`\[\]])", @"\$1")
 
-    let private markdownTable (table: Table) : string list =
+    /// A table as GitHub's Markdown.
+    let markdownTable (table: Table) : string list =
         let row (cells: string list) =
             let cells = cells |> List.map marked |> String.concat " | "
             $"| {cells} |"

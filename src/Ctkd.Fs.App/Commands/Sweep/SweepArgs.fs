@@ -26,7 +26,7 @@ type SweepArgs =
             match this with
             | Source _ ->
                 "a file of JSON in which every field of a run can be a list, with \"seeds\", \"recipe\", \"method\", \"cases\" (fields \
-                 that change together), \"teachers\", \"teach\" (fields of the teachers' training), \"baseline\" and \"about\" beside; or the name \
+                 that change together), \"teachers\", \"teach\" (fields of the teachers' training), \"baseline\", \"figures\" (drawn when all is done: tsne) and \"about\" beside; or the name \
                  of a paper's table (--list); or the folder of a sweep, to go on with it [none: the runs of --grid and --set]"
             | Grid _ -> "a field with its values: --grid policy=fixed,ctkd-global --grid t=2,4,8 [none]"
             | Set _ -> "a field with one value for all runs: --set epochs=30 --set teacher=resnet20 [none]"

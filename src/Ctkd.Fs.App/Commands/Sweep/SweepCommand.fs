@@ -125,7 +125,7 @@ module SweepCommand =
         | _ when stopped -> None
         | _ -> Some $"{run.Name} ended without a result, as when memory runs out: see {SweepRun.log folder run}"
 
-    let private runAll (terminal: Terminal) (folder: string) (jobs: int) (retry: bool) (runs: PlannedRun list) =
+    let private runAll (terminal: Terminal) (folder: string) (jobs: int) (retry: bool) figures (runs: PlannedRun list) =
         let isWanted (run: PlannedRun) =
             match SweepRun.state folder run with
             | RunState.Done -> false
@@ -152,12 +152,14 @@ module SweepCommand =
             if run.State = "failed" then terminal.Say $"failed: {run.Name}: {run.Problem}"
 
         crashed |> List.iter (fun text -> terminal.Say $"failed: {text}")
-        terminal.Json { Folder = folder; Runs = results }
+        let isDone = results |> List.forall (fun run -> run.State = "done")
+        let drawn = if isDone then SweepFigures.drawAll terminal folder figures runs else []
+        terminal.Json { Folder = folder; Runs = results; Figures = drawn }
 
         if Signals.stop () then
             terminal.Line $"interrupted; go on with: ctkd sweep {Shell.word folder}"
             ExitCode.ok
-        elif results |> List.forall (fun run -> run.State = "done") then
+        elif isDone && drawn |> List.forall (fun figure -> figure.Problem = "") then
             terminal.Line $"compare them with: ctkd report {Shell.word folder}"
             ExitCode.ok
         else
@@ -195,11 +197,18 @@ module SweepCommand =
         |> Command.count (FieldKind.whole 1 256) "jobs"
         |> Result.map (Option.defaultValue 1)
 
-    let private emit (form: string) (folder: string) (runs: PlannedRun list) : Result<string list, Error> =
+    let private emit (form: string) (folder: string) figures (runs: PlannedRun list) : Result<string list, Error> =
         match form with
-        | "slurm" -> Ok(SweepScript.slurm folder runs)
-        | "sh" -> Ok(SweepScript.lines folder runs)
+        | "slurm" -> Ok(SweepScript.slurm folder figures runs)
+        | "sh" -> Ok(SweepScript.lines folder figures runs)
         | _ -> Result.Error(Error.unknown "form of a script" [ "slurm"; "sh" ] form)
+
+    /// The figures of a sweep: as asked for, or as its folder says.
+    let private figures (folder: string) (sweep: Sweep option) : Result<SweepFigure list, Error> =
+        match sweep with
+        | Some sweep -> Ok sweep.Figures
+        | None ->
+            SweepPlan.readNote folder |> Result.map (fun note -> note |> Option.map _.Figures |> Option.defaultValue [])
 
     /// Makes the sweep's folder and its plan.
     let private write (folder: string) (sweep: Sweep option) (runs: PlannedRun list) : Result<unit, Error> =
@@ -251,17 +260,18 @@ module SweepCommand =
 
                         let! sweep, folder = asked args
                         let! runs = planned scale sweep folder
+                        let! figures = figures folder sweep
 
                         match args.TryGetResult SweepArgs.Task, args.TryGetResult SweepArgs.Emit with
                         | Some number, None -> do! runTask terminal folder runs number
                         | Some _, Some _ ->
                             return! Command.usage "--task and --emit exclude each other" "leave one of them out"
                         | None, Some form ->
-                            let! lines = emit form folder runs
+                            let! lines = emit form folder figures runs
                             do! write folder sweep runs
                             lines |> List.iter Console.Out.WriteLine
                         | None, None when args.Contains SweepArgs.Dry_Run ->
-                            do! SweepView.dryRun terminal folder jobs runs
+                            do! SweepView.dryRun terminal folder jobs (SweepFigures.plan figures runs) runs
                         | None, None ->
                             do! write folder sweep runs
 
@@ -269,7 +279,9 @@ module SweepCommand =
                                 holding
                                     folder
                                     (fun () ->
-                                        code <- runAll terminal folder jobs (args.Contains SweepArgs.Retry) runs
+                                        code <-
+                                            runAll terminal folder jobs (args.Contains SweepArgs.Retry) figures runs
+
                                         Ok()
                                     )
                     }

@@ -15,8 +15,17 @@ type SweptRun = {
     Problem: string
 }
 
+/// A figure of a sweep as `sweep --json` prints it.
+type SweptFigure = {
+    Figure: string
+    Run: string
+    File: string
+    /// Why it was not drawn; empty where it was.
+    Problem: string
+}
+
 /// What `sweep --json` prints.
-type SweepResult = { Folder: string; Runs: SweptRun list }
+type SweepResult = { Folder: string; Runs: SweptRun list; Figures: SweptFigure list }
 
 /// A run of a plan as `sweep --dry-run --json` prints it.
 type PlannedTime = { Name: string; Teacher: string; Seconds: float option }
@@ -70,8 +79,8 @@ module SweepView =
             TeacherWeights = (if s.Teacher = "" then "" else "drawn")
     }
 
-    /// Prints the plan, with the time of each run from a few measured steps.
-    let dryRun (terminal: Terminal) (folder: string) (jobs: int) (runs: PlannedRun list) : Result<unit, Error> =
+    /// Prints the plan, with the time of each run from a few measured steps, and what is told of it beside.
+    let dryRun (terminal: Terminal) (folder: string) (jobs: int) (remarks: string list) (runs: PlannedRun list) =
         result {
             let kinds = runs |> List.map (_.Settings >> timed) |> List.distinct
 
@@ -115,6 +124,8 @@ module SweepView =
 
             terminal.Say
                 $"{runs.Length} runs into {folder}; about {Duration.words (total / float jobs)} for what is open, at {jobs} at once, from a few steps of each kind on this machine"
+
+            remarks |> List.iter terminal.Say
 
             if List.exists (snd >> Option.isNone) times then
                 terminal.Say "not counted: runs whose teacher is a TorchScript or ONNX file"

@@ -34,11 +34,7 @@ module Scale =
         perClass share {
             s with
                 Epochs = epochs
-                Milestones =
-                    s.Milestones
-                    |> List.map (fun m -> int (int64 m * int64 epochs / int64 s.Epochs))
-                    |> List.filter (fun m -> m > 0)
-                    |> List.distinct
+                Milestones = SettingsTable.scaledMilestones s.Epochs epochs s.Milestones
                 CurriculumEpochs = atShare share s.CurriculumEpochs
                 WarmUp = atShare share s.WarmUp
                 LrWarmUp = atShare share s.LrWarmUp

@@ -8,6 +8,12 @@ open FsToolkit.ErrorHandling
 /// A field of a sweep with the values that it takes in turn, as texts.
 type SweepAxis = { Field: string; Values: string list }
 
+/// A figure that is drawn of the runs of a sweep when all are done.
+[<RequireQualifiedAccess>]
+type SweepFigure =
+    /// The students' features of the test images in a plane, by t-SNE.
+    | Tsne
+
 /// Several runs: every combination of a recipe, a case and a value of each axis, for every seed.
 type Sweep = {
     /// What the sweep is for, in a sentence.
@@ -24,6 +30,8 @@ type Sweep = {
     Teach: (string * string) list
     /// The group that a report compares with, such as "policy=fixed"; empty for the report's own choice.
     Baseline: string
+    /// Drawn of the runs of one seed.
+    Figures: SweepFigure list
 }
 
 /// Reads sweeps: from JSON, in which every field of a run can be a list, and from flags.
@@ -40,6 +48,7 @@ module Sweep =
         Teachers = ""
         Teach = []
         Baseline = ""
+        Figures = []
     }
 
     /// The loss by its name, with its published weight; "kd+crd" for several. The field `methods` gives weights too.
@@ -49,9 +58,10 @@ module Sweep =
     let private about, private recipe, private cases, private seeds, private seed =
         "about", "recipe", "cases", "seeds", "seed"
 
-    let private teachers, private teach, private baseline = "teachers", "teach", "baseline"
+    let private teachers, private teach, private baseline, private figures =
+        "teachers", "teach", "baseline", "figures"
 
-    let private words = [ about; recipe; method; cases; seeds; seed; teachers; teach; baseline ]
+    let private words = [ about; recipe; method; cases; seeds; seed; teachers; teach; baseline; figures ]
 
     let private usage what next : Result<'T, Error> = Error.fail Usage what "" next
 
@@ -179,11 +189,32 @@ module Sweep =
         else
             usage $"'{name}' is to be a text" ""
 
+    /// Figures by their names, each once.
+    let private figuresOf (json: JsonElement) : Result<SweepFigure list, Error> =
+        let named (json: JsonElement) =
+            oneText figures json |> Result.bind (Names.find<SweepFigure> "figure of a sweep")
+
+        let listed =
+            if json.ValueKind = JsonValueKind.Array then
+                items json |> List.traverseResultM named
+            else
+                let all = Names.all<SweepFigure>() |> String.concat ", "
+                usage $"'{figures}' is to be a list of names" $"give some of: {all}"
+
+        listed
+        |> Result.bind (fun found ->
+            if List.distinct found = found then
+                Ok found
+            else
+                usage $"'{figures}' names a figure twice" "name each figure once"
+        )
+
     let private entry (sweep: Sweep) (name: string, json: JsonElement) : Result<Sweep, Error> =
         match name with
         | _ when name = about -> oneText name json |> Result.map (fun text -> { sweep with About = text })
         | _ when name = baseline -> oneText name json |> Result.map (fun text -> { sweep with Baseline = text })
         | _ when name = teachers -> oneText name json |> Result.map (fun text -> { sweep with Teachers = text })
+        | _ when name = figures -> figuresOf json |> Result.map (fun figures -> { sweep with Figures = figures })
         | _ when name = recipe -> texts name json |> Result.map (fun names -> { sweep with Recipes = names })
         | _ when name = seeds -> seedsOf json |> Result.map (fun seeds -> { sweep with Seeds = seeds })
         | _ when name = seed ->

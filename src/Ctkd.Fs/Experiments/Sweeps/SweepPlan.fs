@@ -23,6 +23,8 @@ type SweepNote = {
     About: string
     /// The group that reports compare with; empty for their own choice.
     Baseline: string
+    /// What is drawn when all runs are done.
+    Figures: SweepFigure list
 }
 
 /// From a sweep to its runs, in an order in which each teacher comes before its students, and the seeds change last: whatever
@@ -310,7 +312,7 @@ module SweepPlan =
 
     /// Writes what a sweep says of itself.
     let writeNote (folder: string) (sweep: Sweep) : Result<unit, Error> =
-        let note = { About = sweep.About; Baseline = sweep.Baseline }
+        let note = { About = sweep.About; Baseline = sweep.Baseline; Figures = sweep.Figures }
         let text = Json.writeIndented note + "\n" |> Encoding.UTF8.GetBytes
         Files.replace (Path.Combine(folder, noteFile)) (fun stream -> stream.Write(ReadOnlySpan text))
 
@@ -319,7 +321,10 @@ module SweepPlan =
         let path = Path.Combine(folder, noteFile)
 
         if File.Exists path then
-            Files.readText path |> Result.bind (Json.read<SweepNote> path) |> Result.map Some
+            // Sweeps of earlier versions have no figures.
+            Files.readText path
+            |> Result.bind (Json.complete [ "figures", "[]" ] >> Json.read<SweepNote> path)
+            |> Result.map Some
         else
             Ok None
 

@@ -49,6 +49,14 @@ module SweepRun =
         | Ok None -> RunState.Waiting
         | Error error -> RunState.Failed error
 
+    /// The runs of which figures are drawn: those of seed 1, or of the first seed, without the teachers that others learn from.
+    let ofFigures (runs: PlannedRun list) : PlannedRun list =
+        let isTeacher (run: PlannedRun) = runs |> List.exists (fun other -> other.TeacherRun = run.Name)
+        let students = runs |> List.filter (isTeacher >> not)
+        let seeds = students |> List.map _.Settings.Seed |> List.distinct
+        let seed = seeds |> List.tryFind ((=) 1) |> Option.orElse (List.tryHead seeds)
+        students |> List.filter (fun run -> Some run.Settings.Seed = seed)
+
     /// The settings with the weights of the teacher that the sweep has trained.
     let private withTeacher (sweep: string) (run: PlannedRun) : Settings =
         if run.TeacherRun = "" then

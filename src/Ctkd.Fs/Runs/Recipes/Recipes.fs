@@ -20,8 +20,17 @@ type Recipe = {
     Settings: Settings
 }
 
-/// The recipes of CTKD (arXiv:2211.16231), mdistiller (DKD, arXiv:2203.08679), DTKD (arXiv:2404.12711), RLKD
-/// and LS (logit standardisation, arXiv:2403.01427), with the values of each one's published code. Where
+/// Where recipes and their numbers come from.
+type RecipeSource = {
+    /// The first part of its recipes' names.
+    Name: string
+    /// What its tables are called.
+    Title: string
+    /// What its numbers are: of which epoch and how many runs, where that is known.
+    Numbers: string
+}
+
+/// The recipes of CTKD, mdistiller (DKD), DTKD, RLKD and LS (logit standardisation), with the values of each one's published code. Where
 /// these differ from each other, in DKD's beta and warm-up, the recipe has those of its source. Only the
 /// rates and ImageNet's batch of RLKD are CTKD's, whose settings its paper claims, and not its code's.
 [<RequireQualifiedAccess>]
@@ -277,6 +286,36 @@ module Recipes =
 
                 if Double.IsFinite numbers[3] then yield kd 0.9 |> add "kd" "ctkd-global" 3
         ]
+
+    /// The sources, in the order of their recipes.
+    let sources: RecipeSource list = [
+        {
+            Name = "ctkd"
+            Title = "CTKD (arXiv:2211.16231)"
+            Numbers = "means of 3 runs; of the last or of the best epoch is not known: the code writes down both"
+        }
+        {
+            Name = "mdistiller"
+            Title = "mdistiller (DKD, arXiv:2203.08679)"
+            Numbers = "the code prints the best epoch on the test images; of how many runs is not known"
+        }
+        {
+            Name = "dtkd"
+            Title = "DTKD (arXiv:2404.12711)"
+            Numbers = "read off a chart to 0.1; of which epoch and how many runs is not known"
+        }
+        {
+            Name = "rlkd"
+            Title = "RLKD, and its runs of CTKD"
+            Numbers = "the best epoch on the test images of one run, with seed 42"
+        }
+        {
+            Name = "ls"
+            Title = "Logit standardisation (arXiv:2403.01427)"
+            Numbers =
+                "means; of how many runs is not known; its code, mdistiller's, prints the best epoch on the test images"
+        }
+    ]
 
     /// Every recipe.
     let all: Recipe list = ctkd @ mdistiller @ ofDtkd @ rlkd @ ls

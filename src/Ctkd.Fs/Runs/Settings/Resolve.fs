@@ -119,11 +119,7 @@ module Resolve =
         // The agent beside another policy's recipe is that of the defaults.
         let ofAgent = if recipe.Policy = PolicyName.Rlkd then recipe.Epochs else RlkdSettings.publishedEpochs
 
-        let milestones () =
-            recipe.Milestones
-            |> List.map (fun m -> int (int64 m * int64 epochs / int64 recipe.Epochs))
-            |> List.filter (fun m -> m > 0)
-            |> List.distinct
+        let milestones () = SettingsTable.scaledMilestones recipe.Epochs epochs recipe.Milestones
 
         let agent = if epochs = ofAgent then recipe.Rlkd else fitted asked ofAgent epochs recipe.Rlkd
 

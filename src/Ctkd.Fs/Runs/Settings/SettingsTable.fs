@@ -15,12 +15,15 @@ module SettingsTable =
     /// The precisions of runs; float64 is for reference numbers.
     let precisions: string list = [ Names.name F32; Names.name Bf16 ]
 
-    /// The learning rate's milestones at 5/8, 6/8 and 7/8 of a run: 150, 180, 210 of 240, as the papers have them.
-    let milestones (epochs: int) : int list =
-        [ 5L; 6L; 7L ]
-        |> List.map (fun eighths -> int (int64 epochs * eighths / 8L))
+    /// Milestones at the same shares of another number of epochs, rounded down; those below 1 are left out.
+    let scaledMilestones (before: int) (epochs: int) (milestones: int list) : int list =
+        milestones
+        |> List.map (fun m -> int (int64 m * int64 epochs / int64 before))
         |> List.filter (fun m -> m > 0)
         |> List.distinct
+
+    /// The learning rate's milestones at 5/8, 6/8 and 7/8 of a run: 150, 180, 210 of 240, as the papers have them.
+    let milestones (epochs: int) : int list = scaledMilestones 8 epochs [ 5; 6; 7 ]
 
     /// The models of teachers, and the kinds of files that hold a program.
     let teachers: string list = Zoo.names @ NetworkFile.names

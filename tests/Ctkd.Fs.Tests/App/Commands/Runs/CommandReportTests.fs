@@ -92,6 +92,87 @@ let tests =
             )
         }
 
+        test "--json is the same as --format json, also of an error, and excludes other formats" {
+            inRuns (fun folder ->
+                let expected = (expect 0 folder "report runs --format json").Out
+                Must.equal expected ((expect 0 folder "report runs --json").Out)
+                Must.equal expected ((expect 0 folder "report runs --json --format json").Out)
+                Must.equal "" ((expect 0 folder "report runs --json --out r.md").Out)
+                Must.equal expected (File.ReadAllText(Path.Combine(folder, "r.md")))
+                let other = expect 2 folder "report runs --json --format csv"
+                Must.contain "--json and --format csv exclude each other" other.Err
+                let error = JsonNode.Parse((expect 1 folder "report none --json").Out) |> nonNull
+                Must.contain "there is no such folder" (error.ToJsonString())
+            )
+        }
+
+        test "reproductions are a page with the published number beside ours, machines and commands, by source" {
+            inFolder (fun folder ->
+                let runs = Path.Combine(folder, "runs")
+                let made name = MadeRuns.ofRecipe (Path.Combine(runs, name))
+                let ctkd = "ctkd/resnet56-resnet20/kd/ctkd-global"
+                made "a-1" ctkd id 1 [ 71.0 ] |> ignore
+                made "a-2" ctkd id 2 [ 71.6 ] |> ignore
+                made "short" ctkd (Scale.settings 0.01) 1 [ 9.5 ] |> ignore
+                made "d" "dtkd/resnet32x4-resnet8x4/kd/dtkd" id 1 [ 75.0 ] |> ignore
+                MadeRuns.ofPolicy runs "fixed" 1 [ 50.0; 60.0 ] |> ignore
+
+                Must.equal
+                    "report page.md\n"
+                    ((expect 0 folder "report runs --format reproductions --out page.md").Out)
+
+                let page = File.ReadAllText(Path.Combine(folder, "page.md"))
+                Must.equal page ((expect 0 folder "report runs --format reproductions").Out)
+                let start = "resnet56 | resnet20 | kd | ctkd-global | 71.19 |"
+
+                for part in
+                    [
+                        "## CTKD (arXiv:2211.16231)"
+                        $"| 1 | {start} 71.30 | 0.42 | 2 | 67.49 to 75.11 | +0.11 | whole | 72.34 | 75.00 |"
+                        $"| 2 | {start} 9.50 | - | 1 | - | - | short: 2 of 240 epochs, 5 of 500 images a class | 72.34 |"
+                        "## DTKD (arXiv:2404.12711)"
+                        "| 3 | resnet32x4 | resnet8x4 | kd | dtkd | - | 75.00 | - | 1 | - | - | whole | - | 75.00 |"
+                        "- 1, 2: a processor, 2 cores; Linux; cpu, 1 threads, f32; ctkd 0.1.0, libtorch 2.10.0"
+                        "# 1\nfor seed in 1 2; do ctkd distill --recipe "
+                        " --data-dir DIR --set epochs=2 --set perClass=5 --set curriculumEpochs=1 --seed 1\n"
+                        "## Left out"
+                        "- runs/fixed-1: no recipe"
+                    ] do
+                    Must.contain part page
+
+                // A machine's own paths have no place in a repository.
+                Must.lack "/teacher" page
+                let best = (expect 0 folder "report runs --format reproductions --metric best --level 0.9").Out
+                Must.contain "optimistic" best
+                Must.contain "90 % interval" best
+            )
+        }
+
+        test "reproductions replace a page of their own, and nothing else" {
+            inFolder (fun folder ->
+                let file = Path.Combine(folder, "page.md")
+                let run = Path.Combine(folder, "runs", "a")
+                MadeRuns.ofRecipe run "ctkd/resnet56-resnet20/kd/ctkd-global" id 1 [ 71.0 ] |> ignore
+                let report = "report runs --format reproductions --out page.md"
+
+                for text in [ ""; "# My own page\n"; "<!-- Written" ] do
+                    File.WriteAllText(file, text)
+                    Must.contain "'page.md' was written by something else" ((expect 2 folder report).Err)
+                    Must.equal text (File.ReadAllText file)
+
+                File.Delete file
+                expect 0 folder report |> ignore
+                let first = File.ReadAllText file
+                File.AppendAllText(file, "more\n")
+                expect 0 folder report |> ignore
+                Must.equal first (File.ReadAllText file)
+                Must.equal [| file |] (Directory.GetFiles folder)
+
+                Must.contain "take neither --baseline" ((expect 2 folder $"{report} --baseline policy=fixed").Err)
+                Must.contain "take neither" ((expect 2 folder $"{report} --unfinished").Err)
+            )
+        }
+
         test "CSV is RFC 4180's with numbers in full, also where names hold commas and quotes" {
             inRuns (fun folder ->
                 let odd = { MadeRuns.settings with Student = "a \"b\", c" }

@@ -127,6 +127,62 @@ let tests =
             )
         }
 
+        test "the figures of a shipped sweep are drawn once all its runs are done, again only of another checkpoint" {
+            inFolder (fun folder ->
+                let small = "--scale 0.01 --set data=digits --set batch=16 --set teacher=resnet8 --set student=resnet8"
+                let sweep = $"sweep dtkd-tsne {small} --out s"
+                let told = "when all are done: the figure tsne of 2 runs of one seed"
+                Must.contain told (expect 0 folder $"{sweep} --dry-run").Out
+
+                for form in [ "sh"; "slurm" ] do
+                    let script = (expect 0 folder $"{sweep} --emit {form}").Out
+
+                    Must.matchRegex
+                        $"(?m)^# figures \\(tsne\\), when all runs are done: .* sweep .*{Path.GetFileName folder}/s$"
+                        script
+
+                let figures (ended: Ended) = [
+                    for figure in JsonDocument.Parse(ended.Out).RootElement.GetProperty("figures").EnumerateArray() ->
+                        string (figure.GetProperty("file").GetString()),
+                        string (figure.GetProperty("problem").GetString())
+                ]
+
+                let first = expect 0 folder $"{sweep} --json"
+                let files = figures first |> List.map fst
+                Must.equal [ ""; "" ] (figures first |> List.map snd)
+                let drawn = [ for file in files -> File.ReadAllText(Path.Combine(folder, file)) ]
+
+                for picture in drawn do
+                    Must.contain "features: 1000 test images" picture
+                    Must.equal "svg" (nonNull (System.Xml.Linq.XDocument.Parse picture).Root).Name.LocalName
+
+                Must.hold (files |> List.forall (fun file -> file.EndsWith "tsne.svg"))
+                // A picture of the same checkpoint stays as it is, whatever else is in it; one of another is drawn again.
+                let path = Path.Combine(folder, files.Head)
+                File.WriteAllText(path, drawn.Head.Replace("t-SNE of", "own title of"))
+                File.WriteAllText(Path.Combine(folder, files[1]), drawn.Head)
+                let again = (expect 0 folder "sweep s").Out
+                Must.lack $"tsne: {files[0]}" again
+                Must.contain $"tsne: {files[1]}" again
+                Must.contain "own title of" (File.ReadAllText path)
+                Must.equal drawn[1] (File.ReadAllText(Path.Combine(folder, files[1])))
+            )
+        }
+
+        test "a run whose figure cannot be drawn is told, and the others are drawn" {
+            inFolder (fun folder ->
+                writeFile
+                    folder
+                    """{ "figures": ["tsne"], "cases": [{"subset": 20}, {"perClass": 5}], "batch": 16, "epochs": 1 }"""
+
+                let ended = expect 1 folder "sweep s.json --json"
+                Must.equal [ "done"; "done" ] (states ended.Out |> List.map snd)
+                Must.contain "failed: the figure tsne of subset=20" ended.Err
+                Must.contain "perplexity must be > 1 and below 19 for 20 images" ended.Err
+                Must.equal 1 (Directory.GetFiles(folder, "tsne.svg", SearchOption.AllDirectories)).Length
+            )
+        }
+
         test "what a sweep cannot do is said before anything is trained" {
             inFolder (fun folder ->
                 writeFile folder json
