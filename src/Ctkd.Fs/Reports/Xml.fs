@@ -78,34 +78,9 @@ module internal Svg =
     let exactly (points: (float * float) list) : string =
         "M" + (points |> List.map (fun (x, y) -> $"{number x},{number y}") |> String.concat " ")
 
-    /// The slopes of lines from a point that pass another one, further right, by two tenths of a pixel at most; none for one
-    /// that is not further right. Points are in tenths.
-    let private slopes (x0: int, y0: int) (x: int, y: int) : float * float =
-        let across, rise = float (x - x0), float (y - y0)
-        if across > 0.0 then (rise - 2.0) / across, (rise + 2.0) / across else infinity, -infinity
-
-    /// The points at which a line has to bend so that it passes all points that it leaves out by two tenths of a pixel at most.
-    let private bends (points: (int * int) list) : (int * int) list =
-        let grow (kept, last: int * int, (low: float, high: float)) (next: int * int) =
-            let x0, y0 = List.head kept
-            let slope = float (snd next - y0) / float (fst next - x0)
-
-            if fst next > fst last && slope >= low && slope <= high then
-                let nextLow, nextHigh = slopes (x0, y0) next
-                kept, next, (max low nextLow, min high nextHigh)
-            else
-                last :: kept, next, slopes last next
-
-        match points with
-        | first :: second :: rest ->
-            let kept, last, _ = List.fold grow ([ first ], second, slopes first second) rest
-            List.rev (last :: kept)
-        | few -> few
-
-    /// The points of a line to the tenth of a pixel, each as a step from the one before, without those on a straight way: half as
-    /// long or less.
+    /// The points of a line to the tenth of a pixel, each as a step from the one before: half as long.
     let shortly (points: (float * float) list) : string =
-        let tenths = points |> List.map (fun (x, y) -> int (round (10.0 * x)), int (round (10.0 * y))) |> bends
+        let tenths = points |> List.map (fun (x, y) -> int (round (10.0 * x)), int (round (10.0 * y)))
 
         let write (value: int) =
             if value = 0 then

@@ -42,55 +42,8 @@ let private everywhere (text: string) : Section list = [
     Section.Headline [ text, text ]
 ]
 
-/// The corners of the line of a chart's only curve, in pixels.
-let private line (picture: string) : (float * float) list =
-    let path = elements "path" picture |> Must.single |> attribute "d"
-    let numbers = [ for m in Regex.Matches(path, @"-?[0-9]*\.?[0-9]+") -> float m.Value ]
-    let corners = numbers |> List.chunkBySize 2 |> List.map (fun pair -> pair[0], pair[1])
-
-    if path.Contains 'l' then
-        corners.Tail |> List.scan (fun (x, y) (across, down) -> x + across, y + down) corners.Head
-    else
-        corners
-
-/// A smooth curve with as much noise.
-let private curveWith (noise: float) : Chart =
-    let random = Random 3
-    let point x = float x, 5.0 * sin (float x / 40.0) + noise * (random.NextDouble() - 0.5)
-
-    {
-        Chart.defaults with
-            Series = [ { Name = "a"; Points = List.map point [ 1..240 ] } ]
-    }
-
 let tests =
     testList "Report" [
-        test "the line on a page leaves out corners, and passes every point by a third of a pixel at most" {
-            for noise, most in [ 0.0, 60; 0.02, 200; 5.0, 240 ] do
-                let chart = curveWith noise
-                let drawn = line (pageOf [ Section.Charts [ chart ] ])
-                let exact = line (Chart.svg 420 290 chart)
-                Must.lie 2 most drawn.Length
-                Must.equal 240 exact.Length
-
-                let near (x, y) ((x0, y0), (x1, y1)) =
-                    let across, down = x1 - x0, y1 - y0
-                    let share = ((x - x0) * across + (y - y0) * down) / (across * across + down * down)
-                    let share = share |> max 0.0 |> min 1.0
-                    sqrt ((x0 + share * across - x) ** 2.0 + (y0 + share * down - y) ** 2.0)
-
-                for point in exact do
-                    // Two tenths, beside rounding to tenths on all sides.
-                    Must.lie 0.0 0.34 (drawn |> List.pairwise |> List.map (near point) |> List.min)
-
-            let flat = {
-                curveWith 0.0 with
-                    Series = [ { Name = "a"; Points = [ for x in 1..240 -> float x, 4.0 ] } ]
-            }
-
-            Must.equal 2 (line (pageOf [ Section.Charts [ flat ] ])).Length
-        }
-
         testProperty "a report is well-formed XML whatever its texts"
         <| fun (characters: char list) ->
             let text = "\u0000<\uD800&" + String(Array.ofList characters)
