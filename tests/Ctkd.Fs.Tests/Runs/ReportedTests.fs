@@ -87,10 +87,10 @@ let tests =
                 let plan = Plans.taught (Dtkd.policy 4.0) Plans.alone
                 let set = Plans.upload 16 plan
                 let values = EpochValues.create plan 1
-                let step state i = Plans.step plan values state (Augment.plain (8 * i) (8 * i + 8) set)
-                let first = step (TrainState.start plan) 0
+                let batch = Augment.plain 0 8 set
+                let first = Plans.step plan values (TrainState.start plan) batch
                 let before = Tensor.live ()
-                let second = step first 1
+                let second = Plans.step plan values first batch
                 Must.equal before (Tensor.live ())
                 Must.equal 2 second.Step
             )
