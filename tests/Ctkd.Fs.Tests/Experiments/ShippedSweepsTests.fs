@@ -1,5 +1,6 @@
 module Ctkd.Fs.Tests.ShippedSweepsTests
 
+open System
 open System.IO
 open Expecto
 open Ctkd.Fs
@@ -15,8 +16,56 @@ let private students (runs: PlannedRun list) : PlannedRun list =
 let private distinct (runs: PlannedRun list) : int =
     students runs |> List.distinctBy (fun run -> { run.Settings with Seed = 1 }) |> List.length
 
+/// Sweeps of more rows run whole where the variable CTKD_SWEEPS is "all", else every seventh of their rows.
+let private most = 12
+
+/// One seed of a shipped sweep on ten digits, for a small share of its epochs.
+let private tiny (name: string) : PlannedRun list =
+    let share = if name = "ctkd-curriculum" then 0.1 else 0.01
+
+    let change (s: Settings) = {
+        Scale.settings share s with
+            Data = "digits"
+            PerClass = 0
+            Subset = 10
+            Batch = 5
+    }
+
+    let sweep = ShippedSweeps.find name |> Error.orRaise
+    SweepPlan.create change { sweep with Seeds = [ 1 ] } |> Error.orRaise
+
 let tests =
     testList "ShippedSweeps" [
+        for name in ShippedSweeps.names do
+            test $"{name} runs to its end at a small scale, and its table has the rows of the paper's" {
+                let runs = tiny name
+                let rows = students runs
+                let isAll = rows.Length <= most || Environment.GetEnvironmentVariable "CTKD_SWEEPS" = "all"
+
+                let chosen =
+                    if isAll then
+                        rows
+                    else
+                        rows |> List.indexed |> List.filter (fun (i, _) -> i % 7 = 0) |> List.map snd
+
+                inFolder (fun folder ->
+                    for run in chosen do
+                        let summary = SweepRun.perform Hooks.none folder runs run |> Error.orRaise
+                        Must.equal (run.Name, Finished) (run.Name, summary.Ending)
+
+                    let found, problems = RunOutcome.readAll [ folder ] |> Error.orRaise
+                    Must.beEmpty problems
+
+                    let table = Comparison.create Comparison.defaults found |> Error.orRaise
+
+                    Must.equal chosen.Length table.Groups.Length
+
+                    Must.hold (
+                        table.Groups |> List.forall (fun group -> group.Values.Length = 1 && group.Published.IsSome)
+                    )
+                )
+            }
+
         test "each table and figure of the papers has its rows" {
             let rows = [
                 "ctkd-curriculum", 30

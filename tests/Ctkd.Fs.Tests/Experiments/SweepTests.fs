@@ -27,7 +27,7 @@ let tests =
                     "epochs", [ "30" ]
                     "rlkd.every", [ "2"; "3" ]
                     "nesterov", [ "true" ]
-                    "methods", [ """{"kd": 0.9}""" ]
+                    "methods", [ """{"kd":0.9}""" ]
                 ]
                 (axes sweep)
 
@@ -40,8 +40,15 @@ let tests =
             Must.equal [ "milestones", [ "5 8"; "9" ] ] (parse """{ "milestones": [[5, 8], [9]] }""" |> axes)
 
             Must.equal
-                [ "methods", [ """{"kd": 1}"""; """{"dkd": 2}""" ] ]
+                [ "methods", [ """{"kd":1}"""; """{"dkd":2}""" ] ]
                 (parse """{ "methods": [{"kd": 1}, {"dkd": 2}] }""" |> axes)
+        }
+
+        test "how a file is laid out does not matter: an object over several lines is one value" {
+            let sweep = parse "{ \"teacher\": \"resnet14\", \"methods\": {\n  \"kd\": 3,\n  \"kd-fixed\": 1.5\n } }"
+
+            let settings = (SweepPlan.create id sweep |> Error.orRaise |> List.last).Settings
+            Must.equal (Map [ "kd", 3.0; "kd-fixed", 1.5 ]) settings.Methods
         }
 
         test "seeds are a number of them or a list, recipes and cases are listed, teachers have fields of their own" {

@@ -81,6 +81,9 @@ module Sweep =
 
     // ---- values of JSON ----
 
+    /// On one line, however the file is laid out.
+    let private compact (json: JsonElement) : string = JsonSerializer.Serialize json
+
     /// One value as the text that flags take.
     let private text (name: string) (json: JsonElement) : Result<string, Error> =
         match json.ValueKind with
@@ -88,12 +91,12 @@ module Sweep =
         | JsonValueKind.Number -> Ok(json.GetRawText())
         | JsonValueKind.True -> Ok "true"
         | JsonValueKind.False -> Ok "false"
-        | JsonValueKind.Object -> Ok(json.GetRawText())
+        | JsonValueKind.Object -> Ok(compact json)
         | JsonValueKind.Array when
             Seq.forall (fun (x: JsonElement) -> x.ValueKind = JsonValueKind.Number) (json.EnumerateArray())
             ->
             Ok(json.EnumerateArray() |> Seq.map _.GetRawText() |> String.concat " ")
-        | JsonValueKind.Array -> Ok(json.GetRawText())
+        | JsonValueKind.Array -> Ok(compact json)
         | _ -> usage $"the field '{name}' has no value" "give a text, a number, true or false, or a list of them"
 
     let private items (json: JsonElement) : JsonElement list = List.ofSeq (json.EnumerateArray())
