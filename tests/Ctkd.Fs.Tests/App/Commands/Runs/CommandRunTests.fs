@@ -16,7 +16,7 @@ let private last (folder: string) : string = Path.Combine(folder, "a", "last.saf
 let private resumesAfter (signal: int) (code: int) : unit =
     inFolder (fun folder ->
         let ended =
-            interrupted signal "epoch 1/" folder "teach --model resnet8 --subset 200 --batch 16 --epochs 12 --out a"
+            interrupted signal "epoch 1/" folder "teach --model resnet8 --per-class 20 --batch 16 --epochs 12 --out a"
 
         Must.equal (code, "") (ended.Code, ended.Err)
         Must.contain $"interrupted; go on with: ctkd teach --resume {folder}/a" ended.Out
@@ -54,7 +54,7 @@ let tests =
                         hangUp
                         "epoch 1/"
                         folder
-                        "teach --model resnet8 --subset 50 --batch 16 --epochs 40 --out a"
+                        "teach --model resnet8 --per-class 5 --batch 16 --epochs 40 --out a"
 
                 Must.equal 129 ended.Code
                 Must.contain "interrupted; go on with: ctkd teach --resume" ended.Out
@@ -123,7 +123,7 @@ let tests =
             inFolder (fun folder ->
                 // Every epoch is one of learning, and from the second on images are mixed.
                 let flags =
-                    $"distill --weights {Runs.teacher.Value} --student resnet8 --subset 300 --batch 16 --epochs 4 "
+                    $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 30 --batch 16 --epochs 4 "
                     + "--policy rlkd --rl-warm-up 1 --rl-every 1 --rl-ramp 3 --rl-mix-until 4 --out "
 
                 expect 0 folder (flags + "whole") |> ignore
