@@ -56,7 +56,7 @@ let private own () : Experiment = {
 /// Every value of an experiment that its settings cannot name.
 let private ownAll () : Experiment = {
     quiet with
-        Settings = { Runs.small with PerClass = 0 }
+        Settings = { Runs.small with Subset = 0 }
         Student = Some model
         Data = Some(stripes ())
         Teacher =
@@ -162,7 +162,7 @@ let tests =
             inFolder (fun folder ->
                 let summary = Distil.run (Runs.run folder) (own ())
                 Must.contain "resnet8" (expect 0 folder $"eval --weights {summary.Folder}").Out
-                let settings = { Runs.small with PerClass = 0 }
+                let settings = { Runs.small with Subset = 0 }
                 let strange = { quiet with Data = Some(stripes ()); Settings = settings }
                 let strange = Distil.run (Path.Combine(folder, "strange")) strange
                 Must.contain "'stripes'" (expect 2 folder $"eval --weights {strange.Folder}").Err
@@ -212,7 +212,7 @@ let tests =
                     (refused {
                         quiet with
                             Data = Some(stripes ())
-                            Settings = { Runs.small with PerClass = 0; Batch = 64 }
+                            Settings = { Runs.small with Subset = 0; Batch = 64 }
                     })
             )
         }

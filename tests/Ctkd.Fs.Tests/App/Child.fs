@@ -32,6 +32,10 @@ let pause, proceed = 19, 18
 /// Sends a signal to a process.
 let send (signal: int) (child: Process) : unit = Must.equal 0 (kill (child.Id, signal))
 
+/// What every program is told: wait shortly for the other threads. Threads that wait busily for one another beside other
+/// work take most of the processors.
+let private sharing: (string * string) list = [ "GOMP_SPINCOUNT", "1000" ]
+
 /// Starts a command in a folder, with variables set.
 let startCommand (folder: string) (variables: (string * string) list) (command: string list) : Process =
     let info =
@@ -47,7 +51,7 @@ let startCommand (folder: string) (variables: (string * string) list) (command: 
     for name in [ "NO_COLOR" ] do
         info.Environment.Remove name |> ignore
 
-    for name, value in variables do
+    for name, value in sharing @ variables do
         info.Environment[name] <- value
 
     Process.Start info |> nonNull
@@ -76,9 +80,6 @@ let wait (child: Process) (already: string) : Ended =
 /// Runs a command to its end.
 let runCommand (folder: string) (variables: (string * string) list) (command: string list) : Ended =
     wait (startCommand folder variables command) ""
-
-/// What programs that train at once on the same processors are told: wait shortly for the other threads.
-let sharing: (string * string) list = [ "GOMP_SPINCOUNT", "1000" ]
 
 /// Answers of processes that do not disturb each other, two at a time.
 let twoAtATime (run: 'A -> 'B) (cases: 'A list) : 'B list =

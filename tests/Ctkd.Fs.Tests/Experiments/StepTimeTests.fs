@@ -8,7 +8,7 @@ let tests =
         test "the time of a run is its steps and evaluations, and needs no trained teacher" {
             let s = {
                 Runs.small with
-                    PerClass = 50
+                    Subset = 500
                     Teacher = "resnet14"
                     TeacherWeights = "none yet"
                     Epochs = 3

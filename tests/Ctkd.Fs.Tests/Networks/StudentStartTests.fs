@@ -14,7 +14,7 @@ let tests =
         test "a student starts from weights, and its hash is recorded and checked" {
             inFolder (fun folder ->
                 let teacher = Runs.teacher.Value
-                let small = "--student resnet8 --per-class 5 --batch 16 --epochs 1 --lr 1e-30 --weight-decay 0"
+                let small = "--student resnet8 --subset 50 --batch 16 --epochs 1 --lr 1e-30 --weight-decay 0"
                 let out = expect 0 folder $"distill --teacher {teacher} {small} --student-weights {teacher} --out run"
                 Must.contain "starts from" out.Out
 
@@ -31,7 +31,7 @@ let tests =
                 Must.equal 64 settings.StudentHash.Length
 
                 let wrong =
-                    $"teach --model resnet8 --per-class 5 --batch 16 --student-weights {teacher} --set studentHash=abc"
+                    $"teach --model resnet8 --subset 50 --batch 16 --student-weights {teacher} --set studentHash=abc"
 
                 Must.contain settings.StudentHash (expect 1 folder $"{wrong} --out x").Err
             )

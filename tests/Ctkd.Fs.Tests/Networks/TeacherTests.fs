@@ -296,7 +296,7 @@ let tests =
                 let teacher = Runs.teacher.Value
                 let other = Path.Combine(folder, "other.safetensors")
                 File.Copy(teacher, other)
-                let small = "--student resnet8 --per-class 5 --batch 16 --epochs 2 --policy fixed"
+                let small = "--student resnet8 --subset 50 --batch 16 --epochs 2 --policy fixed"
                 let both = $"distill --teacher {teacher} {other} {small}"
                 let ended = expect 0 folder $"{both} --teacher-weights 3 1 --teacher-cache cache --out both"
                 Must.contain "the mean of resnet8 and resnet8" ended.Out

@@ -24,7 +24,7 @@ let tests =
     testList "RunRecord" [
         test "a run records its recipe, student, teacher, data and where it was trained" {
             inFolder (fun folder ->
-                let experiment = Prepare.ofSettings Hooks.none (Runs.taught "fixed" Runs.small)
+                let experiment = Prepare.ofSettings Hooks.none (Runs.small |> Runs.onAllTests |> Runs.taught "fixed")
 
                 let summary =
                     Run.startExperiment (Runs.run folder) { experiment with Recipe = "a/recipe" } |> Error.orRaise

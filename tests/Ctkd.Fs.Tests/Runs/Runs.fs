@@ -5,10 +5,10 @@ open System
 open System.IO
 open Ctkd.Fs
 
-/// resnet8 on five images of each digit: two epochs of four batches, the last of two images.
+/// resnet8 on five images of each digit, tested on five of each: two epochs of four batches, the last of two images.
 let small: Settings = {
     Settings.defaults with
-        PerClass = 5
+        Subset = 50
         Epochs = 2
         Batch = 16
         Milestones = [ 1 ]
@@ -16,6 +16,9 @@ let small: Settings = {
         Hidden = 16
         Rlkd = { RlkdSettings.defaults with WarmUp = 1; Every = 1; Ramp = 2 }
 }
+
+/// The same training images, and all test images: a look at those takes longer than the training.
+let onAllTests (settings: Settings) : Settings = { settings with Subset = 0; PerClass = 5 }
 
 /// The number of batches of a small run.
 let batches = 8
@@ -39,6 +42,7 @@ let teacher: Lazy<string> =
     lazy
         (finish (Path.Combine(folder.Value, "teacher")) {
             small with
+                Subset = 0
                 PerClass = 20
                 Epochs = 4
                 Milestones = [ 3 ]
@@ -110,7 +114,7 @@ let ownSet (path: string) (count: int) (size: int) : Settings =
     ]
 
     Safetensors.write path { Metadata = []; Tensors = tensors } |> Error.orRaise
-    { small with Data = "file"; DataDir = path; PerClass = 0 }
+    { small with Data = "file"; DataDir = path; Subset = 0 }
 
 /// Trains a plan to its end without a look at the test set on the way, and classifies that: the student's weights, and
 /// per cent right. `seen` is given the state at the end of each epoch.

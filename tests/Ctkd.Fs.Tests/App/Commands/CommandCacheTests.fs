@@ -9,7 +9,7 @@ open Ctkd.Fs.Tests.Child
 open Ctkd.Fs.Tests.Folders
 
 let private distil (out: string) (more: string) : string =
-    $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 10 --batch 16 --epochs 2 --policy ctkd-global --out {out} {more}"
+    $"distill --weights {Runs.teacher.Value} --student resnet8 --subset 100 --batch 16 --epochs 2 --policy ctkd-global --out {out} {more}"
 
 let private tensors (folder: string) = Runs.contents (Path.Combine(folder, "last.safetensors")) |> snd
 
@@ -72,7 +72,7 @@ let tests =
 
                 let both = [
                     for out in [ "a"; "b" ] ->
-                        out, startCommand folder sharing (ctkdCommand (distil out "--teacher-cache cache"))
+                        out, startCommand folder [] (ctkdCommand (distil out "--teacher-cache cache"))
                 ]
 
                 for out, child in both do

@@ -9,7 +9,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Child
 open Ctkd.Fs.Tests.Folders
 
-let private small = "--per-class 5 --batch 16 --epochs 2"
+let private small = "--subset 50 --batch 16 --epochs 2"
 
 let tests =
     testList "CommandNumber" [

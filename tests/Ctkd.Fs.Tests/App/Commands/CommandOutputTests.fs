@@ -8,7 +8,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Child
 open Ctkd.Fs.Tests.Folders
 
-let private small = "--model resnet8 --per-class 5 --batch 16 --epochs 2"
+let private small = "--model resnet8 --subset 50 --batch 16 --epochs 2"
 
 /// Runs the program by a shell that redirects its output.
 let private redirected (folder: string) (arguments: string) (redirection: string) : Ended =
@@ -54,7 +54,7 @@ let tests =
         test "each of teach and distill refuses the other's runs and names the command that resumes them" {
             inFolder (fun folder ->
                 let distil =
-                    $"distill --weights {Runs.teacher.Value} --student resnet8 --per-class 5 --batch 16 --epochs 1"
+                    $"distill --weights {Runs.teacher.Value} --student resnet8 --subset 50 --batch 16 --epochs 1"
 
                 expect 0 folder $"{distil} --out d" |> ignore
                 expect 0 folder $"teach {small} --out t" |> ignore
@@ -72,7 +72,7 @@ let tests =
                 expect
                     0
                     folder
-                    "distill --weights old.safetensors --student resnet8 --per-class 5 --batch 16 --epochs 1 --out d"
+                    "distill --weights old.safetensors --student resnet8 --subset 50 --batch 16 --epochs 1 --out d"
                 |> ignore
 
                 File.Move(Path.Combine(folder, "old.safetensors"), Path.Combine(folder, "new.safetensors"))

@@ -26,7 +26,7 @@ let private trained (folder: string) : Settings =
         Runs.small with
             Data = "photos"
             DataDir = Path.Combine(folder, "photos")
-            PerClass = 0
+            Subset = 0
             Batch = 4
             Photos = { Runs.small.Photos with Size = 16 }
     }

@@ -141,7 +141,7 @@ let tests =
 
         test "a recipe with another teacher, student and data trains on the digits" {
             inFolder (fun folder ->
-                let changes = "teacher=resnet8 student=resnet8 data=digits epochs=2 perClass=5 batch=16"
+                let changes = "teacher=resnet8 student=resnet8 data=digits epochs=2 subset=50 batch=16"
                 let recipe = "--recipe ctkd/resnet56-resnet20/crd/ctkd-global"
 
                 let ended = expect 0 folder $"distill {recipe} --set {changes} --weights {Runs.teacher.Value}"

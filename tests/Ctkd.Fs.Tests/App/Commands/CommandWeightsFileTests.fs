@@ -54,7 +54,7 @@ let tests =
             inFolder (fun folder ->
                 write folder "both.pth" (TorchPickles.networks [ "student", other.Value; "teacher", student.Value ] [])
 
-                let flags = "--data digits --student resnet8 --per-class 10 --batch 50 --epochs 1 --method kd"
+                let flags = "--data digits --student resnet8 --subset 100 --batch 50 --epochs 1 --method kd"
                 let said = expect 0 folder $"distill --weights both.pth {flags} --out a"
                 Must.contain "under 'teacher'" said.Out
                 let plain = expect 0 folder $"distill --weights {Runs.teacher.Value} {flags} --out b --json" |> json
@@ -186,7 +186,7 @@ let tests =
                 expect 0 folder "export --weights t.tar:t/good.pth --onnx a.onnx" |> ignore
                 Must.contain "t.tar:t/good.pth" (expect 0 folder "inspect t.tar:t/good.pth").Out
 
-                let flags = "--student resnet8 --per-class 10 --batch 50 --epochs 1"
+                let flags = "--student resnet8 --subset 100 --batch 50 --epochs 1"
                 expect 0 folder $"distill --weights t.tar:t/good.pth {flags} --out run" |> ignore
             )
         }
@@ -200,7 +200,7 @@ let tests =
                     let said = expect 0 folder $"{command} --weights w.pt --ignore-extra"
                     Must.contain "left aside: 1 tensors that resnet8 lacks: head2.weight" said.Out
 
-                let flags = "--weights w.pt --student resnet8 --per-class 10 --batch 50 --epochs 1"
+                let flags = "--weights w.pt --student resnet8 --subset 100 --batch 50 --epochs 1"
                 Must.contain "--ignore-extra" (expect 1 folder $"distill {flags} --out none").Err
                 let said = expect 0 folder $"distill {flags} --ignore-extra --out run"
                 Must.contain "head2.weight" said.Out

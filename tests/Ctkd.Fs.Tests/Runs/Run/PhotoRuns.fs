@@ -30,7 +30,7 @@ let settings (root: string) : Settings = {
     Runs.small with
         Data = "photos"
         DataDir = root
-        PerClass = 0
+        Subset = 0
         Batch = 5
         Photos = { Runs.small.Photos with Size = 16; DecodeThreads = 1 }
 }

@@ -150,7 +150,7 @@ let tests =
         }
 
         test "a teacher near chance warns of the normalisation" {
-            let settings = Runs.taught "fixed" Runs.small
+            let settings = Runs.small |> Runs.onAllTests |> Runs.taught "fixed"
             let wrong = said { settings with Mean = [ 50.0; 50.0; 50.0 ]; Std = [ 1.0; 1.0; 1.0 ] }
             Must.equal 2 wrong.Length
             Must.startWith "warning: the teacher is near chance (10.0 %): check --mean and --std" wrong[1]
@@ -159,7 +159,7 @@ let tests =
 
         test "a teacher far below the accuracy that its checkpoint recorded warns" {
             inFolder (fun folder ->
-                let settings = Runs.taught "fixed" Runs.small
+                let settings = Runs.small |> Runs.onAllTests |> Runs.taught "fixed"
                 let actual = (Runs.contents Runs.teacher.Value |> fst).Top1
                 Must.lie 30.0 97.0 actual
 

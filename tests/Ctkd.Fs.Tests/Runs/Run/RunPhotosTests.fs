@@ -237,7 +237,7 @@ let tests =
                 let held seed = paths (data seed).Test
                 Must.equal (held 1) (held 1)
                 Must.differ (held 1) (held 2)
-                let standard = Settings.loadData { settings train with PerClass = 0 } |> errorOf
+                let standard = Settings.loadData (settings train) |> errorOf
                 Must.contain "too few images" standard.What
             )
         }

@@ -58,7 +58,7 @@ let tests =
                         Say = said.Add
                 }
 
-                let settings = Runs.taught "ctkd-global" Runs.small
+                let settings = Runs.small |> Runs.onAllTests |> Runs.taught "ctkd-global"
                 let summary = Run.start hooks (Runs.run folder) settings |> Error.orRaise
 
                 Must.equal

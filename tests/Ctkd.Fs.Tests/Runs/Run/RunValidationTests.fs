@@ -24,7 +24,7 @@ let private accuracyOn (set: ImageSet) (data: Splits) (path: string) : Accuracy 
 let private long: Settings =
     validated {
         Runs.small with
-            PerClass = 20
+            Subset = 200
             Epochs = 8
             Milestones = [ 3 ]
             LearningRate = 0.2
@@ -55,7 +55,7 @@ let tests =
             inFolder (fun folder ->
                 let at name = Path.Combine(folder, name)
                 let data = Settings.loadData long |> Error.orRaise
-                let plain = { long with ValSplit = 0.0; PerClass = 0 }
+                let plain = { long with ValSplit = 0.0; Subset = 0 }
                 Runs.finish (at "with") long |> ignore
 
                 Prepare.ofSettings Hooks.none plain
@@ -111,7 +111,7 @@ let tests =
         test "a run is not resumed with another validation" {
             inFolder (fun folder ->
                 let split seed =
-                    let s = { validated Runs.small with SplitSeed = seed; PerClass = 0; Subset = 0 }
+                    let s = { validated Runs.small with SplitSeed = seed; Subset = 0 }
                     Settings.loadData s |> Error.orRaise
 
                 let data, other = split 1, split 2
@@ -119,7 +119,7 @@ let tests =
                 let other = { data with Validation = other.Validation }
 
                 let experiment data = {
-                    Prepare.ofSettings (Runs.stopAfter 5) { Runs.small with PerClass = 0; Subset = 100 } with
+                    Prepare.ofSettings (Runs.stopAfter 5) { Runs.small with Subset = 100 } with
                         Data = Some data
                 }
 
@@ -141,7 +141,7 @@ let tests =
         test "images are held out of the data of a program's own, too" {
             Tensor.scoped (fun () ->
                 let own = Digits.load ()
-                let settings = { Runs.small with PerClass = 0; ValSplit = 0.25 }
+                let settings = { Runs.small with Subset = 0; ValSplit = 0.25 }
 
                 let experiment = {
                     Prepare.ofSettings Hooks.none settings with

@@ -47,7 +47,7 @@ let private epoch = "  epoch "
 /// Runs the program to its end: the times until its first epoch's line, and from there on.
 let private timed (folder: string) (arguments: string) : TimeSpan * TimeSpan =
     let watch = Stopwatch.StartNew()
-    let child = startCommand folder sharing (ctkdCommand arguments)
+    let child = startCommand folder [] (ctkdCommand arguments)
     readTo epoch child
     let start = watch.Elapsed
     let ended = wait child ""
@@ -56,7 +56,7 @@ let private timed (folder: string) (arguments: string) : TimeSpan * TimeSpan =
 
 /// Starts the program and kills it at a moment, unless it has ended before: whether it was killed.
 let private killAt (start: TimeSpan, epochs: TimeSpan) (moment: Moment) (folder: string) (arguments: string) : bool =
-    use child = startCommand folder sharing (ctkdCommand arguments)
+    use child = startCommand folder [] (ctkdCommand arguments)
     let err = child.StandardError.ReadToEndAsync()
 
     match moment with

@@ -275,8 +275,7 @@ let tests =
                 let weights = Runs.teacher.Value
                 let recipe = "ctkd/resnet56-resnet20/kd/ctkd-global"
 
-                let flags =
-                    "--data digits --model resnet8 --per-class 5 --epochs 1 --batch 16 --out r --teacher resnet8"
+                let flags = "--data digits --model resnet8 --subset 50 --epochs 1 --batch 16 --out r --teacher resnet8"
 
                 expect 0 folder $"distill --recipe {recipe} --weights {weights} {flags}" |> ignore
                 let record = RunRecord.read (Path.Combine(folder, "r", "run.json")) |> Error.orRaise

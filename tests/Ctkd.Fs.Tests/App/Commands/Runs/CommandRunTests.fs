@@ -60,8 +60,7 @@ let tests =
                 Must.contain "interrupted; go on with: ctkd teach --resume" ended.Out
 
                 let quoted =
-                    ctkdCommand "teach --model resnet8 --per-class 5 --batch 16 --epochs 3 --out b"
-                    |> String.concat " "
+                    ctkdCommand "teach --model resnet8 --subset 50 --batch 16 --epochs 3 --out b" |> String.concat " "
 
                 let script =
                     $"nohup {quoted} > out 2>&1 & p=$!; until grep -q 'epoch 1/' out; do sleep 0.05; done; kill -HUP $p; wait $p"
@@ -144,7 +143,7 @@ let tests =
 
         test "a run that stopped early says so, is resumed for its table alone, and goes on with other patience" {
             inFolder (fun folder ->
-                let small = "--model resnet8 --per-class 5 --batch 16 --epochs 12 --milestones 1 --decay 1e-6"
+                let small = "--model resnet8 --subset 50 --batch 16 --epochs 12 --milestones 1 --decay 1e-6"
                 let first = expect 0 folder $"teach {small} --patience 1 --out a"
                 Must.contain "stopped early after epoch" first.Out
                 Must.contain "report.html" first.Out
@@ -180,11 +179,11 @@ let tests =
             inFolder (fun folder ->
                 let onTerminal (name: string) (variables: (string * string) list) : string =
                     let run =
-                        ctkdCommand $"teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --out {name}"
+                        ctkdCommand $"teach --model resnet8 --subset 50 --batch 16 --epochs 2 --out {name}"
                         |> String.concat " "
 
                     let command = [ "bash"; "-c"; $"script -qec '{run}' {name}.log > /dev/null" ]
-                    let ended = runCommand folder (("TERM", "xterm") :: sharing @ variables) command
+                    let ended = runCommand folder (("TERM", "xterm") :: variables) command
                     Expect.isTrue (ended.Code = 0) ended.Err
                     File.ReadAllText(Path.Combine(folder, $"{name}.log"))
 
@@ -209,8 +208,7 @@ let tests =
 
         test "a run that diverges fails with the term and the step" {
             inFolder (fun folder ->
-                let ended =
-                    expect 1 folder "teach --model resnet8 --per-class 5 --batch 16 --epochs 2 --lr 1e30 --out a"
+                let ended = expect 1 folder "teach --model resnet8 --subset 50 --batch 16 --epochs 2 --lr 1e30 --out a"
 
                 Must.contain "error: the term 'ce' was not finite in epoch 1, step 2" ended.Err
 
@@ -222,7 +220,7 @@ let tests =
 
         test "a folder that is in use, holds a run or cannot be written fails, and a missing run too" {
             inFolder (fun folder ->
-                let start = "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out"
+                let start = "teach --model resnet8 --subset 50 --batch 16 --epochs 1 --out"
                 use holder = RunDirectory.create (Path.Combine(folder, "held")) |> Error.orRaise
 
                 Must.contain "another process is using this run's folder" ((expect 1 folder $"{start} held").Err)
@@ -252,7 +250,7 @@ let tests =
 
         test "a full disk fails with the remedy, and what was written before is whole and goes on" {
             inFolder (fun folder ->
-                let run = "teach --model resnet8 --per-class 5 --batch 16 --epochs 3"
+                let run = "teach --model resnet8 --subset 50 --batch 16 --epochs 3"
                 expect 0 folder $"{run} --out a" |> ignore
                 let size = FileInfo(last folder).Length
 
@@ -287,8 +285,7 @@ let tests =
 
         test "a disk that is full from the start fails without a trace" {
             inFolder (fun folder ->
-                let ended =
-                    onSmallDisk folder 8 "teach --model resnet8 --per-class 5 --batch 16 --epochs 1 --out disk/a"
+                let ended = onSmallDisk folder 8 "teach --model resnet8 --subset 50 --batch 16 --epochs 1 --out disk/a"
 
                 Must.equal 1 ended.Code
                 Must.contain "No space left on device" ended.Err

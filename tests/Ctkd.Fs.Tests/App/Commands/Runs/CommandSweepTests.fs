@@ -11,7 +11,7 @@ open Ctkd.Fs.Tests.Folders
 
 /// Two students and their teacher, of four steps an epoch.
 let private json =
-    """{ "about": "a try", "teacher": "resnet8", "policy": ["fixed", "ctkd-global"], "perClass": 5, "batch": 16, "epochs": 2 }"""
+    """{ "about": "a try", "teacher": "resnet8", "policy": ["fixed", "ctkd-global"], "subset": 50, "batch": 16, "epochs": 2 }"""
 
 let private names = [ "teacher-resnet8"; "policy=fixed"; "policy=ctkd-global" ]
 
@@ -28,6 +28,12 @@ let private states (text: string) : (string * string) list =
 /// What a run's latest checkpoint holds.
 let private tensors (folder: string) (name: string) =
     snd (Runs.contents (Path.Combine(folder, "runs", "s", name, "last.safetensors")))
+
+/// The epochs of all runs whose metrics are written.
+let private epochsDone (folder: string) : int =
+    names
+    |> List.map (fun name -> WatchedRun.look name (Path.Combine(folder, "runs", "s", name)) |> Error.orRaise)
+    |> List.sumBy _.Lines.Length
 
 let tests =
     testList "CommandSweep" [
@@ -67,11 +73,16 @@ let tests =
                 let whole = [ for name in names -> tensors folder name ]
                 Directory.Move(Path.Combine(folder, "runs"), Path.Combine(folder, "whole"))
 
-                for wait in [ 2500; 5000 ] do
-                    let child = startCommand folder sharing (ctkdCommand "sweep s.json --jobs 2")
+                // Killed in the teacher's epochs, and then in those of the students.
+                for epochs in [ 2; 8 ] do
+                    let child = startCommand folder [] (ctkdCommand "sweep s.json --jobs 2")
                     let out = child.StandardOutput.ReadToEndAsync()
 
-                    if not (child.WaitForExit wait) then child.Kill()
+                    while epochsDone folder < epochs && not (child.WaitForExit 5) do
+                        ()
+
+                    Expect.isFalse child.HasExited "the sweep ended before it could be killed"
+                    child.Kill()
                     out.Wait()
                     child.WaitForExit()
 
@@ -92,7 +103,7 @@ let tests =
             inFolder (fun folder ->
                 writeFile
                     folder
-                    """{ "perClass": 5, "batch": 16, "epochs": 2, "cases": [{"data": "file", "dataDir": "nothing"}, {"data": "digits"}] }"""
+                    """{ "subset": 50, "batch": 16, "epochs": 2, "cases": [{"data": "file", "dataDir": "nothing"}, {"data": "digits"}] }"""
 
                 let ended = expect 1 folder "sweep s.json --json"
                 Must.equal [ "failed"; "done" ] (states ended.Out |> List.map snd)
@@ -108,7 +119,7 @@ let tests =
                 writeFile folder json
                 let lines = (expect 0 folder "sweep s.json --emit sh").Out.Trim().Split '\n'
                 Must.equal 3 lines.Length
-                let run line = runCommand folder sharing [ "/bin/sh"; "-c"; line ]
+                let run line = runCommand folder [] [ "/bin/sh"; "-c"; line ]
                 // The second student's task comes first: it trains the teacher.
                 Must.equal 0 (run lines[2]).Code
                 Must.equal 0 (run lines[0]).Code

@@ -10,7 +10,7 @@ open Ctkd.Fs
 open Ctkd.Fs.Tests.Child
 open Ctkd.Fs.Tests.Folders
 
-let private small = "--per-class 5 --batch 16"
+let private small = "--subset 50 --batch 16"
 
 let private states (text: string) : (string * int * int option) list = [
     for run in (JsonDocument.Parse text).RootElement.GetProperty("runs").EnumerateArray() ->
@@ -110,7 +110,7 @@ let tests =
             inFolder (fun folder ->
                 File.WriteAllText(
                     Path.Combine(folder, "s.json"),
-                    """{ "perClass": 5, "batch": 16, "epochs": 1, "cases": [{"data": "file", "dataDir": "nothing"}, {"data": "digits"}] }"""
+                    """{ "subset": 50, "batch": 16, "epochs": 1, "cases": [{"data": "file", "dataDir": "nothing"}, {"data": "digits"}] }"""
                 )
 
                 expect 0 folder "sweep s.json --emit sh" |> ignore
