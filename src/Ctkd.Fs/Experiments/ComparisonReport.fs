@@ -148,9 +148,12 @@ module ComparisonReport =
     /// The comparison as a page with the runs' learning curves.
     let create (c: Comparison) : Report =
         let all, grouped = runs c, c.Groups |> List.collect _.Group.Runs
-        let metrics = grouped |> List.map (fun run -> run.Name, run.Epochs)
+        let metrics = List.map (fun (run: RunOutcome) -> run.Name, run.Epochs)
 
-        let curves = Curves.page metrics
+        // How T is spread over the images hardly differs between seeds, and takes a chart for each run: of each group one.
+        let firsts = c.Groups |> List.map (fun g -> g.Group.Runs |> List.minBy _.Settings.Seed)
+
+        let curves = Curves.page (metrics firsts) (metrics grouped)
 
         let warnings = c.Warnings |> List.map (fun warning -> $"Warning: {warning}.")
         let paragraphs = (c.Notes |> List.map (fun note -> $"{note}.")) @ warnings |> String.concat "\n\n"

@@ -41,13 +41,16 @@ module Groups =
         | Audience.WithTeacher -> s.Teacher <> "" || field.Name = student
         | Audience.WithAgent -> s.Teacher <> "" && s.Policy = PolicyName.Rlkd
 
-    /// The text of a run's value; "none" where there is none, or it has no effect.
+    /// The text of a run's value; "none" where there is none, or it has no effect; "default" where that is a
+    /// value's name.
     let text (field: Field) (s: Settings) : string =
         // Which weights a student starts from is checked by their hash, as the teacher's are.
         let s = { s with StudentHash = (if s.StudentHash = "" then "" else "given") }
 
         if concerns s field then
             match field.Kind.Show(Field.get field.Name s) with
+            // A value may be called "none" itself: none of its own is then another one.
+            | "" when List.contains none field.Kind.Names -> "default"
             | "" -> none
             | text -> text
         else

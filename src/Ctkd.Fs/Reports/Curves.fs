@@ -163,8 +163,9 @@ module Curves =
             }
         )
 
-    /// The charts of one run's page or of a comparison's, those without data left out; lambda is drawn of runs that learn T.
-    let page (runs: (string * EpochMetrics list) list) : Chart list =
+    /// The charts of one run's page or of a comparison's, those without data left out; lambda is drawn of runs that learn T, and
+    /// T over the images of runs that are `spreadOf`, each in a chart of its own.
+    let page (spreadOf: (string * EpochMetrics list) list) (runs: (string * EpochMetrics list) list) : Chart list =
         let learning = runs |> List.filter (snd >> List.exists _.SlopeT.IsSome)
 
         [
@@ -177,7 +178,7 @@ module Curves =
             yield! reported runs |> List.map Some
             learningRate runs
             accuracyByTime runs
-            yield! List.map spread runs
+            yield! List.map spread spreadOf
         ]
         |> List.choose id
 

@@ -36,11 +36,19 @@ module RunReport =
 
         if validation then [ onValidation; onTest ] else [ onTest ]
 
+    /// Whether a line is that of the run's latest epoch: of a finished run it may have been lost.
+    let private isLatest (summary: Summary) (line: EpochMetrics) : bool =
+        let s = summary.Settings
+
+        summary.Ending = Interrupted
+        || line.Epoch >= s.Epochs
+        || Best.hasStalled (Settings.patience s) (line.Epoch + 1) summary.Best
+
     let private row (validation: bool) (name: string, summary: Summary) : string list =
         let best = best validation (name, summary)
 
         match summary.Top1, List.tryLast summary.Epochs with
-        | Some top1, Some last when last.Top1 = top1 -> [
+        | Some top1, Some last when last.Top1 = top1 && isLatest summary last -> [
             name
             fixedPoint 2 top1
             yield! best
@@ -238,7 +246,7 @@ module RunReport =
             Sections =
                 [
                     "Result", [ Section.Headline headline; Section.Table(table runs) ]
-                    "Curves", [ Section.Charts(Curves.page (metrics runs) @ Curves.agents agents) ]
+                    "Curves", [ Section.Charts(Curves.page (metrics runs) (metrics runs) @ Curves.agents agents) ]
                 ]
                 @ temperatureSection
                 @ ofAgents

@@ -72,6 +72,19 @@ let tests =
                 Must.equal (field.Name, expected) (field.Name, count)
         }
 
+        test "no two choices of a setting are one group, also where one is called none" {
+            let agent = { settings with Policy = PolicyName.Rlkd }
+
+            for field in SettingsTable.all do
+                if not field.Kind.IsList then
+                    let read name = field.Kind.Read name |> Result.defaultWith failtest
+                    let choices = field.Default :: List.map read field.Kind.Names |> List.distinct
+                    let texts = choices |> List.map (fun value -> Groups.text field (Field.set field.Name value agent))
+                    // A field without an effect here has one text.
+                    if (List.distinct texts).Length > 1 then
+                        Must.equal (field.Name, texts) (field.Name, List.distinct texts)
+        }
+
         test "a group is named by the differing fields alone" {
             Must.equal
                 [ "policy=fixed", 2; "policy=ctkd-global", 1 ]

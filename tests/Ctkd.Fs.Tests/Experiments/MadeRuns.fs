@@ -34,6 +34,8 @@ let epoch (number: int) (top1: float) : EpochMetrics = {
 /// A run of two epochs under a fixed T.
 let settings: Settings = {
     Runs.small with
+        Subset = 0
+        PerClass = 5
         Teacher = "resnet14"
         TeacherWeights = "/teacher/last.safetensors"
         Policy = PolicyName.Fixed

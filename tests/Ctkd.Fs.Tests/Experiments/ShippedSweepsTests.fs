@@ -19,16 +19,22 @@ let private distinct (runs: PlannedRun list) : int =
 /// Sweeps of more rows run whole where the variable CTKD_SWEEPS is "all", else every seventh of their rows.
 let private most = 12
 
-/// One seed of a shipped sweep on ten digits, for a small share of its epochs.
-let private tiny (name: string) : PlannedRun list =
-    let share = if name = "ctkd-curriculum" then 0.1 else 0.01
+/// One seed of a shipped sweep on a few small images, for a share of its epochs that leaves its rows different.
+let private tiny (name: string) (data: Settings) : PlannedRun list =
+    let share =
+        match name with
+        | "ctkd-curriculum" -> 0.1
+        | "rlkd-ablations" -> 0.02
+        | _ -> 0.01
 
     let change (s: Settings) = {
         Scale.settings share s with
-            Data = "digits"
+            Data = data.Data
+            DataDir = data.DataDir
             PerClass = 0
-            Subset = 10
-            Batch = 5
+            Batch = 6
+            // Few images and no warm-up: the published rate would be too large.
+            LearningRate = 0.001
     }
 
     let sweep = ShippedSweeps.find name |> Error.orRaise
@@ -38,31 +44,23 @@ let tests =
     testList "ShippedSweeps" [
         for name in ShippedSweeps.names do
             test $"{name} runs to its end at a small scale, and its table has the rows of the paper's" {
-                let runs = tiny name
-                let rows = students runs
-                let isAll = rows.Length <= most || Environment.GetEnvironmentVariable "CTKD_SWEEPS" = "all"
-
-                let chosen =
-                    if isAll then
-                        rows
-                    else
-                        rows |> List.indexed |> List.filter (fun (i, _) -> i % 7 = 0) |> List.map snd
-
                 inFolder (fun folder ->
+                    // All models see images of this size.
+                    let data = Runs.ownSet (Path.Combine(folder, "images.safetensors")) 12 32
+                    let runs = tiny name data
+                    let rows = students runs
+                    let isAll = rows.Length <= most || Environment.GetEnvironmentVariable "CTKD_SWEEPS" = "all"
+                    let chosen = rows |> List.indexed |> List.filter (fun (i, _) -> isAll || i % 7 = 0) |> List.map snd
+
                     for run in chosen do
                         let summary = SweepRun.perform Hooks.none folder runs run |> Error.orRaise
                         Must.equal (run.Name, Finished) (run.Name, summary.Ending)
 
                     let found, problems = RunOutcome.readAll [ folder ] |> Error.orRaise
                     Must.beEmpty problems
-
                     let table = Comparison.create Comparison.defaults found |> Error.orRaise
-
                     Must.equal chosen.Length table.Groups.Length
-
-                    Must.hold (
-                        table.Groups |> List.forall (fun group -> group.Values.Length = 1 && group.Published.IsSome)
-                    )
+                    Must.hold (table.Groups |> List.forall (fun group -> group.Values.Length = 1))
                 )
             }
 

@@ -117,6 +117,44 @@ let tests =
             )
         }
 
+        test "a run whose teacher fails has failed with its error, and has not begun" {
+            inFolder (fun folder ->
+                let failing (run: PlannedRun) =
+                    if run.TeacherRun = "" then
+                        { run with Settings = { run.Settings with Batch = 4000 } }
+                    else
+                        run
+
+                let runs = List.map failing small
+                let error = errorOf (SweepRun.perform Hooks.none folder runs runs[1])
+                Must.startWith $"its teacher {runs[0].Name} failed: batch is 4000" error.What
+                Must.equal (RunState.Failed error) (SweepRun.state folder runs[1])
+                Must.equal RunState.Waiting (SweepRun.state folder runs[2])
+            )
+        }
+
+        test "where its teacher's training is stopped, a run does not begin with what there is of it" {
+            inFolder (fun folder ->
+                // Asked before the first steps of the teacher, which has four an epoch.
+                let mutable asked = 0
+
+                let hooks = {
+                    Hooks.none with
+                        Stop =
+                            fun () ->
+                                asked <- asked + 1
+                                asked > 3
+                }
+
+                let error = errorOf (SweepRun.perform hooks folder small small[1])
+                Must.startWith "the run was stopped before its teacher" error.What
+                Must.differ RunState.Done (SweepRun.state folder small[0])
+                Must.equal RunState.Waiting (SweepRun.state folder small[1])
+                SweepRun.perform Hooks.none folder small small[1] |> Error.orRaise |> ignore
+                Must.equal RunState.Done (SweepRun.state folder small[1])
+            )
+        }
+
         test "a run waits for the process that trains its teacher" {
             inFolder (fun folder ->
                 let held = RunDirectory.create (Path.Combine(folder, small[0].Name)) |> Error.orRaise

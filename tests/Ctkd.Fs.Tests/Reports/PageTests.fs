@@ -159,6 +159,32 @@ let tests =
             let html = pageOf (manyOf [ "dtkd" ] 20)
             Must.lie 100_000 1_000_000 (Encoding.UTF8.GetByteCount html)
         }
+
+        test
+            "a comparison of 20 runs with a T for each image is below 1 MB: of each group one run shows how T is spread" {
+            let outcome (i: int) (name: string, summary: Summary) : RunOutcome = {
+                Folder = $"/runs/{name}"
+                Name = $"runs/{name}"
+                Settings = {
+                    summary.Settings with
+                        Seed = i % 5 + 1
+                        CurriculumEpochs = 10 * (i / 5 + 1)
+                        Epochs = 240
+                }
+                Record = None
+                Epochs = summary.Epochs
+                Progress = RunProgress.Whole
+            }
+
+            let runs = manyOf [ "ctkd-instance" ] 20 |> List.mapi outcome
+
+            let html =
+                Comparison.create Comparison.defaults runs |> Error.orRaise |> ComparisonReport.create |> Report.html
+
+            let spread (run: RunOutcome) = html.Contains $"Temperature over the images: {run.Name}"
+            Must.equal [ 1; 1; 1; 1 ] (runs |> List.filter spread |> List.map _.Settings.Seed)
+            Must.lie 100_000 1_000_000 (Encoding.UTF8.GetByteCount html)
+        }
     ]
 
 let peer =

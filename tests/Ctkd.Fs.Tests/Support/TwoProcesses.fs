@@ -72,7 +72,9 @@ let private runPart (arguments: string list) (part: Part) : (int * int) option *
             info.Environment[name] <- value
 
     use child = Process.Start info |> nonNull
-    AppDomain.CurrentDomain.ProcessExit.Add(fun _ -> if not child.HasExited then child.Kill())
+    // Whoever stops the suite stops its parts.
+    let stop = EventHandler(fun _ _ -> child.Kill())
+    AppDomain.CurrentDomain.ProcessExit.AddHandler stop
 
     let rec pass (ended: (int * int) option) =
         match child.StandardOutput.ReadLine() with
@@ -86,6 +88,7 @@ let private runPart (arguments: string list) (part: Part) : (int * int) option *
 
     let ended = pass None
     child.WaitForExit()
+    AppDomain.CurrentDomain.ProcessExit.RemoveHandler stop
     ended, child.ExitCode
 
 /// Runs all parts at once and says how many tests passed and failed. Returns 0 if every part did, or the first other

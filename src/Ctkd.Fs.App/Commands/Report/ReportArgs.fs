@@ -52,5 +52,5 @@ type ReportArgs =
             | Unfinished -> "count runs as they are that have epochs left [they are listed, and left out]"
             | Cost ->
                 "add what the groups cost: multiply-accumulates of one image in a training step, those of the policy's network \
-                 among them, and seconds of training an epoch"
+                 among them, and seconds of training an epoch [left out]"
             | Json -> $"the same as --format {Names.name ReportFormat.Json}"

@@ -136,31 +136,35 @@ module SweepRun =
             whenFree hooks sweep run
         | outcome -> outcome
 
+    /// Trains a run's teacher where no other process does, or waits for one that does: whether it is whole.
+    let rec private isTaught (hooks: Hooks) (sweep: string) (runs: PlannedRun list) (run: PlannedRun) =
+        match runs |> List.tryFind (fun other -> other.Name = run.TeacherRun) with
+        | None -> Ok true
+        | Some teacher ->
+            whileBusy hooks sweep teacher
+
+            match state sweep teacher with
+            | RunState.Done -> Ok true
+            | _ when hooks.Stop() -> Ok false
+            | _ ->
+                hooks.Say $"its teacher first: {teacher.Name}"
+
+                perform hooks sweep runs teacher
+                |> Result.map (fun summary -> summary.Ending = Finished)
+                |> Result.mapError (fun error -> {
+                    error with
+                        What = $"its teacher {teacher.Name} failed: {error.What}"
+                })
+
     /// <summary>Starts a run, or goes on with it, or does nothing where it is done. Trains its teacher first where no other process
     /// does; waits for one that does.</summary>
     /// <param name="hooks">What is told meanwhile.</param>
     /// <param name="sweep">The sweep's folder.</param>
     /// <param name="runs">All runs of the sweep.</param>
     /// <param name="run">The run.</param>
-    let rec perform (hooks: Hooks) (sweep: string) (runs: PlannedRun list) (run: PlannedRun) : Result<Summary, Error> =
-        result {
-            do!
-                match runs |> List.tryFind (fun other -> other.Name = run.TeacherRun) with
-                | None -> Ok()
-                | Some teacher ->
-                    whileBusy hooks sweep teacher
-
-                    match state sweep teacher with
-                    | RunState.Done -> Ok()
-                    | _ when hooks.Stop() ->
-                        Error.fail
-                            Missing
-                            "the run was stopped before its teacher was trained"
-                            run.Name
-                            "start it again"
-                    | _ ->
-                        hooks.Say $"its teacher first: {teacher.Name}"
-                        perform hooks sweep runs teacher |> Result.ignore
-
-            return! whenFree hooks sweep run |> record sweep run
-        }
+    and perform (hooks: Hooks) (sweep: string) (runs: PlannedRun list) (run: PlannedRun) : Result<Summary, Error> =
+        match isTaught hooks sweep runs run with
+        | Ok true -> whenFree hooks sweep run |> record sweep run
+        // Nobody's failure: nothing is recorded.
+        | Ok false -> Error.fail Missing "the run was stopped before its teacher was trained" run.Name "start it again"
+        | Error error -> record sweep run (Error error)
