@@ -1,5 +1,6 @@
 namespace Ctkd.Fs
 
+open System
 open System.Globalization
 
 /// Comparisons as tables and as a page.
@@ -145,10 +146,24 @@ module ComparisonReport =
             distinct "versions" (sessions |> List.map (fun s -> $"ctkd {s.Ctkd}, libtorch {s.Libtorch}"))
         ]
 
+    /// The folder in which all of several names lie, with what ends it; empty without one.
+    let private commonFolder (names: string list) : string =
+        match names with
+        | first :: _ :: _ ->
+            let isShared (folder: string) = names |> List.forall _.StartsWith(folder, StringComparison.Ordinal)
+
+            [ for i in first.Length - 1 .. -1 .. 0 -> first.Substring(0, i + 1) ]
+            |> List.filter (fun folder -> folder.EndsWith '/' || folder.EndsWith '\\')
+            |> List.tryFind isShared
+            |> Option.defaultValue ""
+        | _ -> ""
+
     /// The comparison as a page with the runs' learning curves.
     let create (c: Comparison) : Report =
         let all, grouped = runs c, c.Groups |> List.collect _.Group.Runs
-        let metrics = List.map (fun (run: RunOutcome) -> run.Name, run.Epochs)
+        let common = commonFolder (all |> List.map _.Name)
+
+        let metrics = List.map (fun (run: RunOutcome) -> run.Name.Substring common.Length, run.Epochs)
 
         // How T is spread over the images hardly differs between seeds, and takes a chart for each run: of each group one.
         let firsts = c.Groups |> List.map (fun g -> g.Group.Runs |> List.minBy _.Settings.Seed)

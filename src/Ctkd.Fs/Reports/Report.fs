@@ -170,10 +170,10 @@ h2{break-after:avoid}
         let order = if List.exists isLinked own then linked else own
         Xml.tag "figure" [] [ Chart.fragment order 420 290 chart ]
 
-    // 76.3, -1,024, 1.2e-4, 76.3 ± 0.2 %, 12.5 ms. Empty cells and dashes are allowed in both kinds of column.
+    // 76.3, -1,024, 1.2e-4, 76.3 ± 0.2 %, 12.5 ms, -1.2 to +0.3. Empty cells and dashes are allowed in both kinds of column.
     let private numeric =
         Regex(
-            @"^[+\-\u2212]?[0-9][0-9.,]*(e[+\-]?[0-9]+)?(\s?(±|\+/-)\s?[0-9.]+)?\s?(%|×|[\p{L}/]{1,6})?$",
+            @"^[+\-\u2212]?[0-9][0-9.,]*(e[+\-]?[0-9]+)?((\s?(±|\+/-)\s?|\sto\s[+\-\u2212]?)[0-9][0-9.,]*)?\s?(%|×|[\p{L}/]{1,6})?$",
             RegexOptions.CultureInvariant ||| RegexOptions.IgnoreCase
         )
 

@@ -181,7 +181,7 @@ let tests =
             let html =
                 Comparison.create Comparison.defaults runs |> Error.orRaise |> ComparisonReport.create |> Report.html
 
-            let spread (run: RunOutcome) = html.Contains $"Temperature over the images: {run.Name}"
+            let spread (run: RunOutcome) = html.Contains $"Temperature over the images: {IO.Path.GetFileName run.Name}"
             Must.equal [ 1; 1; 1; 1 ] (runs |> List.filter spread |> List.map _.Settings.Seed)
             Must.lie 100_000 1_000_000 (Encoding.UTF8.GetByteCount html)
         }

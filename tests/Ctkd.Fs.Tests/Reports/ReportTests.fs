@@ -212,12 +212,12 @@ let tests =
 
         test "columns of numbers are set flush right" {
             let rows = [
-                [ "KD"; "4.0"; "72.61 ± 0.17"; "-1.2e-4"; "438 s"; "1 of 3" ]
-                [ "CE"; "–"; "69.06 ± 0.2"; "3"; "" ]
+                [ "KD"; "4.0"; "72.61 ± 0.17"; "-1.2e-4"; "438 s"; "1 of 3"; "-1.2 to +0.3" ]
+                [ "CE"; "–"; "69.06 ± 0.2"; "3"; ""; ""; "69.06 to 70.1 %" ]
             ]
 
-            let html = pageOf [ tableOf [ "Method"; "T"; "Top-1"; "Gap"; "Time"; "Note" ] rows ]
-            let expected = [ ""; "number"; "number"; "number"; "number"; "" ]
+            let html = pageOf [ tableOf [ "Method"; "T"; "Top-1"; "Gap"; "Time"; "Note"; "Interval" ] rows ]
+            let expected = [ ""; "number"; "number"; "number"; "number"; ""; "number" ]
             let classes name = elements name html |> List.map (attribute "class")
             Must.equal expected (classes "th")
             Must.equal (expected @ expected) (classes "td")
