@@ -86,7 +86,7 @@ caption{text-align:left;color:var(--soft);padding-bottom:8px}
 th,td{text-align:left;padding:6px 18px 6px 8px;vertical-align:top}
 th{font-weight:600;vertical-align:bottom;border-bottom:1px solid var(--ink)}
 tr+tr td{border-top:1px solid var(--rule)}
-.number{text-align:right;padding:6px 8px 6px 18px;white-space:nowrap}
+.number{text-align:right;padding:6px 6px 6px 12px;white-space:nowrap}
 .facts{display:grid;grid-template-columns:minmax(0,max-content) minmax(0,1fr);font-size:15px;margin:0 0 22px}
 .facts dt,.facts dd{padding:6px 8px;border-bottom:1px solid var(--rule)}
 .facts dt{color:var(--soft);padding-right:32px}
