@@ -30,7 +30,7 @@ let private menu: (string * (string * string) list) list =
         "Reference", docs [ "commands"; "settings"; "diagnostics"; "engine" ]
         "Results",
         [
-            yield! docs [ "results"; "performance"; "rlkd"; "rlkd-notes" ]
+            yield! docs [ "results"; "reproductions"; "performance"; "rlkd"; "rlkd-notes" ]
             "bench/README.md", "benchmarks.md"
         ]
         "Project", [ yield! docs [ "contributing" ]; "CHANGELOG.md", "changelog.md" ]

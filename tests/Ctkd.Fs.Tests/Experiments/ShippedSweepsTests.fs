@@ -34,7 +34,7 @@ let private tiny (name: string) (data: Settings) : PlannedRun list =
             PerClass = 0
             Batch = 6
             // Few images and no warm-up: the published rate would be too large.
-            LearningRate = 0.001
+            LearningRate = 1e-5
     }
 
     let sweep = ShippedSweeps.find name |> Error.orRaise
