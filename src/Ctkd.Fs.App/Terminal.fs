@@ -243,17 +243,10 @@ type Terminal(json: bool) =
     /// exit code 1. Ctrl-C ends the process.
     member this.Judged(body: unit -> Result<bool, Error>) : int =
         let outcome =
-            try
-                Engine.guarded body
-            with
-            | CtkdException error -> Result.Error error
-            | :? IOException
-            | :? UnauthorizedAccessException as problem ->
-                Error.fail
-                    Unwritable
-                    problem.Message
-                    ""
-                    "check that files and folders are what their names say, that you may use them, and that the disk has room"
+            Engine.working
+                ""
+                "check that files and folders are what their names say, that you may use them, and that the disk has room"
+                body
 
         match outcome with
         | Result.Error error -> this.Fail error

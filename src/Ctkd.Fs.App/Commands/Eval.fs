@@ -68,6 +68,18 @@ type TestFlags = {
     Precision: Precision
 }
 
+module TestFlags =
+
+    /// The test images as they were in training.
+    let asTrained: TestFlags = {
+        Data = None
+        DataDir = None
+        Mean = None
+        Std = None
+        Batch = 250
+        Precision = F32
+    }
+
 /// The command `eval`.
 module Eval =
 
@@ -119,7 +131,7 @@ module Eval =
                 DataDir = dir
                 Mean = mean
                 Std = std
-                Batch = args.GetResult(EvalArgs.Batch, 250)
+                Batch = args.GetResult(EvalArgs.Batch, TestFlags.asTrained.Batch)
                 Precision = precision
             }
         }

@@ -90,6 +90,17 @@ module Json =
     /// The name in JSON of a record's field.
     let name (field: string) : string = JsonNamingPolicy.CamelCase.ConvertName field
 
+    /// The text of an object after an edit in place that tells whether it changed anything; else the text itself.
+    let private edited (edit: JsonObject -> bool) (text: string) : string =
+        try
+            match JsonNode.Parse text with
+            | :? JsonObject as json when edit json -> json.ToJsonString()
+            | _ -> text
+        with
+        // What is wrong with the text is told by its reader.
+        | :? JsonException
+        | :? ArgumentException -> text
+
     /// The JSON of an object with the fields that earlier versions lacked: each by its path, such as "rlkd.mix", with its JSON.
     /// Objects on the way are made, but for the first: where that is missing, the text is of another kind. Unchanged where
     /// nothing lacks, and where the text is no object.
@@ -113,14 +124,7 @@ module Json =
             | first :: _ :: _ when not (json.ContainsKey first) -> false
             | path -> add json path value
 
-        try
-            match JsonNode.Parse text with
-            | :? JsonObject as json when fields |> List.map (added json) |> List.contains true -> json.ToJsonString()
-            | _ -> text
-        with
-        // What is wrong with the text is told by its reader.
-        | :? JsonException
-        | :? ArgumentException -> text
+        edited (fun json -> fields |> List.map (added json) |> List.contains true) text
 
     /// The text of an object, of an earlier version, with values under their new paths. Unchanged where an old path is missing or
     /// the new one has a value, and where the text is no object.
@@ -145,14 +149,7 @@ module Json =
                 true
             | _ -> false
 
-        try
-            match JsonNode.Parse text with
-            | :? JsonObject as json when paths |> List.map (moved json) |> List.contains true -> json.ToJsonString()
-            | _ -> text
-        with
-        // What is wrong with the text is told by its reader.
-        | :? JsonException
-        | :? ArgumentException -> text
+        edited (fun json -> paths |> List.map (moved json) |> List.contains true) text
 
     /// The fields of a record by their names in JSON, with their types.
     let fields (record: Type) : (string * Type) list = [

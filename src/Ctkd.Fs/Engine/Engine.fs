@@ -1,6 +1,7 @@
 namespace Ctkd.Fs
 
 open System
+open System.IO
 open System.Runtime.InteropServices
 open Ctkd.Engine
 
@@ -20,6 +21,16 @@ module Engine =
 
             Error.create Engine "the tensor engine refused an operation" (message.Trim()) "see: ctkd doctor"
             |> Error.raise
+
+    /// Runs a body that works with files, too: what the engine or the file system raises becomes an error, at a place and with
+    /// what to do next.
+    let working (place: string) (next: string) (body: unit -> Result<'T, Error>) : Result<'T, Error> =
+        try
+            guarded body
+        with
+        | CtkdException error -> Result.Error error
+        | :? IOException
+        | :? UnauthorizedAccessException as problem -> Error.fail Unwritable problem.Message place next
 
     /// Returns which libtorch and which copy of TorchSharp's library are loaded, and from where. Loads them at the
     /// first call; raises `CtkdException` (Engine) if they are missing or unusable.

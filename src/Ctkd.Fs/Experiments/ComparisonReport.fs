@@ -13,12 +13,13 @@ module ComparisonReport =
     /// A difference with its sign.
     let signed (digits: int) (value: float) : string = (if value > 0.0 then "+" else "") + fixedPoint digits value
 
-    let private orDash (write: 'T -> string) (value: 'T option) : string =
-        value |> Option.map write |> Option.defaultValue "-"
+    /// A value, or a dash without one.
+    let orDash (write: 'T -> string) (value: 'T option) : string = value |> Option.map write |> Option.defaultValue "-"
 
     let private chance (p: float) : string = if p < 0.001 then "< 0.001" else fixedPoint 3 p
 
-    let private interval (write: float -> string) (interval: Interval) : string =
+    /// An interval from its lower to its upper end.
+    let interval (write: float -> string) (interval: Interval) : string =
         $"{write interval.Low} to {write interval.High}"
 
     // ---- groups ----

@@ -110,7 +110,7 @@ module RunOutcome =
 
         match List.tryLast epochs with
         | Some last when last.Epoch >= s.Epochs -> RunProgress.Whole
-        | Some last when Best.hasStalled (Settings.patience s) (last.Epoch + 1) best -> RunProgress.StoppedEarly
+        | Some last when Metrics.isLast s best last -> RunProgress.StoppedEarly
         | _ -> RunProgress.Unfinished
 
     /// More than 10^5 epochs have.

@@ -129,7 +129,7 @@ module WatchedRun =
 
             match number [ "epoch" ], number [ "step" ], number [ "best"; "epoch" ] with
             | Some epoch, Some step, Some best ->
-                Ok(epoch > epochs || step = 0 && Best.hasStalled patience epoch { Best.none with Epoch = best })
+                Ok(Best.isOver epochs patience epoch step { Best.none with Epoch = best })
             | _ -> noCheckpoint ()
 
         match RunDirectory.checkpointOf folder with

@@ -38,11 +38,7 @@ module RunReport =
 
     /// Whether a line is that of the run's latest epoch: of a finished run it may have been lost.
     let private isLatest (summary: Summary) (line: EpochMetrics) : bool =
-        let s = summary.Settings
-
-        summary.Ending = Interrupted
-        || line.Epoch >= s.Epochs
-        || Best.hasStalled (Settings.patience s) (line.Epoch + 1) summary.Best
+        summary.Ending = Interrupted || Metrics.isLast summary.Settings summary.Best line
 
     let private row (validation: bool) (name: string, summary: Summary) : string list =
         let best = best validation (name, summary)

@@ -59,7 +59,7 @@ module Checkpoint =
 
     /// Whether a run of these settings has ended with this checkpoint: no epoch is left, or it has stopped early.
     let hasEnded (s: Settings) (info: CheckpointInfo) : bool =
-        info.Epoch > s.Epochs || info.Step = 0 && Best.hasStalled (Settings.patience s) info.Epoch info.Best
+        Best.isOver s.Epochs (Settings.patience s) info.Epoch info.Step info.Best
 
     let private entry (path: string) (key: string) (file: SafetensorsFile) : Result<string, Error> =
         match List.tryFind (fun (name, _) -> name = key) file.Metadata with

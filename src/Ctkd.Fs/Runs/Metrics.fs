@@ -111,6 +111,10 @@ module Metrics =
     /// What an epoch would be as the best one.
     let candidate (line: EpochMetrics) : Best = { Epoch = line.Epoch; Top1 = line.Top1; ValTop1 = line.ValTop1 }
 
+    /// Whether a run of these settings, with this best epoch, ends with a line.
+    let isLast (s: Settings) (best: Best) (line: EpochMetrics) : bool =
+        Best.isOver s.Epochs (Settings.patience s) (line.Epoch + 1) 0 best
+
     /// Removes the warning where an earlier line of the run has one.
     let warnOnce (earlier: EpochMetrics list) (line: EpochMetrics) : EpochMetrics =
         if earlier |> List.exists _.Warning.IsSome then { line with Warning = None } else line

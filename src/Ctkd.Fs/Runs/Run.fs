@@ -213,18 +213,7 @@ module Run =
     /// Releases the folder whatever happens; problems with files on the way become errors of the run.
     let private holding (folder: RunDirectory) (body: unit -> Result<Summary, Error>) : Result<Summary, Error> =
         use _ = folder
-
-        try
-            Engine.guarded body
-        with
-        | CtkdException error -> Result.Error error
-        | :? IOException
-        | :? UnauthorizedAccessException as problem ->
-            Error.fail
-                Unwritable
-                problem.Message
-                folder.Path
-                "free some space; the checkpoints written so far are whole"
+        Engine.working folder.Path "free some space; the checkpoints written so far are whole" body
 
     /// Starts an experiment in a new folder, which is made first: a folder that cannot be used is told at once.
     let startExperiment (out: string) (experiment: Experiment) : Result<Summary, Error> =

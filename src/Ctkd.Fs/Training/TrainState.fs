@@ -27,6 +27,11 @@ module Best =
     let hasStalled (patience: int option) (epoch: int) (best: Best) : bool =
         patience |> Option.exists (fun epochs -> epoch - 1 - best.Epoch >= epochs)
 
+    /// Whether a run of `epochs` epochs is over before epoch `epoch` (from 1), of which `step` batches are done: no epoch is
+    /// left, or the best top-1 has stalled.
+    let isOver (epochs: int) (patience: int option) (epoch: int) (step: int) (best: Best) : bool =
+        epoch > epochs || step = 0 && hasStalled patience epoch best
+
     /// A line about a run that has stalled before an epoch.
     let stalled (patience: int) (epoch: int) (best: Best) : string =
         let epochs = if patience = 1 then "an epoch" else $"{patience} epochs"

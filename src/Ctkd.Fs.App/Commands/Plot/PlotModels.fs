@@ -54,7 +54,7 @@ module PlotModels =
                 DataDir = dir
                 Mean = mean
                 Std = std
-                Batch = 250
+                Batch = TestFlags.asTrained.Batch
                 Precision = F32
             }
         }

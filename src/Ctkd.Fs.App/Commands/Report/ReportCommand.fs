@@ -89,9 +89,7 @@ module ReportCommand =
             )
         | _ -> Ok o
 
-    let private show terminal format (out: string option) (options: ComparisonOptions) (runs: RunOutcome list) =
-        let terminal: Terminal = terminal
-
+    let private show (terminal: Terminal) format (out: string option) (options: ComparisonOptions) runs =
         match out with
         | None when format = ReportFormat.Table ->
             Comparison.create options runs

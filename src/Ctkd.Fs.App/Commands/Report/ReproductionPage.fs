@@ -93,9 +93,6 @@ module ReproductionPage =
 
     // ---- the page ----
 
-    let private number (digits: int) (value: float option) : string =
-        value |> Option.map (ComparisonReport.fixedPoint digits) |> Option.defaultValue "-"
-
     /// How much of the recipe was run, and what else was set.
     let private extent (row: Reproduction) : string =
         let part (what: string) (parts: string list) =
@@ -117,8 +114,8 @@ module ReproductionPage =
             | [] -> "-"
             | accuracies -> accuracies |> List.map (ComparisonReport.fixedPoint 2) |> String.concat ", "
 
-        let interval (i: Interval) =
-            $"{ComparisonReport.fixedPoint digits i.Low} to {ComparisonReport.fixedPoint digits i.High}"
+        let number = ComparisonReport.fixedPoint digits
+        let orDash = ComparisonReport.orDash
 
         let columns: (string * (int * Reproduction -> string)) list = [
             "no.", fst >> string
@@ -126,16 +123,14 @@ module ReproductionPage =
             "student", snd >> (fun row -> model row.Recipe.Settings.Student)
             "method", snd >> _.Recipe.Method
             "policy", snd >> _.Recipe.Policy
-            "published", snd >> (fun row -> number digits row.Published)
-            "ours", snd >> (fun row -> number digits (Some row.Sample.Mean))
-            "sd", snd >> (fun row -> number digits row.Sample.Deviation)
+            "published", snd >> _.Published >> orDash number
+            "ours", snd >> _.Sample.Mean >> number
+            "sd", snd >> _.Sample.Deviation >> orDash number
             "n", snd >> (fun row -> string row.Sample.Count)
-            $"{level} interval",
-            snd >> (fun row -> row.Sample.Interval |> Option.map interval |> Option.defaultValue "-")
-            "difference",
-            snd >> (fun row -> row.Difference |> Option.map (ComparisonReport.signed digits) |> Option.defaultValue "-")
+            $"{level} interval", snd >> _.Sample.Interval >> orDash (ComparisonReport.interval number)
+            "difference", snd >> _.Difference >> orDash (ComparisonReport.signed digits)
             "what was run", snd >> extent
-            "teacher, published", snd >> (fun row -> number 2 row.Recipe.TeacherTop1)
+            "teacher, published", snd >> _.Recipe.TeacherTop1 >> orDash (ComparisonReport.fixedPoint 2)
             "teacher, ours", snd >> measured
         ]
 

@@ -31,22 +31,12 @@ module SweepFigures =
     let private isDrawn (path: string) (source: string) : bool =
         File.Exists path && File.ReadAllText(path).TrimEnd().EndsWith(source, StringComparison.Ordinal)
 
-    /// The test images as they were in training.
-    let private asTrained: TestFlags = {
-        Data = None
-        DataDir = None
-        Mean = None
-        Std = None
-        Batch = 250
-        Precision = F32
-    }
-
     let private picture (say: string -> unit) (figure: SweepFigure) (checkpoint: string) (run: PlannedRun) =
         Tensor.scoped (fun () ->
             result {
                 let! device = Engine.device run.Settings.Device
                 let! trained = Command.load say (Command.weightsFor WeightsRole.Any false) device None checkpoint
-                let! s = Eval.settings asTrained trained
+                let! s = Eval.settings TestFlags.asTrained trained
 
                 match figure with
                 | SweepFigure.Tsne ->
@@ -80,17 +70,10 @@ module SweepFigures =
             for run in SweepRun.ofFigures runs do
                 if not (Signals.stop ()) then
                     let outcome =
-                        try
-                            Engine.guarded (fun () -> draw terminal sweep figure run)
-                        with
-                        | CtkdException error -> Result.Error error
-                        | :? IOException
-                        | :? UnauthorizedAccessException as problem ->
-                            Error.fail
-                                Unwritable
-                                problem.Message
-                                (file sweep figure run)
-                                "check that you may read and write in the run's folder"
+                        Engine.working
+                            (file sweep figure run)
+                            "check that you may read and write in the run's folder"
+                            (fun () -> draw terminal sweep figure run)
 
                     let problem =
                         match outcome with
